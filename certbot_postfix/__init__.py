@@ -1,0 +1,17 @@
+"""Certificates from certbot in the Postfix mail server, deployed and proven.
+
+The map of the house; each module imports only from those below it:
+
+installer       adapter: certbot's Installer and RenewDeployer
+cli             adapter: the command certbot-postfix
+deployment      the use cases both adapters share: plan, deploy, renew
+transaction     the only writer of live files
+postfix         one instance: its programs, its parameters, its state
+probe           which certificate a service shows
+plan            facts in, Plan out; describes itself
+rules           TLS parameters, profiles, never weaker
+configuration   what is known of an instance; where its services listen
+certificates    Bundle, names, key match, judgement
+files           atomic replacement; owner, mode
+errors          one family below certbot's PluginError, with a hint
+"""

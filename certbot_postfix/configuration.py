@@ -1,0 +1,189 @@
+"""What is known of an instance, as values: parameters, services, where they listen.
+
+Pure: read by `postfix.Postfix`, decided upon by `rules` and `plan`.  The meaning of
+entries and ``-o`` options is that of master(5); of the parameters, that of postconf(5).
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from certbot_postfix.errors import MisconfiguredError
+
+CHAIN = "smtpd_tls_chain_files"
+
+# What named certificates before 3.4 had the chain files.
+LEGACY = (
+    "smtpd_tls_cert_file",
+    "smtpd_tls_key_file",
+    "smtpd_tls_eccert_file",
+    "smtpd_tls_eckey_file",
+    "smtpd_tls_dcert_file",
+    "smtpd_tls_dkey_file",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An entry of master.cf, with the parameters that its ``-o`` options override."""
+
+    name: str
+    kind: str
+    command: str
+    overrides: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that decisions depend on, read once.
+
+    *defaults* are those of the running version, so its keys are the parameters that
+    exist; *explicit* is what main.cf says, word by word; *values* is what is in force,
+    with each ``$name`` expanded.
+    """
+
+    directory: Path
+    defaults: Mapping[str, str]
+    explicit: Mapping[str, str]
+    values: Mapping[str, str]
+    services: tuple[Service, ...]
+    tls_library: str = ""
+    ca_bundle: Path | None = None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor number; patch levels and snapshot dates do not matter."""
+        return version(self.defaults["mail_version"])
+
+    def value(self, name: str, service: Service | None = None) -> str:
+        """Return what is in force for *name*, empty if this version knows no such."""
+        if service and name in service.overrides:
+            return service.overrides[name]
+        return self.values.get(name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address at which a service of master.cf listens for SMTP."""
+
+    service: str
+    host: str
+    port: int
+    implicit: bool
+
+    def __str__(self) -> str:
+        if self.service.startswith((f"{self.host}:", f"[{self.host}]:")):
+            return self.service
+        return f"{self.service} at {self.host} port {self.port}"
+
+
+def version(text: str) -> tuple[int, int]:
+    """Return major and minor number of a mail_version such as 3.12-20260821."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
+    """Return where the certificate of main.cf must be served, and what was left out.
+
+    Those are smtpd and postscreen on the network, unless a service serves no TLS or an
+    override names a certificate of its own.
+    """
+    found: list[Endpoint] = []
+    notes: list[str] = []
+    for service in configuration.services:
+        if service.kind != "inet" or service.command not in ("smtpd", "postscreen"):
+            continue
+        implicit = _flag(configuration.value("smtpd_tls_wrappermode", service))
+        if not implicit and not _offers_tls(configuration, service):
+            notes.append(f"{service} offers no TLS and is not proven")
+        elif own := own_certificate(configuration, service):
+            notes.append(f"{service} has its own {own} and is not proven")
+        else:
+            host, port = _address(service.name, configuration)
+            hosts = [host] if host else _interfaces(configuration)
+            found += [Endpoint(str(service), host, port, implicit) for host in hosts]
+    return found, notes
+
+
+def own_certificate(configuration: Configuration, service: Service) -> str:
+    """Return the override that names a certificate of *service*'s own, if one does.
+
+    postconf(5), smtpd_tls_chain_files: when it is set, the older parameters are ignored.
+    """
+    chain = configuration.value(CHAIN, service)
+    names = [CHAIN] if chain else [name for name in LEGACY if "cert" in name]
+    return next((name for name in names if service.overrides.get(name)), "")
+
+
+def _offers_tls(configuration: Configuration, service: Service) -> bool:
+    level = configuration.value("smtpd_tls_security_level", service).lower()
+    if level:
+        return level != "none"
+    return any(
+        _flag(configuration.value(name, service))
+        for name in ("smtpd_use_tls", "smtpd_enforce_tls")
+    )
+
+
+def _flag(value: str) -> bool:
+    return value.lower() == "yes"
+
+
+def _address(name: str, configuration: Configuration) -> tuple[str, int]:
+    host, _, port = name.rpartition(":")
+    if port.isdigit():
+        return host.strip("[]"), int(port)
+    # 3.6 and later know names that /etc/services may lack: smtps=submissions=465.
+    known = configuration.value("known_tcp_ports") or KNOWN_PORTS
+    for entry in known.replace(",", " ").split():
+        *names, number = entry.split("=")
+        if port in names and number.isdigit():
+            return host.strip("[]"), int(number)
+    try:
+        return host.strip("[]"), socket.getservbyname(port, "tcp")
+    except OSError:
+        raise MisconfiguredError(
+            f"master.cf: nobody knows the port of the service {name}"
+        ) from None
+
+
+KNOWN_PORTS = "smtp=25 smtps=submissions=465 submission=587"
+
+
+def _interfaces(configuration: Configuration) -> list[str]:
+    listed = configuration.value("inet_interfaces").replace(",", " ").split()
+    if {"all", "loopback-only"} & set(listed):
+        listed = ["127.0.0.1", "::1"]
+    protocols = configuration.value("inet_protocols").replace(",", " ").split()
+    families = {"ipv4", "ipv6"} if "all" in protocols else set(protocols)
+    hosts = (host.strip("[]") for host in listed)
+    return [host for host in hosts if _family(host) in {None, *families}]
+
+
+def _family(host: str) -> str | None:
+    try:
+        return f"ipv{ipaddress.ip_address(host).version}"
+    except ValueError:  # a name
+        return None
+
+
+def names(configuration: Configuration) -> set[str]:
+    """Return the public names by which the server calls itself.
+
+    Names in domains for special use (RFC 6761, 6762, 7686, 9476) are not public.
+    """
+    found = {configuration.value("myhostname", each) for each in configuration.services}
+    found.add(configuration.value("myhostname"))
+    return {name for name in found if name.rpartition(".")[2].lower() not in _SPECIAL}
+
+
+_SPECIAL = frozenset(
+    "alt example home internal invalid lan local localdomain localhost onion test".split()
+)

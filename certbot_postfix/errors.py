@@ -1,0 +1,39 @@
+"""What can go wrong, in words for a mail administrator.
+
+Every error is one of certbot's plugin errors, so that no layer has to translate.
+A message names object, cause and consequence; what to do stands apart, in the hint.
+"""
+
+from certbot import errors
+
+
+class Error(errors.PluginError):
+    """The root of the family."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+
+
+class MisconfiguredError(Error, errors.MisconfigurationError):
+    """Postfix itself cannot read its configuration."""
+
+
+class MissingError(Error, errors.NoInstallationError):
+    """There is no Postfix here that can be configured."""
+
+
+class ProgramError(Error):
+    """A program failed, or did not end in time."""
+
+
+class CertificateError(Error):
+    """A key, certificate or chain must not be put into service."""
+
+
+class ProofError(Error):
+    """A service does not show the certificate that it should."""

@@ -1,0 +1,306 @@
+"""certbot's Installer and RenewDeployer, an adapter: it decides nothing.
+
+certbot loads this module on every run, so it imports little; the contract is that of
+`certbot.interfaces`.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from certbot import errors, interfaces, util
+from certbot.display import util as display_util
+from certbot.plugins import common
+from certbot.plugins import util as plugin_util
+
+from certbot_postfix import configuration, transaction
+from certbot_postfix.deployment import Deployment, Lineage, Proposal
+from certbot_postfix.errors import Error, MissingError
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.rules import ClientLevel, Profile
+
+logger = logging.getLogger(__name__)
+
+# With these, certbot goes on without an installer whose prepare() raises, and for two
+# of them forgets it in the renewal configuration: a certificate would be renewed, but
+# never again deployed.  So the error waits until there is something to deploy.
+_DEFERRING = ("certonly", "renew", "rollback")
+
+
+class Installer(common.Installer):
+    """Deploys certificates into the Postfix mail server."""
+
+    description = "Postfix mail server: deploys, proves and renews TLS certificates"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._problem: errors.PluginError | None = None
+        self._pending: dict[str, Lineage] = {}
+        self._applied: list[Proposal] = []
+        self._deploying = False  # deploy_cert() was called in this run
+        self._finalised = False  # this run made a checkpoint
+        self._undone = False  # files are the old ones, Postfix does not know yet
+        self._renewed = False  # renew_deploy() did what restart() is for
+
+    @classmethod
+    def add_parser_arguments(cls, add: Callable[..., None]) -> None:
+        """Declare the options of README.rst."""
+        add("config-dir", metavar="DIR", help="configuration directory of the instance")
+        add("ctl", metavar="PATH", default="postfix", help="the program postfix(1)")
+        add(
+            "config-utility",
+            metavar="PATH",
+            default="postconf",
+            help="the program postconf(1)",
+        )
+        add(
+            "tls-profile",
+            choices=[profile.value for profile in Profile],
+            default=Profile.OPPORTUNISTIC.value,
+            help="how far TLS parameters are raised, never lowered: the certificate"
+            " only, also the client level, or also Mozilla's intermediate guideline",
+        )
+        add(
+            "client-level",
+            choices=[level.value for level in ClientLevel],
+            default=ClientLevel.MAY.value,
+            help="what smtp_tls_security_level is raised to, if it is less strict;"
+            " the profile certificate leaves it alone",
+        )
+        add(
+            "verify-timeout",
+            metavar="S",
+            type=_seconds,
+            default=20,
+            help="seconds until every service must serve the certificate; 0: no proof",
+        )
+        add(
+            "ignore-master-overrides",
+            action="store_true",
+            help="do not warn of parameters that master.cf overrides",
+        )
+
+    def more_info(self) -> str:
+        """Say what this plugin does."""
+        return (
+            "Makes Postfix serve the certificate, raises TLS parameters as far as the"
+            " profile says, and proves by a handshake that every service shows it."
+        )
+
+    def prepare(self) -> None:
+        """Find Postfix, lock it, undo an interrupted run, and read its configuration."""
+        try:
+            self._prepare()
+        except errors.PluginError as error:
+            if getattr(self.config, "verb", None) not in _DEFERRING:
+                raise
+            logger.debug("postponed until something is to be deployed", exc_info=True)
+            self._problem = error
+
+    def _prepare(self) -> None:
+        if os.geteuid() != 0:
+            raise Error(
+                "only root may configure Postfix and read certbot's keys",
+                hint="run certbot as root, for example with sudo",
+            )
+        for option in ("config-utility", "ctl"):
+            program = self.conf(option)
+            if not plugin_util.path_surgery(program):
+                raise MissingError(
+                    f"the program {program} of Postfix was not found",
+                    hint=f"install Postfix, or use --{self.option_name(option)}",
+                )
+        postfix = Postfix.find(
+            self.conf("config-dir"),
+            postconf=self.conf("config-utility"),
+            postfix=self.conf("ctl"),
+        )
+        staging = Path(self.config.work_dir, "postfix")
+        self._deployment = Deployment(
+            postfix,
+            Path(self.config.config_dir, "postfix"),
+            staging=staging,
+            timeout=self.conf("verify-timeout"),
+            say=display_util.notify,
+        )
+        self._lock(postfix.directory)
+        if not self.config.dry_run:
+            interrupted = os.path.isdir(self.config.in_progress_dir)
+            if interrupted:
+                logger.warning("undoing what an interrupted run of certbot had begun")
+                self.recovery_routine()
+            transaction.sweep(postfix, self._deployment.bundles, staging)
+            if interrupted and self.config.verb != "rollback":
+                self.restart()
+        if self.config.verb != "rollback":
+            _ = self._deployment.configuration
+
+    def _lock(self, directory: Path) -> None:
+        try:
+            util.lock_dir_until_exit(str(directory))
+        except (OSError, errors.LockError) as error:
+            raise Error(
+                f"could not lock {directory}: {error}",
+                hint="wait until the other certbot has ended",
+            ) from error
+
+    def get_all_names(self) -> Iterable[str]:
+        """Return the public names under which this server is reached."""
+        return util.get_filtered_names(configuration.names(self._ready.configuration))
+
+    def deploy_cert(
+        self,
+        domain: str,
+        cert_path: str,
+        key_path: str,
+        chain_path: str,
+        fullchain_path: str,
+    ) -> None:
+        """Take note of a certificate, which `save` deploys."""
+        self._deploying = True
+        if not fullchain_path:
+            raise Error(
+                f"there is no full chain for {domain}",
+                hint="use --fullchain-path, or --cert-name",
+            )
+        fullchain = Path(fullchain_path)
+        managed = fullchain.parent.parent == Path(self.config.live_dir)
+        name = fullchain.parent.name if managed else domain
+        if fullchain_path not in self._pending:
+            self._pending[fullchain_path] = Lineage(name, Path(key_path), fullchain)
+
+    def save(self, title: str | None = None, temporary: bool = False) -> None:
+        """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
+        if temporary or title is None:
+            return
+        checkpoint = _Checkpoint(self)
+        for lineage in self._pending.values():
+            proposal = self._ready.propose(
+                lineage,
+                Profile(self.conf("tls-profile")),
+                ClientLevel(self.conf("client-level")),
+            )
+            self._show(lineage.name, proposal)
+            self._applied.append(proposal)
+            self._ready.apply(proposal, checkpoint)
+        self._pending.clear()
+        if checkpoint.used:
+            self.finalize_checkpoint(title)
+            self._finalised = True
+
+    def _show(self, name: str, proposal: Proposal) -> None:
+        for warning in proposal.warnings:
+            logger.warning("%s", warning)
+        for override in proposal.overrides:
+            if override.harmless or self.conf("ignore-master-overrides"):
+                display_util.notify(f"Note: {override}.")
+            else:
+                logger.warning("%s", override)
+        for note in proposal.plan.notes():
+            display_util.notify(f"Note: {note}.")
+        if proposal.plan.empty:
+            file = proposal.plan.main_cf
+            display_util.notify(f"{file} is already as it should be for {name}.")
+            return
+        display_util.notify(proposal.plan.diff())
+        if not display_util.yesno("Write these changes?", default=True):
+            raise Error("nothing was changed, as you wished")
+
+    def restart(self) -> None:
+        """Make Postfix serve what it should, and prove it."""
+        if self._renewed:
+            self._renewed = False
+        elif self._undone:
+            self._undone = False
+            self._ready.bring_back()
+        elif self._deploying:
+            for proposal in self._applied:
+                self._ready.serve(proposal)
+        else:
+            self._ready.refresh(Path(self.config.live_dir))
+
+    def renew_deploy(
+        self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put a renewed certificate into service, or leave the old one there."""
+        key, fullchain = Path(lineage.key_path), Path(lineage.fullchain_path)
+        self._ready.renew(Lineage(lineage.lineagename, key, fullchain))
+        self._renewed = True
+
+    def rollback_checkpoints(self, rollback: int = 1) -> None:
+        """Undo *rollback* checkpoints, each file in one step.
+
+        After a failed deployment certbot asks for this as well, for the newest
+        checkpoint, whoever made it: then only one that this run made is undone.
+        """
+        if self._finalised or not self._deploying:
+            names = sorted(os.listdir(self.config.backup_dir), reverse=True)
+            for name in names[: int(rollback)]:
+                transaction.restore(Path(self.config.backup_dir, name))
+            super().rollback_checkpoints(rollback)
+        self._undo()
+
+    def recovery_routine(self) -> None:
+        """Undo what was begun and not finished."""
+        transaction.restore(Path(self.config.in_progress_dir))
+        super().recovery_routine()
+        self._undo()
+        if self._applied:
+            self.restart()
+
+    def _undo(self) -> None:
+        for proposal in self._applied:
+            transaction.undo_bundle(proposal.path)
+        self._finalised = False
+        self._undone = True
+
+    def config_test(self) -> None:
+        """Raise certbot's MisconfigurationError if Postfix finds fault."""
+        self._ready.postfix.check()
+
+    def enhance(
+        self, domain: str, enhancement: str, options: list[str] | str | None = None
+    ) -> None:
+        """Raise: the enhancements that certbot knows are for web servers."""
+        raise Error(f"Postfix has no {enhancement}, which is for web servers")
+
+    def supported_enhancements(self) -> list[str]:
+        """Return none of those that certbot knows."""
+        return []
+
+    @property
+    def _ready(self) -> Deployment:
+        if self._problem:
+            raise self._problem
+        return self._deployment
+
+
+class _Checkpoint:
+    """certbot's checkpoint in progress, as `transaction.Checkpoint`."""
+
+    def __init__(self, installer: Installer) -> None:
+        self._installer = installer
+        self.used = False
+
+    def before_change(self, path: Path, note: str) -> None:
+        self.used = True
+        self._installer.add_to_checkpoint({str(path)}, note)
+
+    def before_creation(self, path: Path) -> None:
+        self.used = True
+        try:
+            self._installer.reverter.register_file_creation(False, str(path))
+        except errors.ReverterError as error:
+            raise Error(f"certbot cannot make a checkpoint: {error}") from error
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise ValueError(text)
+    return value
+
+
+interfaces.RenewDeployer.register(Installer)

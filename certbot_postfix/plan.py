@@ -1,0 +1,192 @@
+"""What would be done to one Postfix instance, as a value that describes itself.
+
+Pure: facts in, `Plan` out.  The diff shown, the note in certbot's checkpoint and the
+bytes that `transaction` writes all come from the one `Plan`.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix import certificates, rules
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_certificate
+from certbot_postfix.errors import Error
+from certbot_postfix.rules import Change, ClientLevel, CommentOut, Decision, Kept, Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions, and main.cf *before* and *after* them, byte for byte."""
+
+    decisions: tuple[Decision, ...]
+    main_cf: Path
+    before: bytes = field(repr=False)
+    after: bytes = field(repr=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether main.cf already is as it should be."""
+        return self.before == self.after
+
+    def diff(self) -> str:
+        """Return the unified diff of main.cf, empty if there is none."""
+        before, after = (
+            text.decode(errors="backslashreplace").splitlines(keepends=True)
+            for text in (self.before, self.after)
+        )
+        lines = difflib.unified_diff(before, after, str(self.main_cf), "(planned)")
+        marked = (
+            line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
+            for line in lines
+        )
+        return "".join(marked).replace("\r\n", "\n")
+
+    def notes(self) -> list[str]:
+        """Return what stays otherwise than the profile would have it."""
+        return [str(item) for item in self.decisions if isinstance(item, Kept)]
+
+    def describe(self) -> str:
+        """Return the changes, a line each, for certbot's checkpoint."""
+        lines = (str(item) for item in self.decisions if not isinstance(item, Kept))
+        return "".join(f"{self.main_cf}: {line}\n" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An ``-o`` option of *service*, which hides what main.cf says."""
+
+    service: str
+    name: str
+    value: str
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it asks for more than any profile does."""
+        return (self.name, self.value) == ("smtpd_tls_security_level", "encrypt")
+
+    def __str__(self) -> str:
+        value = self.value or "(empty)"
+        return f"master.cf: {self.service} overrides {self.name} = {value}, which stays"
+
+
+def decide(
+    configuration: Configuration,
+    bundle: Path,
+    profile: Profile,
+    client: ClientLevel,
+) -> tuple[Decision, ...]:
+    """Return what makes Postfix serve *bundle*, and raises TLS to *profile*."""
+    decisions = [
+        *_certificate(configuration, bundle),
+        *rules.offer_tls(configuration),
+    ]
+    if profile is not Profile.CERTIFICATE:
+        decisions += rules.raise_client(configuration, client)
+    if profile is Profile.INTERMEDIATE:
+        decisions += rules.intermediate(configuration)
+    return tuple(decisions)
+
+
+def deployed(configuration: Configuration, directory: Path) -> list[Path]:
+    """Return the bundles in *directory* that main.cf names."""
+    return [path for path in configured(configuration) if path.parent == directory]
+
+
+def configured(configuration: Configuration) -> list[Path]:
+    """Return the files from which main.cf has the certificates served."""
+    chain = configuration.value(CHAIN).replace(",", " ").split()
+    legacy = (configuration.value(name) for name in LEGACY if "cert" in name)
+    # smtpd_tls_cert_file = none means TLS without a default certificate.
+    files = chain or [file for file in legacy if file not in ("", "none")]
+    return [configuration.directory / file for file in files]
+
+
+def refuse_default(
+    new: Certificate, now_served: Certificate | None, host: str, now: datetime
+) -> str:
+    """Return why *new* should not become what *host* serves by default, or nothing.
+
+    A certificate that does not cover the server's own name may take the place of one
+    that nobody can trust, but not of one that is in good use.
+    """
+    if certificates.covers(new.names, host):
+        return ""
+    if now_served is None or now_served.self_signed or now_served.not_after <= now:
+        return ""
+    return (
+        f"the certificate for {', '.join(sorted(new.names))} does not cover {host},"
+        f" and {now_served} is served there: it stays"
+    )
+
+
+def overridden(
+    configuration: Configuration, decisions: tuple[Decision, ...]
+) -> list[Override]:
+    """Return the overrides in master.cf of what is, or will be, set in main.cf."""
+    planned = {item.name: item.new for item in decisions if isinstance(item, Change)}
+    governed = {*planned, CHAIN, *LEGACY, *rules.GOVERNED}
+    return [
+        Override(str(service), name, value)
+        for service in configuration.services
+        for name, value in sorted(service.overrides.items())
+        if name in governed and value != planned.get(name, configuration.value(name))
+    ]
+
+
+def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decision]:
+    path = str(bundle).replace("$", "$$")
+    left: tuple[str, ...] = LEGACY
+    why = "the certificate of certbot's lineage " + bundle.stem
+    if not _by_chain(configuration):
+        wanted = {LEGACY[0]: path, LEGACY[1]: f"${LEGACY[0]}"}
+        in_force = {LEGACY[0]: str(bundle), LEGACY[1]: str(bundle)}
+        left = LEGACY[2:]
+    elif set(path) & set(" \t,"):
+        raise Error(
+            f"{CHAIN} cannot name {bundle}: Postfix allows no blank or comma there",
+            hint="choose another --config-dir for certbot",
+        )
+    else:
+        wanted, in_force = {CHAIN: path}, {CHAIN: str(bundle)}
+    for name, new in wanted.items():
+        if configuration.value(name) != in_force[name]:
+            yield Change(name, configuration.explicit.get(name), new, why)
+    yield from _retire(configuration, left)
+
+
+def _by_chain(configuration: Configuration) -> bool:
+    """Whether smtpd_tls_chain_files is the parameter to set.
+
+    It would silence the older parameters also where a service overrides them, so it is
+    not taken up while one does.
+    """
+    if CHAIN not in configuration.defaults:
+        return False
+    return bool(configuration.value(CHAIN)) or not any(
+        own_certificate(configuration, service) in LEGACY
+        for service in configuration.services
+    )
+
+
+def _retire(configuration: Configuration, names: tuple[str, ...]) -> Iterator[Decision]:
+    """Comment out the older parameters, which Postfix would ignore with a warning."""
+    for name in names:
+        value = configuration.explicit.get(name)
+        if not value:
+            continue
+        users = [
+            other
+            for other, text in configuration.explicit.items()
+            if other not in LEGACY and _refers(text, name)
+        ]
+        if users:
+            yield Kept(name, value, f"{users[0]} refers to it")
+        else:
+            yield CommentOut(name, value, f"{CHAIN} takes its place")
+
+
+def _refers(text: str, name: str) -> bool:
+    return any(f"${form}" in text for form in (name, f"{{{name}", f"({name}"))

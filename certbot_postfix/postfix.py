@@ -1,0 +1,227 @@
+"""One Postfix instance: its programs, its parameters, its services, its state.
+
+Postfix's own programs parse and edit the configuration; nothing here reads main.cf or
+master.cf.  Raises `ProgramError`, `MisconfiguredError` or `MissingError`.  The formats
+are those of postconf(1), master(5) and postfix(1).
+"""
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from certbot import util
+
+from certbot_postfix.configuration import Configuration, Service, version
+from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
+
+logger = logging.getLogger(__name__)
+
+# Seconds.  `postfix check` looks at every queue file, which takes long on a busy server.
+TIMEOUT = 300
+
+OLDEST = (2, 11)
+
+
+class Postfix:
+    """The instance whose configuration is in *directory*.
+
+    A staged copy of the configuration is another instance.
+    """
+
+    def __init__(
+        self, directory: Path, *, postconf: str = "postconf", postfix: str = "postfix"
+    ) -> None:
+        self.directory = directory
+        self.postconf = postconf
+        self.postfix = postfix
+
+    @classmethod
+    def find(
+        cls, directory: str | None, *, postconf: str = "postconf", postfix: str
+    ) -> "Postfix":
+        """Return the instance in *directory*, or the one that *postconf* takes."""
+        if directory:
+            return cls(Path(os.path.abspath(directory)), postconf=postconf, postfix=postfix)
+        told = _run([postconf, "-dh", "config_directory"]).stdout.strip()
+        return cls(Path(told), postconf=postconf, postfix=postfix)
+
+    @property
+    def main_cf(self) -> Path:
+        """The file that holds the parameters, behind all symbolic links."""
+        return (self.directory / "main.cf").resolve()
+
+    def at(self, directory: Path) -> "Postfix":
+        """Return the instance that the same programs see in *directory*."""
+        return Postfix(directory, postconf=self.postconf, postfix=self.postfix)
+
+    def read(self) -> Configuration:
+        """Read the whole configuration.
+
+        Raises `MisconfiguredError` with Postfix's own words if it cannot, `MissingError`
+        if this Postfix is too old or has no TLS.
+        """
+        # -d does not read main.cf, whose mail_version may be anything.
+        defaults = _pairs(self._query("-d"))
+        if version(defaults.get("mail_version", "")) < OLDEST:
+            raise MissingError(
+                f"Postfix {defaults.get('mail_version', 'of unknown version')} is too"
+                f" old: {OLDEST[0]}.{OLDEST[1]} is the oldest that can be configured"
+            )
+        explicit = _pairs(self._query("-n"))
+        # postconf -c prints the directory as if main.cf had set it.
+        explicit.pop("config_directory", None)
+        return Configuration(
+            directory=self.directory,
+            defaults=defaults,
+            explicit=explicit,
+            values=_pairs(self._query("-x")),
+            services=_services(self._query("-M"), self._query("-Px")),
+            tls_library=self._tls_library(version(defaults["mail_version"])),
+            ca_bundle=_ca_bundle(),
+        )
+
+    def explicit(self) -> dict[str, str]:
+        """Return what main.cf says; raises `MisconfiguredError` if it makes no sense."""
+        return _pairs(self._query("-n"))
+
+    def edit(self, values: Mapping[str, str]) -> None:
+        """Set parameters in main.cf, in place where they stand, else at the end."""
+        self._run("-e", *(f"{name} = {value}" for name, value in values.items()))
+
+    def comment_out(self, names: Iterable[str]) -> None:
+        """Turn the lines of main.cf that set *names* into comments."""
+        self._run("-#", *names)
+
+    def check(self) -> None:
+        """Let Postfix look at its configuration; raises `MisconfiguredError`."""
+        done = self._control("check")
+        if done.returncode:
+            raise MisconfiguredError(
+                f"postfix check does not accept the configuration in {self.directory}:"
+                f" {_complaint(done)}",
+                hint=f"run: postfix -c {self.directory} check",
+            )
+
+    def running(self) -> bool:
+        """Whether the master process runs."""
+        return self._control("status").returncode == 0
+
+    def reload(self) -> None:
+        """Make every process read the configuration again.
+
+        Success says only that the signal was sent: see FACTS in CONTRIBUTING.md.
+        """
+        self._must("reload")
+
+    def restart(self) -> None:
+        """Stop and start: it alone ends the throttling of a service that died.
+
+        postconf(5), service_throttle_time: a reload does not shorten it.
+        """
+        if self.running():
+            self._must("stop")
+        self._must("start")
+
+    def _must(self, verb: str) -> None:
+        done = self._control(verb)
+        if done.returncode:
+            raise ProgramError(
+                f"postfix {verb} failed for {self.directory}: {_complaint(done)}",
+                hint="look at the end of the mail log",
+            )
+
+    def _control(self, verb: str) -> "subprocess.CompletedProcess[str]":
+        return _run([self.postfix, "-c", str(self.directory), verb], check=False)
+
+    def _run(self, *arguments: str) -> str:
+        return _run([self.postconf, "-c", str(self.directory), *arguments]).stdout
+
+    def _query(self, *arguments: str) -> str:
+        try:
+            return self._run(*arguments)
+        except ProgramError as error:
+            raise MisconfiguredError(
+                f"Postfix cannot read its configuration in {self.directory}:"
+                f" {error.message}",
+                hint="mend main.cf or master.cf; `certbot rollback` works meanwhile",
+            ) from error
+
+    def _tls_library(self, running: tuple[int, int]) -> str:
+        if running < (3, 1):  # postconf(1): -T is available since 3.1
+            return ""
+        library = self._query("-T", "run-version").strip()
+        if not library:
+            raise MissingError(
+                "this Postfix was built without TLS and cannot serve a certificate"
+            )
+        return library
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Read ``name = value`` lines; postconf(1) never folds them without -f."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _services(entries: str, overrides: str) -> tuple[Service, ...]:
+    by_service: dict[tuple[str, str], dict[str, str]] = {}
+    for key, value in _pairs(overrides).items():
+        name, kind, parameter = key.rsplit("/", 2)
+        by_service.setdefault((name, kind), {})[parameter] = value
+    found = []
+    for line in entries.splitlines():
+        # name, type, private, unprivileged, chroot, wakeup, maximum, command
+        fields = line.split(None, 7)
+        name, kind, command = fields[0], fields[1], fields[7].split(None, 1)[0]
+        found.append(Service(name, kind, command, by_service.get((name, kind), {})))
+    return tuple(found)
+
+
+def _ca_bundle() -> Path | None:
+    candidates = (
+        "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Gentoo
+        "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+        "/etc/ssl/ca-bundle.pem",  # SUSE
+        "/etc/ssl/cert.pem",  # Alpine, BSD
+    )
+    return next((Path(path) for path in candidates if Path(path).is_file()), None)
+
+
+def _run(
+    command: list[str], *, check: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program without a terminal, in an environment that we made."""
+    outside = util.env_no_snap_for_external_calls()
+    kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
+    environment = {name: outside[name] for name in kept if name in outside}
+    shown = shlex.join(command)
+    logger.debug("running: %s", shown)
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env={**environment, "LC_ALL": "C"},
+            timeout=TIMEOUT,
+            check=False,
+            # Ctrl-C is for us: a program that is under way ends its work.
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProgramError(f"could not run {shown}: {error}") from error
+    if done.stderr.strip():
+        logger.debug("%s", done.stderr.strip())
+    if check and done.returncode:
+        raise ProgramError(f"{shown} failed: {_complaint(done)}")
+    return done
+
+
+def _complaint(done: "subprocess.CompletedProcess[str]") -> str:
+    # Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
+    told = " ".join(done.stderr.split()) or "it gave no reason, the mail log has it"
+    return told.removeprefix("postconf: ")

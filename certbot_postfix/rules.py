@@ -1,0 +1,299 @@
+"""How far TLS parameters are raised, and what is left as the administrator has it.
+
+Pure: each rule takes a `Configuration` and yields decisions.  No rule ever weakens, no
+rule writes a deprecated parameter, and a parameter that the running version does not
+know is not mentioned.  Meanings and defaults are those of postconf(5).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from certbot_postfix.configuration import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """*name* becomes *new*; *old* is None where main.cf said nothing."""
+
+    name: str
+    old: str | None
+    new: str
+    why: str
+
+    def __str__(self) -> str:
+        old = "(unset)" if self.old is None else self.old or "(empty)"
+        return f"{self.name}: {old} -> {self.new} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class CommentOut:
+    """The lines of main.cf that set *name* become comments."""
+
+    name: str
+    old: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.old} -> commented out ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """*name* stays although the profile would have it otherwise."""
+
+    name: str
+    value: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: keeping {self.value} ({self.why})"
+
+
+Decision = Change | CommentOut | Kept
+
+
+class Profile(Enum):
+    """How much is raised; each one includes those before it."""
+
+    CERTIFICATE = "certificate"
+    OPPORTUNISTIC = "opportunistic"
+    INTERMEDIATE = "intermediate"
+
+
+class ClientLevel(Enum):
+    """What the SMTP client is raised to."""
+
+    KEEP = "keep"
+    MAY = "may"
+    ENCRYPT = "encrypt"
+
+
+# Each client level, and those that promise strictly less.  "verify" trusts public CAs,
+# "dane" trusts DNSSEC, and falls back to clear text where there is no TLSA record:
+# neither implies the other, nor does "dane" imply "encrypt".
+_IMPLIES = {
+    "none": frozenset[str](),
+    "may": frozenset({"none"}),
+    "encrypt": frozenset({"none", "may"}),
+    "dane": frozenset({"none", "may"}),
+    "dane-only": frozenset({"none", "may", "encrypt", "dane"}),
+    "verify": frozenset({"none", "may", "encrypt"}),
+    "secure": frozenset({"none", "may", "encrypt", "verify"}),
+    "fingerprint": frozenset({"none", "may", "encrypt"}),
+}
+CLIENT_LEVELS = frozenset(_IMPLIES)
+
+
+def stricter(new: str, old: str) -> bool:
+    """Whether client level *new* promises all that *old* does, and more."""
+    return old in _IMPLIES[new]
+
+
+def server_level(configuration: Configuration) -> str:
+    """Return the level at which the SMTP server offers TLS: none, may or encrypt.
+
+    An empty smtpd_tls_security_level leaves it to the older smtpd_use_tls and
+    smtpd_enforce_tls; levels that a server cannot have act as encrypt.
+    """
+    level = configuration.value("smtpd_tls_security_level").lower()
+    if not level and _yes(configuration, "smtpd_enforce_tls"):
+        level = "encrypt"
+    elif not level:
+        level = "may" if _yes(configuration, "smtpd_use_tls") else "none"
+    return level if level in ("none", "may") else "encrypt"
+
+
+def client_level(configuration: Configuration) -> str:
+    """Return the level of the SMTP client, also where the older parameters give it."""
+    level = configuration.value("smtp_tls_security_level").lower()
+    if level:
+        return level
+    if _yes(configuration, "smtp_enforce_tls"):
+        named = _yes(configuration, "smtp_tls_enforce_peername")
+        return "verify" if named else "encrypt"
+    return "may" if _yes(configuration, "smtp_use_tls") else "none"
+
+
+def offer_tls(configuration: Configuration) -> Iterator[Decision]:
+    """Offer TLS to clients, without which no certificate is served."""
+    if server_level(configuration) == "none":
+        why = "clients are offered TLS"
+        yield _change(configuration, "smtpd_tls_security_level", "may", why)
+
+
+def raise_client(
+    configuration: Configuration, wanted: ClientLevel
+) -> Iterator[Decision]:
+    """Raise what the SMTP client asks of other servers, never by a sideways step."""
+    name, now, new = "smtp_tls_security_level", client_level(configuration), wanted.value
+    if wanted is ClientLevel.KEEP or now == new:
+        return
+    if stricter(new, now):
+        yield _change(configuration, name, new, "mail is sent over TLS")
+    elif now not in CLIENT_LEVELS or not stricter(now, new):
+        yield Kept(name, now, f"{new} is not plainly stricter")
+
+
+def intermediate(configuration: Configuration) -> Iterator[Decision]:
+    """Apply Mozilla's guideline "intermediate" for Postfix, and make TLS visible.
+
+    Server Side TLS guidelines 6.0 of April 2026, guidelines/6.0.json of
+    ssl-config-generator and its template for Postfix.
+    """
+    for decision in (
+        *_protocols(configuration, "smtpd_tls_mandatory_protocols"),
+        *_protocols(configuration, "smtpd_tls_protocols"),
+        *_grade(configuration, "smtpd_tls_mandatory_ciphers"),
+        *_list(configuration, "tls_medium_cipherlist", _CIPHERS, ":"),
+        *_preference(configuration),
+        *_curves(configuration),
+        *_yes_wanted(configuration, "smtpd_tls_auth_only", "no password in clear text"),
+        *_yes_wanted(configuration, "smtpd_tls_received_header", "TLS is visible"),
+        *_loglevel(configuration, "smtpd_tls_loglevel"),
+        *_loglevel(configuration, "smtp_tls_loglevel"),
+        *_trust(configuration),
+    ):
+        if decision.name in configuration.defaults:
+            yield decision
+
+
+# What the profiles may set for services, beside the certificate.
+GOVERNED = (
+    "smtpd_tls_security_level",
+    "smtp_tls_security_level",
+    "smtpd_tls_mandatory_protocols",
+    "smtpd_tls_protocols",
+    "smtpd_tls_mandatory_ciphers",
+    "tls_medium_cipherlist",
+    "tls_preempt_cipherlist",
+    "tls_eecdh_auto_curves",
+    "smtpd_tls_auth_only",
+)
+
+_GUIDELINE = "Mozilla intermediate 6.0"
+
+_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+)
+_CURVES = ("X25519", "prime256v1", "secp384r1")
+_HYBRID = "X25519MLKEM768"
+
+_VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_MODERN = frozenset({"TLSv1.2", "TLSv1.3"})
+# OpenSSL's numbers, which bounds may use from 3.6 on.
+_NUMBERS = {f"0x030{number}": name for number, name in enumerate(_VERSIONS[1:])}
+_GRADES = ("null", "export", "low", "medium", "high")
+
+
+def protocols(value: str) -> frozenset[str] | None:
+    """Return the protocol versions that *value* leaves enabled, None if unreadable.
+
+    postconf(5), smtpd_tls_protocols: names include, ``!`` excludes, and ``>=`` and
+    ``<=`` bound (3.6 and later).
+    """
+    known = {name.lower(): name for name in _VERSIONS} | _NUMBERS
+    included, excluded = set[str](), set[str]()
+    for token in value.replace(",", " ").replace(":", " ").split():
+        operator = next((sign for sign in (">=", "<=", "!") if token.startswith(sign)), "")
+        name = known.get(token.removeprefix(operator).lower())
+        if name is None:
+            return None
+        place = _VERSIONS.index(name)
+        match operator:
+            case ">=":
+                excluded |= set(_VERSIONS[:place])
+            case "<=":
+                excluded |= set(_VERSIONS[place + 1 :])
+            case "!":
+                excluded.add(name)
+            case _:
+                included.add(name)
+    return frozenset((included or set(_VERSIONS)) - excluded)
+
+
+def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:
+    value = configuration.value(name)
+    enabled = protocols(value)
+    if enabled is None or not enabled & _MODERN:
+        yield Kept(name, value, "it cannot be raised to TLS 1.2 and later")
+    elif not enabled <= _MODERN:
+        lacking = [f"!{version}" for version in sorted(_MODERN - enabled)]
+        if configuration.version >= (3, 6) and not lacking:
+            new = ">=TLSv1.2"
+        else:
+            new = ", ".join(["!SSLv2", "!SSLv3", "!TLSv1", "!TLSv1.1", *lacking])
+        yield _change(configuration, name, new, _GUIDELINE)
+
+
+def _grade(configuration: Configuration, name: str) -> Iterator[Decision]:
+    value = configuration.value(name)
+    if value.lower() not in _GRADES:
+        yield Kept(name, value, "not a cipher grade that is known")
+    elif _GRADES.index(value.lower()) < _GRADES.index("medium"):
+        yield _change(configuration, name, "medium", _GUIDELINE)
+
+
+def _list(
+    configuration: Configuration, name: str, wanted: tuple[str, ...], separator: str
+) -> Iterator[Decision]:
+    """Narrow a list that means a set; one that is not wider than ours is kept."""
+    value = configuration.value(name)
+    there = frozenset(value.replace(",", " ").replace(":", " ").split())
+    if there and there <= set(wanted):
+        return
+    if name not in configuration.explicit or there > set(wanted):
+        yield _change(configuration, name, separator.join(wanted), _GUIDELINE)
+    else:
+        yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)
+
+
+def _curves(configuration: Configuration) -> Iterator[Decision]:
+    name = "tls_eecdh_auto_curves"
+    if _HYBRID in configuration.value(name):
+        return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
+    # OpenSSL 3.5 was the first with ML-KEM.
+    hybrid = (_HYBRID,) if _openssl(configuration) >= (3, 5) else ()
+    yield from _list(configuration, name, (*hybrid, *_CURVES), " ")
+
+
+def _openssl(configuration: Configuration) -> tuple[int, ...]:
+    words = configuration.tls_library.split()
+    number = words[1] if words[:1] == ["OpenSSL"] and len(words) > 1 else "0"
+    return tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+
+
+def _preference(configuration: Configuration) -> Iterator[Decision]:
+    if _yes(configuration, "tls_preempt_cipherlist"):
+        why = f"{_GUIDELINE} has no, which is not stricter"
+        yield Kept("tls_preempt_cipherlist", "yes", why)
+
+
+def _yes_wanted(configuration: Configuration, name: str, why: str) -> Iterator[Decision]:
+    if not _yes(configuration, name):
+        yield _change(configuration, name, "yes", why)
+
+
+def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
+    if configuration.value(name) in ("", "0"):
+        yield _change(configuration, name, "1", "TLS is visible in the log")
+
+
+def _trust(configuration: Configuration) -> Iterator[Decision]:
+    names = ("smtp_tls_CAfile", "smtp_tls_CApath")
+    if configuration.ca_bundle and not any(map(configuration.value, names)):
+        bundle, why = str(configuration.ca_bundle), "certificates of others can be judged"
+        yield _change(configuration, "smtp_tls_CAfile", bundle, why)
+
+
+def _yes(configuration: Configuration, name: str) -> bool:
+    return configuration.value(name).lower() == "yes"
+
+
+def _change(configuration: Configuration, name: str, new: str, why: str) -> Change:
+    return Change(name, configuration.explicit.get(name), new, why)

@@ -1,0 +1,159 @@
+"""The only writer of live files: a staged copy, certbot's checkpoint, a rename, the undo.
+
+Nothing live changes before the staged copy was accepted by Postfix and the checkpoint
+knows every path.  Keys never enter a checkpoint: a bundle is registered as a creation,
+and an old one is kept beside the new until that is proven.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from certbot_postfix import files
+from certbot_postfix.errors import Error, MisconfiguredError
+from certbot_postfix.plan import Plan
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.rules import Change, CommentOut, Decision
+
+
+class Checkpoint(Protocol):
+    """What a transaction needs from certbot's Reverter."""
+
+    def before_change(self, path: Path, note: str) -> None:
+        """Save *path*, which is about to be changed."""
+
+    def before_creation(self, path: Path) -> None:
+        """Take note of *path*, which does not exist yet."""
+
+
+def stage(
+    postfix: Postfix, decisions: tuple[Decision, ...], directory: Path | None
+) -> Plan:
+    """Carry *decisions* out on a copy of the configuration, which Postfix must accept.
+
+    The copy lives below *directory* (None: where temporary files go), and is gone when
+    this returns.
+    """
+    main_cf = postfix.main_cf
+    before = files.read(main_cf)
+    changes = {item.name: item.new for item in decisions if isinstance(item, Change)}
+    retired = [item.name for item in decisions if isinstance(item, CommentOut)]
+    if not changes and not retired:
+        return Plan(decisions, main_cf, before, before)
+    with _copy(postfix, before, directory) as staged:
+        if changes:
+            staged.edit(changes)
+        if retired:
+            staged.comment_out(retired)
+        after = _in_style(before, files.read(staged.directory / "main.cf"))
+        _write(staged.directory / "main.cf", after)
+        _accept(staged, changes, retired)
+    return Plan(decisions, main_cf, before, after)
+
+
+def commit(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Write what *plan* says, if main.cf is still what it was planned for."""
+    checkpoint.before_change(plan.main_cf, plan.describe())
+    if files.read(plan.main_cf) != plan.before:
+        raise Error(
+            f"{plan.main_cf} was changed by somebody else meanwhile: nothing was done",
+            hint="run the same command again",
+        )
+    files.rewrite(plan.main_cf, plan.after)
+
+
+def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
+    """Put *pem* at *path*; the old one, if any, is kept for `undo_bundle`."""
+    with files.explained("create", path.parent):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    if path.exists():
+        files.keep(path)
+    elif checkpoint:
+        checkpoint.before_creation(path)
+    files.replace(path, pem, mode=0o600)
+
+
+def undo_bundle(path: Path) -> bool:
+    """Bring the bundle back that `put_bundle` replaced; return whether it did."""
+    if not files.previous(path).exists():
+        return False
+    files.bring_back(path)
+    return True
+
+
+def keep_bundle(path: Path) -> None:
+    """Forget the bundle that `put_bundle` replaced: the new one is proven."""
+    files.remove(files.previous(path))
+
+
+def restore(checkpoint: Path) -> None:
+    """Put back, each in one step, the files that a checkpoint of certbot holds.
+
+    certbot's Reverter copies over the live file, which Postfix may read when it is
+    still empty.  What it finds left to do after this is to remove created files and
+    the checkpoint itself.
+    """
+    listed = checkpoint / "FILEPATHS"
+    if not listed.exists():
+        return
+    for number, path in enumerate(files.read(listed).decode().splitlines()):
+        saved = checkpoint / f"{Path(path).name}_{number}"
+        files.restore(Path(path), saved)
+    files.remove(listed)
+
+
+def sweep(postfix: Postfix, bundles: Path, staging: Path) -> None:
+    """Remove what a killed run may have left: new files, kept ones, staged copies."""
+    files.remove(*files.leftovers(postfix.main_cf), *files.leftovers(bundles / "*"))
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _copy(
+    postfix: Postfix, main_cf: bytes, directory: Path | None
+) -> Iterator[Postfix]:
+    with contextlib.ExitStack() as stack:
+        with files.explained("stage a copy in", directory or Path(tempfile.gettempdir())):
+            if directory:
+                directory.mkdir(mode=0o700, exist_ok=True)
+            name = tempfile.TemporaryDirectory(dir=directory, prefix="certbot-postfix-")
+            staged = postfix.at(Path(stack.enter_context(name)))
+        # postconf before 3.7.15 would glue what it adds to a last line without end.
+        ended = main_cf if main_cf.endswith(b"\n") else main_cf + b"\n"
+        _write(staged.directory / "main.cf", ended)
+        _write(staged.directory / "master.cf", files.read(postfix.directory / "master.cf"))
+        yield staged
+
+
+def _write(path: Path, content: bytes) -> None:
+    with files.explained("write", path):
+        path.write_bytes(content)
+        cool = time.time() - files.COOL
+        os.utime(path, (cool, cool))
+
+
+def _in_style(before: bytes, after: bytes) -> bytes:
+    """Give the text that postconf made of *before* its line ends again."""
+    lines = before.count(b"\n")
+    if lines and before.count(b"\r\n") == lines:
+        after = after.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    last = before.rpartition(b"\n")[2]
+    if last and after.endswith(b"\n" + last + b"\n"):
+        after = after[:-1]
+    return after
+
+
+def _accept(staged: Postfix, changes: dict[str, str], retired: list[str]) -> None:
+    explicit = staged.explicit()
+    wrong = {name for name, new in changes.items() if explicit.get(name) != new}
+    wrong |= set(retired) & set(explicit)
+    if wrong:
+        raise MisconfiguredError(
+            f"postconf did not set {', '.join(sorted(wrong))} as told: nothing was done"
+        )
+    staged.check()
