@@ -4,6 +4,7 @@ Pure: takes bytes and a time, returns values; raises `CertificateError`.  The or
 bundle (key, leaf, issuers) is that of smtpd_tls_chain_files, postconf(5).
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ class Bundle:
         if not chain:
             raise CertificateError("there is no certificate in the full chain")
         _match(_spki(key), chain)
-        for lower, upper in zip(chain, chain[1:], strict=False):
+        for lower, upper in itertools.pairwise(chain):
             if lower.issuer != upper.subject:
                 raise CertificateError(
                     f"the chain is out of order: {lower.issuer} issued"

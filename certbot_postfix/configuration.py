@@ -115,7 +115,7 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
 def own_certificate(configuration: Configuration, service: Service) -> str:
     """Return the override that names a certificate of *service*'s own, if one does.
 
-    postconf(5), smtpd_tls_chain_files: when it is set, the older parameters are ignored.
+    postconf(5), smtpd_tls_chain_files: if it is set, the older ones are ignored.
     """
     chain = configuration.value(CHAIN, service)
     names = [CHAIN] if chain else [name for name in LEGACY if "cert" in name]
@@ -185,5 +185,17 @@ def names(configuration: Configuration) -> set[str]:
 
 
 _SPECIAL = frozenset(
-    "alt example home internal invalid lan local localdomain localhost onion test".split()
+    {
+        "alt",
+        "example",
+        "home",
+        "internal",
+        "invalid",
+        "lan",
+        "local",
+        "localdomain",
+        "localhost",
+        "onion",
+        "test",
+    }
 )

@@ -21,7 +21,7 @@ from certbot_postfix import certificates, files, plan, probe, transaction
 from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.configuration import Configuration, Endpoint, endpoints
 from certbot_postfix.errors import CertificateError, Error, ProofError
-from certbot_postfix.plan import Plan
+from certbot_postfix.plan import Override, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import ClientLevel, Profile
 from certbot_postfix.transaction import Checkpoint
@@ -71,7 +71,7 @@ class Proposal:
     bundle: Bundle
     stale: bool
     warnings: list[str]
-    overrides: list[plan.Override]
+    overrides: list[Override]
 
     @property
     def empty(self) -> bool:
@@ -117,16 +117,11 @@ class Deployment:
         """Plan the deployment of *lineage*; nothing live changes."""
         configuration, path = self.configuration, self._path(lineage)
         bundle, warnings = self._judged(lineage)
-        default = next(iter(self._served_now()), None)
-        host, now = configuration.value("myhostname"), _now()
-        if reason := plan.refuse_default(bundle.leaf, default, host, now):
-            raise Error(
-                f"lineage {lineage.name} is not deployed: {reason}",
-                hint=f"issue a certificate that covers {host}",
-            )
+        if path not in plan.deployed(configuration, self.bundles):
+            self._refuse_to_displace(lineage, bundle.leaf)
         decisions = plan.decide(configuration, path, profile, client)
         planned = transaction.stage(self.postfix, decisions, self.staging)
-        overrides = plan.overridden(configuration, decisions)
+        overrides = plan.overridden(configuration, decisions, profile)
         stale = _differs(path, bundle)
         return Proposal(planned, path, bundle, stale, warnings, overrides)
 
@@ -175,12 +170,11 @@ class Deployment:
         """Make Postfix serve what its files, which are the old ones again, say."""
         self.__dict__.pop("configuration", None)
         expected = self._served_now()
-        if not self._ran:
-            self._activate(expected, 0)
-            return
         try:
             self._activate(expected, min(self.timeout, BACK))
         except Error as error:
+            if not self._ran:
+                raise
             # A service that died at its start stays down for a minute, and a master
             # that died stays dead, whatever is mended and reloaded.
             logger.debug("starting Postfix anew: %s", error)
@@ -231,6 +225,15 @@ class Deployment:
                 hint=error.hint,
             ) from error
 
+    def _refuse_to_displace(self, lineage: Lineage, new: Certificate) -> None:
+        default = next(iter(self._served_now()), None)
+        host = self.configuration.value("myhostname")
+        if reason := plan.refuse_default(new, default, host, _now()):
+            raise Error(
+                f"lineage {lineage.name} is not deployed: {reason}",
+                hint=f"issue a certificate that covers {host}",
+            )
+
     def _path(self, lineage: Lineage) -> Path:
         return self.bundles / f"{lineage.name}.pem"
 
@@ -259,18 +262,23 @@ class Deployment:
         self._prove(expected, timeout)
 
     def _prove(self, expected: Collection[Certificate], timeout: float) -> None:
+        if not timeout:
+            self.say("No proof was wanted, and none was made.")
+            return
         settled = time.monotonic() + SETTLE
-        questions = self._questions(expected) if timeout and expected else []
+        questions = self._questions(expected) if expected else []
         probe.prove(expected, questions, timeout=timeout)
         time.sleep(max(0.0, settled - time.monotonic()))
         if not self.postfix.running():
             raise ProofError(
                 f"Postfix in {self.postfix.directory} died after it was reloaded",
-                hint="look for \"fatal\" at the end of the mail log",
+                hint='look for "fatal" at the end of the mail log',
             )
         if questions:
             shown = sorted({str(question.endpoint) for question in questions})
-            self.say(f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}.")
+            self.say(
+                f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}."
+            )
 
     def _questions(self, expected: Collection[Certificate]) -> list[probe.Question]:
         found, notes = endpoints(self.configuration)

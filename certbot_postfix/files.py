@@ -92,10 +92,10 @@ def restore(path: Path, saved: Path) -> None:
     """
     with explained("restore", path):
         content, old = saved.read_bytes(), saved.stat()
-        owner = path.stat() if path.exists() else old
-        if path.exists() and owner.st_mode == old.st_mode:
-            if path.read_bytes() == content:
-                return
+        there = path.exists()
+        owner = path.stat() if there else old
+        if there and owner.st_mode == old.st_mode and path.read_bytes() == content:
+            return
         with _new(path, content, 0o600) as new:
             shutil.copystat(saved, new)
             os.chown(new, owner.st_uid, owner.st_gid)
@@ -130,7 +130,7 @@ def _new(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     new = temporary(path)
     try:
         new.unlink(missing_ok=True)
-        # O_EXCL: nobody else's file is ever written; the mode holds from the first byte.
+        # O_EXCL: no file of others is written; the mode holds from the first byte.
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, mode)

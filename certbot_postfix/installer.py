@@ -4,6 +4,7 @@ certbot loads this module on every run, so it imports little; the contract is th
 `certbot.interfaces`.
 """
 
+import argparse
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -90,7 +91,7 @@ class Installer(common.Installer):
         )
 
     def prepare(self) -> None:
-        """Find Postfix, lock it, undo an interrupted run, and read its configuration."""
+        """Find and lock Postfix, undo an interrupted run, read the configuration."""
         try:
             self._prepare()
         except errors.PluginError as error:
@@ -127,7 +128,7 @@ class Installer(common.Installer):
         )
         self._lock(postfix.directory)
         if not self.config.dry_run:
-            interrupted = os.path.isdir(self.config.in_progress_dir)
+            interrupted = Path(self.config.in_progress_dir).is_dir()
             if interrupted:
                 logger.warning("undoing what an interrupted run of certbot had begun")
                 self.recovery_routine()
@@ -236,9 +237,9 @@ class Installer(common.Installer):
         checkpoint, whoever made it: then only one that this run made is undone.
         """
         if self._finalised or not self._deploying:
-            names = sorted(os.listdir(self.config.backup_dir), reverse=True)
-            for name in names[: int(rollback)]:
-                transaction.restore(Path(self.config.backup_dir, name))
+            checkpoints = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
+            for checkpoint in checkpoints[: int(rollback)]:
+                transaction.restore(checkpoint)
             super().rollback_checkpoints(rollback)
         self._undo()
 
@@ -248,6 +249,7 @@ class Installer(common.Installer):
         super().recovery_routine()
         self._undo()
         if self._applied:
+            self._applied.clear()
             self.restart()
 
     def _undo(self) -> None:
@@ -297,9 +299,12 @@ class _Checkpoint:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
     if not 0 <= value <= 3600:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
 
 

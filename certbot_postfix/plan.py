@@ -14,7 +14,14 @@ from certbot_postfix import certificates, rules
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_certificate
 from certbot_postfix.errors import Error
-from certbot_postfix.rules import Change, ClientLevel, CommentOut, Decision, Kept, Profile
+from certbot_postfix.rules import (
+    Change,
+    ClientLevel,
+    CommentOut,
+    Decision,
+    Kept,
+    Profile,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,11 @@ class Override:
 
     @property
     def harmless(self) -> bool:
-        """Whether it asks for more than any profile does."""
-        return (self.name, self.value) == ("smtpd_tls_security_level", "encrypt")
+        """Whether it asks for as much as any profile does, or for more."""
+        return (self.name, self.value) in (
+            ("smtpd_tls_security_level", "encrypt"),
+            ("smtpd_tls_auth_only", "yes"),
+        )
 
     def __str__(self) -> str:
         value = self.value or "(empty)"
@@ -123,11 +133,13 @@ def refuse_default(
 
 
 def overridden(
-    configuration: Configuration, decisions: tuple[Decision, ...]
+    configuration: Configuration, decisions: tuple[Decision, ...], profile: Profile
 ) -> list[Override]:
     """Return the overrides in master.cf of what is, or will be, set in main.cf."""
     planned = {item.name: item.new for item in decisions if isinstance(item, Change)}
-    governed = {*planned, CHAIN, *LEGACY, *rules.GOVERNED}
+    governed = {*planned, CHAIN, *LEGACY, "smtpd_tls_security_level"}
+    if profile is Profile.INTERMEDIATE:
+        governed |= set(rules.GOVERNED)
     return [
         Override(str(service), name, value)
         for service in configuration.services

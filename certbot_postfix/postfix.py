@@ -6,7 +6,6 @@ are those of postconf(1), master(5) and postfix(1).
 """
 
 import logging
-import os
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramErro
 
 logger = logging.getLogger(__name__)
 
-# Seconds.  `postfix check` looks at every queue file, which takes long on a busy server.
+# Seconds.  `postfix check` looks at every queue file: slow on a busy server.
 TIMEOUT = 300
 
 OLDEST = (2, 11)
@@ -44,7 +43,7 @@ class Postfix:
     ) -> "Postfix":
         """Return the instance in *directory*, or the one that *postconf* takes."""
         if directory:
-            return cls(Path(os.path.abspath(directory)), postconf=postconf, postfix=postfix)
+            return cls(Path.cwd() / directory, postconf=postconf, postfix=postfix)
         told = _run([postconf, "-dh", "config_directory"]).stdout.strip()
         return cls(Path(told), postconf=postconf, postfix=postfix)
 
@@ -60,8 +59,8 @@ class Postfix:
     def read(self) -> Configuration:
         """Read the whole configuration.
 
-        Raises `MisconfiguredError` with Postfix's own words if it cannot, `MissingError`
-        if this Postfix is too old or has no TLS.
+        Raises `MisconfiguredError` with Postfix's own words if it cannot,
+        `MissingError` if this Postfix is too old or has no TLS.
         """
         # -d does not read main.cf, whose mail_version may be anything.
         defaults = _pairs(self._query("-d"))
@@ -84,7 +83,7 @@ class Postfix:
         )
 
     def explicit(self) -> dict[str, str]:
-        """Return what main.cf says; raises `MisconfiguredError` if it makes no sense."""
+        """Return what main.cf says; raises `MisconfiguredError` if that fails."""
         return _pairs(self._query("-n"))
 
     def edit(self, values: Mapping[str, str]) -> None:

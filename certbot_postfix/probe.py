@@ -8,6 +8,7 @@ import contextlib
 import smtplib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import CertificateError, ProofError
 
-# Seconds: for one attempt, and between two.  smtpd looks up the client's name first.
+# Seconds: at most and at least for one attempt, and between two.  smtpd looks up the
+# client's name before it greets; a new process loads keys and tables first.
 ATTEMPT = 10.0
+LEAST = 1.0
 PAUSE = 0.1
 
 # Side by side; a small server allows few smtpd processes.
@@ -69,11 +72,12 @@ def prove(
     again, for at most *timeout* seconds; then raise `ProofError` for all that failed.
     """
     deadline = time.monotonic() + timeout
+    stopped = threading.Event()
     ders = {certificate.der for certificate in expected}
 
     def ask(question: Question) -> str:
         while True:
-            left = max(deadline - time.monotonic(), PAUSE)
+            left = max(deadline - time.monotonic(), LEAST)
             try:
                 seen = leaf(question, timeout=min(left, ATTEMPT))
                 complaint = f"{question} shows the certificate for {seen}"
@@ -82,12 +86,14 @@ def prove(
             else:
                 if seen.der in ders:
                     return ""
-            if time.monotonic() + PAUSE >= deadline:
+            if time.monotonic() + PAUSE >= deadline or stopped.wait(PAUSE):
                 return complaint
-            time.sleep(PAUSE)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        complaints = [complaint for complaint in pool.map(ask, questions) if complaint]
+        try:
+            complaints = [answer for answer in pool.map(ask, questions) if answer]
+        finally:
+            stopped.set()  # Ctrl-C need not wait for the deadline
     if complaints:
         wanted = " or ".join(map(str, expected))
         raise ProofError(

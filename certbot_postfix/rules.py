@@ -126,7 +126,11 @@ def raise_client(
     configuration: Configuration, wanted: ClientLevel
 ) -> Iterator[Decision]:
     """Raise what the SMTP client asks of other servers, never by a sideways step."""
-    name, now, new = "smtp_tls_security_level", client_level(configuration), wanted.value
+    name, now, new = (
+        "smtp_tls_security_level",
+        client_level(configuration),
+        wanted.value,
+    )
     if wanted is ClientLevel.KEEP or now == new:
         return
     if stricter(new, now):
@@ -158,10 +162,8 @@ def intermediate(configuration: Configuration) -> Iterator[Decision]:
             yield decision
 
 
-# What the profiles may set for services, beside the certificate.
+# What the profile intermediate sets for services.
 GOVERNED = (
-    "smtpd_tls_security_level",
-    "smtp_tls_security_level",
     "smtpd_tls_mandatory_protocols",
     "smtpd_tls_protocols",
     "smtpd_tls_mandatory_ciphers",
@@ -200,7 +202,9 @@ def protocols(value: str) -> frozenset[str] | None:
     known = {name.lower(): name for name in _VERSIONS} | _NUMBERS
     included, excluded = set[str](), set[str]()
     for token in value.replace(",", " ").replace(":", " ").split():
-        operator = next((sign for sign in (">=", "<=", "!") if token.startswith(sign)), "")
+        operator = next(
+            (sign for sign in (">=", "<=", "!") if token.startswith(sign)), ""
+        )
         name = known.get(token.removeprefix(operator).lower())
         if name is None:
             return None
@@ -274,7 +278,9 @@ def _preference(configuration: Configuration) -> Iterator[Decision]:
         yield Kept("tls_preempt_cipherlist", "yes", why)
 
 
-def _yes_wanted(configuration: Configuration, name: str, why: str) -> Iterator[Decision]:
+def _yes_wanted(
+    configuration: Configuration, name: str, why: str
+) -> Iterator[Decision]:
     if not _yes(configuration, name):
         yield _change(configuration, name, "yes", why)
 
@@ -287,7 +293,10 @@ def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
 def _trust(configuration: Configuration) -> Iterator[Decision]:
     names = ("smtp_tls_CAfile", "smtp_tls_CApath")
     if configuration.ca_bundle and not any(map(configuration.value, names)):
-        bundle, why = str(configuration.ca_bundle), "certificates of others can be judged"
+        bundle, why = (
+            str(configuration.ca_bundle),
+            "certificates of others can be judged",
+        )
         yield _change(configuration, "smtp_tls_CAfile", bundle, why)
 
 

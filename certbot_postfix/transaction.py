@@ -1,4 +1,4 @@
-"""The only writer of live files: a staged copy, certbot's checkpoint, a rename, the undo.
+"""The only writer of live files: staged copy, certbot's checkpoint, rename, undo.
 
 Nothing live changes before the staged copy was accepted by Postfix and the checkpoint
 knows every path.  Keys never enter a checkpoint: a bundle is registered as a creation,
@@ -118,7 +118,9 @@ def _copy(
     postfix: Postfix, main_cf: bytes, directory: Path | None
 ) -> Iterator[Postfix]:
     with contextlib.ExitStack() as stack:
-        with files.explained("stage a copy in", directory or Path(tempfile.gettempdir())):
+        with files.explained(
+            "stage a copy in", directory or Path(tempfile.gettempdir())
+        ):
             if directory:
                 directory.mkdir(mode=0o700, exist_ok=True)
             name = tempfile.TemporaryDirectory(dir=directory, prefix="certbot-postfix-")
@@ -126,7 +128,9 @@ def _copy(
         # postconf before 3.7.15 would glue what it adds to a last line without end.
         ended = main_cf if main_cf.endswith(b"\n") else main_cf + b"\n"
         _write(staged.directory / "main.cf", ended)
-        _write(staged.directory / "master.cf", files.read(postfix.directory / "master.cf"))
+        _write(
+            staged.directory / "master.cf", files.read(postfix.directory / "master.cf")
+        )
         yield staged
 
 
