@@ -7,6 +7,7 @@ cli             adapter: the command certbot-postfix
 deployment      the use cases both adapters share: plan, deploy, renew
 transaction     the only writer of live files
 postfix         one instance: its programs, its parameters, its state
+listeners       who listens on a port
 probe           which certificate a service shows
 plan            facts in, Plan out; describes itself
 rules           TLS parameters, profiles, never weaker

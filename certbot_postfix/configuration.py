@@ -8,7 +8,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from certbot_postfix.errors import MisconfiguredError
@@ -28,12 +28,16 @@ LEGACY = (
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An entry of master.cf, with the parameters that its ``-o`` options override."""
+    """An entry of master.cf, with the parameters that its ``-o`` options override.
+
+    *written* has them word by word, *overrides* with each ``$name`` expanded.
+    """
 
     name: str
     kind: str
     command: str
     overrides: Mapping[str, str]
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name}/{self.kind}"
@@ -105,11 +109,25 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
             notes.append(f"{service} offers no TLS and is not proven")
         elif own := own_certificate(configuration, service):
             notes.append(f"{service} has its own {own} and is not proven")
+        elif configuration.value(f"{service.command}_upstream_proxy_protocol", service):
+            notes.append(f"{service} expects a proxy before it and is not proven")
         else:
-            host, port = _address(service.name, configuration)
+            host, port = address(service, configuration)
             hosts = [host] if host else _interfaces(configuration)
             found += [Endpoint(str(service), host, port, implicit) for host in hosts]
     return found, notes
+
+
+def bound(configuration: Configuration) -> list[tuple[str, int]]:
+    """Return the addresses that the master process binds; an empty host means any."""
+    interfaces = configuration.value("inet_interfaces").replace(",", " ").split()
+    everywhere = [""] if "all" in interfaces else _interfaces(configuration)
+    found = []
+    for service in configuration.services:
+        if service.kind == "inet":
+            host, port = address(service, configuration)
+            found += [(each, port) for each in ([host] if host else everywhere)]
+    return found
 
 
 def own_certificate(configuration: Configuration, service: Service) -> str:
@@ -123,12 +141,13 @@ def own_certificate(configuration: Configuration, service: Service) -> str:
 
 
 def _offers_tls(configuration: Configuration, service: Service) -> bool:
-    level = configuration.value("smtpd_tls_security_level", service).lower()
+    # smtpd or postscreen, each with parameters of its own
+    level = configuration.value(f"{service.command}_tls_security_level", service)
     if level:
-        return level != "none"
+        return level.lower() != "none"
     return any(
-        _flag(configuration.value(name, service))
-        for name in ("smtpd_use_tls", "smtpd_enforce_tls")
+        _flag(configuration.value(f"{service.command}_{what}_tls", service))
+        for what in ("use", "enforce")
     )
 
 
@@ -136,8 +155,9 @@ def _flag(value: str) -> bool:
     return value.lower() == "yes"
 
 
-def _address(name: str, configuration: Configuration) -> tuple[str, int]:
-    host, _, port = name.rpartition(":")
+def address(service: Service, configuration: Configuration) -> tuple[str, int]:
+    """Return host, empty if the entry names none, and port of a network service."""
+    host, _, port = service.name.rpartition(":")
     if port.isdigit():
         return host.strip("[]"), int(port)
     # 3.6 and later know names that /etc/services may lack: smtps=submissions=465.
@@ -150,7 +170,9 @@ def _address(name: str, configuration: Configuration) -> tuple[str, int]:
         return host.strip("[]"), socket.getservbyname(port, "tcp")
     except OSError:
         raise MisconfiguredError(
-            f"master.cf: nobody knows the port of the service {name}"
+            f"master.cf: nobody knows the port of the service {service},"
+            " and Postfix would die of it",
+            hint="name the port by its number, or add it to /etc/services",
         ) from None
 
 
@@ -181,7 +203,11 @@ def names(configuration: Configuration) -> set[str]:
     """
     found = {configuration.value("myhostname", each) for each in configuration.services}
     found.add(configuration.value("myhostname"))
-    return {name for name in found if name.rpartition(".")[2].lower() not in _SPECIAL}
+    return {
+        name
+        for name in found
+        if "." in name and name.rpartition(".")[2].lower() not in _SPECIAL
+    }
 
 
 _SPECIAL = frozenset(

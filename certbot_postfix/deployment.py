@@ -20,7 +20,13 @@ from types import FrameType
 from certbot_postfix import certificates, files, plan, probe, transaction
 from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.configuration import Configuration, Endpoint, endpoints
-from certbot_postfix.errors import CertificateError, Error, ProofError
+from certbot_postfix.errors import (
+    CertificateError,
+    Error,
+    ProgramError,
+    ProofError,
+    UnansweredError,
+)
 from certbot_postfix.plan import Override, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import ClientLevel, Profile
@@ -100,6 +106,7 @@ class Deployment:
         self.staging = staging
         self.timeout = timeout
         self.say = say
+        self.written = False
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -127,6 +134,8 @@ class Deployment:
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the bundle and main.cf; Postfix is not told yet."""
+        self.postfix.refuse_fatal_reload(self.configuration)
+        self.written = not proposal.empty
         if proposal.stale:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
         if not proposal.plan.empty:
@@ -161,6 +170,7 @@ class Deployment:
             if not self._shown([bundle.leaf]):
                 self._activate([bundle.leaf], self.timeout)
             return
+        self.postfix.refuse_fatal_reload(self.configuration)
         with _interruptible(), self._old_bundle_on_failure(path):
             transaction.put_bundle(path, bundle.pem, None)
             self._activate([bundle.leaf], self.timeout)
@@ -170,11 +180,10 @@ class Deployment:
         """Make Postfix serve what its files, which are the old ones again, say."""
         self.__dict__.pop("configuration", None)
         expected = self._served_now()
+        self.postfix.refuse_fatal_reload(self.configuration)
         try:
             self._activate(expected, min(self.timeout, BACK))
-        except Error as error:
-            if not self._ran:
-                raise
+        except (ProgramError, UnansweredError) as error:
             # A service that died at its start stays down for a minute, and a master
             # that died stays dead, whatever is mended and reloaded.
             logger.debug("starting Postfix anew: %s", error)
@@ -270,7 +279,7 @@ class Deployment:
         probe.prove(expected, questions, timeout=timeout)
         time.sleep(max(0.0, settled - time.monotonic()))
         if not self.postfix.running():
-            raise ProofError(
+            raise UnansweredError(
                 f"Postfix in {self.postfix.directory} died after it was reloaded",
                 hint='look for "fatal" at the end of the mail log',
             )

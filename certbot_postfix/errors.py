@@ -37,3 +37,7 @@ class CertificateError(Error):
 
 class ProofError(Error):
     """A service does not show the certificate that it should."""
+
+
+class UnansweredError(ProofError):
+    """A service shows none at all, as if it were dead."""

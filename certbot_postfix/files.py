@@ -79,7 +79,8 @@ def rewrite(path: Path, content: bytes) -> None:
         if cool > old.st_mtime:
             os.utime(new, (cool, cool))
         else:
-            os.utime(new)
+            later = max(time.time(), old.st_mtime + 1)
+            os.utime(new, (later, later))
         new.replace(path)
 
 

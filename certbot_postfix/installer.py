@@ -248,8 +248,7 @@ class Installer(common.Installer):
         transaction.restore(Path(self.config.in_progress_dir))
         super().recovery_routine()
         self._undo()
-        if self._applied:
-            self._applied.clear()
+        if self._applied and self._deployment.written:
             self.restart()
 
     def _undo(self) -> None:

@@ -5,6 +5,7 @@ bytes that `transaction` writes all come from the one `Plan`.
 """
 
 import difflib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,7 +42,7 @@ class Plan:
     def diff(self) -> str:
         """Return the unified diff of main.cf, empty if there is none."""
         before, after = (
-            text.decode(errors="backslashreplace").splitlines(keepends=True)
+            list(io.StringIO(text.decode(errors="backslashreplace"), newline="\n"))
             for text in (self.before, self.after)
         )
         lines = difflib.unified_diff(before, after, str(self.main_cf), "(planned)")
@@ -166,7 +167,7 @@ def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decisio
     for name, new in wanted.items():
         if configuration.value(name) != in_force[name]:
             yield Change(name, configuration.explicit.get(name), new, why)
-    yield from _retire(configuration, left)
+    yield from _retire(configuration, left, successor=next(iter(wanted)))
 
 
 def _by_chain(configuration: Configuration) -> bool:
@@ -183,21 +184,34 @@ def _by_chain(configuration: Configuration) -> bool:
     )
 
 
-def _retire(configuration: Configuration, names: tuple[str, ...]) -> Iterator[Decision]:
+def _retire(
+    configuration: Configuration, names: tuple[str, ...], successor: str
+) -> Iterator[Decision]:
     """Comment out the older parameters, which Postfix would ignore with a warning."""
     for name in names:
         value = configuration.explicit.get(name)
         if not value:
             continue
-        users = [
-            other
-            for other, text in configuration.explicit.items()
-            if other not in LEGACY and _refers(text, name)
-        ]
-        if users:
-            yield Kept(name, value, f"{users[0]} refers to it")
+        if user := _user(configuration, name):
+            yield Kept(name, value, f"{user} refers to it")
         else:
-            yield CommentOut(name, value, f"{CHAIN} takes its place")
+            yield CommentOut(name, value, f"{successor} takes its place")
+
+
+def _user(configuration: Configuration, name: str) -> str:
+    """Return a parameter, or a service's, that means the value of *name* by ``$``."""
+    texts = [
+        *configuration.explicit.items(),
+        *(
+            (f"{service} with its {other}", text)
+            for service in configuration.services
+            for other, text in service.written.items()
+        ),
+    ]
+    others = (
+        other for other, text in texts if other not in LEGACY and _refers(text, name)
+    )
+    return next(others, "")
 
 
 def _refers(text: str, name: str) -> bool:

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from certbot import util
 
-from certbot_postfix.configuration import Configuration, Service, version
+from certbot_postfix import listeners
+from certbot_postfix.configuration import (
+    Configuration,
+    Service,
+    bound,
+    version,
+)
 from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +83,9 @@ class Postfix:
             defaults=defaults,
             explicit=explicit,
             values=_pairs(self._query("-x")),
-            services=_services(self._query("-M"), self._query("-Px")),
+            services=_services(
+                self._query("-M"), self._query("-P"), self._query("-Px")
+            ),
             tls_library=self._tls_library(version(defaults["mail_version"])),
             ca_bundle=_ca_bundle(),
         )
@@ -107,6 +115,21 @@ class Postfix:
     def running(self) -> bool:
         """Whether the master process runs."""
         return self._control("status").returncode == 0
+
+    def refuse_fatal_reload(self, configuration: Configuration) -> None:
+        """Raise `MisconfiguredError` if the master process would die of a reload."""
+        pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
+        try:
+            process = int(pid.read_text())
+        except (OSError, ValueError):
+            return
+        for host, port in listeners.foreign(bound(configuration), process):
+            raise MisconfiguredError(
+                f"{self.directory}/master.cf wants port {port}"
+                f"{f' of {host}' if host else ''}, which another program has taken:"
+                " Postfix would die of a reload, so it is not reloaded",
+                hint="stop the other program, or take the service out of master.cf",
+            )
 
     def reload(self) -> None:
         """Make every process read the configuration again.
@@ -161,22 +184,36 @@ class Postfix:
 
 def _pairs(text: str) -> dict[str, str]:
     """Read ``name = value`` lines; postconf(1) never folds them without -f."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in text.split("\n") if "=" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _services(entries: str, overrides: str) -> tuple[Service, ...]:
-    by_service: dict[tuple[str, str], dict[str, str]] = {}
-    for key, value in _pairs(overrides).items():
-        name, kind, parameter = key.rsplit("/", 2)
-        by_service.setdefault((name, kind), {})[parameter] = value
+def _services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
+    raw, overrides = _by_service(written), _by_service(expanded)
     found = []
-    for line in entries.splitlines():
+    for line in filter(None, entries.split("\n")):
         # name, type, private, unprivileged, chroot, wakeup, maximum, command
-        fields = line.split(None, 7)
-        name, kind, command = fields[0], fields[1], fields[7].split(None, 1)[0]
-        found.append(Service(name, kind, command, by_service.get((name, kind), {})))
+        name, kind, *_, command = line.split(None, 7)
+        service = f"{name}/{kind}"
+        found.append(
+            Service(
+                name,
+                kind,
+                command.split(None, 1)[0],
+                overrides.get(service, {}),
+                raw.get(service, {}),
+            )
+        )
     return tuple(found)
+
+
+def _by_service(text: str) -> dict[str, dict[str, str]]:
+    """Read ``service/type/name = value`` lines, as -P prints them."""
+    found: dict[str, dict[str, str]] = {}
+    for key, value in _pairs(text).items():
+        service, _, parameter = key.rpartition("/")
+        found.setdefault(service, {})[parameter] = value
+    return found
 
 
 def _ca_bundle() -> Path | None:

@@ -1,7 +1,8 @@
 """Which certificate a service really shows: a fresh TLS handshake, and nothing less.
 
-It trusts nobody and sends no mail.  Raises `ProofError`.  STARTTLS is that of RFC 3207,
-implicit TLS that of RFC 8314; the server name is sent as RFC 6066, section 3, says.
+It trusts nobody and sends no mail.  Raises `ProofError`, or `UnansweredError`.
+STARTTLS is that of RFC 3207, implicit TLS that of RFC 8314, section 3; the server name
+is sent as RFC 6066, section 3, says.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
-from certbot_postfix.errors import CertificateError, ProofError
+from certbot_postfix.errors import CertificateError, ProofError, UnansweredError
 
 # Seconds: at most and at least for one attempt, and between two.  smtpd looks up the
 # client's name before it greets; a new process loads keys and tables first.
@@ -58,9 +59,9 @@ def leaf(question: Question, *, timeout: float) -> Certificate:
             der = wrapped.getpeercert(binary_form=True)
             if endpoint.implicit:
                 smtp.getreply()
-    except (OSError, smtplib.SMTPException) as error:
-        raise ProofError(f"{question} shows no certificate: {error}") from error
-    return Certificate.from_der(der or b"")
+        return Certificate.from_der(der or b"")
+    except (OSError, smtplib.SMTPException, CertificateError) as error:
+        raise UnansweredError(f"{question} shows no certificate: {error}") from error
 
 
 def prove(
@@ -75,29 +76,31 @@ def prove(
     stopped = threading.Event()
     ders = {certificate.der for certificate in expected}
 
-    def ask(question: Question) -> str:
+    def ask(question: Question) -> ProofError | None:
         while True:
             left = max(deadline - time.monotonic(), LEAST)
             try:
                 seen = leaf(question, timeout=min(left, ATTEMPT))
-                complaint = f"{question} shows the certificate for {seen}"
-            except (ProofError, CertificateError) as error:
-                complaint = error.message
+            except ProofError as error:
+                failure = error
             else:
                 if seen.der in ders:
-                    return ""
+                    return None
+                failure = ProofError(f"{question} shows the certificate for {seen}")
             if time.monotonic() + PAUSE >= deadline or stopped.wait(PAUSE):
-                return complaint
+                return failure
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         try:
-            complaints = [answer for answer in pool.map(ask, questions) if answer]
+            failures = [failure for failure in pool.map(ask, questions) if failure]
         finally:
             stopped.set()  # Ctrl-C need not wait for the deadline
-    if complaints:
+    if failures:
+        seen = "; ".join(failure.message for failure in failures)
         wanted = " or ".join(map(str, expected))
-        raise ProofError(
-            f"{'; '.join(complaints)}; it should be the one for {wanted}",
+        unanswered = any(isinstance(failure, UnansweredError) for failure in failures)
+        raise (UnansweredError if unanswered else ProofError)(
+            f"{seen}; it should be the one for {wanted}",
             hint='look for "disabling TLS support" in the mail log',
         )
 
@@ -114,5 +117,6 @@ class _Client(smtplib.SMTP):
         self.ehlo()
         code, answer = self.docmd("STARTTLS")
         if code != 220:
-            raise smtplib.SMTPResponseException(code, answer)
+            said = answer.decode(errors="replace")
+            raise smtplib.SMTPException(f"{code} {said}")
         self.file = None  # what is read next comes through TLS

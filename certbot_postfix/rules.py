@@ -5,6 +5,7 @@ rule writes a deprecated parameter, and a parameter that the running version doe
 know is not mentioned.  Meanings and defaults are those of postconf(5).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -227,11 +228,12 @@ def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:
     if enabled is None or not enabled & _MODERN:
         yield Kept(name, value, "it cannot be raised to TLS 1.2 and later")
     elif not enabled <= _MODERN:
-        lacking = [f"!{version}" for version in sorted(_MODERN - enabled)]
-        if configuration.version >= (3, 6) and not lacking:
+        if not enabled >= _MODERN:
+            new = ", ".join(sorted(enabled & _MODERN))
+        elif configuration.version >= (3, 6):
             new = ">=TLSv1.2"
         else:
-            new = ", ".join(["!SSLv2", "!SSLv3", "!TLSv1", "!TLSv1.1", *lacking])
+            new = "!SSLv2, !SSLv3, !TLSv1, !TLSv1.1"
         yield _change(configuration, name, new, _GUIDELINE)
 
 
@@ -251,7 +253,9 @@ def _list(
     there = frozenset(value.replace(",", " ").replace(":", " ").split())
     if there and there <= set(wanted):
         return
-    if name not in configuration.explicit or there > set(wanted):
+    # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
+    plain = all(re.fullmatch(r"[A-Za-z0-9][\w-]*", word) for word in there)
+    if name not in configuration.explicit or (plain and there > set(wanted)):
         yield _change(configuration, name, separator.join(wanted), _GUIDELINE)
     else:
         yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)

@@ -1,0 +1,73 @@
+"""Who listens on a port: lets a reload be refused that the master would not survive.
+
+`postfix reload` exits 0, and then the master process dies if it cannot bind to an
+address that master.cf names anew: all mail stops.  Linux only, from proc(5), files
+net/tcp, net/tcp6 and PID/fd; elsewhere nothing is found out.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_LISTEN = "0A"
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening TCP socket; *inode* names it among the files of its process."""
+
+    address: Address
+    port: int
+    inode: str
+
+    def blocks(self, host: str, port: int) -> bool:
+        """Whether nobody else can listen at *host* and *port* beside it."""
+        if port != self.port:
+            return False
+        try:
+            wanted = ipaddress.ip_address(host or "0.0.0.0")  # noqa: S104 - any
+        except ValueError:
+            return False  # a name: leave it to Postfix
+        same_family = wanted.version == self.address.version
+        either_any = wanted.is_unspecified or self.address.is_unspecified
+        return same_family and (either_any or wanted == self.address)
+
+
+def listening(table: str) -> Iterator[Listener]:
+    """Read the text of /proc/net/tcp or tcp6."""
+    for line in table.splitlines()[1:]:
+        # sl, local_address, rem_address, st, …, the tenth is the inode
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _LISTEN:
+            address, _, port = fields[1].partition(":")
+            yield Listener(_address(address), int(port, 16), fields[9])
+
+
+def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, int]]:
+    """Return those of the *wanted* addresses that another process has taken."""
+    with suppress(OSError):
+        own = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+        taken = [
+            listener
+            for name in ("tcp", "tcp6")
+            if (table := Path("/proc/net", name)).exists()
+            for listener in listening(table.read_text())
+        ]
+        ours = {one for one in taken if f"socket:[{one.inode}]" in own}
+        return [
+            (host, port)
+            for host, port in wanted
+            if not any(one.blocks(host, port) for one in ours)
+            and any(one.blocks(host, port) for one in taken)
+        ]
+    return []
+
+
+def _address(digits: str) -> Address:
+    # Words of 32 bits, each in the byte order of the machine, here little-endian.
+    words = [digits[at : at + 8] for at in range(0, len(digits), 8)]
+    return ipaddress.ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words))
