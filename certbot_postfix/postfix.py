@@ -134,7 +134,7 @@ class Postfix:
     def reload(self) -> None:
         """Make every process read the configuration again.
 
-        Success says only that the signal was sent: see FACTS in CONTRIBUTING.md.
+        Success says only that the signal was sent: the master may still die of it.
         """
         self._must("reload")
 
