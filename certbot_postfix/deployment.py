@@ -7,7 +7,6 @@ success means that every service showed the certificate in a handshake.  Raises
 
 import contextlib
 import logging
-import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 
 from certbot_postfix import certificates, files, plan, probe, transaction
 from certbot_postfix.certificates import Bundle, Certificate
@@ -171,7 +169,7 @@ class Deployment:
                 self._activate([bundle.leaf], self.timeout)
             return
         self.postfix.refuse_fatal_reload(self.configuration)
-        with _interruptible(), self._old_bundle_on_failure(path):
+        with transaction.interruptible(), self._old_bundle_on_failure(path):
             transaction.put_bundle(path, bundle.pem, None)
             self._activate([bundle.leaf], self.timeout)
         transaction.keep_bundle(path)
@@ -327,27 +325,6 @@ def _here(endpoint: Endpoint) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let the first SIGTERM or Ctrl-C raise, so that work is undone; ignore others."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    caught = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        for number in caught:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in caught.items():
-            signal.signal(number, handler)
 
 
 def _now() -> datetime:

@@ -58,12 +58,13 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
             for listener in listening(table.read_text())
         ]
         ours = {one for one in taken if f"socket:[{one.inode}]" in own}
-        return [
-            (host, port)
-            for host, port in wanted
-            if not any(one.blocks(host, port) for one in ours)
-            and any(one.blocks(host, port) for one in taken)
-        ]
+        if ours:  # else it is dead, and a child has the sockets yet
+            return [
+                (host, port)
+                for host, port in wanted
+                if not any(one.blocks(host, port) for one in ours)
+                and any(one.blocks(host, port) for one in taken)
+            ]
     return []
 
 

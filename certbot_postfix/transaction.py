@@ -8,10 +8,12 @@ and an old one is kept beside the new until that is proven.
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 from certbot_postfix import files
@@ -111,6 +113,27 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path) -> None:
     """Remove what a killed run may have left: new files, kept ones, staged copies."""
     files.remove(*files.leftovers(postfix.main_cf), *files.leftovers(bundles / "*"))
     shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the first SIGTERM or Ctrl-C raise, so that work is undone; ignore others."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    caught = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        for number in caught:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

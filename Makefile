@@ -1,0 +1,66 @@
+# Every target does its own set-up on a fresh Debian machine, as root.
+# The machine's own Postfix is neither configured nor started.
+
+PYTHON ?= python3
+PYTEST = .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+
+.PHONY: help
+help:
+	@echo "make demo       watch a certificate being installed, renewed and rolled back"
+	@echo "make test       run all tests"
+	@echo "make test-fast  run the tests that start no server"
+	@echo "make lint       check format, style and types"
+	@echo "make bench      measure"
+	@echo "make soak       run the tests that take long"
+	@echo "make clean      remove what these targets made"
+
+.PHONY: demo
+demo: .venv/.stamp
+	@.venv/bin/python -m tests.demo
+
+.PHONY: test
+test: .venv/.stamp .venv-oldest/.stamp
+	$(PYTEST)
+
+.PHONY: test-fast
+test-fast: .venv/.stamp .venv-oldest/.stamp
+	$(PYTEST) -m "not postfix and not soak"
+
+.PHONY: soak
+soak: .venv/.stamp .venv-oldest/.stamp
+	.venv/bin/python -m pytest -m soak
+
+.PHONY: bench
+bench: .venv/.stamp
+	.venv/bin/python -m tests.bench
+
+.PHONY: lint
+lint: .venv/.stamp
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+.PHONY: clean
+clean:
+	rm -rf .venv .venv-oldest build dist *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: packages
+packages:
+	@tools/install-packages
+
+# The newest certbot.
+.venv/.stamp: setup.py pyproject.toml | packages
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --upgrade --editable .[test,dev]
+	touch $@
+
+# The oldest certbot that is supported: Debian's, with Debian's Python and libraries.
+# Debian's command does not see a virtual environment, so this one has a copy that does.
+.venv-oldest/.stamp: setup.py pyproject.toml | packages
+	/usr/bin/python3 -m venv --system-site-packages .venv-oldest
+	.venv-oldest/bin/pip install --quiet --no-deps --editable .
+	sed '1s|.*|#!$(CURDIR)/.venv-oldest/bin/python|' /usr/bin/certbot > .venv-oldest/bin/certbot
+	chmod 755 .venv-oldest/bin/certbot
+	touch $@

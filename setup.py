@@ -1,0 +1,49 @@
+"""certbot-postfix as a Python package."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="certbot-postfix",
+    version="0.1.0",
+    description="Certbot plugin that installs certificates in Postfix",
+    long_description=Path(__file__).with_name("README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="The certbot-postfix developers",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["certbot_postfix"],
+    package_data={"certbot_postfix": ["py.typed"]},
+    install_requires=["acme>=2.1", "certbot>=2.1", "cryptography>=38"],
+    extras_require={
+        "test": ["hypothesis", "pytest", "pytest-xdist"],
+        "dev": ["mypy", "ruff"],
+    },
+    entry_points={
+        "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],
+        "console_scripts": ["certbot-postfix = certbot_postfix.cli:main"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Environment :: Plugins",
+        "Intended Audience :: System Administrators",
+        "Natural Language :: English",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Communications :: Email :: Mail Transport Agents",
+        "Topic :: Security :: Cryptography",
+        "Topic :: System :: Installation/Setup",
+        "Topic :: System :: Systems Administration",
+        "Topic :: Utilities",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Tests of certbot-postfix; what they run against is in `tests.lab`."""

@@ -1,0 +1,90 @@
+"""Pebble, the ACME server for tests, as Debian packages it.
+
+It believes every client without looking, since the names of the tests do not resolve.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.lab.machine import LOOPBACK, LabError, Ports, accepts, wait_until
+from tests.lab.pki import Authority
+
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "PEBBLE_VA_NOSLEEP": "1",
+    "PEBBLE_VA_ALWAYS_VALID": "1",
+    "PEBBLE_WFE_NONCEREJECT": "0",
+    "PEBBLE_AUTHZREUSE": "100",
+}
+
+
+class Pebble:
+    """An ACME server that runs in a ``with`` and keeps its files in *base*."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.ca_bundle = base / "pebble-ca.pem"
+        self._claimed = Ports(4)
+        self._port, self._management, self.http_port, self._tls = self._claimed.numbers
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def directory_url(self) -> str:
+        """What certbot's ``--server`` wants; trusted by means of `ca_bundle`."""
+        return f"https://{LOOPBACK}:{self._port}/dir"
+
+    def __enter__(self) -> "Pebble":
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        authority = Authority("Pebble Web")
+        issued = authority.issue("localhost", LOOPBACK)
+        self.ca_bundle.write_bytes(authority.root_pem)
+        certificate, key = self.base / "pebble.pem", self.base / "pebble.key"
+        certificate.write_bytes(issued.fullchain_pem)
+        key.write_bytes(issued.key_pem)
+        config = self.base / "pebble.json"
+        settings = {
+            "listenAddress": f"{LOOPBACK}:{self._port}",
+            "managementListenAddress": f"{LOOPBACK}:{self._management}",
+            "certificate": str(certificate),
+            "privateKey": str(key),
+            "httpPort": self.http_port,
+            "tlsPort": self._tls,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": False,
+            "certificateValidityPeriod": 90 * 24 * 60 * 60,
+        }
+        config.write_text(json.dumps({"pebble": settings}))
+        log = self.base / "pebble.log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["pebble", "-config", str(config), "-strict=false"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_ENVIRONMENT,
+            )
+        wait_until(self._answers, "Pebble answers")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise LabError(f"pebble ended: {(self.base / 'pebble.log').read_text()}")
+        return accepts(self._port)
+
+    def close(self) -> None:
+        """End the process and give back the ports."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._claimed.release()

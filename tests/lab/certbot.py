@@ -1,0 +1,70 @@
+"""The real certbot, in directories of its own, as cron would run it.
+
+`Certbot.log` is certbot's own log, the place to look for what it did not print.
+"""
+
+import subprocess
+from pathlib import Path
+
+from tests.lab.acme import Pebble
+
+_ROOT = Path(__file__).parents[2]
+
+NEWEST = _ROOT / ".venv/bin/certbot"
+"""The newest certbot on PyPI."""
+OLDEST = _ROOT / ".venv-oldest/bin/certbot"
+"""certbot 2.1, Debian's."""
+
+
+class Certbot:
+    """certbot with its directories below *base*; obtains certificates from *pebble*."""
+
+    def __init__(
+        self, base: Path, *, executable: Path = NEWEST, pebble: Pebble | None = None
+    ) -> None:
+        self.executable = executable
+        self.pebble = pebble
+        self.config_dir = base / "letsencrypt"
+        self.work_dir = base / "certbot-work"
+        self.logs_dir = base / "certbot-log"
+        # Neither the machine's settings nor a terminal's: those of cron.
+        self.environment = {"PATH": "/usr/bin:/bin", "HOME": str(base), "LANG": "C"}
+        if pebble:
+            self.environment["REQUESTS_CA_BUNDLE"] = str(pebble.ca_bundle)
+
+    def argv(self, *args: str) -> list[str]:
+        """Return the whole command that stands behind ``certbot ARGS``."""
+        command = [str(self.executable), *args, "-n", "--no-random-sleep-on-renew"]
+        command += ["--config-dir", str(self.config_dir)]
+        command += ["--work-dir", str(self.work_dir)]
+        command += ["--logs-dir", str(self.logs_dir), "--max-log-backups", "0"]
+        if self.pebble:
+            command += ["--server", self.pebble.directory_url, "--agree-tos"]
+            command += ["--register-unsafely-without-email"]
+            command += ["--http-01-port", str(self.pebble.http_port)]
+        return command
+
+    def __call__(
+        self, *args: str, timeout: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run ``certbot ARGS``; whether it fails is a result."""
+        return subprocess.run(
+            self.argv(*args),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=timeout,
+            start_new_session=True,  # no terminal to ask on
+        )
+
+    @property
+    def log(self) -> str:
+        """What certbot logged on every run so far."""
+        path = self.logs_dir / "letsencrypt.log"
+        return path.read_text() if path.exists() else ""
+
+    def bundle(self, lineage: str) -> Path:
+        """Return where the plugin keeps what Postfix reads for *lineage*."""
+        return self.config_dir / "postfix" / f"{lineage}.pem"

@@ -1,0 +1,228 @@
+"""Certificates without an ACME server, and certbot's lineages made of them.
+
+Works with every version of cryptography from 38.  The layout of a lineage is that of
+certbot's `certbot._internal.storage`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+KINDS = ("cert", "chain", "fullchain", "privkey")
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A leaf with its key and its issuers, as certbot would store them."""
+
+    cert_pem: bytes
+    chain_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+    @property
+    def fullchain_pem(self) -> bytes:
+        """The leaf, then its issuers."""
+        return self.cert_pem + self.chain_pem
+
+    @property
+    def bundle_pem(self) -> bytes:
+        """What ``smtpd_tls_chain_files`` wants: the key, the leaf, its issuers."""
+        return self.key_pem + self.fullchain_pem
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The leaf, parsed."""
+        return x509.load_pem_x509_certificate(self.cert_pem)
+
+
+class Authority:
+    """A root and an intermediate that issues leaves for TLS servers."""
+
+    def __init__(self, name: str = "Lab") -> None:
+        root_key, self._key = generate_key(), generate_key()
+        root_name = _common_name(f"{name} Root")
+        self._name = _common_name(f"{name} Intermediate")
+        self.root_pem = _pem(_certificate(root_name, root_key, root_name, root_key))
+        self.intermediate_pem = _pem(
+            _certificate(self._name, self._key, root_name, root_key)
+        )
+
+    def issue(
+        self,
+        *names: str,
+        key: Key | None = None,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> Issued:
+        """Return a new leaf for *names*, the first of which is its common name.
+
+        It has a new P-256 key unless *key* is given, and is valid from an hour ago for
+        90 days unless told otherwise.
+        """
+        key = key or generate_key()
+        leaf = _certificate(
+            _common_name(names[0]),
+            key,
+            self._name,
+            self._key,
+            names=names,
+            validity=_validity(not_before, not_after),
+        )
+        return Issued(_pem(leaf), self.intermediate_pem, _key_pem(key))
+
+
+def self_signed(name: str, key: Key | None = None) -> Issued:
+    """Return a certificate without an authority, as Debian's snake oil is."""
+    key = key or generate_key()
+    subject = _common_name(name)
+    leaf = _certificate(subject, key, subject, key, names=[name])
+    return Issued(_pem(leaf), b"", _key_pem(key))
+
+
+def generate_key(kind: str = "ecdsa") -> Key:
+    """Return a new private key: ``ecdsa`` (P-256, quick) or ``rsa`` (2048 bits)."""
+    if kind == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def install_lineage(
+    config_dir: Path,
+    name: str,
+    issued: Issued,
+    *,
+    installer: str | None = "postfix",
+    server: str = "https://acme.invalid/directory",
+    **params: str,
+) -> Path:
+    """Write the lineage *name* as certbot does; return its directory in ``live``.
+
+    Further *params* join the ``[renewalparams]``, such as ``postfix_config_dir``.
+    """
+    for directory in ("archive", "live"):
+        (config_dir / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+    archive, live = config_dir / "archive" / name, config_dir / "live" / name
+    archive.mkdir()
+    live.mkdir()
+    renew_lineage(config_dir, name, issued)
+    renewal = config_dir / "renewal" / f"{name}.conf"
+    renewal.parent.mkdir(exist_ok=True)
+    settings = {
+        "authenticator": "standalone",
+        "installer": installer or "None",
+        "account": "0" * 32,
+        "server": server,
+        **params,
+    }
+    lines = [
+        "version = 2.1.0",
+        f"archive_dir = {archive}",
+        *(f"{kind} = {live / kind}.pem" for kind in KINDS),
+        "",
+        "[renewalparams]",
+        *(f"{setting} = {value}" for setting, value in settings.items()),
+    ]
+    renewal.write_text("\n".join(lines) + "\n")
+    return live
+
+
+def renew_lineage(config_dir: Path, name: str, issued: Issued) -> int:
+    """Add the next version to the lineage *name*; return its number."""
+    archive, live = config_dir / "archive" / name, config_dir / "live" / name
+    version = 1 + len(list(archive.glob("cert*.pem")))
+    contents = {
+        "cert": issued.cert_pem,
+        "chain": issued.chain_pem,
+        "fullchain": issued.fullchain_pem,
+        "privkey": issued.key_pem,
+    }
+    for kind, content in contents.items():
+        path = archive / f"{kind}{version}.pem"
+        path.touch(mode=0o600 if kind == "privkey" else 0o644)
+        path.write_bytes(content)
+        link = live / f"{kind}.pem"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..", "..", "archive", name, path.name))
+    return version
+
+
+def _validity(
+    not_before: datetime | None = None, not_after: datetime | None = None
+) -> tuple[datetime, datetime]:
+    lifetime = timedelta(days=90)
+    start = not_before or datetime.now(timezone.utc) - timedelta(hours=1)
+    if not_after and not_after <= start and not not_before:
+        start = not_after - lifetime  # what has expired began before that
+    return start, not_after or start + lifetime
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _alternative_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _certificate(
+    subject: x509.Name,
+    key: Key,
+    issuer: x509.Name,
+    issuer_key: Key,
+    *,
+    names: Iterable[str] = (),
+    validity: tuple[datetime, datetime] | None = None,
+) -> x509.Certificate:
+    """Sign a leaf for *names*, or an authority if there are none."""
+    alternatives = [_alternative_name(name) for name in names]
+    start, end = validity or _validity()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .issuer_name(issuer)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(
+            x509.BasicConstraints(ca=not alternatives, path_length=None), critical=True
+        )
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+    )
+    if alternatives:
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(alternatives), critical=False
+        ).add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: Key) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

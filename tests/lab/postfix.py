@@ -1,0 +1,311 @@
+"""A private Postfix on loopback, configured as Debian configures a new one.
+
+It has its own configuration, queue, data directory and log below one base directory,
+and sends no message anywhere.  The formats are those of postconf(5) and master(5).
+"""
+
+import contextlib
+import functools
+import os
+import pwd
+import re
+import signal
+import smtplib
+import socket
+import ssl
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+
+from tests.lab import pki
+from tests.lab.machine import LOOPBACK, LabError, Ports, accepts, wait_until
+
+SERVICES = ("smtp", "submission", "submissions")
+SNAKE_OIL = "snakeoil"
+
+_SHARED = Path("/usr/share/postfix")
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+# What Debian's installation adds to its template; no aliases, since those are the
+# machine's own.
+_DEBIAN = """\
+myhostname = {hostname}
+alias_maps =
+alias_database =
+mydestination = $myhostname, localhost.example.org, localhost
+relayhost =
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+mailbox_size_limit = 0
+recipient_delimiter = +
+inet_interfaces = loopback-only
+inet_protocols = all
+"""
+
+_PRIVATE = """\
+
+# Keep this instance to itself.
+queue_directory = {base}/queue
+data_directory = {base}/data
+maillog_file = {base}/maillog
+maillog_file_prefixes = {base}
+local_transport = discard:
+default_transport = error:this Postfix sends no mail
+"""
+
+_SMTPD = """\
+127.0.0.1:{smtp} inet n - n - - smtpd
+127.0.0.1:{submission} inet n - n - - smtpd
+  -o syslog_name=postfix/submission
+  -o smtpd_tls_security_level=encrypt
+  -o smtpd_tls_auth_only=yes
+  -o smtpd_reject_unlisted_recipient=no
+  -o smtpd_relay_restrictions=permit_mynetworks,reject
+127.0.0.1:{submissions} inet n - n - - smtpd
+  -o syslog_name=postfix/submissions
+  -o smtpd_tls_wrappermode=yes
+  -o smtpd_reject_unlisted_recipient=no
+  -o smtpd_relay_restrictions=permit_mynetworks,reject
+"""
+
+
+class Entry(NamedTuple):
+    """All of a directory entry that an exact undo must restore."""
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    content: bytes | str | None
+
+
+class PrivatePostfix:
+    """A Postfix instance below *base*, which every user must be able to enter.
+
+    It is configured at once and runs between `start` and `stop`, or in a ``with``.
+    `ports` has the ports of the services smtp, submission and submissions.
+    """
+
+    def __init__(self, base: Path, *, hostname: str = "mx.example.org") -> None:
+        self.hostname = hostname
+        self.base = base
+        self.config_dir = base / "etc"
+        self.main_cf = self.config_dir / "main.cf"
+        self.master_cf = self.config_dir / "master.cf"
+        self.maillog = base / "maillog"
+        self._claimed = Ports(len(SERVICES))
+        self.ports = dict(zip(SERVICES, self._claimed.numbers, strict=True))
+        self._configure()
+
+    def _configure(self) -> None:
+        for name in ("etc", "queue", "data"):
+            (self.base / name).mkdir()
+        os.chown(self.base / "data", pwd.getpwnam("postfix").pw_uid, -1)
+        oil = _snake_oil()
+        certificate = self.config_dir / f"{SNAKE_OIL}.pem"
+        certificate.write_bytes(oil.cert_pem)
+        key = self.config_dir / f"{SNAKE_OIL}.key"
+        key.touch(mode=0o600)
+        key.write_bytes(oil.key_pem)
+        template = "".join(
+            (_SHARED / name).read_text() for name in ("main.cf.debian", "main.cf.tls")
+        )
+        template = re.sub(r"(?m)(?<=cert_file=).*", str(certificate), template)
+        template = re.sub(r"(?m)(?<=key_file=).*", str(key), template)
+        self.main_cf.write_text(
+            template
+            + _DEBIAN.format(hostname=self.hostname)
+            + _PRIVATE.format(base=self.base)
+        )
+        self.master_cf.write_text(
+            _master((_SHARED / "master.cf.dist").read_text())
+            + _SMTPD.format_map(self.ports)
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Make the configuration look ten seconds old.
+
+        Every program of Postfix waits for seconds while main.cf is younger than that.
+        """
+        for path in self.config_dir.iterdir():
+            if path.is_file():
+                past = time.time() - 10
+                os.utime(path, (past, past))
+
+    def set(self, **parameters: str) -> None:
+        """Set *parameters* in main.cf, as an administrator would."""
+        self.postconf("-e", *(f"{name}={value}" for name, value in parameters.items()))
+        self.settle()
+
+    def postconf(self, *args: str) -> str:
+        """Return what ``postconf`` prints about this instance."""
+        return self._run("postconf", *args).stdout
+
+    def _run(self, program: str, *args: str) -> "subprocess.CompletedProcess[str]":
+        done = self.command(program, *args)
+        if done.returncode:
+            raise LabError(f"{program} {args} failed: {done.stderr}\n{self.log()}")
+        return done
+
+    def command(self, program: str, *args: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program of Postfix on this instance; whether it fails is a result."""
+        return subprocess.run(
+            [program, "-c", str(self.config_dir), *args],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=_ENVIRONMENT,
+            timeout=60,
+        )
+
+    # Life and death
+
+    def __enter__(self) -> "PrivatePostfix":
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop and give back the ports."""
+        self.stop()
+        self._claimed.release()
+
+    def start(self) -> None:
+        """Start and wait until all three services answer."""
+        self._run("postfix", "start")
+        wait_until(self._answers, "Postfix answers")
+
+    def _answers(self) -> bool:
+        return all(map(accepts, self.ports.values())) and all(
+            map(_greets, (self.ports["smtp"], self.ports["submission"]))
+        )
+
+    def reload(self) -> None:
+        """Reload, as an administrator would."""
+        self._run("postfix", "reload")
+
+    def stop(self) -> None:
+        """Stop whatever runs; return when every process is gone."""
+        # `postfix stop` does the same, and then sleeps for a second.
+        master = self.master_pid
+        if master is None:
+            return
+        os.kill(master, signal.SIGTERM)
+        try:
+            wait_until(lambda: not self.running, "Postfix has stopped", seconds=10)
+        finally:
+            # The master leads the group of all its daemons.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(master, signal.SIGKILL)
+
+    @property
+    def master_pid(self) -> int | None:
+        """The master process and leader of the group of all others, if it runs."""
+        try:
+            pid = int((self.base / "queue/pid/master.pid").read_text())
+            program = Path(f"/proc/{pid}/exe").readlink()
+        except (OSError, ValueError):
+            return None
+        return pid if program.name == "master" else None
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the master process runs."""
+        return self.master_pid is not None
+
+    # Observations
+
+    def log(self) -> str:
+        """Return the mail log."""
+        return self.maillog.read_text() if self.maillog.exists() else ""
+
+    def snapshot(self) -> dict[str, Entry]:
+        """Return all there is in the configuration directory, itself included."""
+        return snapshot(self.config_dir)
+
+    def served(
+        self, service: str = "smtp", *, sni: str | None = None
+    ) -> x509.Certificate:
+        """Return the leaf that a new connection to *service* gets, trusted or not."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connect = _connect if service == "submissions" else _start_tls
+        with (
+            connect(self.ports[service]) as plain,
+            context.wrap_socket(plain, server_hostname=sni) as session,
+        ):
+            der = session.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der)
+
+
+def snapshot(directory: Path) -> dict[str, Entry]:
+    """Return all there is in *directory*, by relative path, itself included as "."."""
+    return {
+        str(path.relative_to(directory)): _entry(path)
+        for path in (directory, *sorted(directory.rglob("*")))
+    }
+
+
+def _entry(path: Path) -> Entry:
+    status = path.lstat()
+    content: bytes | str | None = None
+    if stat.S_ISREG(status.st_mode):
+        kind, content = "file", path.read_bytes()
+    elif stat.S_ISLNK(status.st_mode):
+        kind, content = "link", str(path.readlink())
+    else:
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "special"
+    return Entry(
+        kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, content
+    )
+
+
+@functools.cache
+def _snake_oil() -> pki.Issued:
+    return pki.self_signed(SNAKE_OIL, pki.generate_key("rsa"))
+
+
+def _master(template: str) -> str:
+    """Return master.cf without services on inet and without chroot."""
+    lines = template.splitlines(keepends=True)
+    return "".join(
+        # The fifth field of an entry; continuation lines and comments have none.
+        re.sub(r"^((?:[^#\s]\S*\s+)(?:\S+\s+){3})\S+", r"\1n", line)
+        for line in lines
+        if not re.match(r"[^#\s]\S*\s+inet\s", line)
+    )
+
+
+def _connect(port: int) -> socket.socket:
+    return socket.create_connection((LOOPBACK, port), timeout=10)
+
+
+def _start_tls(port: int) -> socket.socket:
+    client = smtplib.SMTP(LOOPBACK, port, local_hostname="lab.example.org", timeout=10)
+    client.ehlo()
+    code, reply = client.docmd("STARTTLS")
+    if code != 220 or client.sock is None:
+        client.close()
+        raise LabError(f"STARTTLS on port {port} was answered by {code} {reply!r}")
+    return client.sock
+
+
+def _greets(port: int) -> bool:
+    try:
+        with _connect(port) as connection:
+            return connection.recv(3) == b"220"
+    except OSError:
+        return False
