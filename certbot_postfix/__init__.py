@@ -13,6 +13,7 @@ plan            facts in, Plan out; describes itself
 rules           TLS parameters, profiles, never weaker
 configuration   what is known of an instance; where its services listen
 certificates    Bundle, names, key match, judgement
+profiles        the choices that an administrator has
 files           atomic replacement; owner, mode
 errors          one family below certbot's PluginError, with a hint
 """

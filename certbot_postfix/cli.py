@@ -15,7 +15,7 @@ from certbot.plugins import util as plugin_util
 from certbot_postfix.deployment import Deployment, Lineage
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import ClientLevel, Profile
+from certbot_postfix.profiles import ClientLevel, Profile
 
 EXAMPLES = """examples:
   certbot-postfix plan --cert-name mx.example.org

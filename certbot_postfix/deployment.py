@@ -17,7 +17,12 @@ from pathlib import Path
 
 from certbot_postfix import certificates, files, plan, probe, transaction
 from certbot_postfix.certificates import Bundle, Certificate
-from certbot_postfix.configuration import Configuration, Endpoint, endpoints
+from certbot_postfix.configuration import (
+    Configuration,
+    Endpoint,
+    endpoints,
+    names,
+)
 from certbot_postfix.errors import (
     CertificateError,
     Error,
@@ -27,7 +32,7 @@ from certbot_postfix.errors import (
 )
 from certbot_postfix.plan import Override, Plan
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import ClientLevel, Profile
+from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -116,6 +121,10 @@ class Deployment:
         """Whether Postfix ran when it was first asked."""
         return self.postfix.running()
 
+    def names(self) -> set[str]:
+        """Return the public names by which the server calls itself."""
+        return names(self.configuration)
+
     def propose(
         self, lineage: Lineage, profile: Profile, client: ClientLevel
     ) -> Proposal:
@@ -173,6 +182,18 @@ class Deployment:
             transaction.put_bundle(path, bundle.pem, None)
             self._activate([bundle.leaf], self.timeout)
         transaction.keep_bundle(path)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Put back the files that a checkpoint of certbot holds, each in one step."""
+        transaction.restore(checkpoint)
+
+    def undo(self, proposal: Proposal) -> None:
+        """Put back the bundle that `apply` replaced, if it did."""
+        transaction.undo_bundle(proposal.path)
+
+    def sweep(self) -> None:
+        """Remove what a killed run may have left."""
+        transaction.sweep(self.postfix, self.bundles, self.staging)
 
     def bring_back(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
@@ -291,16 +312,16 @@ class Deployment:
         found, notes = endpoints(self.configuration)
         for note in notes:
             logger.info("%s", note)
-        names: list[str | None] = [None]
+        server_names: list[str | None] = [None]
         # Without a table the answer cannot depend on the name; with one of the
         # administrator's it may, as it should.
         if not self.configuration.value("tls_server_sni_maps"):
-            names += sorted(min(one.names) for one in expected if one.names)[:1]
+            server_names += sorted(min(one.names) for one in expected if one.names)[:1]
         return [
             probe.Question(endpoint, name and name.removeprefix("*."))
             for endpoint in found
             if _here(endpoint)
-            for name in names
+            for name in server_names
         ]
 
 

@@ -9,18 +9,18 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from certbot import errors, interfaces, util
 from certbot.display import util as display_util
 from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import configuration, transaction
-from certbot_postfix.deployment import Deployment, Lineage, Proposal
 from certbot_postfix.errors import Error, MissingError
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import ClientLevel, Profile
+from certbot_postfix.profiles import ClientLevel, Profile
+
+if TYPE_CHECKING:
+    from certbot_postfix.deployment import Deployment, Lineage, Proposal
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Installer(common.Installer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._problem: errors.PluginError | None = None
-        self._pending: dict[str, Lineage] = {}
+        self._pending: dict[Path, Lineage] = {}
         self._applied: list[Proposal] = []
         self._deploying = False  # deploy_cert() was called in this run
         self._finalised = False  # this run made a checkpoint
@@ -113,30 +113,35 @@ class Installer(common.Installer):
                     f"the program {program} of Postfix was not found",
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
-        postfix = Postfix.find(
-            self.conf("config-dir"),
-            postconf=self.conf("config-utility"),
-            postfix=self.conf("ctl"),
-        )
-        staging = Path(self.config.work_dir, "postfix")
-        self._deployment = Deployment(
-            postfix,
-            Path(self.config.config_dir, "postfix"),
-            staging=staging,
-            timeout=self.conf("verify-timeout"),
-            say=display_util.notify,
-        )
-        self._lock(postfix.directory)
+        self._deployment = self._find()
+        self._lock(self._deployment.postfix.directory)
         if not self.config.dry_run:
             interrupted = Path(self.config.in_progress_dir).is_dir()
             if interrupted:
                 logger.warning("undoing what an interrupted run of certbot had begun")
                 self.recovery_routine()
-            transaction.sweep(postfix, self._deployment.bundles, staging)
+            self._deployment.sweep()
             if interrupted and self.config.verb != "rollback":
                 self.restart()
         if self.config.verb != "rollback":
             _ = self._deployment.configuration
+
+    def _find(self) -> "Deployment":
+        # certbot loads every plugin on every run; few runs come here.
+        from certbot_postfix.deployment import Deployment  # noqa: PLC0415
+        from certbot_postfix.postfix import Postfix  # noqa: PLC0415
+
+        return Deployment(
+            Postfix.find(
+                self.conf("config-dir"),
+                postconf=self.conf("config-utility"),
+                postfix=self.conf("ctl"),
+            ),
+            Path(self.config.config_dir, "postfix"),
+            staging=Path(self.config.work_dir, "postfix"),
+            timeout=self.conf("verify-timeout"),
+            say=display_util.notify,
+        )
 
     def _lock(self, directory: Path) -> None:
         try:
@@ -149,7 +154,7 @@ class Installer(common.Installer):
 
     def get_all_names(self) -> Iterable[str]:
         """Return the public names under which this server is reached."""
-        return util.get_filtered_names(configuration.names(self._ready.configuration))
+        return util.get_filtered_names(self._ready.names())
 
     def deploy_cert(
         self,
@@ -169,8 +174,8 @@ class Installer(common.Installer):
         fullchain = Path(fullchain_path)
         managed = fullchain.parent.parent == Path(self.config.live_dir)
         name = fullchain.parent.name if managed else domain
-        if fullchain_path not in self._pending:
-            self._pending[fullchain_path] = Lineage(name, Path(key_path), fullchain)
+        if fullchain not in self._pending:
+            self._pending[fullchain] = self._lineage(name, key_path, fullchain_path)
 
     def save(self, title: str | None = None, temporary: bool = False) -> None:
         """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
@@ -191,7 +196,7 @@ class Installer(common.Installer):
             self.finalize_checkpoint(title)
             self._finalised = True
 
-    def _show(self, name: str, proposal: Proposal) -> None:
+    def _show(self, name: str, proposal: "Proposal") -> None:
         for warning in proposal.warnings:
             logger.warning("%s", warning)
         for override in proposal.overrides:
@@ -226,9 +231,15 @@ class Installer(common.Installer):
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
         """Put a renewed certificate into service, or leave the old one there."""
-        key, fullchain = Path(lineage.key_path), Path(lineage.fullchain_path)
-        self._ready.renew(Lineage(lineage.lineagename, key, fullchain))
+        self._ready.renew(
+            self._lineage(lineage.lineagename, lineage.key_path, lineage.fullchain_path)
+        )
         self._renewed = True
+
+    def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
+        from certbot_postfix.deployment import Lineage  # noqa: PLC0415
+
+        return Lineage(name, Path(key), Path(fullchain))
 
     def rollback_checkpoints(self, rollback: int = 1) -> None:
         """Undo *rollback* checkpoints, each file in one step.
@@ -239,13 +250,13 @@ class Installer(common.Installer):
         if self._finalised or not self._deploying:
             checkpoints = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
             for checkpoint in checkpoints[: int(rollback)]:
-                transaction.restore(checkpoint)
+                self._ready.restore(checkpoint)
             super().rollback_checkpoints(rollback)
         self._undo()
 
     def recovery_routine(self) -> None:
         """Undo what was begun and not finished."""
-        transaction.restore(Path(self.config.in_progress_dir))
+        self._deployment.restore(Path(self.config.in_progress_dir))
         super().recovery_routine()
         self._undo()
         if self._applied and self._deployment.written:
@@ -253,7 +264,7 @@ class Installer(common.Installer):
 
     def _undo(self) -> None:
         for proposal in self._applied:
-            transaction.undo_bundle(proposal.path)
+            self._ready.undo(proposal)
         self._finalised = False
         self._undone = True
 
@@ -272,7 +283,7 @@ class Installer(common.Installer):
         return []
 
     @property
-    def _ready(self) -> Deployment:
+    def _ready(self) -> "Deployment":
         if self._problem:
             raise self._problem
         return self._deployment

@@ -15,14 +15,8 @@ from certbot_postfix import certificates, rules
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_certificate
 from certbot_postfix.errors import Error
-from certbot_postfix.rules import (
-    Change,
-    ClientLevel,
-    CommentOut,
-    Decision,
-    Kept,
-    Profile,
-)
+from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.rules import Change, CommentOut, Decision, Kept
 
 
 @dataclass(frozen=True, slots=True)

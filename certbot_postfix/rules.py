@@ -8,9 +8,9 @@ know is not mentioned.  Meanings and defaults are those of postconf(5).
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from certbot_postfix.configuration import Configuration
+from certbot_postfix.profiles import ClientLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,6 @@ class Kept:
 
 
 Decision = Change | CommentOut | Kept
-
-
-class Profile(Enum):
-    """How much is raised; each one includes those before it."""
-
-    CERTIFICATE = "certificate"
-    OPPORTUNISTIC = "opportunistic"
-    INTERMEDIATE = "intermediate"
-
-
-class ClientLevel(Enum):
-    """What the SMTP client is raised to."""
-
-    KEEP = "keep"
-    MAY = "may"
-    ENCRYPT = "encrypt"
 
 
 # Each client level, and those that promise strictly less.  "verify" trusts public CAs,

@@ -109,10 +109,11 @@ def restore(checkpoint: Path) -> None:
     files.remove(listed)
 
 
-def sweep(postfix: Postfix, bundles: Path, staging: Path) -> None:
+def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
     """Remove what a killed run may have left: new files, kept ones, staged copies."""
     files.remove(*files.leftovers(postfix.main_cf), *files.leftovers(bundles / "*"))
-    shutil.rmtree(staging, ignore_errors=True)
+    if staging:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager

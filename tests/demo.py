@@ -69,13 +69,13 @@ class Story:
         )
 
         heading("One command obtains a certificate, installs it and proves it")
-        self.run("run", "-a", "standalone", "-i", "postfix", "-d", NAME, *self.instance)
+        self.run("run", "-n", "-a", "standalone", "-i", "postfix", "-d", NAME, *self.instance)
         installed = self.served()
         self.expect_lineage(installed)
         main_cf = self.postfix.main_cf.read_bytes()
 
         heading("A renewal is served at once, and needs no change of main.cf")
-        self.run("renew", "--force-renewal")
+        self.run("renew", "-n", "--force-renewal")
         renewed = self.served()
         self.expect_lineage(renewed)
         expect(
