@@ -167,12 +167,12 @@ def _write(path: Path, content: bytes) -> None:
 
 def _in_style(before: bytes, after: bytes) -> bytes:
     """Give the text that postconf made of *before* its line ends again."""
-    lines = before.count(b"\n")
-    if lines and before.count(b"\r\n") == lines:
-        after = after.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     last = before.rpartition(b"\n")[2]
     if last and after.endswith(b"\n" + last + b"\n"):
         after = after[:-1]
+    lines = before.count(b"\n")
+    if lines and before.count(b"\r\n") == lines:
+        after = after.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return after
 
 
