@@ -147,7 +147,8 @@ class Deployment:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
         if not proposal.plan.empty:
             transaction.commit(proposal.plan, checkpoint)
-            del self.configuration
+            decisions = proposal.plan.decisions
+            self.configuration = plan.applied(self.configuration, decisions)
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and prove it."""
