@@ -5,6 +5,7 @@ The map of the house; each module imports only from those below it:
 installer       adapter: certbot's Installer and RenewDeployer
 cli             adapter: the command certbot-postfix
 deployment      the use cases both adapters share: plan, deploy, renew
+serving         reload a running instance, prove what it shows
 transaction     the only writer of live files
 postfix         one instance: its programs, its parameters, its state
 listeners       who listens on a port

@@ -7,42 +7,23 @@ success means that every service showed the certificate in a handshake.  Raises
 
 import contextlib
 import logging
-import socket
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import certificates, files, plan, probe, transaction
+from certbot_postfix import certificates, files, plan, transaction
 from certbot_postfix.certificates import Bundle, Certificate
-from certbot_postfix.configuration import (
-    Configuration,
-    Endpoint,
-    endpoints,
-    names,
-)
-from certbot_postfix.errors import (
-    CertificateError,
-    Error,
-    ProgramError,
-    ProofError,
-    UnansweredError,
-)
+from certbot_postfix.configuration import Configuration, names
+from certbot_postfix.errors import CertificateError, Error, SignalError
 from certbot_postfix.plan import Override, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.serving import Serving
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-# Seconds after a reload at which the master process must still be there: it reads
-# master.cf after `postfix reload` ended, and may die of what it finds.
-SETTLE = 1.0
-
-# Seconds in which the old certificate must be back before Postfix is started anew.
-BACK = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +88,7 @@ class Deployment:
         self.postfix = postfix
         self.bundles = bundles
         self.staging = staging
-        self.timeout = timeout
+        self.serving = Serving(postfix, timeout, say)
         self.say = say
         self.written = False
 
@@ -115,11 +96,6 @@ class Deployment:
     def configuration(self) -> Configuration:
         """The configuration as it was when it was first asked for."""
         return self.postfix.read()
-
-    @cached_property
-    def _ran(self) -> bool:
-        """Whether Postfix ran when it was first asked."""
-        return self.postfix.running()
 
     def names(self) -> set[str]:
         """Return the public names by which the server calls itself."""
@@ -153,10 +129,12 @@ class Deployment:
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and prove it."""
         expected = [proposal.bundle.leaf]
-        if proposal.empty and self._shown(expected):
+        if proposal.empty and self.serving.shows(self.configuration, expected):
             self.say(f"Postfix serves the certificate for {expected[0]} already.")
         else:
-            self._activate(expected, self.timeout)
+            # certbot's own handler would swallow a signal here, and report success.
+            with transaction.interruptible():
+                self.serving.activate(self.configuration, expected)
         transaction.keep_bundle(proposal.path)
 
     def renew(self, lineage: Lineage) -> None:
@@ -172,16 +150,22 @@ class Deployment:
             )
             return
         bundle, warnings = self._judged(lineage)
+        expected = [bundle.leaf]
         for warning in warnings:
             logger.warning("%s: %s", lineage.name, warning)
         if not _differs(path, bundle):
-            if not self._shown([bundle.leaf]):
-                self._activate([bundle.leaf], self.timeout)
+            if not self.serving.shows(self.configuration, expected):
+                self.serving.activate(self.configuration, expected)
             return
         self.postfix.refuse_fatal_reload(self.configuration)
-        with transaction.interruptible(), self._old_bundle_on_failure(path):
-            transaction.put_bundle(path, bundle.pem, None)
-            self._activate([bundle.leaf], self.timeout)
+        try:
+            with transaction.interruptible(), self._old_bundle_on_failure(path):
+                transaction.put_bundle(path, bundle.pem, None)
+                self.serving.activate(self.configuration, expected)
+        except SignalError as error:
+            # certbot would go on with the next lineage.
+            logger.error("%s: %s", lineage.name, error)  # noqa: TRY400 - it is known why
+            raise SystemExit(128 + error.number) from error
         transaction.keep_bundle(path)
 
     def restore(self, checkpoint: Path) -> None:
@@ -198,17 +182,8 @@ class Deployment:
 
     def bring_back(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
-        self.__dict__.pop("configuration", None)
-        expected = self._served_now()
-        self.postfix.refuse_fatal_reload(self.configuration)
-        try:
-            self._activate(expected, min(self.timeout, BACK))
-        except (ProgramError, UnansweredError) as error:
-            # A service that died at its start stays down for a minute, and a master
-            # that died stays dead, whatever is mended and reloaded.
-            logger.debug("starting Postfix anew: %s", error)
-            self.postfix.restart()
-            self._prove(expected, self.timeout)
+        self.configuration = self.postfix.read()
+        self.serving.bring_back(self.configuration, self._served_now())
 
     def refresh(self, live: Path) -> None:
         """Bring every deployed bundle up to date with its lineage in *live*."""
@@ -216,7 +191,7 @@ class Deployment:
         for path in paths:
             if (live / path.stem).is_dir():
                 self.renew(Lineage.live(live, path.stem))
-        if not paths and self._ran:
+        if not paths and self.serving.ran:
             self.postfix.reload()
 
     @contextlib.contextmanager
@@ -235,11 +210,9 @@ class Deployment:
                     hint=f"this began with: {error}",
                 ) from error
             if isinstance(error, Error):
-                raise Error(
-                    f"{error.message}; the old certificate was put back"
-                    + ("" if self.timeout and self._ran else ", unproven"),
-                    hint=error.hint,
-                ) from error
+                error.message += "; the old certificate was put back"
+                if not (self.serving.timeout and self.serving.ran):
+                    error.message += ", unproven"
             raise
 
     def _judged(self, lineage: Lineage) -> tuple[Bundle, list[str]]:
@@ -271,60 +244,6 @@ class Deployment:
         found = (_certificates(path) for path in plan.configured(self.configuration))
         return [certificates[0] for certificates in found if certificates]
 
-    def _shown(self, expected: Collection[Certificate]) -> bool:
-        if not (self._ran and self.timeout):
-            return False
-        try:
-            probe.prove(expected, self._questions(expected), timeout=0)
-        except ProofError:
-            return False
-        return True
-
-    def _activate(self, expected: Collection[Certificate], timeout: float) -> None:
-        if not self._ran:
-            self.say(
-                f"Postfix in {self.postfix.directory} does not run and was not started;"
-                " what it will serve could not be proven."
-            )
-            return
-        self.postfix.reload()
-        self._prove(expected, timeout)
-
-    def _prove(self, expected: Collection[Certificate], timeout: float) -> None:
-        if not timeout:
-            self.say("No proof was wanted, and none was made.")
-            return
-        settled = time.monotonic() + SETTLE
-        questions = self._questions(expected) if expected else []
-        probe.prove(expected, questions, timeout=timeout)
-        time.sleep(max(0.0, settled - time.monotonic()))
-        if not self.postfix.running():
-            raise UnansweredError(
-                f"Postfix in {self.postfix.directory} died after it was reloaded",
-                hint='look for "fatal" at the end of the mail log',
-            )
-        if questions:
-            shown = sorted({str(question.endpoint) for question in questions})
-            self.say(
-                f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}."
-            )
-
-    def _questions(self, expected: Collection[Certificate]) -> list[probe.Question]:
-        found, notes = endpoints(self.configuration)
-        for note in notes:
-            logger.info("%s", note)
-        server_names: list[str | None] = [None]
-        # Without a table the answer cannot depend on the name; with one of the
-        # administrator's it may, as it should.
-        if not self.configuration.value("tls_server_sni_maps"):
-            server_names += sorted(min(one.names) for one in expected if one.names)[:1]
-        return [
-            probe.Question(endpoint, name and name.removeprefix("*."))
-            for endpoint in found
-            if _here(endpoint)
-            for name in server_names
-        ]
-
 
 def _certificates(path: Path) -> list[Certificate]:
     try:
@@ -335,18 +254,6 @@ def _certificates(path: Path) -> list[Certificate]:
 
 def _differs(path: Path, bundle: Bundle) -> bool:
     return not path.exists() or files.read(path) != bundle.pem
-
-
-def _here(endpoint: Endpoint) -> bool:
-    """Whether this machine has the address, which an IPv6 one may not be."""
-    if ":" not in endpoint.host:
-        return True
-    try:
-        with socket.socket(socket.AF_INET6) as attempt:
-            attempt.bind((endpoint.host, 0))
-    except OSError:
-        return False
-    return True
 
 
 def _now() -> datetime:

@@ -4,6 +4,8 @@ Every error is one of certbot's plugin errors, so that no layer has to translate
 A message names object, cause and consequence; what to do stands apart, in the hint.
 """
 
+import signal
+
 from certbot import errors
 
 
@@ -17,6 +19,9 @@ class Error(errors.PluginError):
 
     def __str__(self) -> str:
         return f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+
+    # certbot shows the repr of what prepare() raises.
+    __repr__ = __str__
 
 
 class MisconfiguredError(Error, errors.MisconfigurationError):
@@ -37,6 +42,14 @@ class CertificateError(Error):
 
 class ProofError(Error):
     """A service does not show the certificate that it should."""
+
+
+class SignalError(Error):
+    """The process was told to end; what it did is undone first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
 
 
 class UnansweredError(ProofError):

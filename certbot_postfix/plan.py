@@ -178,8 +178,9 @@ def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decisio
     else:
         wanted, in_force = {CHAIN: path}, {CHAIN: str(bundle)}
     for name, new in wanted.items():
-        if configuration.value(name) != in_force[name]:
-            yield Change(name, configuration.explicit.get(name), new, why)
+        old = configuration.explicit.get(name)
+        if configuration.value(name) != in_force[name] and old != new:
+            yield Change(name, old, new, why)
     yield from _retire(configuration, left, successor=next(iter(wanted)))
 
 

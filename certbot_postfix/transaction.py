@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from certbot_postfix import files
-from certbot_postfix.errors import Error, MisconfiguredError
+from certbot_postfix.errors import Error, MisconfiguredError, SignalError
 from certbot_postfix.plan import Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change, CommentOut, Decision
@@ -118,16 +118,18 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first SIGTERM or Ctrl-C raise, so that work is undone; ignore others."""
+    """Let the first signal to end raise `SignalError`, so that work is undone.
+
+    Further ones are ignored until that is done.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in caught:
             signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+        raise SignalError(number)
 
-    caught = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    caught = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in caught:
             signal.signal(number, stop)
@@ -147,6 +149,7 @@ def _copy(
         ):
             if directory:
                 directory.mkdir(mode=0o700, exist_ok=True)
+                stack.callback(_rmdir, directory)
             name = tempfile.TemporaryDirectory(dir=directory, prefix="certbot-postfix-")
             staged = postfix.at(Path(stack.enter_context(name)))
         # postconf before 3.7.15 would glue what it adds to a last line without end.
@@ -156,6 +159,11 @@ def _copy(
             staged.directory / "master.cf", files.read(postfix.directory / "master.cf")
         )
         yield staged
+
+
+def _rmdir(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody else's copy is there
+        directory.rmdir()
 
 
 def _write(path: Path, content: bytes) -> None:

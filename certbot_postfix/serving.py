@@ -1,0 +1,167 @@
+"""What a running instance serves: have it read its files anew, prove what it shows.
+
+Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredError`, or
+`ProgramError` where Postfix does not do as told.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from functools import cached_property
+
+from certbot_postfix import probe
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration, Endpoint, endpoints
+from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.probe import Question
+
+logger = logging.getLogger(__name__)
+
+# Seconds after a reload at which the master process must still be there: it reads
+# master.cf after `postfix reload` ended, and may die of what it finds.
+SETTLE = 1.0
+
+# Seconds in which the old certificate must be back before Postfix is started anew.
+BACK = 5.0
+
+
+class Serving:
+    """The running side of *postfix*, if it runs.
+
+    *timeout* is in seconds, 0 asks for no proof; *say* tells the user how it went.
+    """
+
+    def __init__(
+        self, postfix: Postfix, timeout: float, say: Callable[[str], None]
+    ) -> None:
+        self.postfix = postfix
+        self.timeout = timeout
+        self.say = say
+
+    @cached_property
+    def ran(self) -> bool:
+        """Whether Postfix ran when it was first asked."""
+        return self.postfix.running()
+
+    def shows(
+        self, configuration: Configuration, expected: Collection[Certificate]
+    ) -> bool:
+        """Whether every service shows one of *expected* already."""
+        if not (self.ran and self.timeout):
+            return False
+        try:
+            probe.prove(expected, _questions(configuration, expected), timeout=0)
+        except ProofError:
+            return False
+        return True
+
+    def activate(
+        self, configuration: Configuration, expected: Collection[Certificate]
+    ) -> None:
+        """Reload, and return when every service shows one of *expected*."""
+        self._activate(configuration, expected, self.timeout)
+
+    def bring_back(
+        self, configuration: Configuration, expected: Collection[Certificate]
+    ) -> None:
+        """Do the same for files that are the old ones again, by all means."""
+        self.postfix.refuse_fatal_reload(configuration)
+        try:
+            self._activate(configuration, expected, min(self.timeout, BACK))
+        except (ProgramError, UnansweredError) as error:
+            # A service that died at its start stays down for a minute, and a master
+            # that died stays dead, whatever is mended and reloaded.
+            logger.debug("starting Postfix anew: %s", error)
+            self.postfix.restart()
+            self._prove(configuration, expected, self.timeout)
+
+    def _activate(
+        self,
+        configuration: Configuration,
+        expected: Collection[Certificate],
+        timeout: float,
+    ) -> None:
+        if not self.ran:
+            self.say(
+                f"Postfix in {self.postfix.directory} does not run and was not started;"
+                " what it will serve could not be proven."
+            )
+            return
+        self.postfix.reload()
+        self._prove(configuration, expected, timeout)
+
+    def _prove(
+        self,
+        configuration: Configuration,
+        expected: Collection[Certificate],
+        timeout: float,
+    ) -> None:
+        if not timeout:
+            self.say("No proof was wanted, and none was made.")
+            return
+        settled = time.monotonic() + SETTLE
+        questions = _questions(configuration, expected) if expected else []
+        try:
+            probe.prove(expected, questions, timeout=min(timeout, SETTLE))
+        except ProofError:
+            self._must_run()  # or it would be waited for in vain
+            self._prove_slowly(expected, questions, timeout - SETTLE)
+        time.sleep(max(0.0, settled - time.monotonic()))
+        self._must_run()
+        if questions:
+            shown = sorted({str(question.endpoint) for question in questions})
+            self.say(
+                f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}."
+            )
+
+    def _prove_slowly(
+        self,
+        expected: Collection[Certificate],
+        questions: list[Question],
+        timeout: float,
+    ) -> None:
+        try:
+            probe.prove(expected, questions, timeout=timeout)
+        except ProofError:
+            self._must_run()
+            raise
+
+    def _must_run(self) -> None:
+        if not self.postfix.running():
+            raise ProgramError(
+                f"Postfix in {self.postfix.directory} died after it was reloaded",
+                hint='look for "fatal" at the end of the mail log',
+            )
+
+
+def _questions(
+    configuration: Configuration, expected: Collection[Certificate]
+) -> list[Question]:
+    found, notes = endpoints(configuration)
+    for note in notes:
+        logger.info("%s", note)
+    names: list[str | None] = [None]
+    # Without a table the answer cannot depend on the name; with one of the
+    # administrator's it may, as it should.
+    if not configuration.value("tls_server_sni_maps"):
+        names += sorted(min(one.names) for one in expected if one.names)[:1]
+    return [
+        Question(endpoint, name and name.removeprefix("*."))
+        for endpoint in found
+        if _here(endpoint)
+        for name in names
+    ]
+
+
+def _here(endpoint: Endpoint) -> bool:
+    """Whether this machine has the address, which an IPv6 one may not be."""
+    if ":" not in endpoint.host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind((endpoint.host, 0))
+    except OSError:
+        return False
+    return True
