@@ -52,7 +52,9 @@ def stage(
             staged.edit(changes)
         if retired:
             staged.comment_out(retired)
-        after = _in_style(before, files.read(staged.directory / "main.cf"))
+        added = sum(isinstance(item, Change) and item.old is None for item in decisions)
+        edited = _sorted_end(files.read(staged.directory / "main.cf"), added)
+        after = _in_style(before, edited)
         _write(staged.directory / "main.cf", after)
         _accept(staged, changes, retired)
     return Plan(decisions, main_cf, before, after)
@@ -171,6 +173,16 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         cool = time.time() - files.COOL
         os.utime(path, (cool, cool))
+
+
+def _sorted_end(text: bytes, count: int) -> bytes:
+    """Sort the last *count* lines, which postconf appended.
+
+    Before 3.7.17 and its contemporaries, it does so in an order of chance.
+    """
+    lines = text.splitlines(keepends=True)
+    start = len(lines) - count
+    return b"".join(lines[:start] + sorted(lines[start:]))
 
 
 def _in_style(before: bytes, after: bytes) -> bytes:

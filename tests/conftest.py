@@ -1,5 +1,6 @@
 """The lab's parts as fixtures."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -41,3 +42,18 @@ def pebble() -> Iterator[Pebble]:
     """An ACME server."""
     with base_directory() as path, Pebble(path) as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at how many points certbot was killed, and how many there are."""
+    tried, there = Counter[str](), dict[str, int]()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "killed at":
+                    thing, count, there[thing] = value
+                    tried[thing] += count
+    if there:
+        terminalreporter.section("points at which certbot was killed")
+    for thing, count in sorted(tried.items()):
+        terminalreporter.write_line(f"{thing}: {count} of {there[thing]}")
