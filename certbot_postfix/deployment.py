@@ -123,8 +123,7 @@ class Deployment:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
         if not proposal.plan.empty:
             transaction.commit(proposal.plan, checkpoint)
-            decisions = proposal.plan.decisions
-            self.configuration = plan.applied(self.configuration, decisions)
+            self.configuration = self.postfix.read_again(self.configuration)
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and prove it."""

@@ -6,9 +6,8 @@ bytes that `transaction` writes all come from the one `Plan`.
 
 import difflib
 import io
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -94,24 +93,6 @@ def decide(
     if profile is Profile.INTERMEDIATE:
         decisions += rules.intermediate(configuration)
     return tuple(decisions)
-
-
-def applied(
-    configuration: Configuration, decisions: tuple[Decision, ...]
-) -> Configuration:
-    """Return what the configuration is after *decisions*, without asking Postfix."""
-    explicit, values = dict(configuration.explicit), dict(configuration.values)
-    for item in decisions:
-        match item:
-            case Change(name, _, new):
-                explicit[name] = new
-                values[name] = _expanded(new, values)
-            case CommentOut(name):
-                explicit.pop(name, None)
-                values[name] = _expanded(configuration.defaults.get(name, ""), values)
-            case Kept():
-                pass
-    return replace(configuration, explicit=explicit, values=values)
 
 
 def deployed(configuration: Configuration, directory: Path) -> list[Path]:
@@ -226,15 +207,6 @@ def _user(configuration: Configuration, name: str) -> str:
         other for other, text in texts if other not in LEGACY and _refers(text, name)
     )
     return next(others, "")
-
-
-def _expanded(text: str, values: Mapping[str, str]) -> str:
-    """Expand the forms that this package writes: ``$name`` and ``$$``."""
-    return re.sub(
-        r"\$(\$|\w+)",
-        lambda found: "$" if found[1] == "$" else values.get(found[1], ""),
-        text,
-    )
 
 
 def _refers(text: str, name: str) -> bool:

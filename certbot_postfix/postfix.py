@@ -9,6 +9,7 @@ import logging
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from certbot import util
@@ -75,13 +76,10 @@ class Postfix:
                 f"Postfix {defaults.get('mail_version', 'of unknown version')} is too"
                 f" old: {OLDEST[0]}.{OLDEST[1]} is the oldest that can be configured"
             )
-        explicit = _pairs(self._query("-n"))
-        # postconf -c prints the directory as if main.cf had set it.
-        explicit.pop("config_directory", None)
         return Configuration(
             directory=self.directory,
             defaults=defaults,
-            explicit=explicit,
+            explicit=self.explicit(),
             values=_pairs(self._query("-x")),
             services=_services(
                 self._query("-M"), self._query("-P"), self._query("-Px")
@@ -90,9 +88,25 @@ class Postfix:
             ca_bundle=_ca_bundle(),
         )
 
+    def read_again(self, configuration: Configuration) -> Configuration:
+        """Return *configuration* after a change of main.cf: what that may change."""
+        overrides = _by_service(self._query("-Px"))
+        return replace(
+            configuration,
+            explicit=self.explicit(),
+            values=_pairs(self._query("-x")),
+            services=tuple(
+                replace(service, overrides=overrides.get(str(service), {}))
+                for service in configuration.services
+            ),
+        )
+
     def explicit(self) -> dict[str, str]:
         """Return what main.cf says; raises `MisconfiguredError` if that fails."""
-        return _pairs(self._query("-n"))
+        explicit = _pairs(self._query("-n"))
+        # postconf -c prints the directory as if main.cf had set it.
+        explicit.pop("config_directory", None)
+        return explicit
 
     def edit(self, values: Mapping[str, str]) -> None:
         """Set parameters in main.cf, in place where they stand, else at the end."""
