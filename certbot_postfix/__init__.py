@@ -13,6 +13,7 @@ probe           which certificate a service shows
 plan            facts in, Plan out; describes itself
 rules           TLS parameters, profiles, never weaker
 configuration   what is known of an instance; where its services listen
+lineage         a lineage of certbot's, read
 certificates    Bundle, names, key match, judgement
 profiles        the choices that an administrator has
 files           atomic replacement; owner, mode

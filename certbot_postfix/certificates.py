@@ -106,7 +106,12 @@ class Bundle:
                     f"the chain is out of order: {lower.issuer} issued"
                     f" {lower.subject}, but {upper.subject} follows it"
                 )
-        return cls(chain[0], key.rstrip() + b"\n" + fullchain.strip() + b"\n")
+        return cls(chain[0], joined(key, fullchain))
+
+
+def joined(key: bytes, fullchain: bytes) -> bytes:
+    """Return the text of a bundle: the private key, then the chain."""
+    return key.rstrip() + b"\n" + fullchain.strip() + b"\n"
 
 
 def judge(

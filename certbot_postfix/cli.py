@@ -12,8 +12,9 @@ from pathlib import Path
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix.deployment import Deployment, Lineage
+from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import Error
+from certbot_postfix.lineage import Lineage
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 

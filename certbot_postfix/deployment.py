@@ -17,6 +17,7 @@ from certbot_postfix import certificates, files, plan, transaction
 from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.configuration import Configuration, names
 from certbot_postfix.errors import CertificateError, Error, SignalError
+from certbot_postfix.lineage import Lineage
 from certbot_postfix.plan import Override, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -24,32 +25,6 @@ from certbot_postfix.serving import Serving
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Where certbot keeps the newest key and chain of a certificate."""
-
-    name: str
-    key: Path
-    fullchain: Path
-
-    @classmethod
-    def live(cls, directory: Path, name: str) -> "Lineage":
-        """Return the lineage *name* in certbot's directory ``live``."""
-        return cls(
-            name, directory / name / "privkey.pem", directory / name / "fullchain.pem"
-        )
-
-    def bundle(self) -> Bundle:
-        """Read it; raises `CertificateError` if key and chain do not fit."""
-        try:
-            return Bundle.from_pem(files.read(self.key), files.read(self.fullchain))
-        except CertificateError as error:
-            raise CertificateError(
-                f"lineage {self.name}: {error.message}: nothing was changed",
-                hint=error.hint,
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +111,15 @@ class Deployment:
                 self.serving.activate(self.configuration, expected)
         transaction.keep_bundle(proposal.path)
 
-    def renew(self, lineage: Lineage) -> None:
-        """Put the newest certificate of a deployed lineage into service.
+    def renew(self, lineage: Lineage) -> bool:
+        """Put the newest certificate of a lineage into service, if it is deployed.
 
         If it is not proven, the old one is back, and proven, when this raises.
+        Returns whether the lineage is deployed.
         """
         path = self._path(lineage)
         if path not in plan.deployed(self.configuration, self.bundles):
-            self.say(
-                f"Postfix in {self.postfix.directory} does not use lineage"
-                f" {lineage.name} through this plugin: nothing was changed."
-            )
-            return
+            return False
         bundle, warnings = self._judged(lineage)
         expected = [bundle.leaf]
         for warning in warnings:
@@ -155,7 +127,7 @@ class Deployment:
         if not _differs(path, bundle):
             if not self.serving.shows(self.configuration, expected):
                 self.serving.activate(self.configuration, expected)
-            return
+            return True
         self.postfix.refuse_fatal_reload(self.configuration)
         try:
             with transaction.interruptible(), self._old_bundle_on_failure(path):
@@ -166,6 +138,7 @@ class Deployment:
             logger.error("%s: %s", lineage.name, error)  # noqa: TRY400 - it is known why
             raise SystemExit(128 + error.number) from error
         transaction.keep_bundle(path)
+        return True
 
     def restore(self, checkpoint: Path) -> None:
         """Put back the files that a checkpoint of certbot holds, each in one step."""

@@ -4,7 +4,6 @@ certbot loads this module on every run, so it imports little; the contract is th
 `certbot.interfaces`.
 """
 
-import argparse
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -16,11 +15,13 @@ from certbot.display import util as display_util
 from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
+from certbot_postfix import profiles
 from certbot_postfix.errors import Error, MissingError
 from certbot_postfix.profiles import ClientLevel, Profile
 
 if TYPE_CHECKING:
-    from certbot_postfix.deployment import Deployment, Lineage, Proposal
+    from certbot_postfix.deployment import Deployment, Proposal
+    from certbot_postfix.lineage import Lineage
 
 logger = logging.getLogger(__name__)
 
@@ -48,40 +49,7 @@ class Installer(common.Installer):
     @classmethod
     def add_parser_arguments(cls, add: Callable[..., None]) -> None:
         """Declare the options of README.rst."""
-        add("config-dir", metavar="DIR", help="configuration directory of the instance")
-        add("ctl", metavar="PATH", default="postfix", help="the program postfix(1)")
-        add(
-            "config-utility",
-            metavar="PATH",
-            default="postconf",
-            help="the program postconf(1)",
-        )
-        add(
-            "tls-profile",
-            choices=[profile.value for profile in Profile],
-            default=Profile.OPPORTUNISTIC.value,
-            help="how far TLS parameters are raised, never lowered: the certificate"
-            " only, also the client level, or also Mozilla's intermediate guideline",
-        )
-        add(
-            "client-level",
-            choices=[level.value for level in ClientLevel],
-            default=ClientLevel.MAY.value,
-            help="what smtp_tls_security_level is raised to, if it is less strict;"
-            " the profile certificate leaves it alone",
-        )
-        add(
-            "verify-timeout",
-            metavar="S",
-            type=_seconds,
-            default=20,
-            help="seconds until every service must serve the certificate; 0: no proof",
-        )
-        add(
-            "ignore-master-overrides",
-            action="store_true",
-            help="do not warn of parameters that master.cf overrides",
-        )
+        profiles.declare(add)
 
     def more_info(self) -> str:
         """Say what this plugin does."""
@@ -231,13 +199,33 @@ class Installer(common.Installer):
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
         """Put a renewed certificate into service, or leave the old one there."""
-        self._ready.renew(
-            self._lineage(lineage.lineagename, lineage.key_path, lineage.fullchain_path)
-        )
+        name = lineage.lineagename
+        if not self._ready.renew(
+            self._lineage(name, lineage.key_path, lineage.fullchain_path)
+        ):
+            display_util.notify(f"Postfix does not use {name} through this plugin.")
         self._renewed = True
 
+    def generic_updates(
+        self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
+    ) -> None:
+        """Make up for a renewal that was missed: killed, or not proven.
+
+        certbot calls this for every lineage on every ``renew``, and has not prepared
+        the plugin: when nothing was missed, three files are read, and no more.
+        """
+        name = lineage.lineagename
+        bundle = Path(self.config.config_dir, "postfix", f"{name}.pem")
+        if not bundle.exists():
+            return
+        found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
+        if not found.newer_than(bundle):
+            return
+        self.prepare()
+        self._ready.renew(found)
+
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
-        from certbot_postfix.deployment import Lineage  # noqa: PLC0415
+        from certbot_postfix.lineage import Lineage  # noqa: PLC0415
 
         return Lineage(name, Path(key), Path(fullchain))
 
@@ -308,14 +296,5 @@ class _Checkpoint:
             raise Error(f"certbot cannot make a checkpoint: {error}") from error
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
-    return value
-
-
 interfaces.RenewDeployer.register(Installer)
+interfaces.GenericUpdater.register(Installer)
