@@ -219,7 +219,7 @@ class Installer(common.Installer):
         if not bundle.exists():
             return
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
-        if not found.newer_than(bundle):
+        if not found.missed_by(bundle):
             return
         self.prepare()
         self._ready.renew(found)

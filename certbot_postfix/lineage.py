@@ -26,8 +26,13 @@ class Lineage:
             name, directory / name / "privkey.pem", directory / name / "fullchain.pem"
         )
 
-    def newer_than(self, bundle: Path) -> bool:
-        """Whether *bundle* holds something else than this lineage."""
+    def missed_by(self, bundle: Path) -> bool:
+        """Whether *bundle* holds something else, or was not proven when it was written.
+
+        The bundle before it lies beside it until then.
+        """
+        if files.leftovers(bundle):
+            return True
         text = certificates.joined(files.read(self.key), files.read(self.fullchain))
         return files.read(bundle) != text
 
