@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -34,6 +36,7 @@ class Certificate:
     issuer: str
     names: frozenset[str]
     spki: bytes = field(repr=False)
+    key_type: str
     not_before: datetime
     not_after: datetime
 
@@ -58,14 +61,14 @@ class Certificate:
 
     @classmethod
     def _from_x509(cls, certificate: x509.Certificate) -> "Certificate":
+        public = certificate.public_key()
         return cls(
             der=certificate.public_bytes(Encoding.DER),
             subject=certificate.subject.rfc4514_string(),
             issuer=certificate.issuer.rfc4514_string(),
             names=_dns_names(certificate),
-            spki=certificate.public_key().public_bytes(
-                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-            ),
+            spki=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            key_type=_key_type(public),
             not_before=_time(certificate, "not_valid_before"),
             not_after=_time(certificate, "not_valid_after"),
         )
@@ -185,6 +188,16 @@ def _dns_names(certificate: x509.Certificate) -> frozenset[str]:
         return frozenset()
     names = extension.value.get_values_for_type(x509.DNSName)
     return frozenset(name.lower() for name in names)
+
+
+def _key_type(public: object) -> str:
+    match public:
+        case RSAPublicKey():
+            return "RSA"
+        case EllipticCurvePublicKey():
+            return "ECDSA"
+        case _:
+            return type(public).__name__.removesuffix("PublicKey")
 
 
 def _time(certificate: x509.Certificate, name: str) -> datetime:

@@ -84,6 +84,7 @@ class Deployment:
         bundle, warnings = self._judged(lineage)
         if path not in plan.deployed(configuration, self.bundles):
             self._refuse_to_displace(lineage, bundle.leaf)
+            warnings += plan.lost(bundle.leaf, self._served_now(), _now())
         decisions = plan.decide(configuration, path, profile, client)
         planned = transaction.stage(self.postfix, decisions, self.staging)
         overrides = plan.overridden(configuration, decisions, profile)

@@ -6,6 +6,7 @@ certbot loads this module on every run, so it imports little; the contract is th
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,8 +193,24 @@ class Installer(common.Installer):
         elif self._deploying:
             for proposal in self._applied:
                 self._ready.serve(proposal)
+                self._warn_if_forgotten(proposal.path.stem)
         else:
             self._ready.refresh(Path(self.config.live_dir))
+
+    def _warn_if_forgotten(self, name: str) -> None:
+        # `certbot install` does not save its options, so renewals may pass us by.
+        renewal = Path(self.config.renewal_configs_dir, f"{name}.conf")
+        ours = re.compile(rf"installer\s*=\s*{re.escape(self.name)}\s*")
+        lines = renewal.read_text().splitlines() if renewal.exists() else []
+        if lines and not any(map(ours.fullmatch, lines)):
+            logger.warning(
+                "certbot will not deploy renewals of %s: its renewal configuration does"
+                " not name this installer\nWhat to do: certbot reconfigure"
+                " --cert-name %s -i %s, with the options of this command",
+                name,
+                name,
+                self.name,
+            )
 
     def renew_deploy(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any

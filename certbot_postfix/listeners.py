@@ -50,7 +50,7 @@ def listening(table: str) -> Iterator[Listener]:
 def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, int]]:
     """Return those of the *wanted* addresses that another process has taken."""
     with suppress(OSError):
-        own = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+        own = set(_files(process))
         taken = [
             listener
             for name in ("tcp", "tcp6")
@@ -66,6 +66,12 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
                 and any(one.blocks(host, port) for one in taken)
             ]
     return []
+
+
+def _files(process: int) -> Iterator[str]:
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            yield str(file.readlink())
 
 
 def _address(digits: str) -> Address:

@@ -6,7 +6,7 @@ bytes that `transaction` writes all come from the one `Plan`.
 
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -127,6 +127,16 @@ def refuse_default(
     )
 
 
+def lost(new: Certificate, served: Iterable[Certificate], now: datetime) -> list[str]:
+    """Say which good certificates with a key of another type *new* displaces."""
+    return [
+        f"{old} with its {old.key_type} key is no longer served: clients that do not"
+        f" know {new.key_type} get no TLS"
+        for old in served
+        if old.key_type != new.key_type and not old.self_signed and old.not_after > now
+    ]
+
+
 def overridden(
     configuration: Configuration, decisions: tuple[Decision, ...], profile: Profile
 ) -> list[Override]:
@@ -160,9 +170,12 @@ def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decisio
         wanted, in_force = {CHAIN: path}, {CHAIN: str(bundle)}
     for name, new in wanted.items():
         old = configuration.explicit.get(name)
-        if configuration.value(name) != in_force[name] and old != new:
+        # A list of the administrator's that has the bundle in it stays as it is.
+        value = configuration.value(name)
+        there = {value, *value.replace(",", " ").split()}
+        if in_force[name] not in there and old != new:
             yield Change(name, old, new, why)
-    yield from _retire(configuration, left, successor=next(iter(wanted)))
+    yield from _retire(configuration, left, tuple(wanted))
 
 
 def _by_chain(configuration: Configuration) -> bool:
@@ -180,23 +193,23 @@ def _by_chain(configuration: Configuration) -> bool:
 
 
 def _retire(
-    configuration: Configuration, names: tuple[str, ...], successor: str
+    configuration: Configuration, names: tuple[str, ...], successors: tuple[str, ...]
 ) -> Iterator[Decision]:
     """Comment out the older parameters, which Postfix would ignore with a warning."""
     for name in names:
         value = configuration.explicit.get(name)
         if not value:
             continue
-        if user := _user(configuration, name):
+        if user := _user(configuration, name, successors):
             yield Kept(name, value, f"{user} refers to it")
         else:
-            yield CommentOut(name, value, f"{successor} takes its place")
+            yield CommentOut(name, value, f"{successors[0]} takes its place")
 
 
-def _user(configuration: Configuration, name: str) -> str:
+def _user(configuration: Configuration, name: str, successors: tuple[str, ...]) -> str:
     """Return a parameter, or a service's, that means the value of *name* by ``$``."""
     texts = [
-        *configuration.explicit.items(),
+        *(item for item in configuration.explicit.items() if item[0] not in successors),
         *(
             (f"{service} with its {other}", text)
             for service in configuration.services

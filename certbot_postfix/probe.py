@@ -31,10 +31,14 @@ PARALLEL = 8
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One handshake to be made: where, and with which server name, if any."""
+    """One handshake to be made: where, and with which server name, if any.
+
+    A server with keys of several types is asked for the one of *key_type*.
+    """
 
     endpoint: Endpoint
     server_name: str | None
+    key_type: str = ""
 
     def __str__(self) -> str:
         return f"{self.endpoint}" + (
@@ -47,7 +51,12 @@ def leaf(question: Question, *, timeout: float) -> Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # what is shown is compared, not trusted
-    context.set_ciphers("DEFAULT:!aNULL:@SECLEVEL=0")  # an old key is seen as well
+    ciphers = "DEFAULT"
+    if question.key_type in ("RSA", "ECDSA"):
+        # In TLS 1.2 the cipher suite says which type of key signs.
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        ciphers = f"a{question.key_type}"
+    context.set_ciphers(f"{ciphers}:!aNULL:@SECLEVEL=0")  # an old key is seen as well
     endpoint, name = question.endpoint, question.server_name
     try:
         connection = socket.create_connection((endpoint.host, endpoint.port), timeout)

@@ -14,6 +14,7 @@ from certbot_postfix import probe
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration, Endpoint, endpoints
 from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
+from certbot_postfix.plan import configured
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Question
 
@@ -147,8 +148,11 @@ def _questions(
     # administrator's it may, as it should.
     if not configuration.value("tls_server_sni_maps"):
         names += sorted(min(one.names) for one in expected if one.names)[:1]
+    types = {one.key_type for one in expected}
+    several = len(configured(configuration)) > 1
+    key_type = types.pop() if several and len(types) == 1 else ""
     return [
-        Question(endpoint, name and name.removeprefix("*."))
+        Question(endpoint, name and name.removeprefix("*."), key_type)
         for endpoint in found
         if _here(endpoint)
         for name in names

@@ -22,6 +22,9 @@ from certbot_postfix.plan import Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change, CommentOut, Decision
 
+# How the name of a staged copy begins; certbot's work directory may hold other things.
+_STAGED = "certbot-postfix-"
+
 
 class Checkpoint(Protocol):
     """What a transaction needs from certbot's Reverter."""
@@ -115,7 +118,9 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
     """Remove what a killed run may have left: new files, kept ones, staged copies."""
     files.remove(*files.leftovers(postfix.main_cf), *files.leftovers(bundles / "*"))
     if staging:
-        shutil.rmtree(staging, ignore_errors=True)
+        for copy in staging.glob(f"{_STAGED}*"):
+            shutil.rmtree(copy, ignore_errors=True)
+        _rmdir(staging)
 
 
 @contextlib.contextmanager
@@ -152,7 +157,7 @@ def _copy(
             if directory:
                 directory.mkdir(mode=0o700, exist_ok=True)
                 stack.callback(_rmdir, directory)
-            name = tempfile.TemporaryDirectory(dir=directory, prefix="certbot-postfix-")
+            name = tempfile.TemporaryDirectory(dir=directory, prefix=_STAGED)
             staged = postfix.at(Path(stack.enter_context(name)))
         # postconf before 3.7.15 would glue what it adds to a last line without end.
         ended = main_cf if main_cf.endswith(b"\n") else main_cf + b"\n"
