@@ -4,11 +4,14 @@ The map of the house; each module imports only from those below it:
 
 installer       adapter: certbot's Installer and RenewDeployer
 cli             adapter: the command certbot-postfix
+checkpoint      certbot's checkpoint in progress
 deployment      the use cases both adapters share: plan, deploy, renew
 serving         reload a running instance, prove what it shows
 transaction     the only writer of live files
 postfix         one instance: its programs, its parameters, its state
+manager         systemd, where it has started Postfix
 listeners       who listens on a port
+programs        the one door to other programs
 probe           which certificate a service shows
 plan            facts in, Plan out; describes itself
 rules           TLS parameters, profiles, never weaker

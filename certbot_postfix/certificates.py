@@ -83,7 +83,7 @@ class Certificate:
         digest.update(self.der)
         name = min(self.names, default=self.subject or "no name")
         start = digest.finalize().hex()[:16]
-        return f"{name} (SHA-256 {start}…, until {self.not_after:%Y-%m-%d})"
+        return f"{name} (SHA-256 {start}..., until {self.not_after:%Y-%m-%d})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ entries and ``-o`` options is that of master(5); of the parameters, that of post
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,21 +101,28 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
     """
     found: list[Endpoint] = []
     notes: list[str] = []
-    for service in configuration.services:
-        if service.kind != "inet" or service.command not in ("smtpd", "postscreen"):
-            continue
-        implicit = _flag(configuration.value("smtpd_tls_wrappermode", service))
-        if not implicit and not _offers_tls(configuration, service):
+    for service in _smtp(configuration):
+        if not _speaks_tls(configuration, service):
             notes.append(f"{service} offers no TLS and is not proven")
         elif own := own_certificate(configuration, service):
             notes.append(f"{service} has its own {own} and is not proven")
-        elif configuration.value(f"{service.command}_upstream_proxy_protocol", service):
+        elif _behind_proxy(configuration, service):
             notes.append(f"{service} expects a proxy before it and is not proven")
         else:
-            host, port = address(service, configuration)
-            hosts = [host] if host else _interfaces(configuration)
-            found += [Endpoint(str(service), host, port, implicit) for host in hosts]
+            found += _endpoints(configuration, service)
     return found, notes
+
+
+def with_own_certificate(configuration: Configuration) -> list[Endpoint]:
+    """Return where a certificate of a service's own is served, which is not ours."""
+    return [
+        endpoint
+        for service in _smtp(configuration)
+        if own_certificate(configuration, service)
+        and _speaks_tls(configuration, service)
+        and not _behind_proxy(configuration, service)
+        for endpoint in _endpoints(configuration, service)
+    ]
 
 
 def bound(configuration: Configuration) -> list[tuple[str, int]]:
@@ -140,7 +147,27 @@ def own_certificate(configuration: Configuration, service: Service) -> str:
     return next((name for name in names if service.overrides.get(name)), "")
 
 
-def _offers_tls(configuration: Configuration, service: Service) -> bool:
+def _smtp(configuration: Configuration) -> Iterator[Service]:
+    for service in configuration.services:
+        if service.kind == "inet" and service.command in ("smtpd", "postscreen"):
+            yield service
+
+
+def _endpoints(configuration: Configuration, service: Service) -> list[Endpoint]:
+    host, port = address(service, configuration)
+    hosts = [host] if host else _interfaces(configuration)
+    implicit = _flag(configuration.value("smtpd_tls_wrappermode", service))
+    return [Endpoint(str(service), each, port, implicit) for each in hosts]
+
+
+def _behind_proxy(configuration: Configuration, service: Service) -> bool:
+    name = f"{service.command}_upstream_proxy_protocol"
+    return bool(configuration.value(name, service))
+
+
+def _speaks_tls(configuration: Configuration, service: Service) -> bool:
+    if _flag(configuration.value("smtpd_tls_wrappermode", service)):
+        return True
     # smtpd or postscreen, each with parameters of its own
     level = configuration.value(f"{service.command}_tls_security_level", service)
     if level:

@@ -93,7 +93,7 @@ class Deployment:
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the bundle and main.cf; Postfix is not told yet."""
-        self.postfix.refuse_fatal_reload(self.configuration)
+        self.serving.foresee(self.configuration)
         self.written = not proposal.empty
         if proposal.stale:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
@@ -129,7 +129,7 @@ class Deployment:
             if not self.serving.shows(self.configuration, expected):
                 self.serving.activate(self.configuration, expected)
             return True
-        self.postfix.refuse_fatal_reload(self.configuration)
+        self.serving.foresee(self.configuration)
         try:
             with transaction.interruptible(), self._old_bundle_on_failure(path):
                 transaction.put_bundle(path, bundle.pem, None)
@@ -143,7 +143,14 @@ class Deployment:
 
     def restore(self, checkpoint: Path) -> None:
         """Put back the files that a checkpoint of certbot holds, each in one step."""
-        transaction.restore(checkpoint)
+        for path in transaction.restore(checkpoint):
+            if path.name == "main.cf" and path != self.postfix.main_cf:
+                logger.warning(
+                    "%s was restored, of another instance, which is not reloaded"
+                    "\nWhat to do: postfix -c %s reload",
+                    path,
+                    path.parent,
+                )
 
     def undo(self, proposal: Proposal) -> None:
         """Put back the bundle that `apply` replaced, if it did."""

@@ -9,12 +9,17 @@ import signal
 from certbot import errors
 
 
+def printable(text: str) -> str:
+    """Return *text*, in which bytes of another encoding are written as escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class Error(errors.PluginError):
     """The root of the family."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
+        self.message = printable(message)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -53,4 +58,8 @@ class SignalError(Error):
 
 
 class UnansweredError(ProofError):
-    """A service shows none at all, as if it were dead."""
+    """Services do not even greet, as if they were dead; *names* says which."""
+
+    def __init__(self, message: str, *, names: frozenset[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.names = names

@@ -7,6 +7,7 @@ certbot loads this module on every run, so it imports little; the contract is th
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
 from certbot_postfix import profiles
-from certbot_postfix.errors import Error, MissingError
+from certbot_postfix.checkpoint import CheckpointInProgress
+from certbot_postfix.errors import Error, MissingError, printable
 from certbot_postfix.profiles import ClientLevel, Profile
 
 if TYPE_CHECKING:
@@ -109,16 +111,21 @@ class Installer(common.Installer):
             Path(self.config.config_dir, "postfix"),
             staging=Path(self.config.work_dir, "postfix"),
             timeout=self.conf("verify-timeout"),
-            say=display_util.notify,
+            say=_notify,
         )
 
     def _lock(self, directory: Path) -> None:
         try:
             util.lock_dir_until_exit(str(directory))
-        except (OSError, errors.LockError) as error:
+        except errors.LockError as error:
             raise Error(
                 f"could not lock {directory}: {error}",
                 hint="wait until the other certbot has ended",
+            ) from error
+        except OSError as error:
+            raise Error(
+                f"could not lock {directory}: {error}",
+                hint=f"see that it exists, or use --{self.option_name('config-dir')}",
             ) from error
 
     def get_all_names(self) -> Iterable[str]:
@@ -150,7 +157,7 @@ class Installer(common.Installer):
         """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
         if temporary or title is None:
             return
-        checkpoint = _Checkpoint(self)
+        checkpoint = CheckpointInProgress(self)
         for lineage in self._pending.values():
             proposal = self._ready.propose(
                 lineage,
@@ -170,16 +177,16 @@ class Installer(common.Installer):
             logger.warning("%s", warning)
         for override in proposal.overrides:
             if override.harmless or self.conf("ignore-master-overrides"):
-                display_util.notify(f"Note: {override}.")
+                _notify(f"Note: {override}.")
             else:
                 logger.warning("%s", override)
         for note in proposal.plan.notes():
-            display_util.notify(f"Note: {note}.")
+            _notify(f"Note: {note}.")
         if proposal.plan.empty:
             file = proposal.plan.main_cf
-            display_util.notify(f"{file} is already as it should be for {name}.")
+            _notify(f"{file} is already as it should be for {name}.")
             return
-        display_util.notify(proposal.plan.diff())
+        _notify(proposal.plan.diff())
         if not display_util.yesno("Write these changes?", default=True):
             raise Error("nothing was changed, as you wished")
 
@@ -220,7 +227,7 @@ class Installer(common.Installer):
         if not self._ready.renew(
             self._lineage(name, lineage.key_path, lineage.fullchain_path)
         ):
-            display_util.notify(f"Postfix does not use {name} through this plugin.")
+            _notify(f"Postfix does not use {name} through this plugin.")
         self._renewed = True
 
     def generic_updates(
@@ -294,23 +301,11 @@ class Installer(common.Installer):
         return self._deployment
 
 
-class _Checkpoint:
-    """certbot's checkpoint in progress, as `transaction.Checkpoint`."""
-
-    def __init__(self, installer: Installer) -> None:
-        self._installer = installer
-        self.used = False
-
-    def before_change(self, path: Path, note: str) -> None:
-        self.used = True
-        self._installer.add_to_checkpoint({str(path)}, note)
-
-    def before_creation(self, path: Path) -> None:
-        self.used = True
-        try:
-            self._installer.reverter.register_file_creation(False, str(path))
-        except errors.ReverterError as error:
-            raise Error(f"certbot cannot make a checkpoint: {error}") from error
+def _notify(text: str) -> None:
+    """Tell the user, in what the terminal's or cron's encoding has of *text*."""
+    encoding = sys.stdout.encoding or "ascii"
+    told = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    display_util.notify(told)
 
 
 interfaces.RenewDeployer.register(Installer)

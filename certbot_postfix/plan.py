@@ -14,7 +14,7 @@ from pathlib import Path
 from certbot_postfix import certificates, rules
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_certificate
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, printable
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change, CommentOut, Decision, Kept
 
@@ -53,7 +53,9 @@ class Plan:
     def describe(self) -> str:
         """Return the changes, a line each, for certbot's checkpoint."""
         lines = (str(item) for item in self.decisions if not isinstance(item, Kept))
-        return "".join(f"{self.main_cf}: {line}\n" for line in lines)
+        text = "".join(f"{self.main_cf}: {line}\n" for line in lines)
+        # certbot writes it in the encoding of the locale, whatever that is.
+        return text.encode("ascii", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Override:
 
     def __str__(self) -> str:
         value = self.value or "(empty)"
-        return f"master.cf: {self.service} overrides {self.name} = {value}, which stays"
+        told = f"{self.service} overrides {self.name} = {value}, which stays"
+        return printable(f"master.cf: {told}")
 
 
 def decide(
@@ -106,7 +109,8 @@ def configured(configuration: Configuration) -> list[Path]:
     legacy = (configuration.value(name) for name in LEGACY if "cert" in name)
     # smtpd_tls_cert_file = none means TLS without a default certificate.
     files = chain or [file for file in legacy if file not in ("", "none")]
-    return [configuration.directory / file for file in files]
+    # Relative names are looked up where Postfix's processes run.
+    return [Path(configuration.value("queue_directory"), file) for file in files]
 
 
 def refuse_default(
@@ -158,6 +162,7 @@ def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decisio
     left: tuple[str, ...] = LEGACY
     why = "the certificate of certbot's lineage " + bundle.stem
     if not _by_chain(configuration):
+        _refuse_half_pairs(configuration)
         wanted = {LEGACY[0]: path, LEGACY[1]: f"${LEGACY[0]}"}
         in_force = {LEGACY[0]: str(bundle), LEGACY[1]: str(bundle)}
         left = LEGACY[2:]
@@ -176,6 +181,22 @@ def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decisio
         if in_force[name] not in there and old != new:
             yield Change(name, old, new, why)
     yield from _retire(configuration, left, tuple(wanted))
+
+
+def _refuse_half_pairs(configuration: Configuration) -> None:
+    """Raise `Error` if a service takes one half of a pair from main.cf."""
+    both_in_one = f"${LEGACY[0]}"
+    of_all = configuration.explicit.get(LEGACY[1], both_in_one)
+    for service in configuration.services:
+        certificate, key = (service.written.get(name) for name in LEGACY[:2])
+        lacks_key = certificate and not key and of_all != both_in_one
+        lacks_certificate = key and not certificate and key != both_in_one
+        if lacks_key or lacks_certificate:
+            raise Error(
+                f"master.cf: {service} takes only one of key and certificate from"
+                " main.cf, which will have another pair: nothing was done",
+                hint=f"let {service} override {LEGACY[0]} and {LEGACY[1]}",
+            )
 
 
 def _by_chain(configuration: Configuration) -> bool:

@@ -5,14 +5,9 @@ master.cf.  Raises `ProgramError`, `MisconfiguredError` or `MissingError`.  The 
 are those of postconf(1), master(5) and postfix(1).
 """
 
-import logging
-import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-
-from certbot import util
 
 from certbot_postfix import listeners
 from certbot_postfix.configuration import (
@@ -22,11 +17,8 @@ from certbot_postfix.configuration import (
     version,
 )
 from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
-
-logger = logging.getLogger(__name__)
-
-# Seconds.  `postfix check` looks at every queue file: slow on a busy server.
-TIMEOUT = 300
+from certbot_postfix.manager import Manager
+from certbot_postfix.programs import Done, complaint, run
 
 OLDEST = (2, 11)
 
@@ -43,6 +35,7 @@ class Postfix:
         self.directory = directory
         self.postconf = postconf
         self.postfix = postfix
+        self.manager: Manager | None = None
 
     @classmethod
     def find(
@@ -51,7 +44,8 @@ class Postfix:
         """Return the instance in *directory*, or the one that *postconf* takes."""
         if directory:
             return cls(Path.cwd() / directory, postconf=postconf, postfix=postfix)
-        told = _run([postconf, "-dh", "config_directory"]).stdout.strip()
+        # A directory without master.cf: a broken one would make even this fail.
+        told = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
         return cls(Path(told), postconf=postconf, postfix=postfix)
 
     @property
@@ -122,7 +116,7 @@ class Postfix:
         if done.returncode:
             raise MisconfiguredError(
                 f"postfix check does not accept the configuration in {self.directory}:"
-                f" {_complaint(done)}",
+                f" {complaint(done)}",
                 hint=f"run: postfix -c {self.directory} check",
             )
 
@@ -131,12 +125,16 @@ class Postfix:
         return self._control("status").returncode == 0
 
     def refuse_fatal_reload(self, configuration: Configuration) -> None:
-        """Raise `MisconfiguredError` if the master process would die of a reload."""
+        """Raise `MisconfiguredError` if the master process would die of a reload.
+
+        Take note of who has started it, while it lives.
+        """
         pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
         try:
             process = int(pid.read_text())
         except (OSError, ValueError):
             return
+        self.manager = Manager.of(process) or self.manager
         for host, port in listeners.foreign(bound(configuration), process):
             raise MisconfiguredError(
                 f"{self.directory}/master.cf wants port {port}"
@@ -152,28 +150,36 @@ class Postfix:
         """
         self._must("reload")
 
+    def start(self) -> None:
+        """Start, by the service manager if it was that which had started Postfix."""
+        if self.manager and self.manager.in_charge():
+            self.manager.restart()
+        else:
+            self._must("start")
+
     def restart(self) -> None:
         """Stop and start: it alone ends the throttling of a service that died.
 
         postconf(5), service_throttle_time: a reload does not shorten it.
         """
-        if self.running():
+        self.check()  # or it might not start again
+        if not (self.manager and self.manager.in_charge()):
             self._must("stop")
-        self._must("start")
+        self.start()
 
     def _must(self, verb: str) -> None:
         done = self._control(verb)
         if done.returncode:
             raise ProgramError(
-                f"postfix {verb} failed for {self.directory}: {_complaint(done)}",
+                f"postfix {verb} failed for {self.directory}: {complaint(done)}",
                 hint="look at the end of the mail log",
             )
 
-    def _control(self, verb: str) -> "subprocess.CompletedProcess[str]":
-        return _run([self.postfix, "-c", str(self.directory), verb], check=False)
+    def _control(self, verb: str) -> Done:
+        return run([self.postfix, "-c", str(self.directory), verb], check=False)
 
     def _run(self, *arguments: str) -> str:
-        return _run([self.postconf, "-c", str(self.directory), *arguments]).stdout
+        return run([self.postconf, "-c", str(self.directory), *arguments]).stdout
 
     def _query(self, *arguments: str) -> str:
         try:
@@ -204,11 +210,17 @@ def _pairs(text: str) -> dict[str, str]:
 
 def _services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
     raw, overrides = _by_service(written), _by_service(expanded)
-    found = []
+    found: list[Service] = []
     for line in filter(None, entries.split("\n")):
         # name, type, private, unprivileged, chroot, wakeup, maximum, command
         name, kind, *_, command = line.split(None, 7)
         service = f"{name}/{kind}"
+        if any(str(other) == service for other in found):
+            raise MisconfiguredError(
+                f"master.cf has two entries for {service}: Postfix uses the last, but"
+                " does not tell their options apart",
+                hint="take one of them out of master.cf",
+            )
         found.append(
             Service(
                 name,
@@ -238,40 +250,3 @@ def _ca_bundle() -> Path | None:
         "/etc/ssl/cert.pem",  # Alpine, BSD
     )
     return next((Path(path) for path in candidates if Path(path).is_file()), None)
-
-
-def _run(
-    command: list[str], *, check: bool = True
-) -> "subprocess.CompletedProcess[str]":
-    """Run a program without a terminal, in an environment that we made."""
-    outside = util.env_no_snap_for_external_calls()
-    kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
-    environment = {name: outside[name] for name in kept if name in outside}
-    shown = shlex.join(command)
-    logger.debug("running: %s", shown)
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="surrogateescape",
-            env={**environment, "LC_ALL": "C"},
-            timeout=TIMEOUT,
-            check=False,
-            # Ctrl-C is for us: a program that is under way ends its work.
-            start_new_session=True,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProgramError(f"could not run {shown}: {error}") from error
-    if done.stderr.strip():
-        logger.debug("%s", done.stderr.strip())
-    if check and done.returncode:
-        raise ProgramError(f"{shown} failed: {_complaint(done)}")
-    return done
-
-
-def _complaint(done: "subprocess.CompletedProcess[str]") -> str:
-    # Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
-    told = " ".join(done.stderr.split()) or "it gave no reason, the mail log has it"
-    return told.removeprefix("postconf: ")

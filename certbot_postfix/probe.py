@@ -48,42 +48,46 @@ class Question:
 
 def leaf(question: Question, *, timeout: float) -> Certificate:
     """Return the leaf certificate that the service shows within *timeout* seconds."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # what is shown is compared, not trusted
-    ciphers = "DEFAULT"
-    if question.key_type in ("RSA", "ECDSA"):
-        # In TLS 1.2 the cipher suite says which type of key signs.
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        ciphers = f"a{question.key_type}"
-    context.set_ciphers(f"{ciphers}:!aNULL:@SECLEVEL=0")  # an old key is seen as well
-    endpoint, name = question.endpoint, question.server_name
+    endpoint = question.endpoint
+    greeted = endpoint.implicit  # what comes before the greeting cannot be told apart
     try:
         connection = socket.create_connection((endpoint.host, endpoint.port), timeout)
-        with contextlib.closing(connection), _Client(timeout) as smtp:
-            smtp.sock = connection
+        with contextlib.closing(connection):
+            smtp = _Client(connection, timeout)
             if not endpoint.implicit:
+                smtp.greet()
+                greeted = True
                 smtp.ask_for_tls()
-            smtp.sock = wrapped = context.wrap_socket(connection, server_hostname=name)
-            der = wrapped.getpeercert(binary_form=True)
-            if endpoint.implicit:
-                smtp.getreply()
+            wrapped = _context(question).wrap_socket(
+                connection, server_hostname=question.server_name
+            )
+            greeted = True
+            with contextlib.closing(wrapped):
+                der = wrapped.getpeercert(binary_form=True)
+                smtp.part(wrapped, greet=endpoint.implicit)
         return Certificate.from_der(der or b"")
     except (OSError, smtplib.SMTPException, CertificateError) as error:
-        raise UnansweredError(f"{question} shows no certificate: {error}") from error
+        told = f"{question} shows no certificate: {error}"
+        if greeted and not isinstance(error, ConnectionRefusedError | TimeoutError):
+            raise ProofError(told) from error
+        raise UnansweredError(told, names=frozenset({endpoint.service})) from error
 
 
 def prove(
-    expected: Collection[Certificate], questions: Iterable[Question], *, timeout: float
+    expected: Collection[Certificate] | None,
+    questions: Iterable[Question],
+    *,
+    timeout: float,
 ) -> None:
     """Return as soon as every one of *questions* is answered by one of *expected*.
 
-    A process that serves a client from before the change may answer for a while, so ask
-    again, for at most *timeout* seconds; then raise `ProofError` for all that failed.
+    With None, any certificate will do.  A process that serves a client from before the
+    change may answer for a while, so ask again, for at most *timeout* seconds; then
+    raise `ProofError` for all that failed, `UnansweredError` if one did not even greet.
     """
     deadline = time.monotonic() + timeout
     stopped = threading.Event()
-    ders = {certificate.der for certificate in expected}
+    ders = {certificate.der for certificate in expected or ()}
 
     def ask(question: Question) -> ProofError | None:
         while True:
@@ -93,7 +97,7 @@ def prove(
             except ProofError as error:
                 failure = error
             else:
-                if seen.der in ders:
+                if expected is None or seen.der in ders:
                     return None
                 failure = ProofError(f"{question} shows the certificate for {seen}")
             if time.monotonic() + PAUSE >= deadline or stopped.wait(PAUSE):
@@ -105,27 +109,77 @@ def prove(
         finally:
             stopped.set()  # Ctrl-C need not wait for the deadline
     if failures:
-        seen = "; ".join(failure.message for failure in failures)
-        wanted = " or ".join(map(str, expected))
-        unanswered = any(isinstance(failure, UnansweredError) for failure in failures)
-        raise (UnansweredError if unanswered else ProofError)(
-            f"{seen}; it should be the one for {wanted}",
-            hint='look for "disabling TLS support" in the mail log',
-        )
+        raise _summary(failures, expected)
+
+
+def showing(questions: Collection[Question], *, timeout: float) -> frozenset[str]:
+    """Return the names of the services that show a certificate now, whichever."""
+
+    def shows(question: Question) -> str:
+        try:
+            leaf(question, timeout=timeout)
+        except ProofError:
+            return ""
+        return question.endpoint.service
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return frozenset(filter(None, pool.map(shows, questions)))
+
+
+def _summary(
+    failures: Collection[ProofError], expected: Collection[Certificate] | None
+) -> ProofError:
+    told = "; ".join(failure.message for failure in failures)
+    if expected is not None:
+        told += f"; it should be the one for {' or '.join(map(str, expected))}"
+    hint = 'look for "disabling TLS support" or "fatal" in the mail log'
+    names: frozenset[str] = frozenset().union(
+        *(one.names for one in failures if isinstance(one, UnansweredError))
+    )
+    if names:
+        return UnansweredError(told, names=names, hint=hint)
+    return ProofError(told, hint=hint)
+
+
+def _context(question: Question) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # What is shown is compared, not trusted: an old key or protocol is seen as well.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    ciphers = "DEFAULT"
+    if question.key_type in ("RSA", "ECDSA"):
+        # In TLS 1.2 the cipher suite says which type of key signs.
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        ciphers = f"a{question.key_type}"
+    context.set_ciphers(f"{ciphers}:!aNULL:@SECLEVEL=0")
+    return context
 
 
 class _Client(smtplib.SMTP):
-    """smtplib's client, whose caller makes the connection and the handshake."""
+    """smtplib's client on a connection that its caller makes and closes."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
         # An address literal (RFC 5321, 4.1.3), or smtplib would ask the DNS.
         super().__init__(local_hostname="[127.0.0.1]", timeout=timeout)
+        self.sock = connection
+
+    def greet(self) -> None:
+        self._want_220(*self.getreply())
 
     def ask_for_tls(self) -> None:
-        self.getreply()
         self.ehlo()
-        code, answer = self.docmd("STARTTLS")
+        self._want_220(*self.docmd("STARTTLS"))
+
+    def _want_220(self, code: int, answer: bytes) -> None:
         if code != 220:
-            said = answer.decode(errors="replace")
-            raise smtplib.SMTPException(f"{code} {said}")
-        self.file = None  # what is read next comes through TLS
+            raise smtplib.SMTPException(f"{code} {answer.decode(errors='replace')}")
+
+    def part(self, connection: ssl.SSLSocket, *, greet: bool) -> None:
+        """Leave politely, so that the mail log tells of no lost connection."""
+        self.sock = connection
+        self.file = None
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            if greet:
+                self.getreply()
+            self.docmd("QUIT")

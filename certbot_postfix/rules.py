@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import printable
 from certbot_postfix.profiles import ClientLevel
 
 
@@ -24,7 +25,7 @@ class Change:
 
     def __str__(self) -> str:
         old = "(unset)" if self.old is None else self.old or "(empty)"
-        return f"{self.name}: {old} -> {self.new} ({self.why})"
+        return printable(f"{self.name}: {old} -> {self.new} ({self.why})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class CommentOut:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.old} -> commented out ({self.why})"
+        return printable(f"{self.name}: {self.old} -> commented out ({self.why})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Kept:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.name}: keeping {self.value} ({self.why})"
+        value = self.value or "(empty)"
+        return printable(f"{self.name}: keeping {value} ({self.why})")
 
 
 Decision = Change | CommentOut | Kept
@@ -249,9 +251,12 @@ def _curves(configuration: Configuration) -> Iterator[Decision]:
     name = "tls_eecdh_auto_curves"
     if _HYBRID in configuration.value(name):
         return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
-    # OpenSSL 3.5 was the first with ML-KEM.
-    hybrid = (_HYBRID,) if _openssl(configuration) >= (3, 5) else ()
-    yield from _list(configuration, name, (*hybrid, *_CURVES), " ")
+    # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.10, Postfix looks names up in a
+    # table that has no hybrid, and would warn of it in each process.
+    if configuration.version >= (3, 11) and _openssl(configuration) >= (3, 5):
+        yield from _list(configuration, name, (_HYBRID, *_CURVES), ":")
+    else:
+        yield from _list(configuration, name, _CURVES, " ")
 
 
 def _openssl(configuration: Configuration) -> tuple[int, ...]:

@@ -7,12 +7,17 @@ Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredErr
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 
 from certbot_postfix import probe
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration, Endpoint, endpoints
+from certbot_postfix.configuration import (
+    Configuration,
+    Endpoint,
+    endpoints,
+    with_own_certificate,
+)
 from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
 from certbot_postfix.plan import configured
 from certbot_postfix.postfix import Postfix
@@ -40,6 +45,7 @@ class Serving:
         self.postfix = postfix
         self.timeout = timeout
         self.say = say
+        self.healthy: frozenset[str] = frozenset()  # services that showed TLS at first
 
     @cached_property
     def ran(self) -> bool:
@@ -50,13 +56,24 @@ class Serving:
         self, configuration: Configuration, expected: Collection[Certificate]
     ) -> bool:
         """Whether every service shows one of *expected* already."""
-        if not (self.ran and self.timeout):
+        questions = _questions(configuration, expected)
+        if not (self.ran and self.timeout and questions):
             return False
         try:
-            probe.prove(expected, _questions(configuration, expected), timeout=0)
+            probe.prove(expected, questions, timeout=0)
         except ProofError:
             return False
         return True
+
+    def foresee(self, configuration: Configuration) -> None:
+        """Look at the services before anything is changed.
+
+        Raises `MisconfiguredError` if Postfix would not survive a reload.
+        """
+        self.postfix.refuse_fatal_reload(configuration)
+        if self.ran and self.timeout:
+            found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
+            self.healthy = probe.showing(_plain(found), timeout=probe.LEAST)
 
     def activate(
         self, configuration: Configuration, expected: Collection[Certificate]
@@ -71,12 +88,19 @@ class Serving:
         self.postfix.refuse_fatal_reload(configuration)
         try:
             self._activate(configuration, expected, min(self.timeout, BACK))
-        except (ProgramError, UnansweredError) as error:
-            # A service that died at its start stays down for a minute, and a master
-            # that died stays dead, whatever is mended and reloaded.
-            logger.debug("starting Postfix anew: %s", error)
+        except ProgramError:
+            if self.postfix.running():
+                raise
+            self.postfix.start()  # it ran, and died of what is undone now
+        except UnansweredError as error:
+            # A service that died at its start stays down for a minute, whatever is
+            # mended and reloaded.  One that did not answer before is not ours to mend.
+            if not error.names & self.healthy:
+                raise
             self.postfix.restart()
-            self._prove(configuration, expected, self.timeout)
+        else:
+            return
+        self._prove(configuration, expected, self.timeout)
 
     def _activate(
         self,
@@ -103,12 +127,12 @@ class Serving:
             self.say("No proof was wanted, and none was made.")
             return
         settled = time.monotonic() + SETTLE
-        questions = _questions(configuration, expected) if expected else []
-        try:
-            probe.prove(expected, questions, timeout=min(timeout, SETTLE))
-        except ProofError:
-            self._must_run()  # or it would be waited for in vain
-            self._prove_slowly(expected, questions, timeout - SETTLE)
+        questions = _questions(configuration, expected)
+        self._ask(expected, questions, timeout)
+        # A service's own certificate is not ours, and not to be harmed either.
+        others = _plain(with_own_certificate(configuration))
+        healthy = [one for one in others if one.endpoint.service in self.healthy]
+        self._ask(None, healthy, timeout)
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()
         if questions:
@@ -116,15 +140,27 @@ class Serving:
             self.say(
                 f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}."
             )
+        else:
+            self.say(
+                "No service of Postfix shows the certificate that main.cf names:"
+                " nothing could be proven."
+            )
 
-    def _prove_slowly(
+    def _ask(
         self,
-        expected: Collection[Certificate],
+        expected: Collection[Certificate] | None,
         questions: list[Question],
         timeout: float,
     ) -> None:
+        """Prove, but do not wait for a Postfix that is dead."""
         try:
-            probe.prove(expected, questions, timeout=timeout)
+            probe.prove(expected, questions, timeout=min(timeout, SETTLE))
+        except ProofError:
+            self._must_run()
+        else:
+            return
+        try:
+            probe.prove(expected, questions, timeout=timeout - SETTLE)
         except ProofError:
             self._must_run()
             raise
@@ -143,6 +179,8 @@ def _questions(
     found, notes = endpoints(configuration)
     for note in notes:
         logger.info("%s", note)
+    if not expected:
+        return []
     names: list[str | None] = [None]
     # Without a table the answer cannot depend on the name; with one of the
     # administrator's it may, as it should.
@@ -157,6 +195,10 @@ def _questions(
         if _here(endpoint)
         for name in names
     ]
+
+
+def _plain(found: Iterable[Endpoint]) -> list[Question]:
+    return [Question(endpoint, None) for endpoint in found if _here(endpoint)]
 
 
 def _here(endpoint: Endpoint) -> bool:

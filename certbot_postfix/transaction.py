@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from string import whitespace
 from types import FrameType
 from typing import Protocol
 
@@ -46,6 +47,8 @@ def stage(
     """
     main_cf = postfix.main_cf
     before = files.read(main_cf)
+    if directory and set(str(directory)) & set(whitespace):
+        directory = None  # Postfix's own scripts do not quote it
     changes = {item.name: item.new for item in decisions if isinstance(item, Change)}
     retired = [item.name for item in decisions if isinstance(item, CommentOut)]
     if not changes and not retired:
@@ -98,20 +101,23 @@ def keep_bundle(path: Path) -> None:
     files.remove(files.previous(path))
 
 
-def restore(checkpoint: Path) -> None:
+def restore(checkpoint: Path) -> list[Path]:
     """Put back, each in one step, the files that a checkpoint of certbot holds.
 
     certbot's Reverter copies over the live file, which Postfix may read when it is
     still empty.  What it finds left to do after this is to remove created files and
-    the checkpoint itself.
+    the checkpoint itself.  Returns the files, behind all symbolic links.
     """
     listed = checkpoint / "FILEPATHS"
     if not listed.exists():
-        return
-    for number, path in enumerate(files.read(listed).decode().splitlines()):
-        saved = checkpoint / f"{Path(path).name}_{number}"
-        files.restore(Path(path), saved)
+        return []
+    restored = []
+    for number, name in enumerate(files.read(listed).decode().splitlines()):
+        path = Path(name).resolve()
+        files.restore(path, checkpoint / f"{Path(name).name}_{number}")
+        restored.append(path)
     files.remove(listed)
+    return restored
 
 
 def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:

@@ -1,0 +1,59 @@
+"""The one door to other programs: no shell, no terminal, no stranger's environment.
+
+Raises `ProgramError`, whose message has the command, fit to be pasted.
+"""
+
+import logging
+import shlex
+import subprocess
+
+from certbot import util
+
+from certbot_postfix.errors import ProgramError
+
+logger = logging.getLogger(__name__)
+
+# Seconds.  `postfix check` looks at every queue file: slow on a busy server.
+TIMEOUT = 300
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(command: list[str], *, check: bool = True) -> Done:
+    """Run a program without a terminal, in an environment that we made.
+
+    With *check*, an exit status other than 0 raises.  What it prints may be in any
+    encoding; bytes that are not UTF-8 become surrogates.
+    """
+    outside = util.env_no_snap_for_external_calls()
+    kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
+    environment = {name: outside[name] for name in kept if name in outside}
+    shown = shlex.join(command)
+    logger.debug("running: %s", shown)
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env={**environment, "LC_ALL": "C"},
+            timeout=TIMEOUT,
+            check=False,
+            # Ctrl-C is for us: a program that is under way ends its work.
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProgramError(f"could not run {shown}: {error}") from error
+    if done.stderr.strip():
+        logger.debug("%s", done.stderr.strip())
+    if check and done.returncode:
+        raise ProgramError(f"{shown} failed: {complaint(done)}")
+    return done
+
+
+def complaint(done: Done) -> str:
+    """Return in one line what the program complained of."""
+    # Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
+    told = " ".join(done.stderr.split()) or "it gave no reason, the mail log has it"
+    return told.removeprefix("postconf: ")
