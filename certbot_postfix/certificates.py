@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -25,6 +26,10 @@ from certbot_postfix.errors import CertificateError
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n.+?\r?\n-----END CERTIFICATE-----", re.DOTALL
 )
+
+
+# What cryptography raises for what is broken, or newer than it.
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Certificate:
         """Read *der*; raise `CertificateError` if it is not a certificate."""
         try:
             return cls._from_x509(x509.load_der_x509_certificate(der))
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise CertificateError(f"not a certificate: {error}") from error
 
     @classmethod
@@ -56,7 +61,7 @@ class Certificate:
                 cls._from_x509(x509.load_pem_x509_certificate(block))
                 for block in _PEM.findall(pem)
             ]
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise CertificateError(f"not a PEM certificate: {error}") from error
 
     @classmethod
@@ -174,7 +179,7 @@ def _match(spki: bytes, chain: list[Certificate]) -> None:
 def _spki(key: bytes) -> bytes:
     try:
         public = load_pem_private_key(key, password=None).public_key()
-    except (ValueError, TypeError):  # from None: the cause may quote the key
+    except (TypeError, *_UNREADABLE):  # from None: the cause may quote the key
         raise CertificateError("the private key cannot be read") from None
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 

@@ -12,7 +12,7 @@ from certbot_postfix.errors import Error
 
 
 class CheckpointInProgress:
-    """The checkpoint that *installer* is making; *used* says whether it has anything."""
+    """The checkpoint that *installer* is making; *used* says whether it has any."""
 
     def __init__(self, installer: common.Installer) -> None:
         self._installer = installer

@@ -226,7 +226,7 @@ def _family(host: str) -> str | None:
 def names(configuration: Configuration) -> set[str]:
     """Return the public names by which the server calls itself.
 
-    Names in domains for special use (RFC 6761, 6762, 7686, 9476) are not public.
+    Those in domains for special or private use (RFC 6761 and others) are not public.
     """
     found = {configuration.value("myhostname", each) for each in configuration.services}
     found.add(configuration.value("myhostname"))
@@ -240,6 +240,7 @@ def names(configuration: Configuration) -> set[str]:
 _SPECIAL = frozenset(
     {
         "alt",
+        "arpa",
         "example",
         "home",
         "internal",

@@ -128,6 +128,7 @@ class Deployment:
         if not _differs(path, bundle):
             if not self.serving.shows(self.configuration, expected):
                 self.serving.activate(self.configuration, expected)
+            transaction.keep_bundle(path)
             return True
         self.serving.foresee(self.configuration)
         try:
@@ -164,6 +165,7 @@ class Deployment:
         """Make Postfix serve what its files, which are the old ones again, say."""
         self.configuration = self.postfix.read()
         self.serving.bring_back(self.configuration, self._served_now())
+        transaction.keep_bundles(self.bundles)
 
     def refresh(self, live: Path) -> None:
         """Bring every deployed bundle up to date with its lineage in *live*."""

@@ -50,12 +50,13 @@ def previous(path: Path) -> Path:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return what a killed run may have left beside *path*, a name or a pattern."""
-    return [
-        found
-        for name in (temporary(path), previous(path))
-        for found in name.parent.glob(name.name)
-    ]
+    """Return what a killed run may have left of *path*."""
+    return [each for each in (temporary(path), previous(path)) if each.exists()]
+
+
+def remove_all(directory: Path, suffix: str) -> None:
+    """Remove what killed runs left in *directory* with our *suffix*."""
+    remove(*directory.glob(f".*{suffix}"))
 
 
 def replace(path: Path, content: bytes, *, mode: int) -> None:

@@ -4,6 +4,8 @@ certbot loads this module on every run, so it imports little; the contract is th
 `certbot.interfaces`.
 """
 
+import contextlib
+import errno
 import logging
 import os
 import re
@@ -46,6 +48,7 @@ class Installer(common.Installer):
         self._applied: list[Proposal] = []
         self._deploying = False  # deploy_cert() was called in this run
         self._finalised = False  # this run made a checkpoint
+        self._recovered = False  # an interrupted run was undone
         self._undone = False  # files are the old ones, Postfix does not know yet
         self._renewed = False  # renew_deploy() did what restart() is for
 
@@ -91,6 +94,7 @@ class Installer(common.Installer):
             if interrupted:
                 logger.warning("undoing what an interrupted run of certbot had begun")
                 self.recovery_routine()
+                self._recovered = True
             self._deployment.sweep()
             if interrupted and self.config.verb != "rollback":
                 self.restart()
@@ -123,6 +127,8 @@ class Installer(common.Installer):
                 hint="wait until the other certbot has ended",
             ) from error
         except OSError as error:
+            if error.errno == errno.EROFS:
+                return  # nobody can change anything there; a bundle is elsewhere
             raise Error(
                 f"could not lock {directory}: {error}",
                 hint=f"see that it exists, or use --{self.option_name('config-dir')}",
@@ -208,7 +214,9 @@ class Installer(common.Installer):
         # `certbot install` does not save its options, so renewals may pass us by.
         renewal = Path(self.config.renewal_configs_dir, f"{name}.conf")
         ours = re.compile(rf"installer\s*=\s*{re.escape(self.name)}\s*")
-        lines = renewal.read_text().splitlines() if renewal.exists() else []
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = renewal.read_text(errors="replace").splitlines()
         if lines and not any(map(ours.fullmatch, lines)):
             logger.warning(
                 "certbot will not deploy renewals of %s: its renewal configuration does"
@@ -240,10 +248,9 @@ class Installer(common.Installer):
         """
         name = lineage.lineagename
         bundle = Path(self.config.config_dir, "postfix", f"{name}.pem")
-        if not bundle.exists():
-            return
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
-        if not found.missed_by(bundle):
+        interrupted = Path(self.config.in_progress_dir).is_dir()
+        if not interrupted and not (bundle.exists() and found.missed_by(bundle)):
             return
         self.prepare()
         self._ready.renew(found)
@@ -257,8 +264,11 @@ class Installer(common.Installer):
         """Undo *rollback* checkpoints, each file in one step.
 
         After a failed deployment certbot asks for this as well, for the newest
-        checkpoint, whoever made it: then only one that this run made is undone.
+        checkpoint, whoever made it: then only one that this run made is undone.  An
+        interrupted deployment, which was undone already, counts as the newest.
         """
+        if self._recovered and not self._deploying:
+            rollback = int(rollback) - 1  # what was interrupted was the newest
         if self._finalised or not self._deploying:
             checkpoints = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
             for checkpoint in checkpoints[: int(rollback)]:

@@ -13,10 +13,9 @@ from certbot_postfix.programs import run
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """The systemd service in whose control group the master *process* was found."""
+    """The systemd service in whose control group a master process was found."""
 
     unit: str
-    process: int
 
     @classmethod
     def of(cls, process: int) -> "Manager | None":
@@ -26,19 +25,24 @@ class Manager:
         except OSError:
             return None
         found = re.search(r"/([^/\n]+\.service)$", groups, re.MULTILINE)
-        return cls(found[1], process) if found else None
+        return cls(found[1]) if found else None
 
     def in_charge(self) -> bool:
-        """Whether the process is, or was, the service's own main process.
+        """Whether it is the service of Postfix.
 
-        Any other may share a control group: a login, a test, a container's first.
+        Other services, such as a login or a container, may have started one, too.
+        systemd does not know the main process of Debian's postfix@-.service.
         """
         shown = run(
-            ["systemctl", "show", "--property=ExecMainPID", "--value", self.unit],
+            ["systemctl", "show", "--property=ExecStart", "--value", self.unit],
             check=False,
         )
-        return shown.stdout.strip() == str(self.process)
+        program = re.search(r"path=(\S+)", shown.stdout)
+        return program is not None and Path(program[1]).name in _PROGRAMS
 
     def restart(self) -> None:
         """Let systemd stop the service, if it runs, and start it."""
         run(["systemctl", "restart", self.unit])
+
+
+_PROGRAMS = frozenset({"postfix", "postmulti", "master"})

@@ -160,7 +160,7 @@ class Postfix:
     def restart(self) -> None:
         """Stop and start: it alone ends the throttling of a service that died.
 
-        postconf(5), service_throttle_time: a reload does not shorten it.
+        See postconf(5), service_throttle_time; a reload was seen not to shorten it.
         """
         self.check()  # or it might not start again
         if not (self.manager and self.manager.in_charge()):

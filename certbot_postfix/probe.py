@@ -11,9 +11,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
@@ -28,12 +28,15 @@ PAUSE = 0.1
 # Side by side; a small server allows few smtpd processes.
 PARALLEL = 8
 
+# For which type of key to ask where one of the other was shown.
+_OTHER = {"RSA": "ECDSA", "ECDSA": "RSA"}
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One handshake to be made: where, and with which server name, if any.
 
-    A server with keys of several types is asked for the one of *key_type*.
+    With *key_type*, RSA or ECDSA, a server with keys of both is asked for that one.
     """
 
     endpoint: Endpoint
@@ -49,33 +52,33 @@ class Question:
 def leaf(question: Question, *, timeout: float) -> Certificate:
     """Return the leaf certificate that the service shows within *timeout* seconds."""
     endpoint = question.endpoint
-    greeted = endpoint.implicit  # what comes before the greeting cannot be told apart
+    greeted = False
     try:
         connection = socket.create_connection((endpoint.host, endpoint.port), timeout)
         with contextlib.closing(connection):
             smtp = _Client(connection, timeout)
             if not endpoint.implicit:
-                smtp.greet()
+                smtp.getreply()  # whatever it says, it is alive
                 greeted = True
                 smtp.ask_for_tls()
             wrapped = _context(question).wrap_socket(
                 connection, server_hostname=question.server_name
             )
-            greeted = True
             with contextlib.closing(wrapped):
                 der = wrapped.getpeercert(binary_form=True)
-                smtp.part(wrapped, greet=endpoint.implicit)
+                smtp.part(wrapped, greeted=greeted)
         return Certificate.from_der(der or b"")
     except (OSError, smtplib.SMTPException, CertificateError) as error:
         told = f"{question} shows no certificate: {error}"
-        if greeted and not isinstance(error, ConnectionRefusedError | TimeoutError):
+        # An alert in a handshake, too, is a sign of life.
+        if greeted or (isinstance(error, ssl.SSLError) and "EOF" not in str(error)):
             raise ProofError(told) from error
         raise UnansweredError(told, names=frozenset({endpoint.service})) from error
 
 
 def prove(
     expected: Collection[Certificate] | None,
-    questions: Iterable[Question],
+    questions: Collection[Question],
     *,
     timeout: float,
 ) -> None:
@@ -87,20 +90,13 @@ def prove(
     """
     deadline = time.monotonic() + timeout
     stopped = threading.Event()
-    ders = {certificate.der for certificate in expected or ()}
 
     def ask(question: Question) -> ProofError | None:
         while True:
             left = max(deadline - time.monotonic(), LEAST)
-            try:
-                seen = leaf(question, timeout=min(left, ATTEMPT))
-            except ProofError as error:
-                failure = error
-            else:
-                if expected is None or seen.der in ders:
-                    return None
-                failure = ProofError(f"{question} shows the certificate for {seen}")
-            if time.monotonic() + PAUSE >= deadline or stopped.wait(PAUSE):
+            failure = _answer(expected, question, min(left, ATTEMPT))
+            late = time.monotonic() + PAUSE >= deadline
+            if not failure or late or stopped.wait(PAUSE):
                 return failure
 
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -115,15 +111,31 @@ def prove(
 def showing(questions: Collection[Question], *, timeout: float) -> frozenset[str]:
     """Return the names of the services that show a certificate now, whichever."""
 
-    def shows(question: Question) -> str:
-        try:
-            leaf(question, timeout=timeout)
-        except ProofError:
-            return ""
-        return question.endpoint.service
+    def ask(question: Question) -> str:
+        failure = _answer(None, question, timeout)
+        return "" if failure else question.endpoint.service
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        return frozenset(filter(None, pool.map(shows, questions)))
+        return frozenset(filter(None, pool.map(ask, questions)))
+
+
+def _answer(
+    expected: Collection[Certificate] | None, question: Question, timeout: float
+) -> ProofError | None:
+    """Ask once; return what is wrong with the answer."""
+    try:
+        seen = leaf(question, timeout=timeout)
+        if expected is None:
+            return None
+        wanted = {certificate.key_type for certificate in expected}
+        other = _OTHER.get(seen.key_type, "")
+        if wanted == {other}:
+            seen = leaf(replace(question, key_type=other), timeout=timeout)
+    except ProofError as error:
+        return error
+    if seen in expected:
+        return None
+    return ProofError(f"{question} shows the certificate for {seen}")
 
 
 def _summary(
@@ -148,7 +160,7 @@ def _context(question: Question) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     ciphers = "DEFAULT"
-    if question.key_type in ("RSA", "ECDSA"):
+    if question.key_type:
         # In TLS 1.2 the cipher suite says which type of key signs.
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         ciphers = f"a{question.key_type}"
@@ -164,22 +176,17 @@ class _Client(smtplib.SMTP):
         super().__init__(local_hostname="[127.0.0.1]", timeout=timeout)
         self.sock = connection
 
-    def greet(self) -> None:
-        self._want_220(*self.getreply())
-
     def ask_for_tls(self) -> None:
         self.ehlo()
-        self._want_220(*self.docmd("STARTTLS"))
-
-    def _want_220(self, code: int, answer: bytes) -> None:
+        code, answer = self.docmd("STARTTLS")
         if code != 220:
             raise smtplib.SMTPException(f"{code} {answer.decode(errors='replace')}")
 
-    def part(self, connection: ssl.SSLSocket, *, greet: bool) -> None:
+    def part(self, connection: ssl.SSLSocket, *, greeted: bool) -> None:
         """Leave politely, so that the mail log tells of no lost connection."""
         self.sock = connection
         self.file = None
         with contextlib.suppress(OSError, smtplib.SMTPException):
-            if greet:
+            if not greeted:
                 self.getreply()
             self.docmd("QUIT")

@@ -4,6 +4,7 @@ certbot loads this on each of its runs, to know the options: it imports nothing 
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from enum import Enum
 
@@ -26,7 +27,12 @@ class ClientLevel(Enum):
 
 def declare(add: Callable[..., None]) -> None:
     """Declare the options of the installer, each by *add*, as README.rst has them."""
-    add("config-dir", metavar="DIR", help="configuration directory of the instance")
+    add(
+        "config-dir",
+        metavar="DIR",
+        type=os.path.abspath,  # cron has another current directory
+        help="configuration directory of the instance",
+    )
     add("ctl", metavar="PATH", default="postfix", help="the program postfix(1)")
     add(
         "config-utility",

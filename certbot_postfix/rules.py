@@ -175,8 +175,6 @@ _HYBRID = "X25519MLKEM768"
 
 _VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _MODERN = frozenset({"TLSv1.2", "TLSv1.3"})
-# OpenSSL's numbers, which bounds may use from 3.6 on.
-_NUMBERS = {f"0x030{number}": name for number, name in enumerate(_VERSIONS[1:])}
 _GRADES = ("null", "export", "low", "medium", "high")
 
 
@@ -186,13 +184,15 @@ def protocols(value: str) -> frozenset[str] | None:
     postconf(5), smtpd_tls_protocols: names include, ``!`` excludes, and ``>=`` and
     ``<=`` bound (3.6 and later).
     """
-    known = {name.lower(): name for name in _VERSIONS} | _NUMBERS
+    known = {name.lower(): name for name in _VERSIONS}
     included, excluded = set[str](), set[str]()
     for token in value.replace(",", " ").replace(":", " ").split():
         operator = next(
             (sign for sign in (">=", "<=", "!") if token.startswith(sign)), ""
         )
         name = known.get(token.removeprefix(operator).lower())
+        if name is None and operator in (">=", "<="):
+            name = _numbered(token.removeprefix(operator))
         if name is None:
             return None
         place = _VERSIONS.index(name)
@@ -206,6 +206,12 @@ def protocols(value: str) -> frozenset[str] | None:
             case _:
                 included.add(name)
     return frozenset((included or set(_VERSIONS)) - excluded)
+
+
+def _numbered(text: str) -> str | None:
+    """Return the version that a bound means by OpenSSL's hexadecimal number."""
+    found = re.fullmatch(r"(?:0x)?0?30([0-4])", text, re.IGNORECASE)
+    return _VERSIONS[1:][int(found[1])] if found else None
 
 
 def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:

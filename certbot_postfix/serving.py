@@ -19,7 +19,6 @@ from certbot_postfix.configuration import (
     with_own_certificate,
 )
 from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
-from certbot_postfix.plan import configured
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Question
 
@@ -186,11 +185,8 @@ def _questions(
     # administrator's it may, as it should.
     if not configuration.value("tls_server_sni_maps"):
         names += sorted(min(one.names) for one in expected if one.names)[:1]
-    types = {one.key_type for one in expected}
-    several = len(configured(configuration)) > 1
-    key_type = types.pop() if several and len(types) == 1 else ""
     return [
-        Question(endpoint, name and name.removeprefix("*."), key_type)
+        Question(endpoint, name and name.removeprefix("*."))
         for endpoint in found
         if _here(endpoint)
         for name in names

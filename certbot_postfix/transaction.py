@@ -101,6 +101,11 @@ def keep_bundle(path: Path) -> None:
     files.remove(files.previous(path))
 
 
+def keep_bundles(directory: Path) -> None:
+    """Forget all bundles that were replaced: what is there now is proven."""
+    files.remove_all(directory, files.OLD)
+
+
 def restore(checkpoint: Path) -> list[Path]:
     """Put back, each in one step, the files that a checkpoint of certbot holds.
 
@@ -121,8 +126,12 @@ def restore(checkpoint: Path) -> list[Path]:
 
 
 def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
-    """Remove what a killed run may have left: new files, kept ones, staged copies."""
-    files.remove(*files.leftovers(postfix.main_cf), *files.leftovers(bundles / "*"))
+    """Remove what a killed run may have left: new files and staged copies.
+
+    An old bundle that it kept stays until the new one is proven.
+    """
+    files.remove(*files.leftovers(postfix.main_cf))
+    files.remove_all(bundles, files.NEW)
     if staging:
         for copy in staging.glob(f"{_STAGED}*"):
             shutil.rmtree(copy, ignore_errors=True)
