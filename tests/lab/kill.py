@@ -1,0 +1,155 @@
+"""SIGKILL at a chosen operation: before each change that a program makes to a file, and
+before and right after it starts another program.
+
+strace does it, at the door to the kernel: no library and no interpreter gets at a file
+without passing there, so no operation is missed, and no part of the program is changed.
+A call at whose entry the process is killed is not carried out; so the point before one
+call is the point after the call before it, and there is one between the creation of a
+file and its first byte.  What the program has started lives on, as it does when a real
+one is killed.  strace(1), "Syscall Tampering".
+"""
+
+import re
+import signal
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.lab.machine import LabError
+
+_STARTS = ("vfork", "fork", "clone", "clone3")
+
+# The calls that change a file or a directory.
+_CHANGES = (
+    *("openat", "creat", "mkdir", "mkdirat", "mknod", "mknodat"),
+    *("write", "writev", "pwrite64", "pwritev", "sendfile", "copy_file_range"),
+    *("splice", "truncate", "ftruncate", "fallocate", "fsync", "fdatasync"),
+    *("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
+    *("unlink", "unlinkat", "rmdir", "utimensat", "utimes"),
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "fremovexattr"),
+)
+
+_CALL = re.compile(r"(\w+)\((?:AT_FDCWD<[^>]*>, )?(?:\d+<([^>]*)>|\"([^\"]*)\")?")
+_WRITING = re.compile("O_(WRONLY|RDWR|CREAT|TRUNC)")
+
+# Parts of paths that are different in every run: temporary names and times.
+_CHANCE = re.compile(r"(?<=/)(?:certbot-postfix-\w{8}|\d{10}\.\d+)(?=/|$)")
+
+
+class Point(NamedTuple):
+    """The *number*-th time that a program makes this *call* on this *path*."""
+
+    call: str
+    path: str
+    number: int
+    whole: bool  # whether *number* counts the calls on any path
+
+    @property
+    def renames(self) -> bool:
+        """Whether it is one at which a file gets another name."""
+        return self.call.startswith(("rename", "link"))
+
+    def __str__(self) -> str:
+        if self.call in _STARTS:
+            return f"start {self.number} of a program"
+        if self.call == "close":
+            return f"start {self.number} of a program, just done"
+        return f"{self.call} {self.number} of {self.path}"
+
+
+def points(
+    argv: Sequence[str], *, env: Mapping[str, str], watched: Collection[Path]
+) -> list[Point]:
+    """Run a program undisturbed; return the points at which it can be killed.
+
+    They are where it changes what is below one of *watched*, or starts a program.
+    """
+    traced = ",".join(f"?{call}" for call in (*_CHANGES, *_STARTS, "close"))
+    done, lines = _strace(argv, env, "-e", f"trace={traced}")
+    if done.returncode:
+        raise LabError(f"{argv} failed undisturbed: {done.stderr}")
+    return list(_points(lines, [f"{directory}/" for directory in watched]))
+
+
+def _points(lines: list[str], watched: list[str]) -> Iterator[Point]:
+    seen = Counter[tuple[str, str]]()
+    for line in lines:
+        call, path = _parsed(line)
+        seen.update({(call, path), (call, "")})
+        if not _is_point(call, path, line, watched):
+            continue
+        # Counting the calls on one path only, the number does not depend on what the
+        # interpreter and its libraries do; a name made by chance cannot be waited for,
+        # nor what a symbolic link is called, which is its second path.
+        whole = (
+            not path.startswith("/")
+            or call.startswith("symlink")
+            or _CHANCE.search(_tail(path, watched)) is not None
+        )
+        yield Point(call, path, seen[call, "" if whole else path], whole)
+
+
+def _is_point(call: str, path: str, line: str, watched: list[str]) -> bool:
+    if call == "close":
+        # A parent closes what was its child's standard input once that runs.
+        return path == "/dev/null"
+    if call in _STARTS:
+        return "CLONE_THREAD" not in line
+    changes = call != "openat" or _WRITING.search(line)
+    inside = any(directory in f"{line}/" for directory in watched)
+    return bool(changes and inside and " = -1 " not in line)
+
+
+def _tail(path: str, watched: list[str]) -> str:
+    """Return *path* without the watched directory, whose name may be random as well."""
+    for directory in watched:
+        if path.startswith(directory):
+            return "/" + path.removeprefix(directory)
+    return path
+
+
+def kill_at(point: Point, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
+    """Run a program and kill it at *point*."""
+    limit = () if point.whole else ("-P", point.path)
+    tamper = f"inject={point.call}:signal=KILL:when={point.number}"
+    done, lines = _strace(argv, env, *limit, "-e", f"trace={point.call}", "-e", tamper)
+    if done.returncode != -signal.SIGKILL:
+        raise LabError(f"{argv} was not killed at {point}: {done.stderr}")
+    call, path = _parsed(lines[-1])
+    if (call, _CHANCE.sub("", path)) != (point.call, _CHANCE.sub("", point.path)):
+        raise LabError(f"{argv} was killed at {lines[-1]} instead of {point}")
+
+
+def _parsed(line: str) -> tuple[str, str]:
+    match = _CALL.match(line)
+    assert match is not None
+    return match[1], match[2] or match[3] or ""
+
+
+def _strace(
+    argv: Sequence[str], env: Mapping[str, str], *options: str
+) -> "tuple[subprocess.CompletedProcess[str], list[str]]":
+    """Run a program under strace; return what became of it, and its calls.
+
+    It is traced without ``-f``, which would count, and kill, its children too.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory, "trace")
+        # Whole paths are shown whatever -s says; contents, among them keys, are not.
+        command = ["strace", "-o", str(trace), "-y", "-s", "0", *options, *argv]
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=120,
+            start_new_session=True,
+        )
+        lines = trace.read_text().splitlines() if trace.exists() else []
+    return done, [line for line in lines if _CALL.match(line)]

@@ -1,0 +1,565 @@
+"""The story that users live through, with real programs from end to end."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.lab import (
+    NEWEST,
+    OLDEST,
+    Authority,
+    Certbot,
+    Pebble,
+    PrivatePostfix,
+    install_lineage,
+    pki,
+    renew_lineage,
+)
+from tests.lab.machine import LOOPBACK
+from tests.lab.postfix import SERVICES, snapshot
+
+pytestmark = pytest.mark.postfix
+
+NAME = "mx.example.org"
+
+CERTBOTS = [
+    pytest.param(NEWEST, id="newest certbot"),
+    pytest.param(
+        OLDEST,
+        id="oldest certbot",
+        marks=pytest.mark.skipif(
+            not OLDEST.exists(), reason="there is no .venv-oldest: run make test"
+        ),
+    ),
+]
+
+
+@pytest.fixture
+def certbot(base: Path, pebble: Pebble) -> Certbot:
+    """The newest certbot, which obtains certificates from Pebble."""
+    return Certbot(base, pebble=pebble)
+
+
+def options(postfix: PrivatePostfix) -> list[str]:
+    """Return what a user has to say, since this Postfix is not the usual one."""
+    return ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
+
+
+def run(certbot: Certbot, postfix: PrivatePostfix) -> str:
+    """Obtain and deploy a certificate; return what certbot printed."""
+    done = certbot("run", "-a", "standalone", "-d", NAME, *options(postfix))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def install(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> str:
+    """Deploy the lineage that is there; return what certbot printed."""
+    done = certbot("install", "--cert-name", NAME, *options(postfix), *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rollback(certbot: Certbot, postfix: PrivatePostfix) -> str:
+    """Undo the last deployment; return what certbot printed."""
+    done = certbot("rollback", *options(postfix))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lineage(certbot: Certbot, authority: Authority, kind: str = "ecdsa") -> pki.Issued:
+    """Make a lineage without an ACME server; return what is in it."""
+    issued = authority.issue(NAME, key=pki.generate_key(kind))
+    install_lineage(certbot.config_dir, NAME, issued)
+    return issued
+
+
+def live(certbot: Certbot) -> x509.Certificate:
+    """Return the newest leaf that certbot obtained."""
+    pem = (certbot.config_dir / "live" / NAME / "cert.pem").read_bytes()
+    return x509.load_pem_x509_certificate(pem)
+
+
+def served(postfix: PrivatePostfix) -> dict[str, x509.Certificate]:
+    """Return the leaf on every service."""
+    return {service: postfix.served(service) for service in SERVICES}
+
+
+def everywhere(leaf: x509.Certificate) -> dict[str, x509.Certificate]:
+    """Return what `served` returns when every service serves *leaf*."""
+    return dict.fromkeys(SERVICES, leaf)
+
+
+def parameters(postfix: PrivatePostfix) -> dict[str, str]:
+    """Return what main.cf sets."""
+    lines = postfix.postconf("-n").splitlines()
+    return dict(line.split(" =", 1) for line in lines)
+
+
+def identity(path: Path) -> tuple[bytes, int, int]:
+    """Return what differs as soon as anybody wrote *path*, even the same bytes."""
+    status = path.stat()
+    return path.read_bytes(), status.st_ino, status.st_mtime_ns
+
+
+# From the first certificate to the last
+
+
+@pytest.mark.parametrize("executable", CERTBOTS)
+def test_a_certificate_is_deployed_renewed_and_rolled_back(
+    postfix, base, pebble, executable
+):
+    certbot = Certbot(base, executable=executable, pebble=pebble)
+    before, snake_oil = postfix.snapshot(), served(postfix)
+
+    printed = run(certbot, postfix)
+
+    assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in printed
+    assert "Proven:" in printed
+    assert served(postfix) == everywhere(live(certbot))
+    first, main_cf = live(certbot), identity(postfix.main_cf)
+
+    renewed = certbot("renew", "--force-renewal")
+
+    assert renewed.returncode == 0, renewed.stderr
+    assert live(certbot) != first
+    assert served(postfix) == everywhere(live(certbot))
+    assert identity(postfix.main_cf) == main_cf
+
+    rollback(certbot, postfix)
+
+    assert postfix.snapshot() == before
+    assert served(postfix) == snake_oil
+
+
+@pytest.mark.parametrize("executable", CERTBOTS)
+def test_a_second_run_writes_nothing_and_says_so(postfix, base, pebble, executable):
+    certbot = Certbot(base, executable=executable, pebble=pebble)
+    run(certbot, postfix)
+    checkpoints = certbot.work_dir / "backups"
+    before = snapshot(certbot.config_dir / "postfix"), snapshot(checkpoints)
+    files = [*postfix.config_dir.iterdir(), certbot.bundle(NAME)]
+    identities = list(map(identity, files))
+
+    printed = run(certbot, postfix)
+
+    assert f"{postfix.main_cf} is already as it should be for {NAME}" in printed
+    assert f"Postfix serves the certificate for {NAME}" in printed
+    assert list(map(identity, files)) == identities
+    assert set(postfix.config_dir.iterdir()) | {certbot.bundle(NAME)} == set(files)
+    assert (snapshot(certbot.config_dir / "postfix"), snapshot(checkpoints)) == before
+
+
+def test_a_deployment_adds_no_file_but_the_bundle(postfix, certbot, authority):
+    issued = lineage(certbot, authority)
+    before = set(postfix.snapshot())
+
+    install(certbot, postfix)
+
+    assert set(postfix.snapshot()) == before
+    assert list((certbot.config_dir / "postfix").iterdir()) == [certbot.bundle(NAME)]
+    assert certbot.bundle(NAME).read_bytes() == issued.bundle_pem
+    assert not list(certbot.work_dir.rglob("main.cf"))
+
+
+def test_a_second_deployment_replaces_the_bundle_and_keeps_no_old_one(
+    postfix, certbot, authority
+):
+    lineage(certbot, authority)
+    install(certbot, postfix)
+    main_cf, newer = identity(postfix.main_cf), authority.issue(NAME)
+    renew_lineage(certbot.config_dir, NAME, newer)
+
+    install(certbot, postfix)
+
+    assert list((certbot.config_dir / "postfix").iterdir()) == [certbot.bundle(NAME)]
+    assert certbot.bundle(NAME).read_bytes() == newer.bundle_pem
+    assert identity(postfix.main_cf) == main_cf
+    assert served(postfix) == everywhere(newer.leaf)
+
+
+def test_a_rollback_leaves_nothing_of_the_plugin_behind(postfix, certbot, authority):
+    lineage(certbot, authority)
+    install(certbot, postfix)
+
+    rollback(certbot, postfix)
+
+    assert list((certbot.config_dir / "postfix").iterdir()) == []
+    assert list((certbot.work_dir / "backups").iterdir()) == []
+    assert not (certbot.work_dir / "postfix").exists()
+    assert not list(postfix.config_dir.glob(".*"))
+
+
+def test_a_rehearsal_of_a_renewal_changes_nothing(postfix, certbot):
+    run(certbot, postfix)
+    bundles = certbot.config_dir / "postfix"
+    before = postfix.snapshot(), snapshot(bundles)
+    identities = identity(postfix.main_cf), identity(certbot.bundle(NAME))
+    reloads = postfix.log().count("reload --")
+
+    done = certbot("renew", "--dry-run")
+
+    assert done.returncode == 0, done.stderr
+    assert "simulated renewal" in done.stdout
+    assert (postfix.snapshot(), snapshot(bundles)) == before
+    assert (identity(postfix.main_cf), identity(certbot.bundle(NAME))) == identities
+    assert served(postfix) == everywhere(live(certbot))
+    assert postfix.log().count("reload --") == reloads
+
+
+def test_a_quiet_renewal_prints_nothing(postfix, certbot):
+    run(certbot, postfix)
+    first = live(certbot)
+
+    done = certbot("-q", "renew", "--force-renewal")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert live(certbot) != first
+    assert served(postfix) == everywhere(live(certbot))
+
+
+def test_a_renewal_reloads_once(postfix, certbot):
+    run(certbot, postfix)
+    reloads = postfix.log().count("reload --")
+
+    done = certbot("renew", "--force-renewal")
+
+    assert done.returncode == 0, done.stderr
+    assert postfix.log().count("reload --") == reloads + 1
+
+
+def test_a_renewal_keeps_what_an_administrator_added_meanwhile(postfix, certbot):
+    run(certbot, postfix)
+    with postfix.main_cf.open("a") as file:
+        file.write("# by hand\nsmtpd_banner = hello\n")
+    postfix.settle()
+    main_cf = identity(postfix.main_cf)
+
+    done = certbot("renew", "--force-renewal")
+
+    assert done.returncode == 0, done.stderr
+    assert identity(postfix.main_cf) == main_cf
+    assert served(postfix) == everywhere(live(certbot))
+
+
+# At a terminal
+
+
+def converse(certbot: Certbot, postfix: PrivatePostfix, answer: str) -> tuple[str, int]:
+    """Deploy at a terminal, give *answer* to the question; return what was shown."""
+    argv = certbot.argv("install", "--cert-name", NAME, *options(postfix))
+    argv.remove("-n")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        argv,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=certbot.environment,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        shown = _read(ours, until=b"(Y)es/(N)o: ")
+        os.write(ours, answer.encode() + b"\n")
+        shown += _read(ours)
+        status = process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return shown.decode().replace("\r\n", "\n"), status
+
+
+def _read(terminal: int, until: bytes | None = None) -> bytes:
+    """Return what appears on *terminal*, up to *until* or the end of all programs."""
+    shown, deadline = b"", time.monotonic() + 30
+    while until is None or until not in shown:
+        ready, _, _ = select.select([terminal], [], [], deadline - time.monotonic())
+        assert ready, shown
+        try:
+            new = os.read(terminal, 4096)
+        except OSError:  # EIO: nobody holds the other side any more
+            new = b""
+        if not new:
+            assert until is None, shown
+            return shown
+        shown += new
+    return shown
+
+
+def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, authority):
+    lineage(certbot, authority)
+    before, snake_oil = postfix.snapshot(), served(postfix)
+    main_cf = identity(postfix.main_cf)
+
+    shown, status = converse(certbot, postfix, "n")
+
+    assert status == 1
+    assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
+    assert "nothing was changed, as you wished" in shown
+    assert postfix.snapshot() == before
+    assert identity(postfix.main_cf) == main_cf
+    assert not certbot.bundle(NAME).exists()
+    assert list((certbot.work_dir / "backups").iterdir()) == []
+    assert served(postfix) == snake_oil
+
+
+def test_a_yes_at_the_terminal_deploys(postfix, certbot, authority):
+    issued = lineage(certbot, authority)
+
+    shown, status = converse(certbot, postfix, "y")
+
+    assert status == 0
+    assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
+    assert served(postfix) == everywhere(issued.leaf)
+
+
+# Undo
+
+
+@pytest.mark.parametrize("executable", CERTBOTS)
+def test_a_rollback_restores_a_linked_main_cf_with_mode_and_owner(
+    base, postfix, authority, executable
+):
+    certbot = Certbot(base, executable=executable)
+    issued = lineage(certbot, authority)
+    elsewhere = base / "elsewhere"
+    elsewhere.mkdir()
+    target = elsewhere / "postfix-main.cf"
+    postfix.main_cf.rename(target)
+    postfix.main_cf.symlink_to(target)
+    shutil.chown(target, "root", "postfix")
+    target.chmod(0o640)
+    before = postfix.snapshot(), snapshot(elsewhere)
+    snake_oil = served(postfix)
+
+    install(certbot, postfix)
+
+    after = snapshot(elsewhere)[target.name]
+    assert postfix.snapshot() == before[0]
+    assert after._replace(content=None) == before[1][target.name]._replace(content=None)
+    assert after.content != before[1][target.name].content
+    assert served(postfix) == everywhere(issued.leaf)
+
+    rollback(certbot, postfix)
+
+    assert (postfix.snapshot(), snapshot(elsewhere)) == before
+    assert served(postfix) == snake_oil
+
+
+def test_a_rollback_mends_a_main_cf_that_was_broken_by_hand(
+    postfix, certbot, authority
+):
+    lineage(certbot, authority)
+    before, snake_oil = postfix.snapshot(), served(postfix)
+    install(certbot, postfix)
+    with postfix.main_cf.open("a") as file:
+        file.write("this is no parameter\n")
+
+    rollback(certbot, postfix)
+
+    assert postfix.snapshot() == before
+    assert served(postfix) == snake_oil
+
+
+def test_a_rollback_works_while_postfix_is_stopped_and_does_not_start_it(
+    postfix, certbot, authority
+):
+    lineage(certbot, authority)
+    before, snake_oil = postfix.snapshot(), served(postfix)
+    install(certbot, postfix)
+    postfix.stop()
+
+    printed = rollback(certbot, postfix)
+
+    assert postfix.snapshot() == before
+    assert "does not run and was not started" in printed
+    assert not postfix.running
+    postfix.start()
+    assert served(postfix) == snake_oil
+
+
+def test_two_deployments_are_undone_one_after_the_other(postfix, certbot, authority):
+    issued = lineage(certbot, authority)
+    snapshots = [postfix.snapshot()]
+    snake_oil = served(postfix)
+    install(certbot, postfix)
+    snapshots.append(postfix.snapshot())
+    install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+
+    rollback(certbot, postfix)
+
+    assert postfix.snapshot() == snapshots[1]
+    assert served(postfix) == everywhere(issued.leaf)
+
+    rollback(certbot, postfix)
+
+    assert postfix.snapshot() == snapshots[0]
+    assert served(postfix) == snake_oil
+
+
+# The profile intermediate
+
+INTERMEDIATE = {
+    "smtpd_tls_auth_only",
+    "smtpd_tls_chain_files",
+    "smtpd_tls_loglevel",
+    "smtpd_tls_mandatory_protocols",
+    "smtpd_tls_protocols",
+    "smtpd_tls_received_header",
+    "smtp_tls_loglevel",
+    "tls_eecdh_auto_curves",
+    "tls_medium_cipherlist",
+}
+RETIRED = {"smtpd_tls_cert_file", "smtpd_tls_key_file"}
+
+CIPHERS = {
+    "ecdsa": [
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    ],
+    "rsa": [
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+    ],
+}
+WEAK = {"ecdsa": "ECDHE-ECDSA-AES128-SHA256", "rsa": "AES128-GCM-SHA256"}
+
+
+def negotiate(postfix: PrivatePostfix, service: str, *args: str) -> str:
+    """Return protocol and cipher of a handshake of OpenSSL's, empty if it fails."""
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"{LOOPBACK}:{postfix.ports[service]}",
+    ]
+    if service != "submissions":
+        command += ["-starttls", "smtp"]
+    done = subprocess.run(
+        [*command, *args],
+        check=False,
+        input="QUIT\r\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    found = re.search(r"^New, .*Cipher is (\S+)$", done.stdout, re.MULTILINE)
+    if not found or found[1] == "(NONE)":
+        return ""
+    protocol = re.search(r"^\s+Protocol\s+: (\S+)$", done.stdout, re.MULTILINE)
+    return f"{protocol[1] if protocol else 'TLSv1.3'} {found[1]}"
+
+
+def weak_and_strong(postfix: PrivatePostfix, service: str, kind: str) -> list[str]:
+    """Return what *service* makes of TLS 1.1, a weak cipher, the good ones, TLS 1.3."""
+    offers = [
+        ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
+        *(["-tls1_2", "-cipher", cipher] for cipher in [WEAK[kind], *CIPHERS[kind]]),
+        ["-tls1_3"],
+    ]
+    return [negotiate(postfix, service, *offer) for offer in offers]
+
+
+@pytest.mark.parametrize("kind", CIPHERS)
+def test_the_profile_intermediate_ends_old_protocols_and_ciphers_on_every_service(
+    postfix, certbot, authority, kind
+):
+    lineage(certbot, authority, kind)
+    install(certbot, postfix)
+    for service in SERVICES:  # or nothing would be shown below
+        old, weak, *_ = weak_and_strong(postfix, service, kind)
+        assert old.startswith("TLSv1.1 ")
+        assert weak == f"TLSv1.2 {WEAK[kind]}"
+
+    install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+
+    expected = ["", "", *(f"TLSv1.2 {cipher}" for cipher in CIPHERS[kind])]
+    for service in SERVICES:
+        *found, modern = weak_and_strong(postfix, service, kind)
+        assert found == expected
+        assert modern.startswith("TLSv1.3 ")
+
+
+def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else(
+    postfix, certbot, authority
+):
+    issued = lineage(certbot, authority)
+    before = parameters(postfix)
+
+    printed = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+
+    after = parameters(postfix)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == INTERMEDIATE | RETIRED
+    added = set(re.findall(r"^\+(\w+) = ", printed, re.MULTILINE))
+    retired = set(re.findall(r"^\+#(\w+)=", printed, re.MULTILINE))
+    assert (added, retired) == (INTERMEDIATE, RETIRED)
+    assert served(postfix) == everywhere(issued.leaf)
+
+
+def test_the_profile_intermediate_is_reached_in_one_run(postfix, certbot, authority):
+    lineage(certbot, authority)
+    install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+    before = identity(postfix.main_cf)
+
+    printed = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+
+    assert "already as it should be" in printed
+    assert identity(postfix.main_cf) == before
+
+
+# Services that go their own way
+
+
+def test_a_service_with_its_own_certificate_keeps_it(
+    base, stopped_postfix, certbot, authority
+):
+    issued, own = lineage(certbot, authority), authority.issue("own.example.org")
+    certificate, key = base / "own.pem", base / "own.key"
+    certificate.write_bytes(own.fullchain_pem)
+    key.touch(mode=0o600)
+    key.write_bytes(own.key_pem)
+    entry = f"{LOOPBACK}:{stopped_postfix.ports['submission']}/inet"
+    stopped_postfix.postconf(
+        "-P",
+        f"{entry}/smtpd_tls_cert_file={certificate}",
+        f"{entry}/smtpd_tls_key_file={key}",
+    )
+    stopped_postfix.settle()
+    stopped_postfix.start()
+    master_cf = identity(stopped_postfix.master_cf)
+
+    done = certbot("install", "--cert-name", NAME, *options(stopped_postfix))
+
+    assert done.returncode == 0, done.stderr
+    assert served(stopped_postfix) == {
+        "smtp": issued.leaf,
+        "submission": own.leaf,
+        "submissions": issued.leaf,
+    }
+    told = done.stdout + done.stderr
+    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}, which stays" in told
+    assert identity(stopped_postfix.master_cf) == master_cf
+
+
+def test_a_deployment_without_a_running_postfix_is_served_when_it_starts(
+    stopped_postfix, certbot, authority
+):
+    issued = lineage(certbot, authority)
+
+    printed = install(certbot, stopped_postfix)
+
+    assert "does not run and was not started" in printed
+    stopped_postfix.start()
+    assert served(stopped_postfix) == everywhere(issued.leaf)
