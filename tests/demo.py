@@ -69,7 +69,9 @@ class Story:
         )
 
         heading("One command obtains a certificate, installs it and proves it")
-        self.run("run", "-n", "-a", "standalone", "-i", "postfix", "-d", NAME, *self.instance)
+        self.run(
+            "run", "-n", "-a", "standalone", "-i", "postfix", "-d", NAME, *self.instance
+        )
         installed = self.served()
         self.expect_lineage(installed)
         main_cf = self.postfix.main_cf.read_bytes()
