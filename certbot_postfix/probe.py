@@ -55,8 +55,11 @@ def leaf(question: Question, *, timeout: float) -> Certificate:
     greeted = False
     try:
         connection = socket.create_connection((endpoint.host, endpoint.port), timeout)
-        with contextlib.closing(connection):
-            smtp = _Client(connection, timeout)
+        # smtplib's file keeps the connection open until it is closed as well.
+        with (
+            contextlib.closing(connection),
+            contextlib.closing(_Client(connection, timeout)) as smtp,
+        ):
             if not endpoint.implicit:
                 smtp.getreply()  # whatever it says, it is alive
                 greeted = True
@@ -185,7 +188,7 @@ class _Client(smtplib.SMTP):
     def part(self, connection: ssl.SSLSocket, *, greeted: bool) -> None:
         """Leave politely, so that the mail log tells of no lost connection."""
         self.sock = connection
-        self.file = None
+        self.file = None  # as smtplib.SMTP.starttls() does
         with contextlib.suppress(OSError, smtplib.SMTPException):
             if not greeted:
                 self.getreply()

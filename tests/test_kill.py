@@ -219,7 +219,7 @@ class Scene:
         """Kill the command at *point*, run certbot again; return what is wrong then."""
         self.restore(running=running)
         argv, env = self.certbot.argv(*self.command), self.certbot.environment
-        kill_at(point, argv, env=env)
+        kill_at(point, argv, env=env, may_end=running)
         try:
             self.assert_whole()
             self.succeed(*self.again)

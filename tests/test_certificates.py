@@ -1,0 +1,285 @@
+"""Bundles exist only if they fit; certificates are judged before they are deployed."""
+
+import traceback
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from certbot_postfix.certificates import Bundle, Certificate, covers, judge
+from certbot_postfix.errors import CertificateError
+from tests.lab import Authority, pki
+
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def issued(authority: Authority) -> pki.Issued:
+    return authority.issue("mx.example.org", "*.Example.net")
+
+
+@pytest.fixture(scope="module")
+def stranger(authority: Authority) -> pki.Issued:
+    return authority.issue("stranger.example.org")
+
+
+def certificate(
+    *names: str, start: datetime = NOW - DAY, days: int = 90
+) -> Certificate:
+    """Return the certificate for *names* that is valid from *start*."""
+    return Certificate(
+        der=f"{names} {start} {days}".encode(),
+        subject=f"CN={names[0]}",
+        issuer="CN=CA",
+        names=frozenset(names),
+        spki=b"key",
+        key_type="ECDSA",
+        not_before=start,
+        not_after=start + days * DAY,
+    )
+
+
+# Bundle
+
+
+def test_a_bundle_is_the_key_then_the_leaf_then_the_issuers(issued):
+    bundle = Bundle.from_pem(issued.key_pem, issued.fullchain_pem)
+
+    assert bundle.pem == issued.key_pem + issued.cert_pem + issued.chain_pem
+
+
+@pytest.mark.parametrize(
+    ("key", "key_type"),
+    [
+        pytest.param(pki.generate_key("rsa"), "RSA", id="RSA"),
+        pytest.param(pki.generate_key("ecdsa"), "ECDSA", id="ECDSA"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate(), "Ed25519", id="Ed25519"),
+    ],
+)
+def test_a_key_of_any_type_fits_its_own_certificate(authority, key, key_type):
+    issued = authority.issue("mx.example.org", key=key)
+
+    bundle = Bundle.from_pem(issued.key_pem, issued.fullchain_pem)
+
+    assert bundle.leaf.key_type == key_type
+    assert bundle.leaf.der == issued.leaf.public_bytes(serialization.Encoding.DER)
+
+
+def test_the_leaf_tells_its_names_in_small_letters_and_its_times(issued):
+    leaf = Bundle.from_pem(issued.key_pem, issued.fullchain_pem).leaf
+
+    assert leaf.names == {"mx.example.org", "*.example.net"}
+    assert leaf.not_after - leaf.not_before == 90 * DAY
+    assert leaf.not_after.tzinfo is timezone.utc
+
+
+def test_a_bundle_without_final_newlines_is_still_well_formed(issued):
+    bundle = Bundle.from_pem(issued.key_pem.rstrip(), issued.fullchain_pem.rstrip())
+
+    assert bundle.pem == issued.bundle_pem
+
+
+def test_a_chain_with_windows_line_ends_is_read(issued):
+    fullchain = issued.fullchain_pem.replace(b"\n", b"\r\n")
+
+    assert Bundle.from_pem(issued.key_pem, fullchain).leaf.names >= {"mx.example.org"}
+
+
+def test_a_bundle_needs_no_issuers():
+    issued = pki.self_signed("mx.example.org")
+
+    bundle = Bundle.from_pem(issued.key_pem, issued.fullchain_pem)
+
+    assert bundle.leaf.self_signed
+
+
+def test_a_certificate_of_an_authority_is_not_self_signed(issued):
+    assert not Bundle.from_pem(issued.key_pem, issued.fullchain_pem).leaf.self_signed
+
+
+def test_the_key_of_another_certificate_is_refused(issued, stranger):
+    with pytest.raises(CertificateError, match="key does not belong"):
+        Bundle.from_pem(stranger.key_pem, issued.fullchain_pem)
+
+
+def test_a_leaf_that_is_not_first_is_refused(issued):
+    with pytest.raises(CertificateError, match="the private key is not the first"):
+        Bundle.from_pem(issued.key_pem, issued.chain_pem + issued.cert_pem)
+
+
+def test_a_chain_out_of_order_is_refused(authority, issued):
+    fullchain = issued.cert_pem + authority.root_pem + authority.intermediate_pem
+
+    with pytest.raises(
+        CertificateError, match=r"out of order: CN=Lab Intermediate .* CN=Lab Root foll"
+    ):
+        Bundle.from_pem(issued.key_pem, fullchain)
+
+
+def test_a_chain_up_to_the_root_is_accepted(authority, issued):
+    fullchain = issued.fullchain_pem + authority.root_pem
+
+    assert Bundle.from_pem(issued.key_pem, fullchain).pem.endswith(authority.root_pem)
+
+
+@pytest.mark.parametrize("fullchain", [b"", b"no PEM", b"\xff\x00"])
+def test_a_chain_without_a_certificate_is_refused(issued, fullchain):
+    with pytest.raises(CertificateError, match="no certificate in the full chain"):
+        Bundle.from_pem(issued.key_pem, fullchain)
+
+
+def test_a_damaged_certificate_is_refused(issued):
+    lines = issued.fullchain_pem.splitlines(keepends=True)
+
+    with pytest.raises(CertificateError, match="not a PEM certificate"):
+        Bundle.from_pem(issued.key_pem, b"".join([lines[0], *lines[2:]]))
+
+
+def test_a_certificate_that_is_no_der_is_refused():
+    with pytest.raises(CertificateError, match="not a certificate"):
+        Certificate.from_der(b"")
+
+
+def damaged(key: bytes) -> bytes:
+    first, _, *rest = key.splitlines(keepends=True)
+    return b"".join([first, *rest])
+
+
+def encrypted(key: bytes) -> bytes:
+    return serialization.load_pem_private_key(key, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(damaged, id="a line is missing"),
+        pytest.param(encrypted, id="encrypted"),
+        pytest.param(lambda key: key.replace(b"PRIVATE", b"SECRET"), id="of no kind"),
+        pytest.param(lambda key: key[: len(key) // 2], id="cut off"),
+        pytest.param(lambda _: b"", id="empty"),
+    ],
+)
+def test_a_key_that_cannot_be_read_is_refused_and_never_quoted(issued, spoil):
+    key = spoil(issued.key_pem)
+
+    with pytest.raises(CertificateError, match="private key cannot be read") as caught:
+        Bundle.from_pem(key, issued.fullchain_pem)
+
+    assert_hidden(key, "".join(traceback.format_exception(caught.value)))
+
+
+def test_a_key_that_does_not_match_is_never_quoted(issued, stranger):
+    with pytest.raises(CertificateError) as caught:
+        Bundle.from_pem(stranger.key_pem, issued.fullchain_pem)
+
+    assert_hidden(stranger.key_pem, "".join(traceback.format_exception(caught.value)))
+
+
+def test_no_key_is_in_the_repr_of_a_bundle(issued):
+    bundle = Bundle.from_pem(issued.key_pem, issued.fullchain_pem)
+
+    assert_hidden(issued.key_pem, repr(bundle) + str(bundle))
+
+
+def assert_hidden(key: bytes, text: str) -> None:
+    secret = [line for line in key.decode().splitlines() if not line.startswith("---")]
+    assert not [line for line in secret if line in text]
+
+
+# Judgement
+
+
+@pytest.mark.parametrize("old", [None, certificate("mx.example.org", days=30)])
+def test_a_valid_certificate_is_not_remarkable(old):
+    new = certificate("mx.example.org")
+
+    assert judge(new, old, "mx.example.org", NOW) == []
+
+
+def test_an_expired_certificate_is_refused_with_the_date():
+    new = certificate("mx.example.org", start=NOW - 90 * DAY)
+
+    with pytest.raises(CertificateError, match="expired at 2026-07-01 12:00 UTC"):
+        judge(new, None, "mx.example.org", NOW)
+
+
+def test_a_certificate_of_the_future_is_refused_with_the_date():
+    new = certificate("mx.example.org", start=NOW + DAY)
+
+    with pytest.raises(CertificateError, match="not valid before 2026-07-02 12:00 UTC"):
+        judge(new, None, "mx.example.org", NOW)
+
+
+def test_an_older_certificate_than_the_deployed_one_is_refused():
+    new = certificate("mx.example.org", start=NOW - 2 * DAY)
+    old = certificate("mx.example.org", start=NOW - DAY)
+
+    with pytest.raises(CertificateError, match=r"2026-06-29 .* is older .* 2026-06-30"):
+        judge(new, old, "mx.example.org", NOW)
+
+
+def test_a_certificate_that_no_longer_covers_the_server_is_refused():
+    old, new = certificate("mx.example.org", days=30), certificate("www.example.org")
+
+    with pytest.raises(CertificateError, match=r"no longer covers mx\.example\.org"):
+        judge(new, old, "mx.example.org", NOW)
+
+
+def test_a_wildcard_still_covers_the_server():
+    old, new = certificate("mx.example.org", days=30), certificate("*.example.org")
+
+    assert judge(new, old, "mx.example.org", NOW) == [
+        "no longer covered: mx.example.org"
+    ]
+
+
+def test_names_that_are_gone_are_told():
+    old = certificate("mx.example.org", "b.example.org", "a.example.org", days=30)
+    new = certificate("mx.example.org", "c.example.org")
+
+    assert judge(new, old, "mx.example.org", NOW) == [
+        "no longer covered: a.example.org, b.example.org"
+    ]
+
+
+def test_a_certificate_that_never_covered_the_server_may_be_renewed():
+    old, new = certificate("www.example.org", days=30), certificate("www.example.org")
+
+    assert judge(new, old, "mx.example.org", NOW) == []
+
+
+def test_the_deployed_certificate_itself_is_not_remarkable():
+    same = certificate("www.example.org")
+
+    assert judge(same, same, "mx.example.org", NOW) == []
+
+
+def test_the_deployed_certificate_is_refused_once_it_has_expired():
+    same = certificate("mx.example.org", days=1)
+
+    with pytest.raises(CertificateError, match="expired"):
+        judge(same, same, "mx.example.org", NOW)
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "covered"),
+    [
+        pytest.param({"mx.example.org"}, "mx.example.org", True, id="the name itself"),
+        pytest.param({"mx.example.org"}, "MX.Example.org", True, id="in any letters"),
+        pytest.param({"*.example.org"}, "mx.example.org", True, id="by a wildcard"),
+        pytest.param({"*.example.org"}, "a.mx.example.org", False, id="one label only"),
+        pytest.param({"*.example.org"}, "example.org", False, id="not the parent"),
+        pytest.param({"example.org"}, "mx.example.org", False, id="not the child"),
+        pytest.param({"*.org"}, "mx.example.org", False, id="not the grandchild"),
+        pytest.param(set(), "mx.example.org", False, id="no name at all"),
+        pytest.param({"*.example.org"}, "localhost", False, id="a single label"),
+    ],
+)
+def test_names_cover(names, host, covered):
+    assert covers(names, host) is covered

@@ -1,0 +1,236 @@
+"""The command says what would be done, and does nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import cli
+from tests.lab import Issued, install_lineage, renew_lineage
+from tests.lab.postfix import snapshot
+from tests.test_main_cf import patched, shown
+
+NAME = "mx.example.org"
+
+
+@pytest.fixture
+def issued(authority) -> Issued:
+    return authority.issue(NAME)
+
+
+@pytest.fixture
+def certbot_dir(base: Path, issued: Issued) -> Path:
+    """certbot's directory, with a lineage that is not deployed."""
+    path = base / "letsencrypt"
+    install_lineage(path, NAME, issued)
+    return path
+
+
+@pytest.fixture
+def plan(stopped_postfix, certbot_dir):
+    """Run ``certbot-postfix plan`` on the lineage; return its exit status."""
+
+    def run(*options: str, name: str = NAME) -> int:
+        where = ["--config-dir", str(stopped_postfix.config_dir)]
+        where += ["--certbot-config-dir", str(certbot_dir)]
+        return cli.main([*where, "plan", "--cert-name", name, *options])
+
+    return run
+
+
+def deploy(stopped_postfix, certbot_dir: Path, issued: Issued) -> Path:
+    """Do by hand what the profile certificate wants."""
+    bundle = certbot_dir / "postfix" / f"{NAME}.pem"
+    bundle.parent.mkdir(mode=0o700)
+    bundle.write_bytes(issued.bundle_pem)
+    stopped_postfix.set(smtpd_tls_chain_files=str(bundle))
+    stopped_postfix.postconf("-#", "smtpd_tls_cert_file", "smtpd_tls_key_file")
+    stopped_postfix.settle()
+    return bundle
+
+
+# plan
+
+
+def test_the_diff_is_all_there_is_on_standard_output(
+    stopped_postfix, certbot_dir, plan, capsys
+):
+    bundle = certbot_dir / "postfix" / f"{NAME}.pem"
+    before = shown(stopped_postfix.main_cf.read_bytes())
+
+    status = plan("--tls-profile", "certificate")
+
+    told = capsys.readouterr()
+    after = patched(before, told.out)
+    assert status == 3
+    assert after[-1] == f"smtpd_tls_chain_files = {bundle}"
+    assert [line for line in before if line not in after] == [
+        line for line in before if line.startswith(("smtpd_tls_cert", "smtpd_tls_key"))
+    ]
+    assert f"the bundle {bundle} would be written" in told.err
+
+
+@pytest.mark.parametrize("profile", ["certificate", "opportunistic", "intermediate"])
+def test_nothing_is_written(base, plan, profile):
+    before = snapshot(base)
+
+    assert plan("--tls-profile", profile, "--client-level", "encrypt") == 3
+
+    # `postfix check` makes the directories of the queue.
+    after = snapshot(base)
+    assert without_queue(after) == without_queue(before)
+
+
+def without_queue(entries: dict) -> dict:
+    return {name: entry for name, entry in entries.items() if "queue" not in name}
+
+
+def test_a_profile_that_raises_more_shows_more(plan, capsys):
+    plan("--tls-profile", "intermediate")
+
+    assert "\n+smtpd_tls_auth_only = yes\n" in capsys.readouterr().out
+
+
+def test_a_client_level_is_shown(plan, capsys):
+    plan("--client-level", "encrypt")
+
+    assert "\n+smtp_tls_security_level = encrypt\n" in capsys.readouterr().out
+
+
+def test_what_is_deployed_needs_no_plan(
+    stopped_postfix, certbot_dir, issued, plan, capsys
+):
+    deploy(stopped_postfix, certbot_dir, issued)
+
+    status = plan()
+
+    out, talk = capsys.readouterr()
+    assert (status, out) == (0, "")
+    assert "would be written" not in talk
+
+
+def test_a_renewed_lineage_needs_no_change_of_main_cf_but_a_bundle(
+    stopped_postfix, certbot_dir, authority, issued, plan, capsys
+):
+    bundle = deploy(stopped_postfix, certbot_dir, issued)
+    renew_lineage(certbot_dir, NAME, authority.issue(NAME))
+
+    status = plan()
+
+    out, talk = capsys.readouterr()
+    assert (status, out) == (3, "")
+    assert talk.endswith(f"the bundle {bundle} would be written\n")
+    assert bundle.read_bytes() == issued.bundle_pem
+
+
+def test_what_is_kept_and_overridden_is_talk(stopped_postfix, plan, capsys):
+    stopped_postfix.set(smtp_tls_security_level="dane")
+
+    plan("--client-level", "encrypt", "--tls-profile", "intermediate")
+
+    out, talk = capsys.readouterr()
+    submission = f"127.0.0.1:{stopped_postfix.ports['submission']}/inet"
+    assert "smtp_tls_security_level: keeping dane" in talk
+    assert f"{submission} overrides smtpd_tls_security_level = encrypt" in talk
+    assert "keeping" not in out
+
+
+def test_no_key_is_told(plan, issued, capsys):
+    plan("--tls-profile", "intermediate")
+
+    told = "".join(capsys.readouterr())
+    secret = issued.key_pem.decode().splitlines()[1:-1]
+    assert not [line for line in secret if line in told]
+
+
+# Errors
+
+
+def test_a_lineage_that_is_missing_is_named(plan, certbot_dir, capsys):
+    status = plan(name="nobody.example.org")
+
+    out, error = capsys.readouterr()
+    assert (status, out) == (1, "")
+    assert error.startswith("certbot-postfix: error: could not read ")
+    assert f"{certbot_dir}/live/nobody.example.org/privkey.pem" in error
+
+
+def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
+    stopped_postfix, plan, capsys
+):
+    stopped_postfix.main_cf.write_text("no equals sign\n")
+    stopped_postfix.settle()
+
+    status = plan()
+
+    out, error = capsys.readouterr()
+    assert (status, out) == (1, "")
+    message, hint = error.splitlines()
+    assert message.startswith("certbot-postfix: error: Postfix cannot read ")
+    assert "main.cf, line 1: missing '='" in message
+    assert hint.startswith("certbot-postfix: hint: mend main.cf")
+
+
+def test_a_certificate_that_must_not_be_deployed_is_an_error(
+    certbot_dir, authority, plan, capsys
+):
+    renew_lineage(
+        certbot_dir,
+        NAME,
+        Issued(authority.issue(NAME).cert_pem, b"", authority.issue(NAME).key_pem),
+    )
+
+    status = plan()
+
+    out, error = capsys.readouterr()
+    assert (status, out) == (1, "")
+    assert f"lineage {NAME}: the private key does not belong" in error
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["plan"],
+        ["plan", "--cert-name", NAME, "--tls-profile", "modern"],
+        ["plan", "--cert-name", NAME, "--client-level", "dane-only"],
+        ["unheard-of"],
+    ],
+)
+def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+
+    assert caught.value.code == 2
+    assert "usage: certbot-postfix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+def test_help_is_data(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: certbot-postfix")
+
+
+def test_the_command_runs_as_a_module(base):
+    command = [sys.executable, "-m", "certbot_postfix.cli"]
+    command += ["--certbot-config-dir", str(base), "--config-dir", str(base / "none")]
+    done = subprocess.run(
+        [*command, "plan", "--cert-name", NAME],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[1],
+        env={"PATH": "/usr/bin:/bin"},  # cron's, without postconf
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("certbot-postfix: error: Postfix cannot read")

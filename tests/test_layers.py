@@ -1,0 +1,128 @@
+"""The package's modules know only what lies below them."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "certbot_postfix"
+
+# From the bottom; each module with all that it imports of the package.
+IMPORTS: dict[str, set[str]] = {
+    "errors": set(),
+    "profiles": set(),
+    "listeners": set(),
+    "checkpoint": {"errors"},
+    "files": {"errors"},
+    "programs": {"errors"},
+    "manager": {"programs"},
+    "certificates": {"errors"},
+    "lineage": {"certificates", "errors", "files"},
+    "configuration": {"errors"},
+    "rules": {"configuration", "errors", "profiles"},
+    "plan": {"certificates", "configuration", "errors", "profiles", "rules"},
+    "probe": {"certificates", "configuration", "errors"},
+    "postfix": {"configuration", "errors", "listeners", "manager", "programs"},
+    "transaction": {"errors", "files", "plan", "postfix", "rules"},
+    "serving": {"certificates", "configuration", "errors", "postfix", "probe"},
+    "deployment": {
+        "certificates",
+        "configuration",
+        "errors",
+        "files",
+        "lineage",
+        "plan",
+        "postfix",
+        "profiles",
+        "serving",
+        "transaction",
+    },
+    "cli": {"deployment", "errors", "lineage", "postfix", "profiles"},
+    "installer": {
+        "checkpoint",
+        "deployment",
+        "errors",
+        "lineage",
+        "postfix",
+        "profiles",
+    },
+}
+MODULES = sorted(path.stem for path in PACKAGE.rglob("*.py"))
+
+
+def parsed(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the full name of whatever *module* imports, also inside of functions."""
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_its_layer():
+    assert sorted([*IMPORTS, "__init__"]) == MODULES
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+def test_a_module_imports_what_the_table_says(module):
+    names = (name.split(".") for name in imported(module))
+
+    assert {name[1] for name in names if name[0] == "certbot_postfix"} == IMPORTS[
+        module
+    ]
+
+
+def test_imports_point_down():
+    order = list(IMPORTS)
+
+    assert all(
+        order.index(below) < order.index(module)
+        for module, known in IMPORTS.items()
+        for below in known
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_private_of_certbot_is_imported(module):
+    assert not [name for name in imported(module) if "._" in name]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_program_runs_through_a_shell(module):
+    calls = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.Call)]
+
+    assert not [
+        call for call in calls if "shell" in {word.arg for word in call.keywords}
+    ]
+    assert {"os.system", "os.popen"}.isdisjoint(
+        ast.unparse(call.func) for call in calls
+    )
+
+
+def test_certbot_loads_little_of_ours_on_every_run():
+    script = "import sys, certbot_postfix.installer; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+    )
+
+    loaded = [
+        name for name in done.stdout.split() if name.startswith("certbot_postfix.")
+    ]
+    assert sorted(loaded) == [
+        "certbot_postfix.checkpoint",
+        "certbot_postfix.errors",
+        "certbot_postfix.installer",
+        "certbot_postfix.profiles",
+    ]

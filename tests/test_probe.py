@@ -1,0 +1,399 @@
+"""A certificate counts as served once a fresh handshake showed it."""
+
+import contextlib
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Endpoint
+from certbot_postfix.errors import ProofError, UnansweredError
+from certbot_postfix.probe import Question, leaf, prove, showing
+from tests.lab import Authority, Issued, pki
+
+# What one client is told; the first argument is the connection.
+Talk = Callable[["Session"], None]
+
+
+class Session(socketserver.StreamRequestHandler):
+    """Just enough SMTP to reach a TLS handshake."""
+
+    wbufsize = 0
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client may leave when it likes
+            self.server.talk(self)
+
+    def reply(self, line: bytes) -> None:
+        self.wfile.write(line + b"\r\n")
+
+    def smtp(self, start_tls: bytes = b"220 go ahead") -> None:
+        """Greet, answer EHLO, and answer STARTTLS with *start_tls*."""
+        self.reply(b"220 mx.example.org ESMTP")
+        assert self.rfile.readline().lower().startswith(b"ehlo")
+        self.reply(b"250-mx.example.org\r\n250 STARTTLS")
+        assert self.rfile.readline().strip() == b"STARTTLS"
+        self.reply(start_tls)
+
+    def tls(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        return context.wrap_socket(self.request, server_side=True)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Talks to every client by *talk*."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, talk: Talk) -> None:
+        super().__init__(("127.0.0.1", 0), Session)
+        self.talk = talk
+
+    def question(self, name: str | None = None, *, implicit: bool = False) -> Question:
+        host, port = self.server_address
+        return Question(Endpoint(f"{host}:{port}/inet", host, port, implicit), name)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Talk], Server]]:
+    """Start servers, and stop them in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(talk: Talk) -> Server:
+            server = stack.enter_context(Server(talk))
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def issued(authority: Authority) -> Issued:
+    return authority.issue("mx.example.org")
+
+
+@pytest.fixture(scope="module")
+def other(authority: Authority) -> Issued:
+    return authority.issue("other.example.org")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[[Issued], ssl.SSLContext]:
+    """Make what a server needs in order to show a certificate."""
+
+    def make(issued: Issued) -> ssl.SSLContext:
+        bundle = tmp_path / "bundle.pem"
+        bundle.write_bytes(issued.bundle_pem)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.load_cert_chain(bundle)
+        return context
+
+    return make
+
+
+def start_tls(context: ssl.SSLContext) -> Talk:
+    """Show a certificate after STARTTLS, as smtp and submission do."""
+
+    def talk(session: Session) -> None:
+        session.smtp()
+        with session.tls(context) as connection:
+            if connection.recv(100).lower() == b"quit\r\n":
+                connection.sendall(b"221 bye\r\n")
+
+    return talk
+
+
+def implicit_tls(context: ssl.SSLContext) -> Talk:
+    """Show a certificate at once and greet then, as submissions does."""
+
+    def talk(session: Session) -> None:
+        with session.tls(context) as connection:
+            connection.sendall(b"220 mx.example.org ESMTP\r\n")
+            connection.recv(100)
+
+    return talk
+
+
+class InTurn:
+    """Talks to each client by the next of *talks*, and to all others by the last."""
+
+    def __init__(self, *talks: Talk) -> None:
+        self.talks = list(talks)
+
+    def __call__(self, session: Session) -> None:
+        talk = self.talks.pop(0) if self.talks[1:] else self.talks[0]
+        talk(session)
+
+
+def leaf_of(issued: Issued) -> Certificate:
+    return Certificate.all_from_pem(issued.cert_pem)[0]
+
+
+# One handshake
+
+
+def test_the_certificate_is_seen_after_starttls(serve, context, issued):
+    server = serve(start_tls(context(issued)))
+
+    assert leaf(server.question(), timeout=10) == leaf_of(issued)
+
+
+def test_the_certificate_is_seen_in_implicit_tls(serve, context, issued):
+    server = serve(implicit_tls(context(issued)))
+
+    assert leaf(server.question(implicit=True), timeout=10) == leaf_of(issued)
+
+
+@pytest.mark.parametrize("talk", [start_tls, implicit_tls])
+def test_the_certificate_of_the_name_that_is_asked_for_is_seen(
+    serve, context, issued, other, talk
+):
+    default, by_name = context(issued), context(other)
+
+    def choose(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name == "other.example.org":
+            session.context = by_name
+
+    default.sni_callback = choose
+    server = serve(talk(default))
+    implicit = talk is implicit_tls
+
+    asked = server.question("other.example.org", implicit=implicit)
+    assert leaf(asked, timeout=10) == leaf_of(other)
+    assert leaf(server.question(implicit=implicit), timeout=10) == leaf_of(issued)
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_of_two_certificates_the_one_with_the_key_that_is_asked_for_is_seen(
+    serve, context, authority, tmp_path, kind
+):
+    both = {
+        kind: authority.issue("mx.example.org", key=pki.generate_key(kind))
+        for kind in ("rsa", "ecdsa")
+    }
+    shows_both = context(both["rsa"])
+    (tmp_path / "second.pem").write_bytes(both["ecdsa"].bundle_pem)
+    shows_both.load_cert_chain(tmp_path / "second.pem")
+    question = serve(start_tls(shows_both)).question()
+
+    seen = leaf(replace(question, key_type=kind.upper()), timeout=10)
+
+    assert seen == leaf_of(both[kind])
+
+
+def test_a_certificate_with_an_old_key_is_seen_as_well(serve, context, authority):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    issued = authority.issue("mx.example.org", key=key)
+    server = serve(start_tls(context(issued)))
+
+    assert leaf(server.question(), timeout=10) == leaf_of(issued)
+
+
+def test_an_answer_without_a_certificate_is_none(serve):
+    anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    anonymous.maximum_version = ssl.TLSVersion.TLSv1_2
+    anonymous.set_ciphers("aNULL:@SECLEVEL=0")
+    server = serve(start_tls(anonymous))
+
+    with pytest.raises(ProofError, match="shows no certificate"):
+        leaf(server.question(), timeout=10)
+
+
+def refusing(answer: bytes) -> Talk:
+    return lambda session: session.smtp(answer)
+
+
+@pytest.mark.parametrize(
+    ("talk", "told"),
+    [
+        pytest.param(
+            refusing(b"502 5.5.1 Error: command not implemented"),
+            "502 5.5.1 Error: command not implemented",
+            id="no STARTTLS",
+        ),
+        pytest.param(
+            refusing(b"454 4.7.0 TLS not available due to local problem"),
+            "454 4.7.0 TLS not available due to local problem",
+            id="TLS is disabled",
+        ),
+        pytest.param(
+            lambda session: session.reply(b"HTTP/1.1 400 Bad Request"),
+            "",
+            id="another protocol",
+        ),
+        pytest.param(
+            lambda session: session.reply(b"\xff\x00" * 100_000), "", id="garbage"
+        ),
+    ],
+)
+def test_a_service_that_does_not_start_tls_is_told_with_its_words(serve, talk, told):
+    question = serve(talk).question()
+
+    with pytest.raises(ProofError) as caught:
+        leaf(question, timeout=10)
+
+    assert caught.value.message.startswith(f"{question} shows no certificate: {told}")
+    assert "b'" not in caught.value.message
+
+
+def hangs_up(session: Session) -> None:
+    """Say nothing at all."""
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_service_that_does_not_even_greet_is_unanswered(serve, implicit):
+    question = serve(hangs_up).question(implicit=implicit)
+
+    with pytest.raises(UnansweredError, match="shows no certificate") as caught:
+        leaf(question, timeout=10)
+
+    assert caught.value.names == {question.endpoint.service}
+
+
+def test_a_service_that_refuses_tls_is_alive(serve):
+    with pytest.raises(ProofError) as caught:
+        leaf(serve(refusing(b"454 no TLS")).question(), timeout=10)
+
+    assert not isinstance(caught.value, UnansweredError)
+
+
+def test_a_failed_attempt_is_over_for_the_service_as_well(serve):
+    over = threading.Event()
+
+    def talk(session: Session) -> None:
+        session.smtp(b"454 no TLS")
+        session.rfile.read()
+        over.set()
+
+    with pytest.raises(ProofError) as caught:
+        leaf(serve(talk).question(), timeout=10)
+
+    assert over.wait(5), f"still connected after: {caught.value}"
+
+
+def test_a_service_that_speaks_no_tls_at_once_is_told(serve):
+    server = serve(lambda session: session.reply(b"220 mx.example.org ESMTP"))
+
+    with pytest.raises(ProofError, match="SSL"):
+        leaf(server.question(implicit=True), timeout=10)
+
+
+def test_a_port_at_which_nobody_listens_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host, port = free.getsockname()
+    endpoint = Endpoint("smtp/inet", host, port, implicit=False)
+
+    with pytest.raises(
+        UnansweredError,
+        match=rf"smtp/inet at 127\.0\.0\.1 port {port} shows .* refused",
+    ):
+        leaf(Question(endpoint, None), timeout=10)
+
+
+def silent(session: Session) -> None:
+    session.rfile.read()  # until the client has had enough
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_service_that_never_answers_is_given_up(serve, implicit):
+    server = serve(silent)
+    start = time.monotonic()
+
+    with pytest.raises(UnansweredError, match="timed out"):
+        leaf(server.question(implicit=implicit), timeout=0.2)
+
+    assert time.monotonic() - start < 5
+
+
+# Proof
+
+
+def test_what_is_served_is_proven(serve, context, issued, other):
+    servers = [serve(start_tls(context(each))) for each in (issued, other)]
+    questions = [server.question() for server in servers]
+
+    prove([leaf_of(issued), leaf_of(other)], questions, timeout=10)
+
+
+def test_it_is_asked_until_the_certificate_has_changed(serve, context, issued, other):
+    old, new = start_tls(context(other)), start_tls(context(issued))
+    talk = InTurn(old, old, new)
+
+    prove([leaf_of(issued)], [serve(talk).question()], timeout=30)
+
+    assert talk.talks == [new]
+
+
+def test_it_is_asked_until_the_service_is_there(serve, context, issued):
+    dead, alive = refusing(b"454 no TLS"), start_tls(context(issued))
+    talk = InTurn(dead, dead, alive)
+
+    prove([leaf_of(issued)], [serve(talk).question()], timeout=30)
+
+    assert talk.talks == [alive]
+
+
+def test_what_is_not_proven_is_told_with_seen_and_expected(
+    serve, context, issued, other
+):
+    good, bad = serve(start_tls(context(issued))), serve(start_tls(context(other)))
+    questions = [good.question(), bad.question("mx.example.org")]
+
+    with pytest.raises(ProofError) as caught:
+        prove([leaf_of(issued)], questions, timeout=0.3)
+
+    assert caught.value.message == (
+        f"{bad.question().endpoint} asked for mx.example.org shows the certificate for"
+        f" {leaf_of(other)}; it should be the one for {leaf_of(issued)}"
+    )
+    assert not isinstance(caught.value, UnansweredError)
+    assert "disabling TLS support" in caught.value.hint
+
+
+def test_every_service_that_fails_is_told(serve, context, issued, other):
+    wrong, dead = serve(start_tls(context(other))), serve(hangs_up)
+
+    with pytest.raises(UnansweredError) as caught:
+        prove([leaf_of(issued)], [wrong.question(), dead.question()], timeout=0)
+
+    assert f"{wrong.question()} shows the certificate for other" in str(caught.value)
+    assert f"{dead.question()} shows no certificate: " in str(caught.value)
+    assert caught.value.names == {dead.question().endpoint.service}
+
+
+def test_any_certificate_will_do_if_none_is_expected(serve, context, issued):
+    prove(None, [serve(start_tls(context(issued))).question()], timeout=10)
+
+
+def test_who_shows_a_certificate_is_found_out(serve, context, issued):
+    good, dead = serve(start_tls(context(issued))), serve(hangs_up)
+
+    shown = showing([good.question(), dead.question()], timeout=10)
+
+    assert shown == {good.question().endpoint.service}
+
+
+def test_services_that_never_answer_are_waited_for_side_by_side(serve, issued):
+    questions = [serve(silent).question() for _ in range(8)]
+    start = time.monotonic()
+
+    with pytest.raises(UnansweredError, match="timed out"):
+        prove([leaf_of(issued)], questions, timeout=0.1)
+
+    assert time.monotonic() - start < 5
+
+
+def test_nothing_asked_is_proven_at_once(issued):
+    prove([leaf_of(issued)], [], timeout=0)

@@ -1,0 +1,447 @@
+"""Live files change only as a checkpoint knows, and come back as they were."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from certbot.reverter import Reverter
+
+from certbot_postfix import files, transaction
+from certbot_postfix.errors import Error, MisconfiguredError
+from certbot_postfix.plan import Plan
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.rules import Change, CommentOut, Kept
+from tests.lab.postfix import snapshot
+
+DECISIONS = (
+    Change("smtpd_tls_loglevel", None, "1", "TLS is visible"),
+    CommentOut("smtpd_tls_cert_file", "/old.pem", "it is old"),
+    Kept("smtpd_tls_key_file", "/old.key", "somebody refers to it"),
+)
+
+
+class Checkpoint:
+    """Notes what is asked of it; *meanwhile* happens while it saves a file."""
+
+    def __init__(self, meanwhile=lambda path: None) -> None:
+        self.calls: list[tuple[str, Path]] = []
+        self.meanwhile = meanwhile
+
+    def before_change(self, path: Path, note: str) -> None:
+        self.calls.append(("change", path))
+        self.meanwhile(path)
+
+    def before_creation(self, path: Path) -> None:
+        assert not path.exists()
+        self.calls.append(("creation", path))
+
+
+class Reversible:
+    """certbot's own Reverter as a checkpoint."""
+
+    def __init__(self, base: Path) -> None:
+        self.in_progress = base / "work/IN_PROGRESS"
+        self.reverter = Reverter(
+            SimpleNamespace(
+                strict_permissions=False,
+                backup_dir=str(base / "work/backups"),
+                temp_checkpoint_dir=str(base / "work/temporary"),
+                in_progress_dir=str(self.in_progress),
+            )
+        )
+
+    def before_change(self, path: Path, note: str) -> None:
+        self.reverter.add_to_checkpoint({str(path)}, note)
+
+    def before_creation(self, path: Path) -> None:
+        self.reverter.register_file_creation(False, str(path))
+
+
+@pytest.fixture
+def postfix(stopped_postfix) -> Postfix:
+    """The instance that does not run, as the plugin sees it."""
+    return Postfix(stopped_postfix.config_dir)
+
+
+# stage
+
+
+def test_staging_changes_nothing_that_is_live(stopped_postfix, postfix, tmp_path):
+    before = stopped_postfix.snapshot()
+
+    planned = transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+
+    assert not planned.empty
+    assert stopped_postfix.snapshot() == before
+
+
+def test_staging_leaves_nothing_where_it_was_told_to_work(postfix, tmp_path):
+    transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_leaves_nothing_among_temporary_files(postfix, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    transaction.stage(postfix, DECISIONS, None)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_that_fails_leaves_nothing_either(postfix, tmp_path):
+    bad = (Change("smtpd_tls_loglevel", None, "${unended", "to fail"),)
+
+    with pytest.raises(MisconfiguredError):
+        transaction.stage(postfix, bad, tmp_path / "staging")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_change_no_copy_is_made(postfix, tmp_path):
+    planned = transaction.stage(postfix, DECISIONS[2:], tmp_path / "staging")
+
+    assert planned.empty
+    assert planned.decisions == DECISIONS[2:]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_while_staging_is_named(postfix, tmp_path):
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(staging)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(Error, match="No space left on device"):
+            transaction.stage(postfix, DECISIONS, staging)
+        assert list(staging.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(staging)], check=True)
+
+
+def test_what_postfix_does_not_accept_is_quoted_and_not_planned(
+    stopped_postfix, postfix
+):
+    stopped_postfix.master_cf.write_text("smtp inet n\n")
+    stopped_postfix.settle()
+
+    with pytest.raises(Error, match=r"master\.cf: line 1: bad field count"):
+        transaction.stage(postfix, DECISIONS, None)
+
+
+def test_a_value_that_postconf_did_not_take_as_told_is_refused(postfix):
+    decisions = (Change("smtpd_tls_loglevel", None, "1   2", "blanks collapse"),)
+
+    with pytest.raises(MisconfiguredError, match="did not set smtpd_tls_loglevel"):
+        transaction.stage(postfix, decisions, None)
+
+
+SPY = """\
+#!/bin/sh
+# Tell mode and age, in seconds, of what postconf is about to see.
+echo "$(stat -c %a "$2") $(expr $(date +%s) - $(stat -c %Y "$2/main.cf"))" >> {seen}
+exec postconf "$@"
+"""
+
+
+@pytest.fixture
+def staged(stopped_postfix, base) -> list[tuple[str, int]]:
+    """Mode of the staged copy, and age of its main.cf, at each call of postconf."""
+    spy, seen = base / "postconf", base / "seen"
+    spy.write_text(SPY.format(seen=seen))
+    spy.chmod(0o755)
+    postfix = Postfix(stopped_postfix.config_dir, postconf=str(spy))
+    transaction.stage(postfix, DECISIONS, None)
+    lines = (line.split() for line in seen.read_text().splitlines())
+    return [(mode, int(age)) for mode, age in lines]
+
+
+def test_postconf_never_waits_for_a_staged_file(staged):
+    *edits, reading = [age for _, age in staged]
+
+    # postconf -e and -# do not wait; what reads waits for files younger than 2 s.
+    assert len(edits) == 2
+    assert reading >= 2
+
+
+def test_a_staged_copy_is_private(staged):
+    assert {mode for mode, _ in staged} == {"700"}
+
+
+# commit
+
+
+def planned(path: Path, after: bytes = b"new\n") -> Plan:
+    return Plan(DECISIONS, path, path.read_bytes(), after)
+
+
+@pytest.fixture
+def main_cf(tmp_path: Path) -> Path:
+    path = tmp_path / "etc" / "main.cf"
+    path.parent.mkdir()
+    path.write_bytes(b"old\n")
+    return path
+
+
+def test_a_commit_writes_what_was_planned_once_the_checkpoint_knows(main_cf):
+    def is_old(path: Path) -> None:
+        assert path.read_bytes() == b"old\n"
+
+    checkpoint = Checkpoint(meanwhile=is_old)
+
+    transaction.commit(planned(main_cf), checkpoint)
+
+    assert checkpoint.calls == [("change", main_cf)]
+    assert main_cf.read_bytes() == b"new\n"
+
+
+def test_a_main_cf_that_somebody_changed_since_is_left_to_him(main_cf):
+    plan = planned(main_cf)
+    main_cf.write_bytes(b"of somebody\n")
+
+    with pytest.raises(Error, match="was changed by somebody else") as caught:
+        transaction.commit(plan, Checkpoint())
+
+    assert main_cf.read_bytes() == b"of somebody\n"
+    assert list(main_cf.parent.iterdir()) == [main_cf]
+    assert caught.value.hint == "run the same command again"
+
+
+def test_a_main_cf_that_changes_while_the_checkpoint_is_made_is_left_alone(main_cf):
+    checkpoint = Checkpoint(meanwhile=lambda path: path.write_bytes(b"of somebody\n"))
+
+    with pytest.raises(Error, match="changed by somebody else"):
+        transaction.commit(planned(main_cf), checkpoint)
+
+    assert main_cf.read_bytes() == b"of somebody\n"
+
+
+# Bundles
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tmp_path / "letsencrypt" / "mx.example.org.pem"
+
+
+@pytest.fixture
+def deployed(bundle: Path) -> Path:
+    """A bundle that is in its place."""
+    bundle.parent.mkdir()
+    transaction.put_bundle(bundle, b"old", Checkpoint())
+    return bundle
+
+
+def entries(directory: Path) -> dict[str, tuple[int, bytes | str | None]]:
+    return {
+        name: (entry.mode, entry.content) for name, entry in snapshot(directory).items()
+    }
+
+
+def test_a_first_bundle_is_private_and_registered_as_a_creation(bundle):
+    bundle = bundle.parent / "postfix" / bundle.name
+    bundle.parent.parent.mkdir()
+    checkpoint = Checkpoint()
+
+    transaction.put_bundle(bundle, b"key", checkpoint)
+
+    assert checkpoint.calls == [("creation", bundle)]
+    assert entries(bundle.parent) == {
+        ".": (0o700, None),
+        bundle.name: (0o600, b"key"),
+    }
+
+
+def test_a_bundle_that_is_replaced_enters_no_checkpoint(deployed):
+    checkpoint = Checkpoint()
+
+    transaction.put_bundle(deployed, b"new", checkpoint)
+
+    assert checkpoint.calls == []
+    assert deployed.read_bytes() == b"new"
+
+
+def test_no_file_beside_a_bundle_is_open_to_others(deployed):
+    transaction.put_bundle(deployed, b"new", None)
+
+    modes = {
+        mode for name, (mode, _) in entries(deployed.parent).items() if name != "."
+    }
+    assert modes == {0o600}
+
+
+def test_a_replaced_bundle_comes_back_with_its_mode(deployed):
+    before = entries(deployed.parent)
+    transaction.put_bundle(deployed, b"new", None)
+
+    assert transaction.undo_bundle(deployed)
+
+    assert entries(deployed.parent) == before
+
+
+def test_a_first_bundle_is_left_to_the_checkpoint(deployed):
+    assert not transaction.undo_bundle(deployed)
+
+    assert deployed.read_bytes() == b"old"
+
+
+def test_a_proven_bundle_leaves_nothing_of_the_old_one(deployed):
+    transaction.put_bundle(deployed, b"new", None)
+
+    transaction.keep_bundle(deployed)
+
+    assert entries(deployed.parent).keys() == {".", deployed.name}
+    assert deployed.read_bytes() == b"new"
+    assert not transaction.undo_bundle(deployed)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "postfix").touch()
+
+    with pytest.raises(Error, match=f"could not create {tmp_path}/postfix"):
+        transaction.put_bundle(tmp_path / "postfix" / "mx.pem", b"key", None)
+
+
+# restore, with certbot's Reverter
+
+
+@pytest.fixture
+def reversible(base: Path) -> Reversible:
+    return Reversible(base)
+
+
+def test_what_certbot_saved_comes_back_with_owner_and_mode(
+    stopped_postfix, postfix, reversible
+):
+    shutil.chown(stopped_postfix.main_cf, "nobody", "postfix")
+    stopped_postfix.main_cf.chmod(0o640)
+    before = stopped_postfix.snapshot()
+    plan = transaction.stage(postfix, DECISIONS, None)
+    transaction.commit(plan, reversible)
+    changed = stopped_postfix.snapshot() != before
+
+    transaction.restore(reversible.in_progress)
+
+    assert changed
+    assert stopped_postfix.snapshot() == before
+
+
+def test_certbot_finishes_what_was_restored(
+    stopped_postfix, postfix, reversible, bundle
+):
+    before = stopped_postfix.snapshot()
+    bundle.parent.mkdir()
+    transaction.put_bundle(bundle, b"key", reversible)
+    plan = transaction.stage(postfix, DECISIONS, None)
+    transaction.commit(plan, reversible)
+
+    transaction.restore(reversible.in_progress)
+    reversible.reverter.recovery_routine()
+
+    assert stopped_postfix.snapshot() == before
+    assert not bundle.exists()
+    assert not reversible.in_progress.exists()
+
+
+def test_certbot_can_still_undo_by_itself(stopped_postfix, postfix, reversible):
+    before = stopped_postfix.main_cf.read_bytes()
+    plan = transaction.stage(postfix, DECISIONS, None)
+    transaction.commit(plan, reversible)
+    reversible.reverter.finalize_checkpoint("Deployed")
+
+    reversible.reverter.rollback_checkpoints(1)
+
+    assert stopped_postfix.main_cf.read_bytes() == before
+
+
+def test_a_link_is_still_one_after_it_was_restored(
+    stopped_postfix, postfix, reversible, base
+):
+    target = base / "main.cf.managed"
+    stopped_postfix.main_cf.rename(target)
+    stopped_postfix.main_cf.symlink_to(target)
+    before, content = stopped_postfix.snapshot(), target.read_bytes()
+    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+
+    transaction.restore(reversible.in_progress)
+
+    assert stopped_postfix.snapshot() == before
+    assert target.read_bytes() == content
+
+
+def test_a_restored_checkpoint_is_restored_once_only(
+    stopped_postfix, postfix, reversible
+):
+    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.restore(reversible.in_progress)
+    stopped_postfix.main_cf.write_bytes(b"of somebody\n")
+
+    transaction.restore(reversible.in_progress)
+
+    assert stopped_postfix.main_cf.read_bytes() == b"of somebody\n"
+
+
+def test_no_key_enters_a_checkpoint(postfix, reversible, deployed):
+    transaction.put_bundle(deployed, b"SECRET", reversible)
+    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+
+    saved = [path for path in reversible.in_progress.rglob("*") if path.is_file()]
+    assert saved
+    assert not [path for path in saved if b"SECRET" in path.read_bytes()]
+
+
+def test_a_checkpoint_that_holds_no_file_restores_nothing(tmp_path):
+    transaction.restore(tmp_path / "never made")
+
+
+# sweep
+
+
+def test_what_a_killed_run_left_is_swept_away(
+    stopped_postfix, postfix, deployed, tmp_path
+):
+    before = stopped_postfix.snapshot(), entries(deployed.parent)
+    staging = tmp_path / "staging"
+    (staging / "certbot-postfix-x").mkdir(parents=True)
+    for left in (stopped_postfix.main_cf, deployed):
+        files.temporary(left).touch()
+
+    transaction.sweep(postfix, deployed.parent, staging)
+
+    assert (stopped_postfix.snapshot(), entries(deployed.parent)) == before
+    assert not staging.exists()
+
+
+def test_what_others_keep_where_copies_are_staged_is_not_swept_away(
+    postfix, deployed, tmp_path
+):
+    other = tmp_path / "staging" / "of-others"
+    other.mkdir(parents=True)
+
+    transaction.sweep(postfix, deployed.parent, other.parent)
+
+    assert other.exists()
+
+
+def test_an_old_bundle_outlives_the_sweep_until_the_new_one_is_proven(
+    postfix, deployed
+):
+    transaction.put_bundle(deployed, b"new", None)
+
+    transaction.sweep(postfix, deployed.parent, None)
+
+    assert transaction.undo_bundle(deployed)
+    assert deployed.read_bytes() == b"old"
+
+
+def test_all_old_bundles_are_forgotten_at_once(deployed):
+    second = deployed.with_name("second.pem")
+    for path in (deployed, second, second):
+        transaction.put_bundle(path, b"new", None)
+
+    transaction.keep_bundles(deployed.parent)
+
+    assert entries(deployed.parent).keys() == {".", deployed.name, second.name}
