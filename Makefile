@@ -28,7 +28,7 @@ test-fast: .venv/.stamp .venv-oldest/.stamp
 
 .PHONY: soak
 soak: .venv/.stamp .venv-oldest/.stamp
-	.venv/bin/python -m pytest -m soak
+	$(PYTEST) -m soak
 
 .PHONY: bench
 bench: .venv/.stamp
