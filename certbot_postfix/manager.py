@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from certbot_postfix.errors import ProgramError
 from certbot_postfix.programs import run
 
 
@@ -33,10 +34,11 @@ class Manager:
         Other services, such as a login or a container, may have started one, too.
         systemd does not know the main process of Debian's postfix@-.service.
         """
-        shown = run(
-            ["systemctl", "show", "--property=ExecStart", "--value", self.unit],
-            check=False,
-        )
+        wanted = ["systemctl", "show", "--property=ExecStart", "--value", self.unit]
+        try:
+            shown = run(wanted)
+        except ProgramError:
+            return False  # a container sees the group, but has no systemd to ask
         program = re.search(r"path=(\S+)", shown.stdout)
         return program is not None and Path(program[1]).name in _PROGRAMS
 
