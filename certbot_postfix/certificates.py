@@ -28,6 +28,8 @@ _PEM = re.compile(
 )
 
 
+_NEW_PAIR = "certbot renew --cert-name NAME --force-renewal makes a new pair"
+
 # What cryptography raises for what is broken, or newer than it.
 _UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
@@ -112,7 +114,8 @@ class Bundle:
             if lower.issuer != upper.subject:
                 raise CertificateError(
                     f"the chain is out of order: {lower.issuer} issued"
-                    f" {lower.subject}, but {upper.subject} follows it"
+                    f" {lower.subject}, but {upper.subject} follows it",
+                    hint=_NEW_PAIR,
                 )
         return cls(chain[0], joined(key, fullchain))
 
@@ -133,7 +136,7 @@ def judge(
     if new.not_after <= now:
         raise CertificateError(
             f"the certificate expired at {new.not_after:%Y-%m-%d %H:%M} UTC",
-            hint="renew it with: certbot renew --force-renewal",
+            hint="certbot renew --cert-name NAME",
         )
     if new.not_before > now:
         raise CertificateError(
@@ -169,10 +172,12 @@ def _match(spki: bytes, chain: list[Certificate]) -> None:
     if any(certificate.spki == spki for certificate in chain):
         raise CertificateError(
             "the chain is out of order: the certificate of the private key"
-            " is not the first"
+            " is not the first",
+            hint=_NEW_PAIR,
         )
     raise CertificateError(
-        f"the private key does not belong to the certificate for {chain[0]}"
+        f"the private key does not belong to the certificate for {chain[0]}",
+        hint=_NEW_PAIR,
     )
 
 

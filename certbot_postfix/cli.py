@@ -37,8 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    proposal = _deployment(arguments).propose(
-        Lineage.live(Path(arguments.certbot_config_dir, "live"), arguments.cert_name),
+    lineage = Lineage.live(
+        Path(arguments.certbot_config_dir, "live"), arguments.cert_name
+    )
+    deployment = _deployment(arguments)
+    if not lineage.fullchain.exists():
+        raise Error(
+            f"certbot has no certificate named {lineage.name}: there is no"
+            f" {lineage.fullchain}",
+            hint="certbot certificates lists the names",
+        )
+    proposal = deployment.propose(
+        lineage,
         Profile(arguments.tls_profile),
         ClientLevel(arguments.client_level),
     )
@@ -47,7 +57,10 @@ def _plan(arguments: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     if proposal.stale:
         print(f"the bundle {proposal.path} would be written", file=sys.stderr)
-    return 0 if proposal.empty else 3
+    if proposal.empty:
+        print("nothing to do", file=sys.stderr)
+        return 0
+    return 3
 
 
 def _deployment(arguments: argparse.Namespace) -> Deployment:
@@ -83,16 +96,23 @@ def _parser() -> argparse.ArgumentParser:
         description="Print the diff that `certbot install -i postfix` would apply, and"
         " write nothing. Exit status 3: there is something to do.",
     )
-    plan.add_argument("--cert-name", required=True, metavar="NAME")
+    plan.add_argument(
+        "--cert-name",
+        required=True,
+        metavar="NAME",
+        help="certbot's name of the certificate",
+    )
     plan.add_argument(
         "--tls-profile",
         choices=[profile.value for profile in Profile],
         default=Profile.OPPORTUNISTIC.value,
+        help="how far TLS parameters are raised (default: %(default)s)",
     )
     plan.add_argument(
         "--client-level",
         choices=[level.value for level in ClientLevel],
         default=ClientLevel.MAY.value,
+        help="what the SMTP client is raised to (default: %(default)s)",
     )
     plan.set_defaults(command=_plan)
     return parser

@@ -66,6 +66,7 @@ class Deployment:
         self.serving = Serving(postfix, timeout, say)
         self.say = say
         self.written = False
+        self.kept = bundles / "main.cf.before-rollback"
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -144,13 +145,13 @@ class Deployment:
 
     def restore(self, checkpoint: Path) -> None:
         """Put back the files that a checkpoint of certbot holds, each in one step."""
-        for path in transaction.restore(checkpoint):
-            if path.name == "main.cf" and path != self.postfix.main_cf:
+        for path in transaction.restore(checkpoint, self.kept):
+            if path != self.postfix.main_cf:
                 logger.warning(
-                    "%s was restored, of another instance, which is not reloaded"
-                    "\nWhat to do: postfix -c %s reload",
+                    "%s was restored, of another instance than %s; it is not reloaded"
+                    "\nWhat to do: reload the Postfix that it belongs to",
                     path,
-                    path.parent,
+                    self.postfix.directory,
                 )
 
     def undo(self, proposal: Proposal) -> None:
@@ -187,9 +188,9 @@ class Deployment:
                 self.bring_back()
             except Error as failed:
                 raise Error(
-                    f"the old certificate is back in {path}, but could not be brought"
-                    f" into service: {failed.message}",
-                    hint=f"this began with: {error}",
+                    f"{_told(error)}; the old certificate is back in {path}, but it is"
+                    f" not proven that it is served: {failed.message}",
+                    hint=failed.hint,
                 ) from error
             if isinstance(error, Error):
                 error.message += "; the old certificate was put back"
@@ -206,7 +207,7 @@ class Deployment:
         except CertificateError as error:
             raise CertificateError(
                 f"lineage {lineage.name} is not deployed: {error.message}",
-                hint=error.hint,
+                hint=error.hint.replace("NAME", lineage.name),
             ) from error
 
     def _refuse_to_displace(self, lineage: Lineage, new: Certificate) -> None:
@@ -232,6 +233,10 @@ def _certificates(path: Path) -> list[Certificate]:
         return Certificate.all_from_pem(files.read(path)) if path.exists() else []
     except CertificateError:
         return []
+
+
+def _told(error: BaseException) -> str:
+    return error.message if isinstance(error, Error) else f"{type(error).__name__}"
 
 
 def _differs(path: Path, bundle: Bundle) -> bool:

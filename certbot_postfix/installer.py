@@ -4,11 +4,10 @@ certbot loads this module on every run, so it imports little; the contract is th
 `certbot.interfaces`.
 """
 
-import contextlib
 import errno
 import logging
 import os
-import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -130,7 +129,7 @@ class Installer(common.Installer):
             if error.errno == errno.EROFS:
                 return  # nobody can change anything there; a bundle is elsewhere
             raise Error(
-                f"could not lock {directory}: {error}",
+                f"could not lock {directory}: {error.strerror}",
                 hint=f"see that it exists, or use --{self.option_name('config-dir')}",
             ) from error
 
@@ -213,19 +212,16 @@ class Installer(common.Installer):
     def _warn_if_forgotten(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
         renewal = Path(self.config.renewal_configs_dir, f"{name}.conf")
-        ours = re.compile(rf"installer\s*=\s*{re.escape(self.name)}\s*")
-        lines: list[str] = []
-        with contextlib.suppress(OSError):
-            lines = renewal.read_text(errors="replace").splitlines()
-        if lines and not any(map(ours.fullmatch, lines)):
-            logger.warning(
-                "certbot will not deploy renewals of %s: its renewal configuration does"
-                " not name this installer\nWhat to do: certbot reconfigure"
-                " --cert-name %s -i %s, with the options of this command",
-                name,
-                name,
-                self.name,
-            )
+        if not profiles.forgotten(renewal, self.name):
+            return
+        command = ["certbot", "reconfigure", "--cert-name", name, "-i", self.name]
+        command += profiles.given(self.option_name, self.conf)
+        logger.warning(
+            "certbot will not deploy renewals of %s: its renewal configuration does"
+            " not name this installer\nWhat to do: %s",
+            name,
+            shlex.join(command),
+        )
 
     def renew_deploy(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any

@@ -43,5 +43,5 @@ class Lineage:
         except CertificateError as error:
             raise CertificateError(
                 f"lineage {self.name}: {error.message}: nothing was changed",
-                hint=error.hint,
+                hint=error.hint.replace("NAME", self.name),
             ) from error

@@ -5,6 +5,7 @@ bytes that `transaction` writes all come from the one `Plan`.
 """
 
 import difflib
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_cert
 from certbot_postfix.errors import Error, printable
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change, CommentOut, Decision, Kept
+
+# Between a file's name and its digest in the note of a checkpoint.
+MARK = ": SHA-256 "
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Plan:
         """Return the changes, a line each, for certbot's checkpoint."""
         lines = (str(item) for item in self.decisions if not isinstance(item, Kept))
         text = "".join(f"{self.main_cf}: {line}\n" for line in lines)
+        text += f"{self.main_cf}{MARK}{digest(self.after)}\n"
         # certbot writes it in the encoding of the locale, whatever that is.
         return text.encode("ascii", "backslashreplace").decode()
 
@@ -78,6 +83,11 @@ class Override:
         value = self.value or "(empty)"
         told = f"{self.service} overrides {self.name} = {value}, which stays"
         return printable(f"master.cf: {told}")
+
+
+def digest(text: bytes) -> str:
+    """Return what tells whether a file is still as a plan left it."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def decide(
@@ -134,8 +144,9 @@ def refuse_default(
 def lost(new: Certificate, served: Iterable[Certificate], now: datetime) -> list[str]:
     """Say which good certificates with a key of another type *new* displaces."""
     return [
-        f"{old} with its {old.key_type} key is no longer served: clients that do not"
-        f" know {new.key_type} get no TLS"
+        f"{old} with its {old.key_type} key will not be served any more, and clients"
+        f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
+        f" obtain the certificate with --key-type {old.key_type.lower()}"
         for old in served
         if old.key_type != new.key_type and not old.self_signed and old.not_after > now
     ]

@@ -188,7 +188,9 @@ class Postfix:
             raise MisconfiguredError(
                 f"Postfix cannot read its configuration in {self.directory}:"
                 f" {error.message}",
-                hint="mend main.cf or master.cf; `certbot rollback` works meanwhile",
+                hint="mend it; if a deployment broke it: certbot rollback -i postfix"
+                if (self.directory / "main.cf").exists()
+                else "is this the configuration directory of Postfix?",
             ) from error
 
     def _tls_library(self, running: tuple[int, int]) -> str:

@@ -5,8 +5,11 @@ certbot loads this on each of its runs, to know the options: it imports nothing 
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 
 class Profile(Enum):
@@ -31,7 +34,9 @@ def declare(add: Callable[..., None]) -> None:
         "config-dir",
         metavar="DIR",
         type=os.path.abspath,  # cron has another current directory
-        help="configuration directory of the instance",
+        # the empty conversion keeps certbot from adding "(default: None)"
+        help="configuration directory of the instance (default: postconf's)"
+        "%(default).0s",
     )
     add("ctl", metavar="PATH", default="postfix", help="the program postfix(1)")
     add(
@@ -64,8 +69,33 @@ def declare(add: Callable[..., None]) -> None:
     add(
         "ignore-master-overrides",
         action="store_true",
-        help="do not warn of parameters that master.cf overrides",
+        help="mention overrides in master.cf as notes, not as warnings",
     )
+
+
+def given(option_name: Callable[[str], str], conf: Callable[[str], Any]) -> list[str]:
+    """Return the options that differ from their defaults, as words of a command.
+
+    What is fit for one run only is left out.
+    """
+    defaults: dict[str, object] = {}
+    declare(lambda name, **about: defaults.update({name: about.get("default")}))
+    return [
+        word
+        for name in ("config-dir", "tls-profile", "client-level")
+        if conf(name) != defaults[name]
+        for word in (f"--{option_name(name)}", str(conf(name)))
+    ]
+
+
+def forgotten(renewal: Path, installer: str) -> bool:
+    """Whether certbot's configuration for renewals does not name *installer*."""
+    try:
+        lines = renewal.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    ours = re.compile(rf"installer\s*=\s*{re.escape(installer)}\s*")
+    return not any(map(ours.fullmatch, lines))
 
 
 def _seconds(text: str) -> float:

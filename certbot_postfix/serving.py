@@ -44,7 +44,8 @@ class Serving:
         self.postfix = postfix
         self.timeout = timeout
         self.say = say
-        self.healthy: frozenset[str] = frozenset()  # services that showed TLS at first
+        # The services that showed a certificate before anything was changed, if known.
+        self.healthy: frozenset[str] | None = None
 
     @cached_property
     def ran(self) -> bool:
@@ -86,7 +87,9 @@ class Serving:
         """Do the same for files that are the old ones again, by all means."""
         self.postfix.refuse_fatal_reload(configuration)
         try:
-            self._activate(configuration, expected, min(self.timeout, BACK))
+            self._activate(
+                configuration, expected, min(self.timeout, BACK), self.healthy
+            )
         except ProgramError:
             if self.postfix.running():
                 raise
@@ -94,43 +97,50 @@ class Serving:
         except UnansweredError as error:
             # A service that died at its start stays down for a minute, whatever is
             # mended and reloaded.  One that did not answer before is not ours to mend.
-            if not error.names & self.healthy:
+            if not error.names & (self.healthy or frozenset()):
                 raise
             self.postfix.restart()
         else:
             return
-        self._prove(configuration, expected, self.timeout)
+        self._prove(configuration, expected, self.timeout, self.healthy)
 
     def _activate(
         self,
         configuration: Configuration,
         expected: Collection[Certificate],
         timeout: float,
+        names: frozenset[str] | None = None,
     ) -> None:
         if not self.ran:
-            self.say(
-                f"Postfix in {self.postfix.directory} does not run and was not started;"
-                " what it will serve could not be proven."
+            logger.warning(
+                "Postfix in %s does not run and was not started; what it will serve"
+                " could not be proven.",
+                self.postfix.directory,
             )
             return
         self.postfix.reload()
-        self._prove(configuration, expected, timeout)
+        self._prove(configuration, expected, timeout, names)
 
     def _prove(
         self,
         configuration: Configuration,
         expected: Collection[Certificate],
         timeout: float,
+        names: frozenset[str] | None,
     ) -> None:
+        """Prove for the services with *names*, None for all of them."""
         if not timeout:
             self.say("No proof was wanted, and none was made.")
             return
         settled = time.monotonic() + SETTLE
         questions = _questions(configuration, expected)
+        if names is not None:
+            questions = [one for one in questions if one.endpoint.service in names]
         self._ask(expected, questions, timeout)
         # A service's own certificate is not ours, and not to be harmed either.
         others = _plain(with_own_certificate(configuration))
-        healthy = [one for one in others if one.endpoint.service in self.healthy]
+        known = self.healthy or frozenset()
+        healthy = [one for one in others if one.endpoint.service in known]
         self._ask(None, healthy, timeout)
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()

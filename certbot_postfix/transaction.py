@@ -6,6 +6,7 @@ and an old one is kept beside the new until that is proven.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -17,11 +18,13 @@ from string import whitespace
 from types import FrameType
 from typing import Protocol
 
-from certbot_postfix import files
+from certbot_postfix import files, plan
 from certbot_postfix.errors import Error, MisconfiguredError, SignalError
 from certbot_postfix.plan import Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change, CommentOut, Decision
+
+logger = logging.getLogger(__name__)
 
 # How the name of a staged copy begins; certbot's work directory may hold other things.
 _STAGED = "certbot-postfix-"
@@ -66,15 +69,16 @@ def stage(
     return Plan(decisions, main_cf, before, after)
 
 
-def commit(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Write what *plan* says, if main.cf is still what it was planned for."""
-    checkpoint.before_change(plan.main_cf, plan.describe())
-    if files.read(plan.main_cf) != plan.before:
+def commit(planned: Plan, checkpoint: Checkpoint) -> None:
+    """Write what *planned* says, if main.cf is still what it was planned for."""
+    checkpoint.before_change(planned.main_cf, planned.describe())
+    if files.read(planned.main_cf) != planned.before:
         raise Error(
-            f"{plan.main_cf} was changed by somebody else meanwhile: nothing was done",
+            f"{planned.main_cf} was changed by somebody else meanwhile:"
+            " nothing was done",
             hint="run the same command again",
         )
-    files.rewrite(plan.main_cf, plan.after)
+    files.rewrite(planned.main_cf, planned.after)
 
 
 def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
@@ -106,36 +110,52 @@ def keep_bundles(directory: Path) -> None:
     files.remove_all(directory, files.OLD)
 
 
-def restore(checkpoint: Path) -> list[Path]:
+def restore(checkpoint: Path, kept: Path) -> list[Path]:
     """Put back, each in one step, the files that a checkpoint of certbot holds.
 
     certbot's Reverter copies over the live file, which Postfix may read when it is
     still empty.  What it finds left to do after this is to remove created files and
-    the checkpoint itself.  Returns the files, behind all symbolic links.
+    the checkpoint itself.  Returns those that our plans had changed.
+
+    A main.cf that was edited after the plan of the checkpoint was carried out is kept
+    as *kept*, so that the edits are not lost.
     """
     listed = checkpoint / "FILEPATHS"
     if not listed.exists():
         return []
-    restored = []
+    ours = _left_by_plans(checkpoint)
     for number, name in enumerate(files.read(listed).decode().splitlines()):
-        path = Path(name).resolve()
-        files.restore(path, checkpoint / f"{Path(name).name}_{number}")
-        restored.append(path)
+        path, saved = Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}"
+        if path in ours and path.exists():
+            known = {ours[path], plan.digest(files.read(saved))}
+            if plan.digest(files.read(path)) not in known:
+                _keep(path, kept)
+        files.restore(path, saved)
     files.remove(listed)
-    return restored
+    return list(ours)
 
 
-def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
-    """Remove what a killed run may have left: new files and staged copies.
+def _left_by_plans(checkpoint: Path) -> dict[Path, str]:
+    """Return the digest of each file as a plan left it, from the checkpoint's note."""
+    notes = checkpoint / "CHANGES_SINCE"
+    if not notes.exists():
+        return {}
+    lines = files.read(notes).decode(errors="replace").splitlines()
+    marked = (line.partition(plan.MARK) for line in lines if plan.MARK in line)
+    return {Path(path): digest for path, _, digest in marked}
 
-    An old bundle that it kept stays until the new one is proven.
-    """
-    files.remove(*files.leftovers(postfix.main_cf))
-    files.remove_all(bundles, files.NEW)
-    if staging:
-        for copy in staging.glob(f"{_STAGED}*"):
-            shutil.rmtree(copy, ignore_errors=True)
-        _rmdir(staging)
+
+def _keep(path: Path, kept: Path) -> None:
+    try:
+        shutil.copy2(path, kept)
+        where = f"it is kept as {kept}"
+    except OSError as error:  # an undo is not to fail of that
+        where = f"it could not be kept as {kept}: {error.strerror}"
+    logger.warning(
+        "%s was edited after the deployment that is undone; with the edits, %s",
+        path,
+        where,
+    )
 
 
 @contextlib.contextmanager
