@@ -135,6 +135,19 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
     return list(ours)
 
 
+def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
+    """Remove what a killed run may have left: new files and staged copies.
+
+    An old bundle that it kept stays until the new one is proven.
+    """
+    files.remove(*files.leftovers(postfix.main_cf))
+    files.remove_all(bundles, files.NEW)
+    if staging:
+        for copy in staging.glob(f"{_STAGED}*"):
+            shutil.rmtree(copy, ignore_errors=True)
+        _rmdir(staging)
+
+
 def _left_by_plans(checkpoint: Path) -> dict[Path, str]:
     """Return the digest of each file as a plan left it, from the checkpoint's note."""
     notes = checkpoint / "CHANGES_SINCE"

@@ -1,5 +1,7 @@
 """Bundles exist only if they fit; certificates are judged before they are deployed."""
 
+import ssl
+import subprocess
 import traceback
 from datetime import datetime, timedelta, timezone
 
@@ -135,6 +137,34 @@ def test_a_damaged_certificate_is_refused(issued):
 
     with pytest.raises(CertificateError, match="not a PEM certificate"):
         Bundle.from_pem(issued.key_pem, b"".join([lines[0], *lines[2:]]))
+
+
+@pytest.fixture(scope="module")
+def unheard_of(tmp_path_factory) -> tuple[bytes, bytes]:
+    """Return a key on a curve that cryptography does not know, and its certificate."""
+    directory = tmp_path_factory.mktemp("unheard-of")
+    key, certificate = directory / "key", directory / "certificate"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-subj", "/CN=mx.example.org"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp112r1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return key.read_bytes(), certificate.read_bytes()
+
+
+def test_a_certificate_with_an_unheard_of_key_is_refused(issued, unheard_of):
+    key, certificate = unheard_of
+
+    with pytest.raises(CertificateError, match="not a PEM certificate"):
+        Bundle.from_pem(issued.key_pem, certificate)
+    with pytest.raises(CertificateError, match="not a certificate"):
+        Certificate.from_der(ssl.PEM_cert_to_DER_cert(certificate.decode()))
+    with pytest.raises(CertificateError, match="private key cannot be read"):
+        Bundle.from_pem(key, issued.fullchain_pem)
 
 
 def test_a_certificate_that_is_no_der_is_refused():

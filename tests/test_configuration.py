@@ -289,6 +289,7 @@ def test_the_master_binds_the_interfaces_that_are_listed():
         pytest.param("mx.corp.internal", False, id="internal"),
         pytest.param("mx.LAN", False, id="LAN"),
         pytest.param("mx.test", False, id="for tests"),
+        pytest.param("mx.home.arpa", False, id="home.arpa"),
         pytest.param("", False, id="none"),
     ],
 )

@@ -7,6 +7,7 @@ are disturbed by scripts that stand in front of them, named with the plugin's op
 import contextlib
 import shlex
 import signal
+import socket
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -531,6 +532,9 @@ def test_a_deployment_quotes_postfix_about_its(
     assert words in told(done)
     assert f"{postfix.config_dir / name}" in told(done)
     assert f"line {number}" in told(done)
+    assert "What to do: mend main.cf or master.cf" in told(done)
+    assert "MisconfiguredError(" not in told(done)
+    assert "\\'" not in told(done)
     assert postfix.snapshot() == before
     assert not certbot.bundle(NAME).exists()
 
@@ -773,6 +777,124 @@ def test_a_renewal_is_undone_at_a(postfix, base, certbot, obtained, number):
     assert "the old certificate was put back" in told(done)
     assert live(certbot) != obtained
     before.assert_kept()
+
+
+# A reload that would be fatal
+
+
+@pytest.mark.parametrize("deployed", [False, True], ids=["deployment", "renewal"])
+def test_a_port_that_another_program_has_taken_stops_a(
+    postfix, certbot, issued, authority, deployed
+):
+    if deployed:
+        deploy(certbot, postfix)
+        renew_lineage(certbot.config_dir, NAME, authority.issue(NAME))
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        with postfix.master_cf.open("a") as file:
+            file.write(f"{LOOPBACK}:{port} inet n - n - - smtpd\n")
+        postfix.settle()
+        before, master = State(certbot, postfix), postfix.master_pid
+
+        done = missed(certbot, postfix) if deployed else install(certbot, postfix)
+
+        assert done.returncode == 1
+        assert f"wants port {port} of {LOOPBACK}, which another program has taken" in (
+            told(done)
+        )
+        assert postfix.master_pid == master
+        before.assert_kept()
+
+
+# What certbot's other verbs and a plain `certbot renew` make of it
+
+
+def missed(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
+    """Run `certbot renew` while nothing is due; whether that fails is a result."""
+    return certbot("renew", *options(postfix), *args)
+
+
+def interrupt(certbot: Certbot) -> None:
+    """Make the newest deployment one that was killed before it ended."""
+    newest = max((certbot.work_dir / "backups").iterdir())
+    newest.rename(certbot.work_dir / "IN_PROGRESS")
+
+
+def test_a_renewal_that_was_not_proven_is_tried_again_by_the_next_run(
+    impostor, postfix, certbot, issued, authority
+):
+    deploy(certbot, postfix)
+    newer = authority.issue(NAME)
+    renew_lineage(certbot.config_dir, NAME, newer)
+
+    done = missed(certbot, postfix, *impostor.options)
+
+    assert done.returncode == 1
+    assert "the old certificate was put back" in told(done)
+    assert served(postfix) == everywhere(issued.leaf)
+
+    done = missed(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert served(postfix) == everywhere(newer.leaf)
+
+
+def test_a_deployment_that_was_interrupted_is_undone_though_nothing_is_due(
+    postfix, certbot, issued
+):
+    before = State(certbot, postfix)
+    deploy(certbot, postfix)
+    interrupt(certbot)
+
+    done = missed(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert "undoing what an interrupted run of certbot had begun" in told(done)
+    before.assert_kept()
+
+
+def test_a_rollback_counts_the_deployment_that_was_interrupted(
+    postfix, certbot, issued
+):
+    deploy(certbot, postfix)
+    before = State(certbot, postfix)
+    done = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
+    assert done.returncode == 0, done.stderr
+    interrupt(certbot)
+
+    done = certbot("rollback", *options(postfix))
+
+    assert done.returncode == 0, done.stderr
+    before.assert_kept()
+
+
+def test_a_read_only_configuration_is_no_hindrance_to_a_renewal(
+    postfix, certbot, issued, authority
+):
+    deploy(certbot, postfix)
+    newer = authority.issue(NAME)
+    renew_lineage(certbot.config_dir, NAME, newer)
+    where = str(postfix.config_dir)
+
+    with mounted(postfix.config_dir, "--bind", where):
+        subprocess.run(["mount", "-o", "remount,bind,ro", where], check=True)
+        done = missed(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert served(postfix) == everywhere(newer.leaf)
+
+
+def test_a_configuration_directory_that_is_missing_is_not_said_to_be_locked(
+    stopped_postfix, base, certbot, issued
+):
+    done = certbot(
+        *("install", "--cert-name", NAME, "-i", "postfix"),
+        *("--postfix-config-dir", str(base / "none")),
+    )
+
+    assert done.returncode == 1
+    assert f"could not lock {base / 'none'}: " in told(done)
+    assert "What to do: see that it exists, or use --postfix-config-dir" in told(done)
 
 
 # certbot's own undo, which reverts the newest checkpoint, whoever made it

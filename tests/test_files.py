@@ -430,6 +430,12 @@ def test_what_a_killed_run_left_is_found(path):
     assert sorted(files.leftovers(path)) == sorted(left)
 
 
+def test_a_name_with_a_star_does_not_mean_other_names(path):
+    files.previous(path.with_name("www.example.org.pem")).touch()
+
+    assert files.leftovers(path.with_name("*.example.org.pem")) == []
+
+
 def test_what_killed_runs_left_in_a_directory_is_removed_by_kind(path):
     other = path.with_name("b.pem")
     for each in (files.temporary(path), files.temporary(other), files.previous(other)):

@@ -224,6 +224,18 @@ def test_old_parameters_that_refer_to_each_other_go_together():
     ]
 
 
+def test_old_parameters_of_which_the_new_one_consisted_go_with_it():
+    explicit = {
+        "smtpd_tls_chain_files": "$smtpd_tls_key_file, $smtpd_tls_cert_file",
+        **PAIR,
+    }
+
+    assert decide(configured(explicit))[1:] == [
+        "smtpd_tls_cert_file: /a.pem -> commented out",
+        "smtpd_tls_key_file: /a.key -> commented out",
+    ]
+
+
 PAIR = {"smtpd_tls_cert_file": "/a.pem", "smtpd_tls_key_file": "/a.key"}
 
 
@@ -570,3 +582,18 @@ def test_what_is_kept_is_noted_with_the_reason():
     planned = Plan(DECISIONS, MAIN_CF, b"", b"x")
 
     assert planned.notes() == ["e: keeping 5 (it is more)"]
+
+
+def test_an_empty_value_that_is_kept_can_be_seen():
+    planned = Plan((Kept("e", "", "set by hand"),), MAIN_CF, b"", b"")
+
+    assert planned.notes() == ["e: keeping (empty) (set by hand)"]
+
+
+def test_the_description_can_be_written_in_every_encoding():
+    decisions = (Change("a", "m\udcfcller", "grün", "it was latin-1"),)
+    planned = Plan(decisions, MAIN_CF, b"", b"x")
+
+    assert planned.describe() == (
+        "/etc/postfix/main.cf: a: m\\xfcller -> gr\\xfcn (it was latin-1)\n"
+    )

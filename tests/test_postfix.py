@@ -274,6 +274,22 @@ def test_the_directory_is_what_postconf_says(base):
     assert Postfix.find(None, postconf=told, postfix="postfix").directory == Path("/p")
 
 
+def test_the_directory_is_found_even_if_its_master_cf_is_broken(stopped_postfix, base):
+    append(stopped_postfix.master_cf, "smtp inet n\n")
+    where = stopped_postfix.config_dir
+    # A postconf that was built for this directory.
+    built = script(
+        base / "postconf",
+        f'if [ "$1" != -c ]; then exec postconf -c {where} "$@"; fi',
+        'told=$(postconf "$@") || exit 1',
+        f'if [ "$4" = config_directory ]; then echo {where}; else echo "$told"; fi',
+    )
+
+    found = Postfix.find(None, postconf=built, postfix="postfix")
+
+    assert found.directory == where
+
+
 def test_a_relative_directory_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -175,22 +175,29 @@ def test_the_certificate_of_the_name_that_is_asked_for_is_seen(
     assert leaf(server.question(implicit=implicit), timeout=10) == leaf_of(issued)
 
 
-@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
-def test_of_two_certificates_the_one_with_the_key_that_is_asked_for_is_seen(
-    serve, context, authority, tmp_path, kind
-):
-    both = {
+@pytest.fixture
+def both(context, authority, tmp_path) -> tuple[ssl.SSLContext, dict[str, Issued]]:
+    """Make what shows either of two certificates, and these by the type of key."""
+    certificates = {
         kind: authority.issue("mx.example.org", key=pki.generate_key(kind))
         for kind in ("rsa", "ecdsa")
     }
-    shows_both = context(both["rsa"])
-    (tmp_path / "second.pem").write_bytes(both["ecdsa"].bundle_pem)
+    shows_both = context(certificates["rsa"])
+    (tmp_path / "second.pem").write_bytes(certificates["ecdsa"].bundle_pem)
     shows_both.load_cert_chain(tmp_path / "second.pem")
+    return shows_both, certificates
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_of_two_certificates_the_one_with_the_key_that_is_asked_for_is_seen(
+    serve, both, kind
+):
+    shows_both, certificates = both
     question = serve(start_tls(shows_both)).question()
 
     seen = leaf(replace(question, key_type=kind.upper()), timeout=10)
 
-    assert seen == leaf_of(both[kind])
+    assert seen == leaf_of(certificates[kind])
 
 
 def test_a_certificate_with_an_old_key_is_seen_as_well(serve, context, authority):
@@ -199,6 +206,28 @@ def test_a_certificate_with_an_old_key_is_seen_as_well(serve, context, authority
     server = serve(start_tls(context(issued)))
 
     assert leaf(server.question(), timeout=10) == leaf_of(issued)
+
+
+def test_a_certificate_behind_an_old_protocol_is_seen_as_well(serve, context, issued):
+    old = context(issued)
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    server = serve(start_tls(old))
+
+    assert leaf(server.question(), timeout=10) == leaf_of(issued)
+
+
+def test_what_a_service_says_after_the_handshake_does_not_matter(
+    serve, context, issued
+):
+    def talk(session: Session) -> None:
+        with session.tls(context(issued)) as session.connection:
+            session.connection.sendall(b"554 5.7.1 no client certificate\r\n")
+
+    server = serve(talk)
+
+    assert leaf(server.question(implicit=True), timeout=10) == leaf_of(issued)
 
 
 def test_an_answer_without_a_certificate_is_none(serve):
@@ -371,6 +400,22 @@ def test_every_service_that_fails_is_told(serve, context, issued, other):
     assert f"{wrong.question()} shows the certificate for other" in str(caught.value)
     assert f"{dead.question()} shows no certificate: " in str(caught.value)
     assert caught.value.names == {dead.question().endpoint.service}
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_of_two_certificates_either_is_proven(serve, both, kind):
+    shows_both, certificates = both
+    question = serve(start_tls(shows_both)).question()
+
+    prove([leaf_of(certificates[kind])], [question], timeout=0)
+
+
+def test_of_two_certificates_one_is_proven_without_an_older_protocol(serve, both):
+    shows_both, certificates = both
+    shows_both.minimum_version = ssl.TLSVersion.TLSv1_3
+    question = serve(start_tls(shows_both)).question()
+
+    prove([leaf_of(certificates["ecdsa"])], [question], timeout=0)
 
 
 def test_any_certificate_will_do_if_none_is_expected(serve, context, issued):

@@ -415,6 +415,15 @@ def test_the_hybrid_curve_is_named_only_where_it_is_known(release, library, curv
     assert re.split("[ :]", written) == curves.split()
 
 
+@pytest.mark.parametrize("number", ["0x0303", "0x303", "0303", "303"])
+def test_a_bound_may_be_a_number_in_all_forms_that_postfix_knows(number):
+    assert rules.protocols(f">={number}") == {"TLSv1.2", "TLSv1.3"}
+
+
+def test_a_number_that_is_no_bound_cannot_be_read():
+    assert rules.protocols("0x0303") is None
+
+
 @pytest.mark.parametrize(
     "name", ["smtpd_tls_protocols", "smtpd_tls_mandatory_protocols"]
 )

@@ -91,6 +91,15 @@ def test_staging_leaves_nothing_among_temporary_files(postfix, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_to_work_whose_name_has_a_blank_is_not_used(postfix, tmp_path):
+    elsewhere = tmp_path / "my work"
+
+    plan = transaction.stage(postfix, DECISIONS, elsewhere)
+
+    assert not plan.empty
+    assert not elsewhere.exists()
+
+
 def test_staging_that_fails_leaves_nothing_either(postfix, tmp_path):
     bad = (Change("smtpd_tls_loglevel", None, "${unended", "to fail"),)
 
@@ -370,6 +379,22 @@ def test_a_link_is_still_one_after_it_was_restored(
 
     assert stopped_postfix.snapshot() == before
     assert target.read_bytes() == content
+
+
+def test_a_link_of_another_installer_s_is_still_one_after_it_was_restored(
+    reversible, base
+):
+    available, enabled = base / "available" / "site", base / "enabled" / "site"
+    for path in (available, enabled):
+        path.parent.mkdir()
+    available.write_bytes(b"before\n")
+    enabled.symlink_to(available)
+    before = snapshot(available.parent), snapshot(enabled.parent)
+    reversible.before_change(enabled, "changed")
+    enabled.write_bytes(b"after\n")
+
+    assert transaction.restore(reversible.in_progress) == [available]
+    assert (snapshot(available.parent), snapshot(enabled.parent)) == before
 
 
 def test_a_restored_checkpoint_is_restored_once_only(
