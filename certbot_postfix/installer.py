@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certbot
 from certbot import errors, interfaces, util
 from certbot.display import util as display_util
 from certbot.plugins import common
@@ -215,12 +216,14 @@ class Installer(common.Installer):
         if not profiles.forgotten(renewal, self.name):
             return
         command = ["certbot", "reconfigure", "--cert-name", name, "-i", self.name]
-        command += profiles.given(self.option_name, self.conf)
+        advice = shlex.join([*command, *profiles.given(self.option_name, self.conf)])
+        if util.parse_loose_version(certbot.__version__) < [2, 3]:  # has no such verb
+            advice = f"put the line `installer = {self.name}` into {renewal}"
         logger.warning(
             "certbot will not deploy renewals of %s: its renewal configuration does"
             " not name this installer\nWhat to do: %s",
             name,
-            shlex.join(command),
+            advice,
         )
 
     def renew_deploy(

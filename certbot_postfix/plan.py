@@ -81,8 +81,8 @@ class Override:
 
     def __str__(self) -> str:
         value = self.value or "(empty)"
-        told = f"{self.service} overrides {self.name} = {value}, which stays"
-        return printable(f"master.cf: {told}")
+        told = f"{self.service} overrides {self.name} = {value}; that stays"
+        return printable(f"master.cf: {told}, main.cf's value is hidden there")
 
 
 def digest(text: bytes) -> str:
