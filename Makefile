@@ -8,7 +8,7 @@ PYTEST = .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 help:
 	@echo "make demo       watch a certificate being installed, renewed and rolled back"
 	@echo "make test       run all tests"
-	@echo "make test-fast  run the tests that start no server"
+	@echo "make test-fast  run the tests that start no Postfix"
 	@echo "make lint       check format, style and types"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"

@@ -18,7 +18,10 @@ from certbot_postfix.lineage import Lineage
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 
-EXAMPLES = """examples:
+EXAMPLES = """exit status:
+  0 all is well, 1 could not do it, 2 usage, 3 there is something to do
+
+examples:
   certbot-postfix plan --cert-name mx.example.org
   certbot-postfix plan --cert-name mx.example.org --tls-profile intermediate
 """
@@ -41,7 +44,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         Path(arguments.certbot_config_dir, "live"), arguments.cert_name
     )
     deployment = _deployment(arguments)
-    if not lineage.fullchain.exists():
+    if "/" in lineage.name or not lineage.fullchain.exists():
         raise Error(
             f"certbot has no certificate named {lineage.name}: there is no"
             f" {lineage.fullchain}",

@@ -4,12 +4,13 @@ certbot loads this module on every run, so it imports little; the contract is th
 `certbot.interfaces`.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,9 +232,10 @@ class Installer(common.Installer):
     ) -> None:
         """Put a renewed certificate into service, or leave the old one there."""
         name = lineage.lineagename
-        if not self._ready.renew(
-            self._lineage(name, lineage.key_path, lineage.fullchain_path)
-        ):
+        found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
+        with _not_deployed():
+            deployed = self._ready.renew(found)
+        if not deployed:
             _notify(f"Postfix does not use {name} through this plugin.")
         self._renewed = True
 
@@ -252,7 +254,8 @@ class Installer(common.Installer):
         if not interrupted and not (bundle.exists() and found.missed_by(bundle)):
             return
         self.prepare()
-        self._ready.renew(found)
+        with _not_deployed():
+            self._ready.renew(found)
 
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
         from certbot_postfix.lineage import Lineage  # noqa: PLC0415
@@ -308,6 +311,16 @@ class Installer(common.Installer):
         if self._problem:
             raise self._problem
         return self._deployment
+
+
+@contextlib.contextmanager
+def _not_deployed() -> Iterator[None]:
+    # certbot reports it as a failed renewal, which it is not.
+    try:
+        yield
+    except Error as error:
+        error.message = f"the renewed certificate is not in service: {error.message}"
+        raise
 
 
 def _notify(text: str) -> None:

@@ -104,5 +104,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1
     if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 3600")
     return value

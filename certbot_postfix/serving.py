@@ -86,6 +86,7 @@ class Serving:
     ) -> None:
         """Do the same for files that are the old ones again, by all means."""
         self.postfix.refuse_fatal_reload(configuration)
+        self.say("What was there before is put back.")
         try:
             self._activate(
                 configuration, expected, min(self.timeout, BACK), self.healthy

@@ -62,6 +62,7 @@ class Story:
     def tell(self) -> None:
         """Install, renew, roll back."""
         heading("A new Postfix serves Debian's snake oil")
+        typed(f"cp -a {self.postfix.config_dir} original")
         original, snake_oil = self.postfix.snapshot(), self.served()
         expect(
             all(leaf.subject == leaf.issuer for leaf in snake_oil.values()),
@@ -75,6 +76,7 @@ class Story:
         installed = self.served()
         self.expect_lineage(installed)
         main_cf = self.postfix.main_cf.read_bytes()
+        typed(f"cp {self.postfix.main_cf} main.cf.deployed")
 
         heading("A renewal is served at once, and needs no change of main.cf")
         self.run("renew", "-n", "--force-renewal")
@@ -84,6 +86,7 @@ class Story:
             set(renewed.values()).isdisjoint(installed.values()),
             "it is another certificate than before",
         )
+        typed(f"cmp {self.postfix.main_cf} main.cf.deployed")
         expect(
             self.postfix.main_cf.read_bytes() == main_cf,
             "main.cf is the same, byte for byte",
@@ -92,6 +95,7 @@ class Story:
         heading("A rollback leaves no trace")
         self.run("rollback", "--checkpoints", "1", "-i", "postfix", *self.instance)
         expect(self.served() == snake_oil, "the snake oil is served again")
+        typed(f"diff -r original {self.postfix.config_dir}")
         expect(
             self.postfix.snapshot() == original,
             "the configuration directory is what it was: every byte, mode and owner",
@@ -99,7 +103,7 @@ class Story:
 
     def run(self, *args: str) -> None:
         """Show the command as a user would type it, and run it in the lab."""
-        print(style("1", f"$ {shlex.join(['certbot', *args])}"), flush=True)
+        typed(shlex.join(["certbot", *args]))
         done = self.certbot(*args)
         for line in interesting(done.stdout + done.stderr):
             print(f"  {paint_diff(line)}")
@@ -112,6 +116,12 @@ class Story:
 
     def served(self) -> dict[str, x509.Certificate]:
         """Show and return what every service serves now."""
+        for name in SERVICES:
+            starttls = "" if name == "submissions" else " -starttls smtp"
+            typed(
+                f"openssl s_client -connect 127.0.0.1:{self.postfix.ports[name]}"
+                f"{starttls} </dev/null | openssl x509 -noout -subject -fingerprint"
+            )
         leaves = {name: self.postfix.served(name) for name in SERVICES}
         rows: list[Sequence[str]] = [
             ("service", "port", "subject", "issuer", "sha256", "days left")
@@ -179,6 +189,11 @@ def paint_diff(line: str) -> str:
     """Colour *line* if it looks like one of a diff."""
     codes = {"+": "32", "-": "31", "@": "36"}
     return style(codes[line[0]], line) if line[:1] in codes else line
+
+
+def typed(command: str) -> None:
+    """Show what a user would type."""
+    print(style("1", f"$ {command}"), flush=True)
 
 
 def heading(text: str) -> None:
