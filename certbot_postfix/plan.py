@@ -59,8 +59,7 @@ class Plan:
         lines = (str(item) for item in self.decisions if not isinstance(item, Kept))
         text = "".join(f"{self.main_cf}: {line}\n" for line in lines)
         text += f"{self.main_cf}{MARK}{digest(self.after)}\n"
-        # certbot writes it in the encoding of the locale, whatever that is.
-        return text.encode("ascii", "backslashreplace").decode()
+        return ascii_only(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +82,11 @@ class Override:
         value = self.value or "(empty)"
         told = f"{self.service} overrides {self.name} = {value}; that stays"
         return printable(f"master.cf: {told}, main.cf's value is hidden there")
+
+
+def ascii_only(text: str) -> str:
+    """Return *text* as certbot can write it in the encoding of any locale."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def digest(text: bytes) -> str:

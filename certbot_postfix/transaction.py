@@ -123,16 +123,18 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
     listed = checkpoint / "FILEPATHS"
     if not listed.exists():
         return []
-    ours = _left_by_plans(checkpoint)
+    plans, changed = _left_by_plans(checkpoint), []
     for number, name in enumerate(files.read(listed).decode().splitlines()):
         path, saved = Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}"
-        if path in ours and path.exists():
-            known = {ours[path], plan.digest(files.read(saved))}
+        left = plans.get(plan.ascii_only(str(path)))
+        if left and path.exists():
+            changed.append(path)
+            known = {left, plan.digest(files.read(saved))}
             if plan.digest(files.read(path)) not in known:
                 _keep(path, kept)
         files.restore(path, saved)
     files.remove(listed)
-    return list(ours)
+    return changed
 
 
 def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
@@ -148,14 +150,14 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
         _rmdir(staging)
 
 
-def _left_by_plans(checkpoint: Path) -> dict[Path, str]:
+def _left_by_plans(checkpoint: Path) -> dict[str, str]:
     """Return the digest of each file as a plan left it, from the checkpoint's note."""
     notes = checkpoint / "CHANGES_SINCE"
     if not notes.exists():
         return {}
     lines = files.read(notes).decode(errors="replace").splitlines()
     marked = (line.partition(plan.MARK) for line in lines if plan.MARK in line)
-    return {Path(path): digest for path, _, digest in marked}
+    return {path: digest for path, _, digest in marked}
 
 
 def _keep(path: Path, kept: Path) -> None:
