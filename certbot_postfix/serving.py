@@ -95,10 +95,10 @@ class Serving:
             if self.postfix.running():
                 raise
             self.postfix.start()  # it ran, and died of what is undone now
-        except UnansweredError as error:
+        except UnansweredError:
             # A service that died at its start stays down for a minute, whatever is
             # mended and reloaded.  One that did not answer before is not ours to mend.
-            if not error.names & (self.healthy or frozenset()):
+            if self.healthy is None:
                 raise
             self.postfix.restart()
         else:

@@ -152,8 +152,12 @@ def test_a_lineage_that_is_missing_is_named(plan, certbot_dir, capsys):
 
     out, error = capsys.readouterr()
     assert (status, out) == (1, "")
-    assert error.startswith("certbot-postfix: error: could not read ")
-    assert f"{certbot_dir}/live/nobody.example.org/privkey.pem" in error
+    message, hint = error.splitlines()
+    assert message.endswith(
+        "certbot has no certificate named nobody.example.org: there is no"
+        f" {certbot_dir}/live/nobody.example.org/fullchain.pem"
+    )
+    assert hint == "certbot-postfix: hint: certbot certificates lists the names"
 
 
 def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
@@ -169,7 +173,7 @@ def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
     message, hint = error.splitlines()
     assert message.startswith("certbot-postfix: error: Postfix cannot read ")
     assert "main.cf, line 1: missing '='" in message
-    assert hint.startswith("certbot-postfix: hint: mend main.cf")
+    assert hint.startswith("certbot-postfix: hint: mend it")
 
 
 def test_a_certificate_that_must_not_be_deployed_is_an_error(
@@ -218,9 +222,10 @@ def test_help_is_data(arguments, capsys):
     assert capsys.readouterr().out.startswith("usage: certbot-postfix")
 
 
-def test_the_command_runs_as_a_module(base):
+def test_the_command_runs_as_a_module(base, certbot_dir):
     command = [sys.executable, "-m", "certbot_postfix.cli"]
-    command += ["--certbot-config-dir", str(base), "--config-dir", str(base / "none")]
+    command += ["--certbot-config-dir", str(certbot_dir)]
+    command += ["--config-dir", str(base / "none")]
     done = subprocess.run(
         [*command, "plan", "--cert-name", NAME],
         check=False,

@@ -18,7 +18,7 @@ IMPORTS: dict[str, set[str]] = {
     "checkpoint": {"errors"},
     "files": {"errors"},
     "programs": {"errors"},
-    "manager": {"programs"},
+    "manager": {"errors", "programs"},
     "certificates": {"errors"},
     "lineage": {"certificates", "errors", "files"},
     "configuration": {"errors"},

@@ -61,17 +61,17 @@ def run(certbot: Certbot, postfix: PrivatePostfix) -> str:
 
 
 def install(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> str:
-    """Deploy the lineage that is there; return what certbot printed."""
+    """Deploy the lineage that is there; return all that certbot told."""
     done = certbot("install", "--cert-name", NAME, *options(postfix), *args)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def rollback(certbot: Certbot, postfix: PrivatePostfix) -> str:
-    """Undo the last deployment; return what certbot printed."""
+    """Undo the last deployment; return all that certbot told."""
     done = certbot("rollback", *options(postfix))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def lineage(certbot: Certbot, authority: Authority, kind: str = "ecdsa") -> pki.Issued:
@@ -549,7 +549,7 @@ def test_a_service_with_its_own_certificate_keeps_it(
         "submissions": issued.leaf,
     }
     told = done.stdout + done.stderr
-    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}, which stays" in told
+    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}; that stays" in told
     assert identity(stopped_postfix.master_cf) == master_cf
 
 

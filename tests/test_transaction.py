@@ -43,6 +43,7 @@ class Reversible:
 
     def __init__(self, base: Path) -> None:
         self.in_progress = base / "work/IN_PROGRESS"
+        self.kept = base / "main.cf.kept"
         self.reverter = Reverter(
             SimpleNamespace(
                 strict_permissions=False,
@@ -332,7 +333,7 @@ def test_what_certbot_saved_comes_back_with_owner_and_mode(
     transaction.commit(plan, reversible)
     changed = stopped_postfix.snapshot() != before
 
-    transaction.restore(reversible.in_progress)
+    transaction.restore(reversible.in_progress, reversible.kept)
 
     assert changed
     assert stopped_postfix.snapshot() == before
@@ -347,7 +348,7 @@ def test_certbot_finishes_what_was_restored(
     plan = transaction.stage(postfix, DECISIONS, None)
     transaction.commit(plan, reversible)
 
-    transaction.restore(reversible.in_progress)
+    transaction.restore(reversible.in_progress, reversible.kept)
     reversible.reverter.recovery_routine()
 
     assert stopped_postfix.snapshot() == before
@@ -375,7 +376,7 @@ def test_a_link_is_still_one_after_it_was_restored(
     before, content = stopped_postfix.snapshot(), target.read_bytes()
     transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
 
-    transaction.restore(reversible.in_progress)
+    transaction.restore(reversible.in_progress, reversible.kept)
 
     assert stopped_postfix.snapshot() == before
     assert target.read_bytes() == content
@@ -393,18 +394,77 @@ def test_a_link_of_another_installer_s_is_still_one_after_it_was_restored(
     reversible.before_change(enabled, "changed")
     enabled.write_bytes(b"after\n")
 
-    assert transaction.restore(reversible.in_progress) == [available]
+    transaction.restore(reversible.in_progress, reversible.kept)
+
     assert (snapshot(available.parent), snapshot(enabled.parent)) == before
+
+
+def test_what_was_edited_since_is_restored_and_kept(
+    stopped_postfix, postfix, reversible, caplog
+):
+    main_cf = stopped_postfix.main_cf
+    before = stopped_postfix.snapshot()
+    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    edited = main_cf.read_bytes() + b"# by hand\n"
+    main_cf.write_bytes(edited)
+
+    restored = transaction.restore(reversible.in_progress, reversible.kept)
+
+    assert restored == [main_cf]
+    assert stopped_postfix.snapshot() == before
+    assert reversible.kept.read_bytes() == edited
+    (warning,) = caplog.messages
+    assert f"{main_cf} was edited after the deployment" in warning
+    assert f"it is kept as {reversible.kept}" in warning
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written", "not yet written"])
+def test_what_nobody_edited_since_is_not_kept(postfix, reversible, written, caplog):
+    planned = transaction.stage(postfix, DECISIONS, None)
+    transaction.commit(planned, reversible)
+    if not written:
+        planned.main_cf.write_bytes(planned.before)
+
+    transaction.restore(reversible.in_progress, reversible.kept)
+
+    assert not reversible.kept.exists()
+    assert caplog.messages == []
+
+
+def test_a_plan_is_recognised_by_a_name_that_is_not_ascii(reversible, base):
+    main_cf = base / "grün.cf"
+    main_cf.write_bytes(b"before\n")
+    transaction.commit(
+        Plan(DECISIONS[:1], main_cf, b"before\n", b"after\n"), reversible
+    )
+
+    assert transaction.restore(reversible.in_progress, reversible.kept) == [main_cf]
+    assert main_cf.read_bytes() == b"before\n"
+    assert not reversible.kept.exists()
+
+
+def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
+    stopped_postfix, postfix, reversible, caplog
+):
+    before = stopped_postfix.main_cf.read_bytes()
+    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    stopped_postfix.main_cf.write_bytes(b"by = hand\n")
+
+    transaction.restore(reversible.in_progress, reversible.kept / "none")
+
+    assert stopped_postfix.main_cf.read_bytes() == before
+    (warning,) = caplog.messages
+    assert "could not be kept as" in warning
 
 
 def test_a_restored_checkpoint_is_restored_once_only(
     stopped_postfix, postfix, reversible
 ):
     transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
-    transaction.restore(reversible.in_progress)
+    transaction.restore(reversible.in_progress, reversible.kept)
     stopped_postfix.main_cf.write_bytes(b"of somebody\n")
 
-    transaction.restore(reversible.in_progress)
+    transaction.restore(reversible.in_progress, reversible.kept)
 
     assert stopped_postfix.main_cf.read_bytes() == b"of somebody\n"
 
@@ -419,7 +479,7 @@ def test_no_key_enters_a_checkpoint(postfix, reversible, deployed):
 
 
 def test_a_checkpoint_that_holds_no_file_restores_nothing(tmp_path):
-    transaction.restore(tmp_path / "never made")
+    assert transaction.restore(tmp_path / "never made", tmp_path / "kept") == []
 
 
 # sweep

@@ -1,0 +1,265 @@
+"""The use cases, with whatever else the administrator has set up."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import transaction
+from certbot_postfix.deployment import Deployment
+from certbot_postfix.lineage import Lineage
+from certbot_postfix.plan import Plan
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.rules import Change
+from tests.lab import (
+    Issued,
+    PrivatePostfix,
+    install_lineage,
+    pki,
+    renew_lineage,
+)
+from tests.lab.machine import LOOPBACK
+from tests.test_transaction import Reversible
+
+NAME = "mx.example.org"
+
+
+class Checkpoint:
+    """Takes note of nothing, since nothing is undone."""
+
+    def before_change(self, path: Path, note: str) -> None:
+        pass
+
+    def before_creation(self, path: Path) -> None:
+        pass
+
+
+class Scene:
+    """A Postfix, a lineage, and what the product *said*."""
+
+    def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
+        self.postfix = postfix
+        self.certbot_dir = base / "letsencrypt"
+        self.bundle = self.certbot_dir / "postfix" / f"{NAME}.pem"
+        self.lineage = Lineage.live(self.certbot_dir / "live", NAME)
+        self.said: list[str] = []
+
+    @property
+    def deployment(self) -> Deployment:
+        """What a new run of the product would have."""
+        return Deployment(
+            Postfix(self.postfix.config_dir),
+            self.bundle.parent,
+            timeout=10,
+            say=self.said.append,
+        )
+
+    def deploy(self) -> None:
+        """Deploy the lineage, as certbot would."""
+        deployment = self.deployment
+        proposal = deployment.propose(
+            self.lineage, Profile.CERTIFICATE, ClientLevel.KEEP
+        )
+        deployment.apply(proposal, Checkpoint())
+        deployment.serve(proposal)
+
+    def warnings(self) -> list[str]:
+        """Return what would be warned of if the lineage were deployed."""
+        deployment = self.deployment
+        return deployment.propose(
+            self.lineage, Profile.CERTIFICATE, ClientLevel.KEEP
+        ).warnings
+
+
+@pytest.fixture
+def scene(stopped_postfix: PrivatePostfix, base: Path) -> Scene:
+    return Scene(stopped_postfix, base)
+
+
+def bundle(path: Path, issued: Issued) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(issued.bundle_pem)
+    return path
+
+
+# Other certificates
+
+
+def odd(base: Path, *options: str) -> Path:
+    """Make a self-signed certificate with a key of a kind that is seldom seen."""
+    path = base / "odd.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-subj", f"/CN={NAME}"),
+            *("-keyout", str(path), "-out", str(base / "odd.crt"), *options),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with path.open("ab") as file:
+        file.write((base / "odd.crt").read_bytes())
+    return path
+
+
+ODD = [
+    pytest.param(["-newkey", "ed25519"], id="Ed25519"),
+    pytest.param(
+        ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp112r1"], id="a small curve"
+    ),
+]
+
+
+@pytest.mark.parametrize("options", ODD)
+def test_a_certificate_in_service_may_have_any_key(scene, base, authority, options):
+    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    scene.postfix.set(smtpd_tls_chain_files=str(odd(base, *options)))
+
+    assert scene.warnings() == []
+
+
+def test_a_good_certificate_with_a_key_of_another_type_is_missed(
+    scene, base, authority
+):
+    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
+    scene.postfix.set(smtpd_tls_chain_files=str(bundle(base / "rsa.pem", rsa)))
+
+    (warning,) = scene.warnings()
+
+    assert "with its RSA key will not be served any more" in warning
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("ours", "theirs", "protocols"),
+    [
+        pytest.param("rsa", "ecdsa", ">=TLSv1", id="an RSA key"),
+        pytest.param("ecdsa", "rsa", ">=TLSv1.3", id="TLS 1.3 only"),
+    ],
+)
+def test_a_renewal_is_proven_beside_a_certificate_of_the_administrator_s_with(
+    scene, base, authority, ours, theirs, protocols
+):
+    listed = [
+        bundle(base / "theirs.pem", authority.issue(NAME, key=pki.generate_key(theirs)))
+    ]
+    install_lineage(
+        scene.certbot_dir, NAME, authority.issue(NAME, key=pki.generate_key(ours))
+    )
+    scene.postfix.start()
+    scene.deploy()
+    scene.postfix.set(
+        smtpd_tls_chain_files=", ".join(map(str, [scene.bundle, *listed])),
+        smtpd_tls_protocols=protocols,
+        smtpd_tls_mandatory_protocols=protocols,
+    )
+    main_cf = scene.postfix.main_cf.read_bytes()
+    newer = authority.issue(NAME, key=pki.generate_key(ours))
+    renew_lineage(scene.certbot_dir, NAME, newer)
+
+    assert scene.deployment.renew(scene.lineage)
+
+    assert scene.said[-1].startswith("Proven: ")
+    assert scene.bundle.read_bytes() == newer.bundle_pem
+    assert scene.postfix.main_cf.read_bytes() == main_cf
+
+
+# Other services
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param(
+            {"postscreen_access_list": "permit_mynetworks"}, id="lets pass to smtpd"
+        ),
+        pytest.param(
+            {
+                "postscreen_access_list": "",
+                "postscreen_greet_wait": "1s",
+                "postscreen_pipelining_enable": "yes",
+            },
+            id="serves itself",
+        ),
+    ],
+)
+def test_a_certificate_is_proven_to_a_client_that_postscreen(
+    scene, authority, parameters
+):
+    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    name = f"{LOOPBACK}:{scene.postfix.ports['smtp']}"
+    master_cf, entry = scene.postfix.master_cf, f"{name} inet n - n - "
+    before = master_cf.read_text()
+    assert f"{entry}- smtpd\n" in before
+    master_cf.write_text(
+        before.replace(f"{entry}- smtpd\n", f"{entry}1 postscreen\n")
+        + "smtpd pass - - n - - smtpd\n"
+        + "dnsblog unix - - n - 0 dnsblog\n"
+        + "tlsproxy unix - - n - 0 tlsproxy\n"
+    )
+    scene.postfix.set(**parameters)
+    scene.postfix.start()
+
+    scene.deploy()
+
+    (words,) = scene.said
+    assert words.startswith("Proven: ")
+    assert f"{name}/inet" in words
+
+
+# Other instances, and other installers
+
+
+def change(main_cf: Path, checkpoint: Reversible) -> None:
+    """Change *main_cf*, as a deployment would."""
+    before = main_cf.read_bytes()
+    decisions = (Change("a", None, "1", "it is meant"),)
+    transaction.commit(Plan(decisions, main_cf, before, before + b"a=1\n"), checkpoint)
+
+
+def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(
+    scene, base, caplog
+):
+    other, checkpoint = base / "other.cf", Reversible(base)
+    other.write_bytes(b"before\n")
+    change(other, checkpoint)
+
+    scene.deployment.restore(checkpoint.in_progress)
+
+    assert other.read_bytes() == b"before\n"
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{other} was restored, of another instance")
+    assert "What to do: reload the Postfix" in warning
+
+
+def test_a_checkpoint_of_the_same_instance_is_restored_without_a_warning(
+    scene, base, caplog
+):
+    link = scene.postfix.main_cf
+    target = base / "managed" / link.name
+    target.parent.mkdir()
+    link.rename(target)
+    link.symlink_to(target)
+    before, checkpoint = target.read_bytes(), Reversible(base)
+    change(target, checkpoint)
+
+    scene.deployment.restore(checkpoint.in_progress)
+
+    assert target.read_bytes() == before
+    assert caplog.messages == []
+
+
+def test_a_checkpoint_of_another_installer_is_restored_without_a_warning(
+    scene, base, caplog
+):
+    other, checkpoint = base / "main.cf", Reversible(base)
+    other.write_bytes(b"before\n")
+    checkpoint.before_change(other, "changed")
+    other.write_bytes(b"after\n")
+
+    scene.deployment.restore(checkpoint.in_progress)
+
+    assert other.read_bytes() == b"before\n"
+    assert caplog.messages == []

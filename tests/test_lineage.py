@@ -1,0 +1,69 @@
+"""A lineage is as certbot left it; a renewal that was missed is noticed."""
+
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import files
+from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.lineage import Lineage
+from tests.lab import Authority, Issued, install_lineage, renew_lineage
+
+NAME = "mx.example.org"
+
+
+@pytest.fixture
+def issued(authority: Authority) -> Issued:
+    return authority.issue(NAME)
+
+
+@pytest.fixture
+def lineage(tmp_path: Path, issued: Issued) -> Lineage:
+    install_lineage(tmp_path, NAME, issued)
+    return Lineage.live(tmp_path / "live", NAME)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, issued: Issued) -> Path:
+    """The bundle of the lineage, proven."""
+    path = tmp_path / f"{NAME}.pem"
+    path.write_bytes(issued.bundle_pem)
+    return path
+
+
+def test_what_is_deployed_and_proven_was_not_missed(lineage, bundle):
+    assert not lineage.missed_by(bundle)
+
+
+def test_a_renewal_is_missed_by_an_older_bundle(lineage, bundle, tmp_path, authority):
+    renew_lineage(tmp_path, NAME, authority.issue(NAME))
+
+    assert lineage.missed_by(bundle)
+
+
+def test_a_proof_is_missed_while_the_bundle_before_it_is_there(lineage, bundle):
+    files.previous(bundle).touch()
+
+    assert lineage.missed_by(bundle)
+
+
+def test_the_old_bundle_of_another_lineage_does_not_matter(lineage, bundle):
+    files.previous(bundle.with_name("other.pem")).touch()
+
+    assert not lineage.missed_by(bundle)
+
+
+def test_a_lineage_is_read_into_a_bundle(lineage, issued):
+    assert lineage.bundle().pem == issued.bundle_pem
+
+
+def test_a_lineage_that_does_not_fit_is_named(lineage, authority):
+    lineage.key.write_bytes(authority.issue(NAME).key_pem)
+
+    with pytest.raises(CertificateError, match=f"^lineage {NAME}: the private key"):
+        lineage.bundle()
+
+
+def test_a_lineage_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Error, match=f"could not read {tmp_path}/none/privkey.pem"):
+        Lineage.live(tmp_path, "none").bundle()

@@ -1,0 +1,152 @@
+"""What counts as proven of a Postfix that runs, and whom a failure concerns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import ProofError, UnansweredError
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.serving import Serving
+from tests.lab import Authority, PrivatePostfix
+from tests.lab.machine import LOOPBACK
+
+pytestmark = pytest.mark.postfix
+
+TIMEOUT = 2.0
+
+
+@dataclass
+class Stage:
+    """A running Postfix, as the product sees it, and what it *said*."""
+
+    configuration: Configuration
+    serving: Serving
+    expected: list[Certificate]
+    said: list[str]
+
+
+@pytest.fixture
+def stage(stopped_postfix: PrivatePostfix) -> Callable[..., Stage]:
+    """Start Postfix, its entries in master.cf with overrides by service."""
+
+    def start(**overrides: dict[str, str]) -> Stage:
+        for service, values in overrides.items():
+            entry = f"{LOOPBACK}:{stopped_postfix.ports[service]}/inet"
+            options = (f"{entry}/{name}={value}" for name, value in values.items())
+            stopped_postfix.postconf("-P", *options)
+        stopped_postfix.settle()
+        stopped_postfix.start()
+        product, said = Postfix(stopped_postfix.config_dir), []
+        oil = (stopped_postfix.config_dir / "snakeoil.pem").read_bytes()
+        return Stage(
+            product.read(),
+            Serving(product, TIMEOUT, said.append),
+            Certificate.all_from_pem(oil),
+            said,
+        )
+
+    return start
+
+
+def entry(postfix: PrivatePostfix, service: str) -> str:
+    return f"{LOOPBACK}:{postfix.ports[service]}/inet"
+
+
+@pytest.fixture
+def own(base: Path, authority: Authority) -> dict[str, str]:
+    """Overrides that name a certificate of a service's own."""
+    issued = authority.issue("own.example.org")
+    files = {"cert": base / "own.pem", "key": base / "own.key"}
+    files["key"].touch(mode=0o600)
+    files["key"].write_bytes(issued.key_pem)
+    files["cert"].write_bytes(issued.fullchain_pem)
+    return {f"smtpd_tls_{kind}_file": str(path) for kind, path in files.items()}
+
+
+def test_a_service_that_showed_its_own_certificate_must_still_show_one(
+    stopped_postfix, stage, own
+):
+    scene = stage(submission=own)
+    scene.serving.foresee(scene.configuration)
+    Path(own["smtpd_tls_key_file"]).unlink()
+
+    with pytest.raises(ProofError, match="TLS not available") as caught:
+        scene.serving.activate(scene.configuration, scene.expected)
+
+    assert entry(stopped_postfix, "submission") in caught.value.message
+    assert scene.said == []
+
+
+def test_a_service_that_showed_no_certificate_of_its_own_hinders_nobody(stage, own):
+    Path(own["smtpd_tls_key_file"]).unlink()
+    scene = stage(submission=own)
+    scene.serving.foresee(scene.configuration)
+
+    scene.serving.activate(scene.configuration, scene.expected)
+
+    assert [words.partition(":")[0] for words in scene.said] == ["Proven"]
+
+
+def test_it_is_said_if_no_service_shows_the_certificate(stage):
+    off = {"smtpd_tls_security_level": "none"}
+    scene = stage(
+        smtp=off, submission=off, submissions={**off, "smtpd_tls_wrappermode": "no"}
+    )
+    scene.serving.foresee(scene.configuration)
+
+    scene.serving.activate(scene.configuration, scene.expected)
+
+    (words,) = scene.said
+    assert words.endswith("nothing could be proven.")
+
+
+def test_a_service_that_wants_certificates_of_its_clients_is_proven(
+    base, stopped_postfix, stage, authority
+):
+    authorities = base / "clients-ca.pem"
+    authorities.write_bytes(authority.root_pem)
+    scene = stage(
+        submissions={
+            "smtpd_tls_req_ccert": "yes",
+            "smtpd_tls_CAfile": str(authorities),
+        }
+    )
+    scene.serving.foresee(scene.configuration)
+
+    scene.serving.activate(scene.configuration, scene.expected)
+
+    (words,) = scene.said
+    assert words.startswith("Proven: ")
+    assert entry(stopped_postfix, "submissions") in words
+
+
+def test_a_service_that_was_dead_before_is_no_reason_to_start_postfix_anew(
+    stopped_postfix, stage
+):
+    scene = stage(submissions={"smtpd_tls_wrappermode": "bad"})
+    scene.serving.foresee(scene.configuration)
+    master = stopped_postfix.master_pid
+
+    scene.serving.bring_back(scene.configuration, scene.expected)
+
+    words = scene.said[-1]
+    assert words.startswith("Proven: ")
+    assert entry(stopped_postfix, "submissions") not in words
+    assert stopped_postfix.master_pid == master
+
+
+def test_postfix_is_not_started_anew_if_nobody_knows_what_was_dead_before(
+    stopped_postfix, stage
+):
+    scene = stage(submissions={"smtpd_tls_wrappermode": "bad"})
+    master = stopped_postfix.master_pid
+
+    with pytest.raises(UnansweredError) as caught:
+        scene.serving.bring_back(scene.configuration, scene.expected)
+
+    assert caught.value.names == {entry(stopped_postfix, "submissions")}
+    assert stopped_postfix.master_pid == master
