@@ -58,8 +58,4 @@ class SignalError(Error):
 
 
 class UnansweredError(ProofError):
-    """Services do not even greet, as if they were dead; *names* says which."""
-
-    def __init__(self, message: str, *, names: frozenset[str], hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.names = names
+    """A service does not even greet, as if it were dead."""

@@ -76,7 +76,7 @@ def leaf(question: Question, *, timeout: float) -> Certificate:
         # An alert in a handshake, too, is a sign of life.
         if greeted or (isinstance(error, ssl.SSLError) and "EOF" not in str(error)):
             raise ProofError(told) from error
-        raise UnansweredError(told, names=frozenset({endpoint.service})) from error
+        raise UnansweredError(told) from error
 
 
 def prove(
@@ -148,12 +148,8 @@ def _summary(
     if expected is not None:
         told += f"; it should be the one for {' or '.join(map(str, expected))}"
     hint = 'look for "disabling TLS support" or "fatal" in the mail log'
-    names: frozenset[str] = frozenset().union(
-        *(one.names for one in failures if isinstance(one, UnansweredError))
-    )
-    if names:
-        return UnansweredError(told, names=names, hint=hint)
-    return ProofError(told, hint=hint)
+    dead = any(isinstance(failure, UnansweredError) for failure in failures)
+    return (UnansweredError if dead else ProofError)(told, hint=hint)
 
 
 def _context(question: Question) -> ssl.SSLContext:

@@ -285,10 +285,8 @@ def hangs_up(session: Session) -> None:
 def test_a_service_that_does_not_even_greet_is_unanswered(serve, implicit):
     question = serve(hangs_up).question(implicit=implicit)
 
-    with pytest.raises(UnansweredError, match="shows no certificate") as caught:
+    with pytest.raises(UnansweredError, match="shows no certificate"):
         leaf(question, timeout=10)
-
-    assert caught.value.names == {question.endpoint.service}
 
 
 def test_a_service_that_refuses_tls_is_alive(serve):
@@ -399,7 +397,6 @@ def test_every_service_that_fails_is_told(serve, context, issued, other):
 
     assert f"{wrong.question()} shows the certificate for other" in str(caught.value)
     assert f"{dead.question()} shows no certificate: " in str(caught.value)
-    assert caught.value.names == {dead.question().endpoint.service}
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
