@@ -128,6 +128,7 @@ class Deployment:
             logger.warning("%s: %s", lineage.name, warning)
         if not _differs(path, bundle):
             if not self.serving.shows(self.configuration, expected):
+                self.serving.foresee(self.configuration)
                 self.serving.activate(self.configuration, expected)
             transaction.keep_bundle(path)
             return True
@@ -175,6 +176,7 @@ class Deployment:
             if (live / path.stem).is_dir():
                 self.renew(Lineage.live(live, path.stem))
         if not paths and self.serving.ran:
+            self.postfix.refuse_fatal_reload(self.configuration)
             self.postfix.reload()
 
     @contextlib.contextmanager
