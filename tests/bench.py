@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import certbot_postfix
+from certbot_postfix.certificates import joined
 from tests.lab import (
     Authority,
     Certbot,
@@ -278,6 +279,10 @@ def bench_renew(base: Path) -> None:
                 client.config_dir, NAME, issued, installer=installer, **options
             )
             _forget_renewal_information(client)
+            # As if it were deployed: the plugin then compares it with its lineage.
+            bundle = client.bundle(NAME)
+            bundle.parent.mkdir(mode=0o700)
+            bundle.write_bytes(joined(issued.key_pem, issued.fullchain_pem))
             if "not due for renewal" not in certbot(client, "renew"):
                 raise FailedError("certbot renew has something to do")
             processor[installer] = []
