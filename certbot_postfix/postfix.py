@@ -84,15 +84,18 @@ class Postfix:
 
     def read_again(self, configuration: Configuration) -> Configuration:
         """Return *configuration* after a change of main.cf: what that may change."""
-        overrides = _by_service(self._query("-Px"))
+        services = configuration.services
+        if any("$" in text for each in services for text in each.written.values()):
+            overrides = _by_service(self._query("-Px"))
+            services = tuple(
+                replace(service, overrides=overrides.get(str(service), {}))
+                for service in services
+            )
         return replace(
             configuration,
             explicit=self.explicit(),
             values=_pairs(self._query("-x")),
-            services=tuple(
-                replace(service, overrides=overrides.get(str(service), {}))
-                for service in configuration.services
-            ),
+            services=services,
         )
 
     def explicit(self) -> dict[str, str]:

@@ -137,14 +137,15 @@ class Serving:
         questions = _questions(configuration, expected)
         if names is not None:
             questions = [one for one in questions if one.endpoint.service in names]
-        self._ask(expected, questions, timeout)
+        seen_alive = self._ask(expected, questions, timeout)
         # A service's own certificate is not ours, and not to be harmed either.
         others = _plain(with_own_certificate(configuration))
         known = self.healthy or frozenset()
         healthy = [one for one in others if one.endpoint.service in known]
-        self._ask(None, healthy, timeout)
-        time.sleep(max(0.0, settled - time.monotonic()))
-        self._must_run()
+        seen_alive = self._ask(None, healthy, timeout) or seen_alive
+        if not seen_alive:
+            time.sleep(max(0.0, settled - time.monotonic()))
+            self._must_run()
         if questions:
             shown = sorted({str(question.endpoint) for question in questions})
             self.say(
@@ -161,19 +162,23 @@ class Serving:
         expected: Collection[Certificate] | None,
         questions: list[Question],
         timeout: float,
-    ) -> None:
-        """Prove, but do not wait for a Postfix that is dead."""
+    ) -> bool:
+        """Prove, but do not wait for a Postfix that is dead.
+
+        Returns whether it was seen to run when the time to settle was over.
+        """
         try:
             probe.prove(expected, questions, timeout=min(timeout, SETTLE))
         except ProofError:
             self._must_run()
         else:
-            return
+            return False
         try:
             probe.prove(expected, questions, timeout=timeout - SETTLE)
         except ProofError:
             self._must_run()
             raise
+        return timeout >= SETTLE
 
     def _must_run(self) -> None:
         if not self.postfix.running():
