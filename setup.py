@@ -17,7 +17,7 @@ setup(
     package_data={"certbot_postfix": ["py.typed"]},
     install_requires=["acme>=2.1", "certbot>=2.1", "cryptography>=38"],
     extras_require={
-        "test": ["hypothesis", "pytest", "pytest-xdist"],
+        "test": ["hypothesis", "prometheus_client", "pytest", "pytest-xdist"],
         "dev": ["mypy", "ruff"],
     },
     entry_points={

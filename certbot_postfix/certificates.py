@@ -4,6 +4,7 @@ Pure: takes bytes and a time, returns values; raises `CertificateError`.  The or
 bundle (key, leaf, issuers) is that of smtpd_tls_chain_files, postconf(5).
 """
 
+import base64
 import itertools
 import re
 from collections.abc import Iterable
@@ -156,14 +157,51 @@ def judge(
             f"the certificate no longer covers {host}, the name of this mail server",
             hint=f"issue it again with {host} among its names",
         )
-    gone = sorted(old.names - new.names)
-    return [f"no longer covered: {', '.join(gone)}"] if gone else []
+    remarks = []
+    if gone := sorted(old.names - new.names):
+        remarks.append(f"no longer covered: {', '.join(gone)}")
+    if new.key_type != old.key_type:
+        remarks.append(f"the key is {new.key_type} now, it was {old.key_type}")
+    return remarks
+
+
+def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
+    """Raise `CertificateError` if one *beside* *new* has a key of the same type.
+
+    Of two such, Postfix takes none, and offers no TLS.
+    """
+    for other in beside:
+        if other.key_type == new.key_type:
+            raise CertificateError(
+                f"its key is {new.key_type} now, and beside it {other} is served, whose"
+                " key is so, too: Postfix would offer no TLS",
+                hint="renew it with the other --key-type, or forget one of the two:"
+                " certbot-postfix forget NAME",
+            )
 
 
 def covers(names: Iterable[str], host: str) -> bool:
     """Whether *host* is among *names*, which may hold wildcards (RFC 6125, 6.4.3)."""
-    _, _, parent = host.lower().partition(".")
-    return not {host.lower(), f"*.{parent}"}.isdisjoint(names)
+    host = a_labels(host.lower())
+    _, _, parent = host.partition(".")
+    return not {host, f"*.{parent}"}.isdisjoint(names)
+
+
+def a_labels(name: str) -> str:
+    """Return *name* as certificates and clients have it: RFC 5890, 2.3.2.1."""
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return name
+
+
+def is_copy_before(text: str, new: Certificate) -> bool:
+    """Whether *text*, as tables have it in base64, is a bundle that *new* replaced."""
+    try:
+        found = Certificate.all_from_pem(base64.b64decode(text, validate=True))
+    except (ValueError, CertificateError):
+        return False
+    return bool(found) and found[0].names == new.names and found[0] != new
 
 
 def _match(spki: bytes, chain: list[Certificate]) -> None:

@@ -5,18 +5,39 @@ not do it, 2 usage, 3 there is something to attend to.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix.deployment import Deployment
+from certbot_postfix import (
+    examination,
+    lock,
+    monitoring,
+    profiles,
+    report,
+    status,
+    tables,
+)
+from certbot_postfix.deadline import Deadline
+from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.errors import Error
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
+
+logger = logging.getLogger(__name__)
+
+Commands = Any  # argparse has no public name for it
+
+# Exit status: done, and there is something to attend to.
+ATTEND = 3
+
+CERTBOT = "/etc/letsencrypt"
 
 EXAMPLES = """exit status:
   0 all is well, 1 could not do it, 2 usage, 3 there is something to do
@@ -24,37 +45,61 @@ EXAMPLES = """exit status:
 examples:
   certbot-postfix plan --cert-name mx.example.org
   certbot-postfix plan --cert-name mx.example.org --tls-profile intermediate
+  certbot-postfix deploy --cert-name mx.example.org
+  certbot renew --deploy-hook 'certbot-postfix deploy'
+  certbot-postfix forget old.example.org
+  certbot-postfix status
 """
+
+# Seconds for `status`, all in all.
+STATUS = 20
+
+# Seconds to wait for a certbot that works on the same Postfix.
+PATIENCE = 120
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``certbot-postfix`` and return its exit status."""
     arguments = _parser().parse_args(argv)
+    talk = _Talk(logging.WARNING)
+    package = logging.getLogger("certbot_postfix")
+    package.addHandler(talk)
     try:
-        return int(arguments.command(arguments))
+        status = int(arguments.command(arguments))
     except Error as error:
-        print(f"certbot-postfix: error: {error.message}", file=sys.stderr)
+        _say(f"error: {error.message}")
         if error.hint:
-            print(f"certbot-postfix: hint: {error.hint}", file=sys.stderr)
+            _say(f"hint: {error.hint}")
         return 1
+    else:
+        return ATTEND if status == 0 and talk.heard else status
+    finally:
+        package.removeHandler(talk)
+
+
+class _Talk(logging.Handler):
+    """Tells warnings and errors on standard error, and whether there were some."""
+
+    heard = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard = True
+        _say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _say(text: str) -> None:
+    print(f"certbot-postfix: {text}", file=sys.stderr)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    lineage = Lineage.live(
-        Path(arguments.certbot_config_dir, "live"), arguments.cert_name
-    )
     deployment = _deployment(arguments)
-    if "/" in lineage.name or not lineage.fullchain.exists():
-        raise Error(
-            f"certbot has no certificate named {lineage.name}: there is no"
-            f" {lineage.fullchain}",
-            hint="certbot certificates lists the names",
-        )
-    proposal = deployment.propose(
-        lineage,
+    lineage = _lineage(arguments, arguments.cert_name)
+    wish = Wish(
         Profile(arguments.tls_profile),
         ClientLevel(arguments.client_level),
+        by_name=arguments.sni == "auto",
     )
+    proposal = deployment.propose(lineage, wish)
     print(proposal.plan.diff(), end="")
     for line in [*proposal.plan.notes(), *proposal.warnings, *proposal.overrides]:
         print(line, file=sys.stderr)
@@ -63,16 +108,90 @@ def _plan(arguments: argparse.Namespace) -> int:
     if proposal.empty:
         print("nothing to do", file=sys.stderr)
         return 0
-    return 3
+    return ATTEND
 
 
-def _deployment(arguments: argparse.Namespace) -> Deployment:
+def _deploy(arguments: argparse.Namespace) -> int:
+    renewed = os.environ.get("RENEWED_LINEAGE")
+    if not arguments.cert_name and not renewed:
+        arguments.parser.error("--cert-name is needed, or $RENEWED_LINEAGE of certbot")
+    if renewed and not arguments.cert_name and not arguments.certbot_config_dir:
+        arguments.certbot_config_dir = str(Path(renewed).parent.parent)
+    deployment = _deployment(arguments, timeout=arguments.verify_timeout)
+    name = arguments.cert_name or Path(renewed or "").name
+    lineage = _lineage(arguments, name)
+    # A certbot that runs this as its hook deploys the certificate itself afterwards.
+    if lock.take(deployment.postfix.directory, wait=PATIENCE):
+        tables.sweep(deployment.postfix)
+        deployment.renew(lineage)
+    return 0
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    deployment = _deployment(arguments, timeout=arguments.verify_timeout)
+    _refuse_path(arguments.name)
+    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    tables.sweep(deployment.postfix)
+    removal = deployment.removal(arguments.name)
+    planned = removal.propose(None)
+    print(planned.diff(), end="")
+    if removal.carry_out(planned):
+        _say(f"removed {removal.path}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    deadline = Deadline(arguments.timeout)
+    plugin_util.path_surgery("postconf")
+    postfix = deadline.within(
+        lambda: Postfix.find(
+            arguments.config_dir, postconf="postconf", postfix="postfix"
+        ),
+        "find Postfix",
+    )
+    bundles = Path(arguments.certbot_config_dir or CERTBOT, "postfix")
+    found = status.report(examination.examine(postfix, bundles, deadline))
+    text = arguments.render(found)
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+    return ATTEND if found.findings else 0
+
+
+def _table(found: status.Report) -> str:
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return report.as_table(found, colour=colour)
+
+
+def _lineage(arguments: argparse.Namespace, name: str) -> Lineage:
+    _refuse_path(name)
+    live = Path(arguments.certbot_config_dir or CERTBOT, "live")
+    lineage = Lineage.live(live, name)
+    if not lineage.fullchain.exists():
+        raise Error(
+            f"certbot has no certificate named {name}: there is no {lineage.fullchain}",
+            hint="certbot certificates lists the names",
+        )
+    return lineage
+
+
+def _refuse_path(name: str) -> None:
+    if not name or "/" in name:
+        raise Error(
+            f"{name!r} is not the name of a certificate",
+            hint="certbot certificates lists the names",
+        )
+
+
+def _deployment(arguments: argparse.Namespace, *, timeout: float = 20) -> Deployment:
     if os.geteuid() != 0:
         raise Error("only root can read certbot's keys", hint="use sudo")
     for program in ("postconf", "postfix"):
         plugin_util.path_surgery(program)
     postfix = Postfix.find(arguments.config_dir, postconf="postconf", postfix="postfix")
-    return Deployment(postfix, Path(arguments.certbot_config_dir, "postfix"))
+    bundles = Path(arguments.certbot_config_dir or CERTBOT, "postfix")
+    # certbot warns of whatever its hooks tell: only a person is told of a success.
+    say = _say if sys.stderr.isatty() else logger.info
+    return Deployment(postfix, bundles, timeout=timeout, say=say)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,11 +207,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--certbot-config-dir",
         metavar="DIR",
-        default="/etc/letsencrypt",
         type=os.path.abspath,
-        help="certbot's (default: %(default)s)",
+        help=f"certbot's (default: {CERTBOT})",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _declare_plan(commands)
+    _declare_deploy(commands)
+    _declare_forget(commands)
+    _declare_status(commands)
+    return parser
+
+
+def _declare_plan(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         help="print the diff that `certbot install -i postfix` would apply",
@@ -117,8 +243,85 @@ def _parser() -> argparse.ArgumentParser:
         default=ClientLevel.MAY.value,
         help="what the SMTP client is raised to (default: %(default)s)",
     )
+    plan.add_argument(
+        "--sni",
+        choices=["auto", "never"],
+        default="auto",
+        help="whether it may be served by name only (default: %(default)s)",
+    )
     plan.set_defaults(command=_plan)
-    return parser
+
+
+def _declare_deploy(commands: Commands) -> None:
+    deploy = commands.add_parser(
+        "deploy",
+        help="put a renewed certificate into service, as certbot's deploy hook",
+        description="Put a renewed certificate into service: refresh what Postfix"
+        " reads, reload it, and prove that the certificate is served, or undo. Nothing"
+        " is done if Postfix does not use it. Its configuration is not edited.",
+    )
+    deploy.add_argument(
+        "--cert-name",
+        metavar="NAME",
+        help="certbot's name of the certificate (default: that of $RENEWED_LINEAGE,"
+        " which certbot sets for its hooks)",
+    )
+    _declare_timeout(deploy)
+    deploy.set_defaults(command=_deploy, parser=deploy)
+
+
+def _declare_forget(commands: Commands) -> None:
+    forget = commands.add_parser(
+        "forget",
+        help="take a certificate out of Postfix, and remove its bundle",
+        description="Take a certificate out of the table of names and out of main.cf,"
+        " print the diff, reload Postfix, prove that it serves the others, and remove"
+        " the bundle. The only default certificate is replaced by certbot's own files.",
+    )
+    forget.add_argument("name", metavar="NAME", help="certbot's name of it")
+    _declare_timeout(forget)
+    forget.set_defaults(command=_forget)
+
+
+def _declare_status(commands: Commands) -> None:
+    command = commands.add_parser(
+        "status",
+        help="show what every service serves for every name, and what is wrong",
+        description="Show what every service serves for every name, and what is wrong"
+        " with that. Nothing is changed, and any user may ask. Exit status 3: there is"
+        " a finding.",
+    )
+    form = command.add_mutually_exclusive_group()
+    for name, render in (
+        ("json", monitoring.as_json),
+        ("prometheus", monitoring.as_prometheus),
+    ):
+        form.add_argument(
+            f"--{name}",
+            dest="render",
+            action="store_const",
+            const=render,
+            help=f"print it as {'JSON' if name == 'json' else 'metrics of Prometheus'}",
+        )
+    command.add_argument(
+        "--timeout",
+        metavar="S",
+        type=profiles.seconds,
+        default=STATUS,
+        help="seconds until it ends, whatever hangs (default: %(default)s)",
+    )
+    command.set_defaults(command=_status, render=_table)
+
+
+def _declare_timeout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--verify-timeout",
+        metavar="S",
+        type=profiles.seconds,
+        default=20,
+        help="seconds until every service must serve it; 0: no proof"
+        " (default: %(default)s)",
+    )
 
 
 if __name__ == "__main__":

@@ -5,42 +5,62 @@ success means that every service showed the certificate in a handshake.  Raises
 `errors.Error`; after a failure Postfix serves what it served before.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import certificates, files, plan, transaction
-from certbot_postfix.certificates import Bundle, Certificate
+from certbot_postfix import files, placement, plan, renewal, sni, tables, transaction
+from certbot_postfix.certificates import Bundle
 from certbot_postfix.configuration import Configuration, names
-from certbot_postfix.errors import CertificateError, Error, SignalError
+from certbot_postfix.errors import Error
+from certbot_postfix.inventory import Inventory
 from certbot_postfix.lineage import Lineage
-from certbot_postfix.plan import Override, Plan
+from certbot_postfix.placement import Deployed, Placement
+from certbot_postfix.plan import Edit, Override, Plan, Wanted
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.removal import Removal
+from certbot_postfix.renewal import Family, Renewal
 from certbot_postfix.serving import Serving
+from certbot_postfix.sni import Table
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What the administrator wants of a deployment.
+
+    With *by_name*, a lineage may be served to those only who ask for its names.
+    """
+
+    profile: Profile = Profile.OPPORTUNISTIC
+    client: ClientLevel = ClientLevel.MAY
+    by_name: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
-    """A plan, and the bundle that goes with it."""
+    """A plan, the table of names in it, and the bundle that goes with it.
+
+    *family* are the other instances that use the bundle.
+    """
 
     plan: Plan
+    table: Table
     path: Path
     bundle: Bundle
+    family: Family
     stale: bool
     warnings: list[str]
     overrides: list[Override]
 
     @property
     def empty(self) -> bool:
-        """Whether neither main.cf nor the bundle would change."""
+        """Whether neither Postfix's files nor the bundle would change."""
         return self.plan.empty and not self.stale
 
 
@@ -63,89 +83,173 @@ class Deployment:
         self.postfix = postfix
         self.bundles = bundles
         self.staging = staging
-        self.serving = Serving(postfix, timeout, say)
         self.say = say
+        self.inventory = Inventory(postfix, bundles)
+        self.tables = self.inventory.tables
+        self.serving = Serving(postfix, timeout, say)
+        self.renewal = Renewal(self.inventory, self.serving)
         self.written = False
         self.kept = bundles / "main.cf.before-rollback"
+        self._before: Table | None = None  # the table, before anything was undone
+        self._undone: list[Path] = []
 
-    @cached_property
+    @property
     def configuration(self) -> Configuration:
-        """The configuration as it was when it was first asked for."""
-        return self.postfix.read()
+        """The configuration as it was when it was last read."""
+        return self.inventory.configuration
 
     def names(self) -> set[str]:
         """Return the public names by which the server calls itself."""
         return names(self.configuration)
 
-    def propose(
-        self, lineage: Lineage, profile: Profile, client: ClientLevel
-    ) -> Proposal:
+    def propose(self, lineage: Lineage, wish: Wish) -> Proposal:
         """Plan the deployment of *lineage*; nothing live changes."""
-        configuration, path = self.configuration, self._path(lineage)
-        bundle, warnings = self._judged(lineage)
-        if path not in plan.deployed(configuration, self.bundles):
-            self._refuse_to_displace(lineage, bundle.leaf)
-            warnings += plan.lost(bundle.leaf, self._served_now(), _now())
-        decisions = plan.decide(configuration, path, profile, client)
-        planned = transaction.stage(self.postfix, decisions, self.staging)
-        overrides = plan.overridden(configuration, decisions, profile)
-        stale = _differs(path, bundle)
-        return Proposal(planned, path, bundle, stale, warnings, overrides)
+        path = self.inventory.path_of(lineage)
+        bundle, warnings = renewal.judged(self.inventory, lineage)
+        family = Family(self.inventory, [path])
+        family.judge(lineage)
+        new = Deployed(path, bundle.leaf)
+        placed = self._placed(new, wish)
+        now = datetime.now(timezone.utc)
+        displaced = [each.leaf for each in placed.displaced]
+        warnings += plan.lost(bundle.leaf, displaced, placed.table, now)
+        warnings += self._conflicts(sni.keys_with(placed.table, str(path)))
+        before = self.tables.text()
+        if before is not None and placed.table:
+            sni.parse(before, self.tables.path)  # it must be ours
+        after = sni.render(placed.table) if placed.table else before
+        form = ""
+        if placed.table:
+            size = len(placed.table)
+            form = sni.fit(self.configuration, self.inventory.form, size)
+        wanted = Wanted(placed.chain, self.tables.path, form)
+        decisions = plan.decide(self.configuration, wanted, wish.profile, wish.client)
+        main_cf = transaction.stage(self.postfix, decisions, self.staging)
+        return Proposal(
+            Plan(decisions, main_cf, Edit(self.tables.path, before, after), form),
+            placed.table,
+            path,
+            bundle,
+            family,
+            renewal.differs(path, bundle),
+            warnings,
+            plan.overridden(self.configuration, decisions, wish.profile),
+        )
+
+    def _placed(self, new: Deployed, wish: Wish) -> Placement:
+        """Decide where *new* is served; raise `Error` if it cannot be there."""
+        standing = self.inventory.standing(new.leaf.names)
+        host = self.configuration.value("myhostname")
+        now = datetime.now(timezone.utc)
+        placed = placement.place(new, standing, host, now)
+        if placed.by_name:
+            placement.refuse(new, standing.default, host, self._no_table(wish))
+        elif self._no_table(wish):
+            return Placement(placed.chain, standing.table, placed.displaced)
+        return placed
+
+    def _no_table(self, wish: Wish) -> str:
+        """Return why there may be no table of names, or nothing."""
+        if not wish.by_name:
+            return "--postfix-sni never forbids"
+        if sni.PARAMETER not in self.configuration.defaults:
+            return "Postfix before 3.4 does not know how"
+        return ""
+
+    def _conflicts(self, keys: set[str]) -> list[str]:
+        answered = self.inventory.answered(keys)
+        return [
+            f"{table} in main.cf answers who asks for {key}; that stays, and the"
+            " certificate is not served to them"
+            for key, table in sorted(answered.items())
+        ]
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
-        """Write the bundle and main.cf; Postfix is not told yet."""
+        """Write the bundle, the table and main.cf; Postfix is not told yet."""
         self.serving.foresee(self.configuration)
         self.written = not proposal.empty
         if proposal.stale:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
+        if proposal.table and not proposal.empty:
+            self._build(proposal, checkpoint)
         if not proposal.plan.empty:
             transaction.commit(proposal.plan, checkpoint)
-            self.configuration = self.postfix.read_again(self.configuration)
+            self.inventory.changed()
+
+    def _build(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
+        form, table, changed = proposal.plan.form, proposal.table, None
+        before = self.inventory.table
+        if form == self.inventory.form and not before.keys() - table.keys():
+            changed = sni.touched(before, table, str(proposal.path))
+        self.tables.build(form, table, changed, checkpoint.before_creation)
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and prove it."""
-        expected = [proposal.bundle.leaf]
-        if proposal.empty and self.serving.shows(self.configuration, expected):
-            self.say(f"Postfix serves the certificate for {expected[0]} already.")
+        new, table = Deployed(proposal.path, proposal.bundle.leaf), self.inventory.table
+        answered = self.inventory.answered(renewal.with_parents(set(new.leaf.names)))
+        promises = renewal.promised(self.inventory, table, [new], answered)
+        if proposal.empty and self.serving.shows(self.configuration, promises):
+            self.say(f"Postfix serves the certificate for {new.leaf} already.")
         else:
             # certbot's own handler would swallow a signal here, and report success.
             with transaction.interruptible():
-                self.serving.activate(self.configuration, expected)
-        transaction.keep_bundle(proposal.path)
+                if proposal.empty:  # copies may be old
+                    self.tables.build(proposal.plan.form, table)
+                self.serving.activate(self.configuration, promises)
+        self.tables.keep()
+        try:
+            self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})
+        except Error as error:  # this instance is well, and stays so
+            logger.error("%s", error)  # noqa: TRY400 - it is known why
+        else:
+            transaction.keep_bundle(proposal.path)
 
     def renew(self, lineage: Lineage) -> bool:
-        """Put the newest certificate of a lineage into service, if it is deployed.
+        """Put the newest certificate of a lineage into service, if Postfix uses it.
 
-        If it is not proven, the old one is back, and proven, when this raises.
-        Returns whether the lineage is deployed.
+        Others whose renewal was missed are put into service with it.  What is not
+        proven is undone, and the old one proven, when this raises.  Returns whether
+        Postfix uses the lineage.
         """
-        path = self._path(lineage)
-        if path not in plan.deployed(self.configuration, self.bundles):
-            return False
-        bundle, warnings = self._judged(lineage)
-        expected = [bundle.leaf]
-        for warning in warnings:
-            logger.warning("%s: %s", lineage.name, warning)
-        if not _differs(path, bundle):
-            if not self.serving.shows(self.configuration, expected):
-                self.serving.foresee(self.configuration)
-                self.serving.activate(self.configuration, expected)
-            transaction.keep_bundle(path)
-            return True
-        self.serving.foresee(self.configuration)
-        try:
-            with transaction.interruptible(), self._old_bundle_on_failure(path):
-                transaction.put_bundle(path, bundle.pem, None)
-                self.serving.activate(self.configuration, expected)
-        except SignalError as error:
-            # certbot would go on with the next lineage.
-            logger.error("%s: %s", lineage.name, error)  # noqa: TRY400 - it is known why
-            raise SystemExit(128 + error.number) from error
-        transaction.keep_bundle(path)
-        return True
+        missed = [one for one in self.inventory.missed() if one.name != lineage.name]
+        return self.renewal.renew([lineage, *missed])
+
+    def refresh(self) -> None:
+        """Bring all that Postfix uses of certbot's lineages up to date.
+
+        What an administrator has it read in certbot's own directory is reloaded.
+        """
+        lineages = self.inventory.missed()
+        by_hand = self.inventory.by_hand(self.inventory.lineages())
+        if lineages:
+            self.renewal.renew(lineages)
+        elif by_hand:
+            self.serving.foresee(self.configuration)
+            self.serving.activate(self.configuration, by_hand)
+        elif not self.inventory.deployed():
+            self.say("Postfix uses no certificate of certbot's; nothing was changed.")
+
+    def removal(self, name: str) -> Removal:
+        """Return what takes the lineage *name* out of Postfix."""
+        return Removal(self.inventory, self.serving, name)
 
     def restore(self, checkpoint: Path) -> None:
-        """Put back the files that a checkpoint of certbot holds, each in one step."""
+        """Put back the files that a checkpoint of certbot holds, each in one step.
+
+        Raises `Error` before anything is done if they name a bundle that is gone for
+        good: Postfix could not serve it.
+        """
+        for _, saved in transaction.saved_in(checkpoint):
+            for name in plan.named(files.read(saved), self.bundles):
+                gone = not (self.bundles / f"{name}.pem").exists()
+                if gone and not (self.inventory.live / name).is_dir():
+                    raise Error(
+                        f"{checkpoint} is not restored: it names the bundle of {name},"
+                        " which was forgotten, and certbot has no such lineage now",
+                        hint="edit Postfix's configuration by hand",
+                    )
+        if self._before is None:
+            self._before = self.tables.found()
         for path in transaction.restore(checkpoint, self.kept):
             if path != self.postfix.main_cf:
                 logger.warning(
@@ -157,93 +261,15 @@ class Deployment:
 
     def undo(self, proposal: Proposal) -> None:
         """Put back the bundle that `apply` replaced, if it did."""
-        transaction.undo_bundle(proposal.path)
+        if transaction.undo_bundle(proposal.path):
+            self._undone.append(proposal.path)
 
     def sweep(self) -> None:
         """Remove what a killed run may have left."""
         transaction.sweep(self.postfix, self.bundles, self.staging)
+        tables.sweep(self.postfix)
 
     def bring_back(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
-        self.configuration = self.postfix.read()
-        self.serving.bring_back(self.configuration, self._served_now())
-        transaction.keep_bundles(self.bundles)
-
-    def refresh(self, live: Path) -> None:
-        """Bring every deployed bundle up to date with its lineage in *live*."""
-        paths = plan.deployed(self.configuration, self.bundles)
-        for path in paths:
-            if (live / path.stem).is_dir():
-                self.renew(Lineage.live(live, path.stem))
-        if not paths and self.serving.ran:
-            self.postfix.refuse_fatal_reload(self.configuration)
-            self.postfix.reload()
-
-    @contextlib.contextmanager
-    def _old_bundle_on_failure(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            if not transaction.undo_bundle(path):
-                raise
-            try:
-                self.bring_back()
-            except Error as failed:
-                raise Error(
-                    f"{_told(error)}; the old certificate is back in {path}, but it is"
-                    f" not proven that it is served: {failed.message}",
-                    hint=failed.hint,
-                ) from error
-            if isinstance(error, Error):
-                error.message += "; the old certificate was put back"
-                if not (self.serving.timeout and self.serving.ran):
-                    error.message += ", unproven"
-            raise
-
-    def _judged(self, lineage: Lineage) -> tuple[Bundle, list[str]]:
-        bundle = lineage.bundle()
-        old = next(iter(_certificates(self._path(lineage))), None)
-        host = self.configuration.value("myhostname")
-        try:
-            return bundle, certificates.judge(bundle.leaf, old, host, _now())
-        except CertificateError as error:
-            raise CertificateError(
-                f"lineage {lineage.name} is not deployed: {error.message}",
-                hint=error.hint.replace("NAME", lineage.name),
-            ) from error
-
-    def _refuse_to_displace(self, lineage: Lineage, new: Certificate) -> None:
-        default = next(iter(self._served_now()), None)
-        host = self.configuration.value("myhostname")
-        if reason := plan.refuse_default(new, default, host, _now()):
-            raise Error(
-                f"lineage {lineage.name} is not deployed: {reason}",
-                hint=f"issue a certificate that covers {host}",
-            )
-
-    def _path(self, lineage: Lineage) -> Path:
-        return self.bundles / f"{lineage.name}.pem"
-
-    def _served_now(self) -> list[Certificate]:
-        """Return the leaf certificates that main.cf names, as far as they exist."""
-        found = (_certificates(path) for path in plan.configured(self.configuration))
-        return [certificates[0] for certificates in found if certificates]
-
-
-def _certificates(path: Path) -> list[Certificate]:
-    try:
-        return Certificate.all_from_pem(files.read(path)) if path.exists() else []
-    except CertificateError:
-        return []
-
-
-def _told(error: BaseException) -> str:
-    return error.message if isinstance(error, Error) else f"{type(error).__name__}"
-
-
-def _differs(path: Path, bundle: Bundle) -> bool:
-    return not path.exists() or files.read(path) != bundle.pem
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
+        self.renewal.bring_back(self._before or {}, *self._undone)
+        self._before, self._undone = None, []

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error
 
-# Postfix reads a main.cf that is younger than this again and again until it has
-# aged, lest it sees half of an edit (measured with 3.7: up to 2.4 s for a file that is
-# 0 s old, 0.9 s at 1 s, nothing at 2 s).  A renamed file is never half an edit.
+# Postfix reads a main.cf or texthash table that is younger than this again and again
+# until it has aged, lest it sees half of an edit (measured with 3.7: up to 2.4 s for a
+# file that is 0 s old, 0.9 s at 1 s, nothing at 2 s).  A renamed file is never half an
+# edit.
 COOL = 3.0
 
 # Fixed names: what a killed run left is found, and removed, by the next one.
@@ -59,9 +60,14 @@ def remove_all(directory: Path, suffix: str) -> None:
     remove(*directory.glob(f".*{suffix}"))
 
 
-def replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Make *path* a file with *content* and *mode*, owned by the caller."""
+def replace(path: Path, content: bytes, *, mode: int, cool: bool = False) -> None:
+    """Make *path* a file with *content* and *mode*, owned by the caller.
+
+    With *cool*, its modification time is such that Postfix reads it without waiting.
+    """
     with explained("write", path), _new(path, content, mode) as new:
+        if cool:
+            _age(new, path.stat().st_mtime if path.exists() else 0)
         new.replace(path)
 
 
@@ -76,12 +82,7 @@ def rewrite(path: Path, content: bytes) -> None:
         shutil.copystat(path, new)
         os.chown(new, old.st_uid, old.st_gid)
         new.chmod(old.st_mode & 0o7777)
-        cool = time.time() - COOL
-        if cool > old.st_mtime:
-            os.utime(new, (cool, cool))
-        else:
-            later = max(time.time(), old.st_mtime + 1)
-            os.utime(new, (later, later))
+        _age(new, old.st_mtime)
         new.replace(path)
 
 
@@ -123,8 +124,17 @@ def bring_back(path: Path) -> None:
 def remove(*paths: Path) -> None:
     """Remove those of *paths* that exist."""
     for path in paths:
-        with explained("remove", path):
-            path.unlink(missing_ok=True)
+        # A read-only file system refuses to remove even what is not there.
+        if os.path.lexists(path):
+            with explained("remove", path):
+                path.unlink(missing_ok=True)
+
+
+def _age(new: Path, old: float) -> None:
+    """Set the time of *new* back, but to one later than that of the *old* file."""
+    cool = time.time() - COOL
+    stamp = cool if cool > old else max(time.time(), old + 1)
+    os.utime(new, (stamp, stamp))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ certbot loads this module on every run, so it imports little; the contract is th
 """
 
 import contextlib
-import errno
 import logging
 import os
 import shlex
@@ -20,7 +19,7 @@ from certbot.display import util as display_util
 from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import profiles
+from certbot_postfix import lock, profiles
 from certbot_postfix.checkpoint import CheckpointInProgress
 from certbot_postfix.errors import Error, MissingError, printable
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -89,7 +88,7 @@ class Installer(common.Installer):
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
         self._deployment = self._find()
-        self._lock(self._deployment.postfix.directory)
+        lock.take(self._deployment.postfix.directory)
         if not self.config.dry_run:
             interrupted = Path(self.config.in_progress_dir).is_dir()
             if interrupted:
@@ -118,22 +117,6 @@ class Installer(common.Installer):
             timeout=self.conf("verify-timeout"),
             say=_notify,
         )
-
-    def _lock(self, directory: Path) -> None:
-        try:
-            util.lock_dir_until_exit(str(directory))
-        except errors.LockError as error:
-            raise Error(
-                f"could not lock {directory}: {error}",
-                hint="wait until the other certbot has ended",
-            ) from error
-        except OSError as error:
-            if error.errno == errno.EROFS:
-                return  # nobody can change anything there; a bundle is elsewhere
-            raise Error(
-                f"could not lock {directory}: {error.strerror}",
-                hint=f"see that it exists, or use --{self.option_name('config-dir')}",
-            ) from error
 
     def get_all_names(self) -> Iterable[str]:
         """Return the public names under which this server is reached."""
@@ -164,12 +147,17 @@ class Installer(common.Installer):
         """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
         if temporary or title is None:
             return
+        from certbot_postfix.deployment import Wish  # noqa: PLC0415
+
         checkpoint = CheckpointInProgress(self)
         for lineage in self._pending.values():
             proposal = self._ready.propose(
                 lineage,
-                Profile(self.conf("tls-profile")),
-                ClientLevel(self.conf("client-level")),
+                Wish(
+                    Profile(self.conf("tls-profile")),
+                    ClientLevel(self.conf("client-level")),
+                    by_name=self.conf("sni") == "auto",
+                ),
             )
             self._show(lineage.name, proposal)
             self._applied.append(proposal)
@@ -190,7 +178,7 @@ class Installer(common.Installer):
         for note in proposal.plan.notes():
             _notify(f"Note: {note}.")
         if proposal.plan.empty:
-            file = proposal.plan.main_cf
+            file = proposal.plan.main_cf.path
             _notify(f"{file} is already as it should be for {name}.")
             return
         _notify(proposal.plan.diff())
@@ -209,7 +197,7 @@ class Installer(common.Installer):
                 self._ready.serve(proposal)
                 self._warn_if_forgotten(proposal.path.stem)
         else:
-            self._ready.refresh(Path(self.config.live_dir))
+            self._ready.refresh()
 
     def _warn_if_forgotten(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
@@ -249,9 +237,11 @@ class Installer(common.Installer):
         """
         name = lineage.lineagename
         bundle = Path(self.config.config_dir, "postfix", f"{name}.pem")
+        # A guess, where it is not given: to ask Postfix would start a program.
+        directory = Path(self.conf("config-dir") or "/etc/postfix")
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
         interrupted = Path(self.config.in_progress_dir).is_dir()
-        if not interrupted and not (bundle.exists() and found.missed_by(bundle)):
+        if not interrupted and not found.missed_by(bundle, directory):
             return
         self.prepare()
         with _not_deployed():

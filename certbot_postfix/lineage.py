@@ -6,9 +6,9 @@ Reads the files that certbot wrote, and never writes one; raises `CertificateErr
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix import certificates, files
-from certbot_postfix.certificates import Bundle
-from certbot_postfix.errors import CertificateError
+from certbot_postfix import certificates, files, sni
+from certbot_postfix.certificates import Bundle, Certificate
+from certbot_postfix.errors import CertificateError, Error
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,27 @@ class Lineage:
             name, directory / name / "privkey.pem", directory / name / "fullchain.pem"
         )
 
-    def missed_by(self, bundle: Path) -> bool:
-        """Whether *bundle* holds something else, or was not proven when it was written.
+    def missed_by(self, bundle: Path, directory: Path) -> bool:
+        """Whether Postfix may have missed the newest version.
 
-        The bundle before it lies beside it until then.
+        Either *bundle* holds something else, or was not proven when it was written (the
+        one before lies beside it until then), or a database in Postfix's *directory* is
+        older; or it is gone, but named there.
         """
         if files.leftovers(bundle):
             return True
+        if not bundle.exists():
+            named = (directory / "main.cf", directory / sni.NAME)
+            return any(_mentions(path, bundle) for path in named)
         text = certificates.joined(files.read(self.key), files.read(self.fullchain))
-        return files.read(bundle) != text
+        return files.read(bundle) != text or _older(directory, bundle)
+
+    def leaf(self) -> Certificate | None:
+        """Return the newest leaf certificate, if there is one."""
+        try:
+            return Certificate.all_from_pem(files.read(self.fullchain))[0]
+        except (Error, IndexError):
+            return None
 
     def bundle(self) -> Bundle:
         """Read it; raises `CertificateError` if key and chain do not fit."""
@@ -45,3 +57,17 @@ class Lineage:
                 f"lineage {self.name}: {error.message}: nothing was changed",
                 hint=error.hint.replace("NAME", self.name),
             ) from error
+
+
+def _mentions(path: Path, bundle: Path) -> bool:
+    return path.is_file() and str(bundle).encode() in files.read(path)
+
+
+def _older(directory: Path, bundle: Path) -> bool:
+    """Whether there is a database with an older copy, as from a backup."""
+    written = bundle.stat().st_mtime
+    found = [
+        directory / name for name in sni.DATABASE_FILES if (directory / name).exists()
+    ]
+    older = any(path.stat().st_mtime < written for path in found)
+    return older and _mentions(directory / sni.NAME, bundle)

@@ -50,7 +50,7 @@ def listening(table: str) -> Iterator[Listener]:
 def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, int]]:
     """Return those of the *wanted* addresses that another process has taken."""
     with suppress(OSError):
-        own = set(_files(process))
+        own = set(open_files(process))
         taken = [
             listener
             for name in ("tcp", "tcp6")
@@ -68,10 +68,14 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
     return []
 
 
-def _files(process: int) -> Iterator[str]:
-    for file in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
-            yield str(file.readlink())
+def open_files(process: int) -> list[str]:
+    """Return what *process* has open, as the kernel names it; nothing if it is gone."""
+    found = []
+    with suppress(OSError):
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.append(str(file.readlink()))
+    return found
 
 
 def _address(digits: str) -> Address:

@@ -7,48 +7,80 @@ bytes that `transaction` writes all come from the one `Plan`.
 import difflib
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix import certificates, rules
+from certbot_postfix import rules, sni
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import CHAIN, LEGACY, Configuration, own_certificate
+from certbot_postfix.configuration import (
+    CHAIN,
+    LEGACY,
+    Configuration,
+    Service,
+    endpoints,
+    own_certificate,
+    with_own_certificate,
+)
 from certbot_postfix.errors import Error, printable
 from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change, CommentOut, Decision, Kept
+from certbot_postfix.rules import Change, CommentOut, Decision, Kept, Remove
+from certbot_postfix.sni import Table
 
 # Between a file's name and its digest in the note of a checkpoint.
 MARK = ": SHA-256 "
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The decisions, and main.cf *before* and *after* them, byte for byte."""
+class Edit:
+    """A file before and after, byte for byte; None where there is no such file."""
 
-    decisions: tuple[Decision, ...]
-    main_cf: Path
-    before: bytes = field(repr=False)
-    after: bytes = field(repr=False)
+    path: Path
+    before: bytes | None = field(repr=False)
+    after: bytes | None = field(repr=False)
 
     @property
     def empty(self) -> bool:
-        """Whether main.cf already is as it should be."""
+        """Whether the file is already as it should be."""
         return self.before == self.after
 
     def diff(self) -> str:
-        """Return the unified diff of main.cf, empty if there is none."""
+        """Return the unified diff, empty if there is none."""
         before, after = (
             list(io.StringIO(text.decode(errors="backslashreplace"), newline="\n"))
-            for text in (self.before, self.after)
+            for text in (self.before or b"", self.after or b"")
         )
-        lines = difflib.unified_diff(before, after, str(self.main_cf), "(planned)")
+        lines = difflib.unified_diff(before, after, str(self.path), "(planned)")
         marked = (
             line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
             for line in lines
         )
         return "".join(marked).replace("\r\n", "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions, and what they make of main.cf and of the table of names.
+
+    *form* is the type of map as which main.cf is to name the table.
+    """
+
+    decisions: tuple[Decision, ...]
+    main_cf: Edit
+    table: Edit
+    form: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether both already are as they should be."""
+        return self.main_cf.empty and self.table.empty
+
+    def diff(self) -> str:
+        """Return the unified diff of the files, empty if there is none."""
+        return self.table.diff() + self.main_cf.diff()
 
     def notes(self) -> list[str]:
         """Return what stays otherwise than the profile would have it."""
@@ -56,9 +88,10 @@ class Plan:
 
     def describe(self) -> str:
         """Return the changes, a line each, for certbot's checkpoint."""
+        main_cf = self.main_cf.path
         lines = (str(item) for item in self.decisions if not isinstance(item, Kept))
-        text = "".join(f"{self.main_cf}: {line}\n" for line in lines)
-        text += f"{self.main_cf}{MARK}{digest(self.after)}\n"
+        text = "".join(f"{main_cf}: {line}\n" for line in lines)
+        text += f"{main_cf}{MARK}{digest(self.main_cf.after or b'')}\n"
         return ascii_only(text)
 
 
@@ -94,15 +127,27 @@ def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What main.cf is to name.
+
+    *chain* has the bundles that are served by default, with their types of key; if it
+    is empty, the default stays.  *table* is the table of names, *form* its type of map;
+    without a type there is none.
+    """
+
+    chain: Mapping[Path, str]
+    table: Path = Path()
+    form: str = ""
+
+
 def decide(
-    configuration: Configuration,
-    bundle: Path,
-    profile: Profile,
-    client: ClientLevel,
+    configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
 ) -> tuple[Decision, ...]:
-    """Return what makes Postfix serve *bundle*, and raises TLS to *profile*."""
+    """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
     decisions = [
-        *_certificate(configuration, bundle),
+        *_certificate(configuration, wanted.chain),
+        *_by_name(configuration, wanted),
         *rules.offer_tls(configuration),
     ]
     if profile is not Profile.CERTIFICATE:
@@ -117,43 +162,116 @@ def deployed(configuration: Configuration, directory: Path) -> list[Path]:
     return [path for path in configured(configuration) if path.parent == directory]
 
 
-def configured(configuration: Configuration) -> list[Path]:
-    """Return the files from which main.cf has the certificates served."""
-    chain = configuration.value(CHAIN).replace(",", " ").split()
-    legacy = (configuration.value(name) for name in LEGACY if "cert" in name)
+def forget(
+    configuration: Configuration, bundle: Path, plain: tuple[Path, Path] | None
+) -> list[Decision]:
+    """Return what takes *bundle* out of what main.cf has served by default.
+
+    The last certificate is replaced by the *plain* files of its key and chain, since
+    Postfix would offer no TLS without any; raise `Error` if there are none.
+    """
+    _refuse_other_uses(configuration, bundle)
+    if bundle not in configured(configuration):
+        return []
+    why = f"lineage {bundle.stem} is forgotten"
+    if configuration.value(CHAIN):
+        listed = configuration.value(CHAIN).replace(",", " ").split()
+        rest = [Path(each) for each in listed if each != str(bundle)]
+        new = ", ".join(map(_escaped, rest or _plain(bundle, plain)))
+        return [Change(CHAIN, configuration.explicit.get(CHAIN), new, why)]
+    pairs = [pair for pair in _pairs() if configuration.value(pair[0]) == str(bundle)]
+    others = [pair for pair in _pairs() if configuration.value(pair[0])]
+    if len(others) > len(pairs):
+        return [
+            Remove(name, value, why)
+            for name in pairs[0]
+            if (value := configuration.explicit.get(name)) is not None
+        ]
+    key, chain = _plain(bundle, plain)
+    return [
+        Change(name, configuration.explicit.get(name), _escaped(path), why)
+        for name, path in zip(pairs[0], (chain, key), strict=True)
+    ]
+
+
+def _plain(bundle: Path, plain: tuple[Path, Path] | None) -> tuple[Path, Path]:
+    if plain is None:
+        raise Error(
+            f"{bundle} is the only certificate that main.cf names, and certbot has no"
+            f" lineage {bundle.stem} any more: without it, Postfix would offer no TLS",
+            hint="deploy another certificate in its place, and forget this one then",
+        )
+    return plain
+
+
+def _refuse_other_uses(configuration: Configuration, bundle: Path) -> None:
+    """Raise `Error` where *bundle* was named by hand."""
+    ours = {CHAIN, *LEGACY}
+    users = [
+        name
+        for name, text in configuration.explicit.items()
+        if name not in ours and str(bundle) in text
+    ]
+    users += [
+        f"{service} in master.cf with {name}"
+        for service in configuration.services
+        for name, text in service.overrides.items()
+        if str(bundle) in text
+    ]
+    if users:
+        raise Error(
+            f"{bundle} is named by {', '.join(users)}, which was not done by this"
+            " plugin: nothing was changed",
+            hint="name another file there first",
+        )
+
+
+def configured(
+    configuration: Configuration, service: Service | None = None
+) -> list[Path]:
+    """Return the files that hold the certificates of main.cf, or of a *service*."""
+    chain = configuration.value(CHAIN, service).replace(",", " ").split()
+    legacy = (configuration.value(name, service) for name in LEGACY if "cert" in name)
     # smtpd_tls_cert_file = none means TLS without a default certificate.
     files = chain or [file for file in legacy if file not in ("", "none")]
     # Relative names are looked up where Postfix's processes run.
     return [Path(configuration.value("queue_directory"), file) for file in files]
 
 
-def refuse_default(
-    new: Certificate, now_served: Certificate | None, host: str, now: datetime
-) -> str:
-    """Return why *new* should not become what *host* serves by default, or nothing.
-
-    A certificate that does not cover the server's own name may take the place of one
-    that nobody can trust, but not of one that is in good use.
-    """
-    if certificates.covers(new.names, host):
-        return ""
-    if now_served is None or now_served.self_signed or now_served.not_after <= now:
-        return ""
-    return (
-        f"the certificate for {', '.join(sorted(new.names))} does not cover {host},"
-        f" and {now_served} is served there: it stays"
-    )
+def named(text: bytes, directory: Path) -> list[str]:
+    """Return the lineages whose bundles in *directory* a configuration file names."""
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
+    bundle = re.escape(bytes(directory)) + rb"/([^\s,/]+)\.pem(?![^\s,])"
+    return [os.fsdecode(name) for line in lines for name in re.findall(bundle, line)]
 
 
-def lost(new: Certificate, served: Iterable[Certificate], now: datetime) -> list[str]:
-    """Say which good certificates with a key of another type *new* displaces."""
-    return [
+def with_certificates(configuration: Configuration) -> list[Service]:
+    """Return the services that show a certificate, of main.cf or of their own."""
+    found = {
+        endpoint.service
+        for endpoint in (
+            *endpoints(configuration)[0],
+            *with_own_certificate(configuration),
+        )
+    }
+    return [each for each in configuration.services if str(each) in found]
+
+
+def lost(
+    new: Certificate, displaced: Iterable[Certificate], table: Table, now: datetime
+) -> list[str]:
+    """Say what clients lose when *new* takes the place of good certificates."""
+    good = [old for old in displaced if not old.self_signed and old.not_after > now]
+    told = [
         f"{old} with its {old.key_type} key will not be served any more, and clients"
         f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
         f" obtain the certificate with --key-type {old.key_type.lower()}"
-        for old in served
-        if old.key_type != new.key_type and not old.self_signed and old.not_after > now
+        for old in good
+        if old.key_type != new.key_type
     ]
+    names = {name for old in good for name in old.names - new.names}
+    gone = sorted(name for name in names if sni.key(name) not in table)
+    return [*told, *([f"no longer covered: {', '.join(gone)}"] if gone else [])]
 
 
 def overridden(
@@ -161,7 +279,7 @@ def overridden(
 ) -> list[Override]:
     """Return the overrides in master.cf of what is, or will be, set in main.cf."""
     planned = {item.name: item.new for item in decisions if isinstance(item, Change)}
-    governed = {*planned, CHAIN, *LEGACY, "smtpd_tls_security_level"}
+    governed = {*planned, CHAIN, *LEGACY, "smtpd_tls_security_level", sni.PARAMETER}
     if profile is Profile.INTERMEDIATE:
         governed |= set(rules.GOVERNED)
     return [
@@ -172,30 +290,80 @@ def overridden(
     ]
 
 
-def _certificate(configuration: Configuration, bundle: Path) -> Iterator[Decision]:
-    path = str(bundle).replace("$", "$$")
+def _certificate(
+    configuration: Configuration, chain: Mapping[Path, str]
+) -> Iterator[Decision]:
+    if not chain:
+        return
+    wanted: dict[str, tuple[str, Iterable[Path]]]
     left: tuple[str, ...] = LEGACY
-    why = "the certificate of certbot's lineage " + bundle.stem
+    why = "the certificate of certbot's lineage " + " and ".join(
+        path.stem for path in chain
+    )
     if not _by_chain(configuration):
         _refuse_half_pairs(configuration)
-        wanted = {LEGACY[0]: path, LEGACY[1]: f"${LEGACY[0]}"}
-        in_force = {LEGACY[0]: str(bundle), LEGACY[1]: str(bundle)}
-        left = LEGACY[2:]
-    elif set(path) & set(" \t,"):
+        wanted = _legacy(chain)
+        left = tuple(name for name in LEGACY if name not in wanted)
+    elif any(set(str(path)) & set(" \t,") for path in chain):
         raise Error(
-            f"{CHAIN} cannot name {bundle}: Postfix allows no blank or comma there",
+            f"{CHAIN} cannot name {min(chain)}: Postfix allows no blank or comma there",
             hint="choose another --config-dir for certbot",
         )
     else:
-        wanted, in_force = {CHAIN: path}, {CHAIN: str(bundle)}
-    for name, new in wanted.items():
+        wanted = {CHAIN: (", ".join(map(_escaped, chain)), chain)}
+    for name, (new, in_force) in wanted.items():
         old = configuration.explicit.get(name)
-        # A list of the administrator's that has the bundle in it stays as it is.
+        # A list of the administrator's that has all bundles in it stays as it is.
         value = configuration.value(name)
         there = {value, *value.replace(",", " ").split()}
-        if in_force[name] not in there and old != new:
+        if old != new and not there.issuperset(map(str, in_force)):
             yield Change(name, old, new, why)
     yield from _retire(configuration, left, tuple(wanted))
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("$", "$$")
+
+
+def _legacy(chain: Mapping[Path, str]) -> dict[str, tuple[str, Iterable[Path]]]:
+    """Return the older parameters for *chain*: one bundle, or RSA and ECDSA."""
+    paths = sorted(chain, key=lambda path: chain[path] == "ECDSA")
+    if len(paths) > 1 and sorted(chain.values()) != ["ECDSA", "RSA"]:
+        raise Error(
+            f"without {CHAIN}, Postfix serves an RSA and an ECDSA key side by side,"
+            f" but not {' and '.join(chain.values())}: nothing was done",
+            hint="obtain the second certificate with the other --key-type",
+        )
+    return {
+        name: value
+        for path, (certificate, key) in zip(paths, _pairs(), strict=False)
+        for name, value in (
+            (certificate, (_escaped(path), [path])),
+            (key, (f"${certificate}", [path])),
+        )
+    }
+
+
+def _pairs() -> tuple[tuple[str, str], ...]:
+    """Return the older parameters for certificate and key, by type of key."""
+    return (LEGACY[:2], LEGACY[2:4], LEGACY[4:])
+
+
+def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]:
+    if not wanted.form or sni.form(configuration, wanted.table) == wanted.form:
+        return
+    old = configuration.explicit.get(sni.PARAMETER)
+    new = sni.named(old or "", wanted.table, wanted.form)
+    yield Change(sni.PARAMETER, old, new, "certificates by the name that is asked for")
+
+
+def without_table(configuration: Configuration, table: Path) -> list[Decision]:
+    """Return what takes our *table* out of main.cf."""
+    old = configuration.explicit.get(sni.PARAMETER, "")
+    new, why = sni.unnamed(old, table), "no certificate is served by name any more"
+    if new:
+        return [Change(sni.PARAMETER, old, new, why)]
+    return [Remove(sni.PARAMETER, old, why)] if old else []
 
 
 def _refuse_half_pairs(configuration: Configuration) -> None:

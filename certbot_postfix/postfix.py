@@ -5,6 +5,7 @@ master.cf.  Raises `ProgramError`, `MisconfiguredError` or `MissingError`.  The 
 are those of postconf(1), master(5) and postfix(1).
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,10 @@ class Postfix:
         explicit.pop("config_directory", None)
         return explicit
 
+    def value(self, name: str) -> str:
+        """Return what is in force for one parameter, when nothing else is needed."""
+        return self._query("-xh", name).strip()
+
     def edit(self, values: Mapping[str, str]) -> None:
         """Set parameters in main.cf, in place where they stand, else at the end."""
         self._run("-e", *(f"{name} = {value}" for name, value in values.items()))
@@ -112,6 +117,24 @@ class Postfix:
     def comment_out(self, names: Iterable[str]) -> None:
         """Turn the lines of main.cf that set *names* into comments."""
         self._run("-#", *names)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the lines of main.cf that set *names*."""
+        self._run("-X", *names)
+
+    def map(self, *arguments: str, text: str = "", empty: bool = False) -> str:
+        """Run postmap(1); any complaint of it is a `ProgramError`.
+
+        It reads *text*.  With *empty*, to find nothing is no failure.
+        """
+        postmap = str(Path(self.postconf).with_name("postmap"))
+        command = [postmap, "-c", str(self.directory), *arguments]
+        done = run(command, check=False, text=text)
+        if done.stderr.strip() or (done.returncode and not empty):
+            raise ProgramError(
+                f"{shlex.join(command)} failed: {complaint(done)}",
+            )
+        return done.stdout
 
     def check(self) -> None:
         """Let Postfix look at its configuration; raises `MisconfiguredError`."""

@@ -60,9 +60,17 @@ def declare(add: Callable[..., None]) -> None:
         " the profile certificate leaves it alone",
     )
     add(
+        "sni",
+        metavar="WHEN",
+        choices=["auto", "never"],
+        default="auto",
+        help="whether a certificate that does not cover the server's own name is"
+        " served to those who ask for its names: auto or never",
+    )
+    add(
         "verify-timeout",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         default=20,
         help="seconds until every service must serve the certificate; 0: no proof",
     )
@@ -82,7 +90,7 @@ def given(option_name: Callable[[str], str], conf: Callable[[str], Any]) -> list
     declare(lambda name, **about: defaults.update({name: about.get("default")}))
     return [
         word
-        for name in ("config-dir", "tls-profile", "client-level")
+        for name in ("config-dir", "tls-profile", "client-level", "sni")
         if conf(name) != defaults[name]
         for word in (f"--{option_name(name)}", str(conf(name)))
     ]
@@ -98,7 +106,8 @@ def forgotten(renewal: Path, installer: str) -> bool:
     return not any(map(ours.fullmatch, lines))
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Return the number of seconds that a *text* of the command line means."""
     try:
         value = float(text)
     except ValueError:

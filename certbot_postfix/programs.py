@@ -19,11 +19,17 @@ TIMEOUT = 300
 Done = subprocess.CompletedProcess[str]
 
 
-def run(command: list[str], *, check: bool = True) -> Done:
+def run(
+    command: list[str],
+    *,
+    check: bool = True,
+    text: str = "",
+    timeout: float = TIMEOUT,
+) -> Done:
     """Run a program without a terminal, in an environment that we made.
 
-    With *check*, an exit status other than 0 raises.  What it prints may be in any
-    encoding; bytes that are not UTF-8 become surrogates.
+    It reads *text*.  With *check*, an exit status other than 0 raises.  What it prints
+    may be in any encoding; bytes that are not UTF-8 become surrogates.
     """
     outside = util.env_no_snap_for_external_calls()
     kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
@@ -34,11 +40,12 @@ def run(command: list[str], *, check: bool = True) -> Done:
         done = subprocess.run(
             command,
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            # Nothing to read is no pipe that somebody might wait for.
+            **({"input": text} if text else {"stdin": subprocess.DEVNULL}),
             encoding="utf-8",
             errors="surrogateescape",
             env={**environment, "LC_ALL": "C"},
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
             # Ctrl-C is for us: a program that is under way ends its work.
             start_new_session=True,

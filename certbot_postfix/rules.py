@@ -41,6 +41,18 @@ class CommentOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Remove:
+    """The lines of main.cf that set *name*, which this plugin wrote, go."""
+
+    name: str
+    old: str
+    why: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.name}: {self.old} -> removed ({self.why})")
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """*name* stays although the profile would have it otherwise."""
 
@@ -53,7 +65,7 @@ class Kept:
         return printable(f"{self.name}: keeping {value} ({self.why})")
 
 
-Decision = Change | CommentOut | Kept
+Decision = Change | CommentOut | Remove | Kept
 
 
 # Each client level, and those that promise strictly less.  "verify" trusts public CAs,

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 
-from certbot_postfix import probe
-from certbot_postfix.certificates import Certificate
+from certbot_postfix import probe, sni
 from certbot_postfix.configuration import (
     Configuration,
     Endpoint,
@@ -21,6 +20,7 @@ from certbot_postfix.configuration import (
 from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Question
+from certbot_postfix.promises import Promise
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class Serving:
         return self.postfix.running()
 
     def shows(
-        self, configuration: Configuration, expected: Collection[Certificate]
+        self, configuration: Configuration, promises: Collection[Promise]
     ) -> bool:
-        """Whether every service shows one of *expected* already."""
-        questions = _questions(configuration, expected)
+        """Whether every service keeps the *promises* already."""
+        questions = _questions(configuration, promises)
         if not (self.ran and self.timeout and questions):
             return False
         try:
-            probe.prove(expected, questions, timeout=0)
+            probe.prove(questions, timeout=0)
         except ProofError:
             return False
         return True
@@ -76,20 +76,20 @@ class Serving:
             self.healthy = probe.showing(_plain(found), timeout=probe.LEAST)
 
     def activate(
-        self, configuration: Configuration, expected: Collection[Certificate]
+        self, configuration: Configuration, promises: Collection[Promise]
     ) -> None:
-        """Reload, and return when every service shows one of *expected*."""
-        self._activate(configuration, expected, self.timeout)
+        """Reload, and return when every service keeps the *promises*."""
+        self._activate(configuration, promises, self.timeout)
 
     def bring_back(
-        self, configuration: Configuration, expected: Collection[Certificate]
+        self, configuration: Configuration, promises: Collection[Promise]
     ) -> None:
         """Do the same for files that are the old ones again, by all means."""
         self.postfix.refuse_fatal_reload(configuration)
         self.say("What was there before is put back.")
         try:
             self._activate(
-                configuration, expected, min(self.timeout, BACK), self.healthy
+                configuration, promises, min(self.timeout, BACK), self.healthy
             )
         except ProgramError:
             if self.postfix.running():
@@ -103,12 +103,12 @@ class Serving:
             self.postfix.restart()
         else:
             return
-        self._prove(configuration, expected, self.timeout, self.healthy)
+        self._prove(configuration, promises, self.timeout, self.healthy)
 
     def _activate(
         self,
         configuration: Configuration,
-        expected: Collection[Certificate],
+        promises: Collection[Promise],
         timeout: float,
         names: frozenset[str] | None = None,
     ) -> None:
@@ -120,12 +120,12 @@ class Serving:
             )
             return
         self.postfix.reload()
-        self._prove(configuration, expected, timeout, names)
+        self._prove(configuration, promises, timeout, names)
 
     def _prove(
         self,
         configuration: Configuration,
-        expected: Collection[Certificate],
+        promises: Collection[Promise],
         timeout: float,
         names: frozenset[str] | None,
     ) -> None:
@@ -134,47 +134,33 @@ class Serving:
             self.say("No proof was wanted, and none was made.")
             return
         settled = time.monotonic() + SETTLE
-        questions = _questions(configuration, expected)
+        questions = _questions(configuration, promises)
         if names is not None:
             questions = [one for one in questions if one.endpoint.service in names]
-        seen_alive = self._ask(expected, questions, timeout)
+        seen_alive = self._ask(questions, timeout)
         # A service's own certificate is not ours, and not to be harmed either.
         others = _plain(with_own_certificate(configuration))
         known = self.healthy or frozenset()
         healthy = [one for one in others if one.endpoint.service in known]
-        seen_alive = self._ask(None, healthy, timeout) or seen_alive
+        seen_alive = self._ask(healthy, timeout) or seen_alive
         if not seen_alive:
             time.sleep(max(0.0, settled - time.monotonic()))
             self._must_run()
-        if questions:
-            shown = sorted({str(question.endpoint) for question in questions})
-            self.say(
-                f"Proven: {', '.join(shown)} serve {' or '.join(map(str, expected))}."
-            )
-        else:
-            self.say(
-                "No service of Postfix shows the certificate that main.cf names:"
-                " nothing could be proven."
-            )
+        self.say(_told(questions))
 
-    def _ask(
-        self,
-        expected: Collection[Certificate] | None,
-        questions: list[Question],
-        timeout: float,
-    ) -> bool:
+    def _ask(self, questions: list[Question], timeout: float) -> bool:
         """Prove, but do not wait for a Postfix that is dead.
 
         Returns whether it was seen to run when the time to settle was over.
         """
         try:
-            probe.prove(expected, questions, timeout=min(timeout, SETTLE))
+            probe.prove(questions, timeout=min(timeout, SETTLE))
         except ProofError:
             self._must_run()
         else:
             return False
         try:
-            probe.prove(expected, questions, timeout=timeout - SETTLE)
+            probe.prove(questions, timeout=timeout - SETTLE)
         except ProofError:
             self._must_run()
             raise
@@ -188,24 +174,42 @@ class Serving:
             )
 
 
+def _told(questions: list[Question]) -> str:
+    """Say what is proven when *questions* were answered as expected."""
+    if not questions:
+        return (
+            "No service of Postfix shows the certificate that main.cf names:"
+            " nothing could be proven."
+        )
+    shown = sorted({str(question.endpoint) for question in questions})
+    # In the order of the questions, each once.
+    expected = dict.fromkeys(" or ".join(map(str, one.expected)) for one in questions)
+    names = sorted({one.server_name for one in questions if one.server_name})
+    by_name = ""
+    if len(names) > 1:
+        by_name = f", asked for {', '.join(names[:3])}"
+        by_name += f" and {len(names) - 3} more names" if len(names) > 3 else ""
+    return f"Proven: {', '.join(shown)} serve {' and '.join(expected)}{by_name}."
+
+
 def _questions(
-    configuration: Configuration, expected: Collection[Certificate]
+    configuration: Configuration, promises: Collection[Promise]
 ) -> list[Question]:
     found, notes = endpoints(configuration)
     for note in notes:
         logger.info("%s", note)
-    if not expected:
-        return []
-    names: list[str | None] = [None]
-    # Without a table the answer cannot depend on the name; with one of the
-    # administrator's it may, as it should.
-    if not configuration.value("tls_server_sni_maps"):
-        names += sorted(min(one.names) for one in expected if one.names)[:1]
+    of_services = with_own_certificate(configuration)
+    table = configuration.value(sni.PARAMETER)
+    services = {str(each): each for each in configuration.services}
     return [
-        Question(endpoint, name and name.removeprefix("*."))
-        for endpoint in found
+        Question(endpoint, promise.server_name, promise.expected)
+        for endpoint in (*found, *of_services)
         if _here(endpoint)
-        for name in names
+        for promise in promises
+        if endpoint.service in (promise.services or {one.service for one in found})
+        # A service's own table is not ours.
+        if promise.server_name is None
+        or configuration.value(sni.PARAMETER, services[endpoint.service]) == table
     ]
 
 

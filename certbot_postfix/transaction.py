@@ -20,14 +20,18 @@ from typing import Protocol
 
 from certbot_postfix import files, plan
 from certbot_postfix.errors import Error, MisconfiguredError, SignalError
-from certbot_postfix.plan import Plan
+from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import Change, CommentOut, Decision
+from certbot_postfix.rules import Change, CommentOut, Decision, Remove
 
 logger = logging.getLogger(__name__)
 
 # How the name of a staged copy begins; certbot's work directory may hold other things.
 _STAGED = "certbot-postfix-"
+
+
+# The file in which certbot's checkpoint lists those that it restores.
+_LISTED = "FILEPATHS"
 
 
 class Checkpoint(Protocol):
@@ -42,11 +46,11 @@ class Checkpoint(Protocol):
 
 def stage(
     postfix: Postfix, decisions: tuple[Decision, ...], directory: Path | None
-) -> Plan:
+) -> Edit:
     """Carry *decisions* out on a copy of the configuration, which Postfix must accept.
 
     The copy lives below *directory* (None: where temporary files go), and is gone when
-    this returns.
+    this returns.  Returns what becomes of main.cf.
     """
     main_cf = postfix.main_cf
     before = files.read(main_cf)
@@ -54,31 +58,55 @@ def stage(
         directory = None  # Postfix's own scripts do not quote it
     changes = {item.name: item.new for item in decisions if isinstance(item, Change)}
     retired = [item.name for item in decisions if isinstance(item, CommentOut)]
-    if not changes and not retired:
-        return Plan(decisions, main_cf, before, before)
+    removed = [item.name for item in decisions if isinstance(item, Remove)]
+    if not changes and not retired and not removed:
+        return Edit(main_cf, before, before)
     with _copy(postfix, before, directory) as staged:
         if changes:
             staged.edit(changes)
         if retired:
             staged.comment_out(retired)
+        if removed:
+            staged.remove(removed)
         added = sum(isinstance(item, Change) and item.old is None for item in decisions)
         edited = _sorted_end(files.read(staged.directory / "main.cf"), added)
         after = _in_style(before, edited)
         _write(staged.directory / "main.cf", after)
-        _accept(staged, changes, retired)
-    return Plan(decisions, main_cf, before, after)
+        _accept(staged, changes, [*retired, *removed])
+    return Edit(main_cf, before, after)
 
 
 def commit(planned: Plan, checkpoint: Checkpoint) -> None:
-    """Write what *planned* says, if main.cf is still what it was planned for."""
-    checkpoint.before_change(planned.main_cf, planned.describe())
-    if files.read(planned.main_cf) != planned.before:
-        raise Error(
-            f"{planned.main_cf} was changed by somebody else meanwhile:"
-            " nothing was done",
-            hint="run the same command again",
-        )
-    files.rewrite(planned.main_cf, planned.after)
+    """Write what *planned* says, if the files are still what it was planned for.
+
+    The table is there before main.cf names it, and as long as main.cf does.
+    """
+    main_cf, table = planned.main_cf, planned.table
+    checkpoint.before_change(main_cf.path, planned.describe())
+    if table.before is not None and not table.empty:
+        checkpoint.before_change(table.path, f"{table.path}: names\n")
+    for edit in (main_cf, table):
+        now = files.read(edit.path) if os.path.lexists(edit.path) else None
+        if now != edit.before:
+            raise Error(
+                f"{edit.path} was changed by somebody else meanwhile: nothing was done",
+                hint="run the same command again",
+            )
+    if table.after is not None and not table.empty:
+        if table.before is None:
+            checkpoint.before_creation(table.path)
+        files.replace(table.path, table.after, mode=0o600, cool=True)
+    if not main_cf.empty:
+        files.rewrite(main_cf.path, main_cf.after or b"")
+
+
+def revert(planned: Plan) -> None:
+    """Undo `commit` where there is no checkpoint."""
+    main_cf, table = planned.main_cf, planned.table
+    if table.before is not None and files.read(table.path) == table.after:
+        files.replace(table.path, table.before, mode=0o600, cool=True)
+    if main_cf.before is not None and files.read(main_cf.path) == main_cf.after:
+        files.rewrite(main_cf.path, main_cf.before)
 
 
 def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
@@ -120,12 +148,8 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
     A main.cf that was edited after the plan of the checkpoint was carried out is kept
     as *kept*, so that the edits are not lost.
     """
-    listed = checkpoint / "FILEPATHS"
-    if not listed.exists():
-        return []
     plans, changed = _left_by_plans(checkpoint), []
-    for number, name in enumerate(files.read(listed).decode().splitlines()):
-        path, saved = Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}"
+    for path, saved in saved_in(checkpoint):
         left = plans.get(plan.ascii_only(str(path)))
         if left and path.exists():
             changed.append(path)
@@ -133,8 +157,18 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
             if plan.digest(files.read(path)) not in known:
                 _keep(path, kept)
         files.restore(path, saved)
-    files.remove(listed)
+    files.remove(checkpoint / _LISTED)
     return changed
+
+
+def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
+    """Return the files that a checkpoint of certbot restores, and where it has them."""
+    listed = checkpoint / _LISTED
+    names = files.read(listed).decode().splitlines() if listed.exists() else []
+    return [
+        (Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}")
+        for number, name in enumerate(names)
+    ]
 
 
 def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:

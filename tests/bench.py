@@ -4,7 +4,7 @@ Each figure compares variants that take turns in one run, so that a busy machine
 all of them alike; where little is at stake, the processor time tells more on one.  A
 missed target is printed and is no failure.  Exits with status 1 only if a command that
 is measured fails.  ``python -m tests.bench deploy`` measures one of import, deploy,
-renew and programs.
+renew, programs and table.
 """
 
 import contextlib
@@ -25,6 +25,8 @@ from pathlib import Path
 
 import certbot_postfix
 from certbot_postfix.certificates import joined
+from tests import bench_names as names
+from tests.bench_table import bench_table
 from tests.lab import (
     Authority,
     Certbot,
@@ -108,6 +110,8 @@ def main(parts: Sequence[str]) -> int:
         "deploy": bench_deploy,
         "renew": bench_renew,
         "programs": bench_programs,
+        "names": bench_names,
+        "table": bench_table,
     }
     if unknown := set(parts) - set(benches):
         print(f"bench: error: there is no {min(unknown)}", file=sys.stderr)
@@ -126,6 +130,19 @@ def main(parts: Sequence[str]) -> int:
         return 128 + signal.SIGINT
     print(f"\nmeasured in {time.monotonic() - began:.0f} seconds")
     return 0
+
+
+# Many names
+
+
+def bench_names(_base: Path) -> None:
+    """Compare many names with few, and our database with postmap's own."""
+    heading("a renewal, a deployment and a database with many names")
+    times = names.measure(take_turns)
+    report_times(times)
+    few, _, many, _, bare, ours = times.values()
+    report_ratio("renewal, many to few", many, few, 2.0)
+    report_ratio("database, ours to postmap's", ours, bare, 1.3)
 
 
 # Importing the plugin

@@ -45,6 +45,12 @@ def pebble() -> Iterator[Pebble]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests counted."""
+    _tell_points(terminalreporter)
+    _tell_load(terminalreporter)
+
+
+def _tell_points(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at how many points certbot was killed, and how many there are."""
     tried, there = Counter[str](), dict[str, int]()
     for outcome in ("passed", "failed"):
@@ -57,3 +63,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("points at which certbot was killed")
     for thing, count in sorted(tried.items()):
         terminalreporter.write_line(f"{thing}: {count} of {there[thing]}")
+
+
+def _tell_load(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what became of the clients that came while certificates were renewed."""
+    told = [
+        value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == "load"
+    ]
+    if told:
+        terminalreporter.section("connections while certificates were renewed")
+    for title, *lines in told:
+        terminalreporter.write_line(f"{title}:")
+        for line in lines:
+            terminalreporter.write_line(f"  {line}")

@@ -1,15 +1,24 @@
 """Bundles exist only if they fit; certificates are judged before they are deployed."""
 
+import base64
 import ssl
 import subprocess
 import traceback
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from certbot_postfix.certificates import Bundle, Certificate, covers, judge
+from certbot_postfix.certificates import (
+    Bundle,
+    Certificate,
+    covers,
+    is_copy_before,
+    judge,
+    refuse_second,
+)
 from certbot_postfix.errors import CertificateError
 from tests.lab import Authority, pki
 
@@ -297,6 +306,54 @@ def test_the_deployed_certificate_is_refused_once_it_has_expired():
         judge(same, same, "mx.example.org", NOW)
 
 
+def test_a_key_of_another_type_is_told():
+    old, new = certificate("mx.example.org", days=30), certificate("mx.example.org")
+
+    assert judge(replace(new, key_type="RSA"), old, "mx.example.org", NOW) == [
+        "the key is RSA now, it was ECDSA"
+    ]
+
+
+def test_a_key_of_another_type_is_welcome_beside_one():
+    refuse_second(
+        replace(certificate("mx.example.org"), key_type="RSA"),
+        [certificate("mx.example.org")],
+    )
+    refuse_second(certificate("mx.example.org"), [])
+
+
+def test_of_two_keys_of_one_type_the_second_is_refused():
+    beside = certificate("mx.example.org", days=30)
+
+    with pytest.raises(CertificateError, match="Postfix would offer no TLS") as caught:
+        refuse_second(certificate("mx.example.org"), [beside])
+
+    assert str(beside) in caught.value.message
+    assert "the other --key-type" in caught.value.hint
+
+
+def in_base64(*parts: bytes) -> str:
+    return base64.b64encode(b"".join(parts)).decode()
+
+
+def test_a_copy_of_what_was_replaced_is_recognised(authority, issued):
+    old, new = (authority.issue("mx.example.org") for _ in range(2))
+    leaf = Bundle.from_pem(new.key_pem, new.fullchain_pem).leaf
+
+    assert is_copy_before(in_base64(old.key_pem, old.fullchain_pem), leaf)
+    assert not is_copy_before(in_base64(new.key_pem, new.fullchain_pem), leaf)
+    assert not is_copy_before(in_base64(issued.key_pem, issued.fullchain_pem), leaf)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/etc/a.pem", "/a.pem, /b.pem", "\udcff", in_base64(b"no PEM")]
+)
+def test_what_is_no_copy_is_not_taken_for_one(issued, text):
+    leaf = Bundle.from_pem(issued.key_pem, issued.fullchain_pem).leaf
+
+    assert not is_copy_before(text, leaf)
+
+
 @pytest.mark.parametrize(
     ("names", "host", "covered"),
     [
@@ -309,6 +366,8 @@ def test_the_deployed_certificate_is_refused_once_it_has_expired():
         pytest.param({"*.org"}, "mx.example.org", False, id="not the grandchild"),
         pytest.param(set(), "mx.example.org", False, id="no name at all"),
         pytest.param({"*.example.org"}, "localhost", False, id="a single label"),
+        pytest.param({"xn--mnchen-3ya.de"}, "München.de", True, id="its A-labels"),
+        pytest.param({"*.xn--mnchen-3ya.de"}, "mx.münchen.de", True, id="below those"),
     ],
 )
 def test_names_cover(names, host, covered):

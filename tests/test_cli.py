@@ -136,6 +136,77 @@ def test_what_is_kept_and_overridden_is_talk(stopped_postfix, plan, capsys):
     assert "keeping" not in out
 
 
+# By name
+
+OTHER = "www.example.org"
+
+
+@pytest.fixture
+def other(stopped_postfix, certbot_dir, authority, issued) -> Path:
+    """The bundle that a lineage without the server's name will have."""
+    deploy(stopped_postfix, certbot_dir, issued)
+    install_lineage(certbot_dir, OTHER, authority.issue(OTHER))
+    return certbot_dir / "postfix" / f"{OTHER}.pem"
+
+
+def test_the_table_is_shown_before_main_cf_which_names_it(
+    base, stopped_postfix, certbot_dir, plan, other, capsys
+):
+    before, table = snapshot(base), stopped_postfix.config_dir / "certbot_sni"
+
+    status = plan(name=OTHER)
+
+    out, talk = capsys.readouterr()
+    first, second = out.split(f"--- {stopped_postfix.main_cf}\n")
+    assert status == 3
+    assert first.startswith(f"--- {table}\n+++ (planned)\n")
+    assert f"\n+{OTHER} {other}\n" in first
+    assert f"\n+{NAME} {other.with_name(f'{NAME}.pem')}\n" in first
+    assert f"\n+tls_server_sni_maps = texthash:{table}\n" in second
+    assert "\n-" not in out.replace("\n---", "")
+    assert "\n+smtpd_tls_chain_files" not in out
+    assert f"the bundle {other} would be written" in talk
+    assert without_queue(snapshot(base)) == without_queue(before)
+
+
+def test_what_may_not_be_served_by_name_is_refused_with_a_hint(plan, other, capsys):
+    status = plan("--sni", "never", name=OTHER)
+
+    out, error = capsys.readouterr()
+    message, hint = error.splitlines()
+    assert (status, out) == (1, "")
+    assert f"does not cover {NAME}" in message
+    assert message.endswith("--postfix-sni never forbids to serve it by name")
+    assert "--postfix-sni auto" in hint
+
+
+def test_a_table_of_somebody_else_s_stops_the_plan(
+    stopped_postfix, plan, other, capsys
+):
+    table = stopped_postfix.config_dir / "certbot_sni"
+    table.write_text("mine.org /mine.pem\n")
+
+    status = plan(name=OTHER)
+
+    out, error = capsys.readouterr()
+    assert (status, out) == (1, "")
+    assert f"{table} was not written by this plugin" in error
+
+
+def test_who_is_answered_by_a_table_of_the_administrator_s_is_told(
+    base, stopped_postfix, plan, other, capsys
+):
+    own = f"texthash:{base}/own"
+    (base / "own").write_text(f"{OTHER} /own.pem\n")
+    stopped_postfix.set(tls_server_sni_maps=own)
+
+    plan(name=OTHER)
+
+    out, talk = capsys.readouterr()
+    assert f"{own} in main.cf answers who asks for {OTHER}; that stays" in talk
+    assert f"+tls_server_sni_maps = {own}, texthash:" in out
+
+
 def test_no_key_is_told(plan, issued, capsys):
     plan("--tls-profile", "intermediate")
 
@@ -202,6 +273,7 @@ def test_a_certificate_that_must_not_be_deployed_is_an_error(
         ["plan"],
         ["plan", "--cert-name", NAME, "--tls-profile", "modern"],
         ["plan", "--cert-name", NAME, "--client-level", "dane-only"],
+        ["plan", "--cert-name", NAME, "--sni", "always"],
         ["unheard-of"],
     ],
 )

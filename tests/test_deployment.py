@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import transaction
-from certbot_postfix.deployment import Deployment
+from certbot_postfix import sni, transaction
+from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.lineage import Lineage
-from certbot_postfix.plan import Plan
+from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change
@@ -23,6 +23,7 @@ from tests.lab.machine import LOOPBACK
 from tests.test_transaction import Reversible
 
 NAME = "mx.example.org"
+LEAST = Wish(Profile.CERTIFICATE, ClientLevel.KEEP)
 
 
 class Checkpoint:
@@ -58,18 +59,13 @@ class Scene:
     def deploy(self) -> None:
         """Deploy the lineage, as certbot would."""
         deployment = self.deployment
-        proposal = deployment.propose(
-            self.lineage, Profile.CERTIFICATE, ClientLevel.KEEP
-        )
+        proposal = deployment.propose(self.lineage, LEAST)
         deployment.apply(proposal, Checkpoint())
         deployment.serve(proposal)
 
     def warnings(self) -> list[str]:
         """Return what would be warned of if the lineage were deployed."""
-        deployment = self.deployment
-        return deployment.propose(
-            self.lineage, Profile.CERTIFICATE, ClientLevel.KEEP
-        ).warnings
+        return self.deployment.propose(self.lineage, LEAST).warnings
 
 
 @pytest.fixture
@@ -136,6 +132,7 @@ def test_a_good_certificate_with_a_key_of_another_type_is_missed(
     [
         pytest.param("rsa", "ecdsa", ">=TLSv1", id="an RSA key"),
         pytest.param("ecdsa", "rsa", ">=TLSv1.3", id="TLS 1.3 only"),
+        pytest.param("rsa", "ecdsa", ">=TLSv1.3", id="an RSA key and TLS 1.3 only"),
     ],
 )
 def test_a_renewal_is_proven_beside_a_certificate_of_the_administrator_s_with(
@@ -216,7 +213,9 @@ def change(main_cf: Path, checkpoint: Reversible) -> None:
     """Change *main_cf*, as a deployment would."""
     before = main_cf.read_bytes()
     decisions = (Change("a", None, "1", "it is meant"),)
-    transaction.commit(Plan(decisions, main_cf, before, before + b"a=1\n"), checkpoint)
+    edit = Edit(main_cf, before, before + b"a=1\n")
+    no_table = Edit(main_cf.with_name(sni.NAME), None, None)
+    transaction.commit(Plan(decisions, edit, no_table), checkpoint)
 
 
 def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(

@@ -643,17 +643,21 @@ class Impostor:
         base = postfix.base
         self._postfix = postfix
         self._certificate = certificate
-        self._table = base / "sni"
+        # Which table a service has is decided where it runs, and not to be read before.
+        self.service = f"{LOOPBACK}:{postfix.ports['submission']}/inet"
+        tables = {name: base / f"sni-{name}" for name in self._services()}
+        self._table = tables[self.service.removesuffix("/inet")]
         bundle = base / "impostor.pem"
         bundle.touch(mode=0o600)
         bundle.write_bytes(certificate.bundle_pem)
         self._line = f"{NAME} {bundle}\n"
-        self._table.touch()
-        self.service = f"{LOOPBACK}:{postfix.ports['submission']}/inet"
-        postfix.postconf(
-            "-P", f"{self.service}/tls_server_sni_maps=texthash:{self._table}"
-        )
-        postfix.settle()
+        for table in tables.values():
+            table.touch()
+        postfix.set(tls_server_sni_maps=f"texthash:{base}/sni-$service_name")
+
+    def _services(self) -> list[str]:
+        """Return the names of all services, and the empty one of programs."""
+        return ["", *(f"{LOOPBACK}:{port}" for port in self._postfix.ports.values())]
 
     def begin(self) -> None:
         """Show the other certificate."""
@@ -894,7 +898,9 @@ def test_a_configuration_directory_that_is_missing_is_not_said_to_be_locked(
 
     assert done.returncode == 1
     assert f"could not lock {base / 'none'}: " in told(done)
-    assert "What to do: see that it exists, or use --postfix-config-dir" in told(done)
+    assert "What to do: see that it exists, and is Postfix's configuration" in told(
+        done
+    )
 
 
 # certbot's own undo, which reverts the newest checkpoint, whoever made it

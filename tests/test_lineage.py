@@ -1,10 +1,11 @@
 """A lineage is as certbot left it; a renewal that was missed is noticed."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from certbot_postfix import files
+from certbot_postfix import files, sni
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.lineage import Lineage
 from tests.lab import Authority, Issued, install_lineage, renew_lineage
@@ -31,26 +32,71 @@ def bundle(tmp_path: Path, issued: Issued) -> Path:
     return path
 
 
-def test_what_is_deployed_and_proven_was_not_missed(lineage, bundle):
-    assert not lineage.missed_by(bundle)
+def test_what_is_deployed_and_proven_was_not_missed(lineage, bundle, tmp_path):
+    assert not lineage.missed_by(bundle, tmp_path)
 
 
 def test_a_renewal_is_missed_by_an_older_bundle(lineage, bundle, tmp_path, authority):
     renew_lineage(tmp_path, NAME, authority.issue(NAME))
 
-    assert lineage.missed_by(bundle)
+    assert lineage.missed_by(bundle, tmp_path)
 
 
-def test_a_proof_is_missed_while_the_bundle_before_it_is_there(lineage, bundle):
+def test_a_proof_is_missed_while_the_bundle_before_it_is_there(
+    lineage, bundle, tmp_path
+):
     files.previous(bundle).touch()
 
-    assert lineage.missed_by(bundle)
+    assert lineage.missed_by(bundle, tmp_path)
 
 
-def test_the_old_bundle_of_another_lineage_does_not_matter(lineage, bundle):
+def test_the_old_bundle_of_another_lineage_does_not_matter(lineage, bundle, tmp_path):
     files.previous(bundle.with_name("other.pem")).touch()
 
-    assert not lineage.missed_by(bundle)
+    assert not lineage.missed_by(bundle, tmp_path)
+
+
+# What else may be out of date
+
+
+@pytest.mark.parametrize("name", ["main.cf", sni.NAME])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
+def test_a_bundle_that_is_gone_is_missed_where_it_is_named(
+    lineage, bundle, tmp_path, name, named
+):
+    bundle.unlink()
+    (tmp_path / name).write_text(f"a.org {bundle}\n" if named else "# nothing\n")
+
+    assert lineage.missed_by(bundle, tmp_path) is named
+
+
+def test_a_bundle_that_never_was_is_not_missed(lineage, bundle, tmp_path):
+    bundle.unlink()
+
+    assert not lineage.missed_by(bundle, tmp_path)
+
+
+@pytest.mark.parametrize("file", sni.DATABASE_FILES)
+@pytest.mark.parametrize(
+    ("age", "named", "missed"),
+    [
+        pytest.param(60, True, True, id="older"),
+        pytest.param(-60, True, False, id="newer"),
+        pytest.param(60, False, False, id="older, without its names"),
+    ],
+)
+def test_a_renewal_is_missed_by_a_database_that_is_older(
+    lineage, bundle, tmp_path, file, age, named, missed
+):
+    (tmp_path / sni.NAME).write_text(f"a.org {bundle}\n" if named else "")
+    (tmp_path / file).touch()
+    past = bundle.stat().st_mtime - age
+    os.utime(tmp_path / file, (past, past))
+
+    assert lineage.missed_by(bundle, tmp_path) is missed
+
+
+# The bundle of a lineage
 
 
 def test_a_lineage_is_read_into_a_bundle(lineage, issued):

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certbot_postfix import plan, transaction
+from certbot_postfix import plan, sni, transaction
 from certbot_postfix.configuration import endpoints
-from certbot_postfix.plan import Plan
+from certbot_postfix.plan import Edit, Plan, Wanted
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change, CommentOut
 
 BUNDLE = Path("/etc/letsencrypt/postfix/mx.example.org.pem")
+SERVED = Wanted({BUNDLE: "ECDSA"})
 
 
 class Checkpoint:
@@ -46,8 +47,9 @@ def deploy(
 ) -> Plan:
     """Deploy as the plugin would."""
     postfix = Postfix(lab.config_dir)
-    decisions = plan.decide(postfix.read(), BUNDLE, profile, client)
-    planned = transaction.stage(postfix, decisions, None)
+    decisions = plan.decide(postfix.read(), SERVED, profile, client)
+    edit = transaction.stage(postfix, decisions, None)
+    planned = Plan(decisions, edit, Edit(lab.config_dir / sni.NAME, None, None))
     transaction.commit(planned, checkpoint or Checkpoint())
     return planned
 
@@ -147,7 +149,7 @@ def patched(before: list[str], diff: str) -> list[str]:
 def assert_shown_is_written(planned: Plan, before: bytes, after: bytes) -> None:
     """Compare what the diff makes of *before* with the file *after*."""
     assert patched(shown(before), planned.diff()) == shown(after)
-    assert (planned.before, planned.after) == (before, after)
+    assert (planned.main_cf.before, planned.main_cf.after) == (before, after)
 
 
 def without(text: bytes, *names: bytes) -> bytes:
@@ -266,7 +268,7 @@ def test_a_second_deployment_finds_nothing_to_do(stopped_postfix, form, profile)
     deploy(stopped_postfix, profile=profile)
     postfix = Postfix(stopped_postfix.config_dir)
 
-    decisions = plan.decide(postfix.read(), BUNDLE, profile, ClientLevel.ENCRYPT)
+    decisions = plan.decide(postfix.read(), SERVED, profile, ClientLevel.ENCRYPT)
 
     assert [item for item in decisions if isinstance(item, Change | CommentOut)] == []
     assert transaction.stage(postfix, decisions, None).empty
@@ -310,7 +312,8 @@ def test_the_least_profile_touches_the_certificate_only(stopped_postfix):
     planned = deploy(stopped_postfix, profile=Profile.CERTIFICATE)
 
     assert changes(planned) == {"smtpd_tls_chain_files": str(BUNDLE)}
-    assert planned.after.count(b"\n") == planned.before.count(b"\n") + 1
+    main_cf = planned.main_cf
+    assert main_cf.after.count(b"\n") == main_cf.before.count(b"\n") + 1
 
 
 def test_the_checkpoint_has_the_old_file_and_the_plan_in_words(stopped_postfix):

@@ -10,23 +10,35 @@ from certbot_postfix import plan
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration, Service
 from certbot_postfix.errors import Error
-from certbot_postfix.plan import Override, Plan
+from certbot_postfix.plan import Edit, Override, Plan, Wanted
 from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change, CommentOut, Kept
+from certbot_postfix.rules import Change, CommentOut, Decision, Kept
 from tests.test_rules import configured
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
 BUNDLE = BUNDLES / "mx.example.org.pem"
 MAIN_CF = Path("/etc/postfix/main.cf")
+TABLE = Path("/etc/postfix/certbot_sni")
 NOW = datetime(2026, 7, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
 
 
-def decide(configuration: Configuration, bundle: Path = BUNDLE) -> list[str]:
-    """Return what is decided about the certificate, in words without the reasons."""
-    decisions = plan.decide(
-        configuration, bundle, Profile.CERTIFICATE, ClientLevel.KEEP
+def served(bundle: Path = BUNDLE) -> Wanted:
+    """Return the wish that *bundle* be served by default."""
+    return Wanted({bundle: "ECDSA"})
+
+
+def decided(
+    configuration: Configuration, wanted: Wanted | None = None
+) -> tuple[Decision, ...]:
+    return plan.decide(
+        configuration, wanted or served(), Profile.CERTIFICATE, ClientLevel.KEEP
     )
+
+
+def decide(configuration: Configuration, wanted: Wanted | None = None) -> list[str]:
+    """Return what is decided about the certificate, in words without the reasons."""
+    decisions = decided(configuration, wanted)
     return [
         str(item).rpartition(" (")[0]
         for item in decisions
@@ -179,9 +191,7 @@ def test_an_old_parameter_that_another_refers_to_is_kept(reference):
         "smtp_tls_cert_file": reference,
     }
 
-    decisions = plan.decide(
-        configured(explicit), BUNDLE, Profile.CERTIFICATE, ClientLevel.KEEP
-    )
+    decisions = decided(configured(explicit))
 
     assert (
         Kept("smtpd_tls_cert_file", "/a.pem", "smtp_tls_cert_file refers to it")
@@ -199,11 +209,8 @@ def test_an_old_parameter_that_a_service_refers_to_is_kept():
         {"smtp_tls_cert_file": "$smtpd_tls_cert_file"},
     )
 
-    decisions = plan.decide(
-        configured({"smtpd_tls_cert_file": "/a.pem"}, services=(service,)),
-        BUNDLE,
-        Profile.CERTIFICATE,
-        ClientLevel.KEEP,
+    decisions = decided(
+        configured({"smtpd_tls_cert_file": "/a.pem"}, services=(service,))
     )
 
     kept = [item for item in decisions if isinstance(item, Kept)]
@@ -269,9 +276,7 @@ def test_no_service_is_left_with_a_key_that_does_not_match(
 def test_the_reason_names_a_parameter_that_is_there(release):
     configuration = configured({"smtpd_tls_eccert_file": "/ec.pem"}, release=release)
 
-    decisions = plan.decide(
-        configuration, BUNDLE, Profile.CERTIFICATE, ClientLevel.KEEP
-    )
+    decisions = decided(configuration)
 
     (retired,) = (item for item in decisions if isinstance(item, CommentOut))
     successor = retired.why.partition(" ")[0]
@@ -281,19 +286,113 @@ def test_the_reason_names_a_parameter_that_is_there(release):
 @pytest.mark.parametrize("blank", [" ", "\t", ","])
 def test_a_path_that_a_list_cannot_hold_is_refused(blank):
     with pytest.raises(Error, match="Postfix allows no blank or comma there") as caught:
-        decide(configured(), BUNDLES / f"a{blank}b.pem")
+        decide(configured(), served(BUNDLES / f"a{blank}b.pem"))
 
     assert "--config-dir" in caught.value.hint
 
 
 def test_a_dollar_in_the_path_is_doubled_and_found_again():
-    bundle = BUNDLES / "c$sh.pem"
+    wanted = served(BUNDLES / "c$sh.pem")
 
-    first = plan.decide(configured(), bundle, Profile.CERTIFICATE, ClientLevel.KEEP)
+    first = decided(configured(), wanted)
     written = {item.name: item.new for item in first if isinstance(item, Change)}
 
     assert written["smtpd_tls_chain_files"] == str(BUNDLES / "c$$sh.pem")
-    assert decide(configured(written), bundle) == []
+    assert decide(configured(written), wanted) == []
+
+
+# Several certificates by default
+
+RSA = BUNDLES / "rsa.pem"
+BOTH = Wanted({BUNDLE: "ECDSA", RSA: "RSA"})
+
+
+@pytest.mark.parametrize(
+    ("explicit", "facts", "decisions"),
+    [
+        pytest.param(
+            {"smtpd_tls_chain_files": str(BUNDLE)},
+            {},
+            [f"smtpd_tls_chain_files: {BUNDLE} -> {BUNDLE}, {RSA}"],
+            id="one list",
+        ),
+        pytest.param(
+            {"smtpd_tls_chain_files": f"{RSA} {BUNDLE}"}, {}, [], id="listed already"
+        ),
+        pytest.param(
+            {},
+            {"release": "3.3.22"},
+            [
+                f"smtpd_tls_cert_file: (unset) -> {RSA}",
+                "smtpd_tls_key_file: (unset) -> $smtpd_tls_cert_file",
+                f"smtpd_tls_eccert_file: (unset) -> {BUNDLE}",
+                "smtpd_tls_eckey_file: (unset) -> $smtpd_tls_eccert_file",
+            ],
+            id="before 3.4, each in its pair",
+        ),
+    ],
+)
+def test_keys_of_two_types_are_named_side_by_side(explicit, facts, decisions):
+    assert decide(configured(explicit, **facts), BOTH) == decisions
+
+
+@pytest.mark.parametrize(
+    "kinds", [("RSA", "RSA"), ("RSA", "Ed25519"), ("ECDSA", "RSA", "Ed25519")]
+)
+def test_the_older_parameters_are_not_asked_for_more_than_they_can(kinds):
+    chain = {BUNDLES / f"{at}.pem": kind for at, kind in enumerate(kinds)}
+
+    with pytest.raises(Error, match="nothing was done") as caught:
+        decide(configured(release="3.3.22"), Wanted(chain))
+
+    assert " and ".join(kinds) in caught.value.message
+
+
+def test_the_reason_names_all_lineages():
+    (first, *_) = decided(configured(), BOTH)
+
+    assert str(first).endswith(
+        "(the certificate of certbot's lineage mx.example.org and rsa)"
+    )
+
+
+# By name
+
+
+BY_NAME = Wanted({}, TABLE, "texthash")
+
+
+@pytest.mark.parametrize(
+    ("explicit", "decisions"),
+    [
+        pytest.param(
+            {}, [f"tls_server_sni_maps: (unset) -> texthash:{TABLE}"], id="no table yet"
+        ),
+        pytest.param(
+            {"tls_server_sni_maps": "hash:/own"},
+            [f"tls_server_sni_maps: hash:/own -> hash:/own, texthash:{TABLE}"],
+            id="behind another",
+        ),
+        pytest.param(
+            {"tls_server_sni_maps": f"hash:{TABLE}"},
+            [f"tls_server_sni_maps: hash:{TABLE} -> texthash:{TABLE}"],
+            id="of another type",
+        ),
+        pytest.param(
+            {"tls_server_sni_maps": f"texthash:{TABLE}, hash:/own"}, [], id="there"
+        ),
+    ],
+)
+def test_what_is_served_by_name_leaves_the_default_alone(explicit, decisions):
+    explicit = {"smtpd_tls_cert_file": "/a.pem", **explicit}
+
+    assert decide(configured(explicit), BY_NAME) == decisions
+
+
+def test_without_names_there_is_no_table():
+    changed = {item.name for item in decided(configured())}
+
+    assert "tls_server_sni_maps" not in changed
 
 
 # What is deployed
@@ -336,17 +435,139 @@ def test_deployed_is_what_main_cf_names_of_ours():
     assert plan.deployed(configuration, BUNDLES) == [BUNDLE]
 
 
-# Whether it may be the default
+# What is forgotten
+
+PLAIN = (Path("/live/privkey.pem"), Path("/live/fullchain.pem"))
+CHAINED = "smtpd_tls_chain_files"
+
+
+@pytest.mark.parametrize(
+    ("explicit", "decisions"),
+    [
+        pytest.param({}, [], id="it is not named"),
+        pytest.param({CHAINED: f"/rsa.pem, {RSA}"}, [], id="others are"),
+        pytest.param(
+            {CHAINED: f"{BUNDLE}, {RSA}"},
+            [f"{CHAINED}: {BUNDLE}, {RSA} -> {RSA}"],
+            id="one of two",
+        ),
+        pytest.param(
+            {CHAINED: str(BUNDLE)},
+            [f"{CHAINED}: {BUNDLE} -> /live/privkey.pem, /live/fullchain.pem"],
+            id="the only one",
+        ),
+        pytest.param(
+            {
+                "smtpd_tls_cert_file": str(BUNDLE),
+                "smtpd_tls_key_file": "$smtpd_tls_cert_file",
+            },
+            [
+                f"smtpd_tls_cert_file: {BUNDLE} -> /live/fullchain.pem",
+                "smtpd_tls_key_file: $smtpd_tls_cert_file -> /live/privkey.pem",
+            ],
+            id="the only pair",
+        ),
+        pytest.param(
+            {
+                "smtpd_tls_cert_file": "/rsa.pem",
+                "smtpd_tls_eccert_file": str(BUNDLE),
+                "smtpd_tls_eckey_file": "$smtpd_tls_eccert_file",
+            },
+            [
+                f"smtpd_tls_eccert_file: {BUNDLE} -> removed",
+                "smtpd_tls_eckey_file: $smtpd_tls_eccert_file -> removed",
+            ],
+            id="one of two pairs",
+        ),
+    ],
+)
+def test_what_is_forgotten_is_named_no_more(explicit, decisions):
+    found = plan.forget(configured(explicit), BUNDLE, PLAIN)
+
+    assert [str(item).rpartition(" (")[0] for item in found] == decisions
+
+
+def test_the_last_certificate_is_not_forgotten_without_another():
+    with pytest.raises(Error, match=r"the only certificate that main\.cf names"):
+        plan.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
+
+
+@pytest.mark.parametrize(
+    ("explicit", "overrides", "user"),
+    [
+        pytest.param(
+            {"smtp_tls_cert_file": str(BUNDLE)}, {}, "smtp_tls_cert_file", id="main.cf"
+        ),
+        pytest.param(
+            {},
+            {CHAINED: str(BUNDLE)},
+            f"submission/inet in master.cf with {CHAINED}",
+            id="master.cf",
+        ),
+    ],
+)
+def test_what_is_named_by_hand_is_not_forgotten(explicit, overrides, user):
+    configuration = configured(
+        {CHAINED: f"{BUNDLE}, {RSA}", **explicit}, services=(submission(**overrides),)
+    )
+
+    with pytest.raises(Error, match="was not done by this plugin") as caught:
+        plan.forget(configuration, BUNDLE, PLAIN)
+
+    assert f"{BUNDLE} is named by {user}, which" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "decisions"),
+    [
+        pytest.param(None, [], id="no table"),
+        pytest.param(
+            f"texthash:{TABLE}",
+            [f"tls_server_sni_maps: texthash:{TABLE} -> removed"],
+            id="ours alone",
+        ),
+        pytest.param(
+            f"hash:/own, texthash:{TABLE}",
+            [f"tls_server_sni_maps: hash:/own, texthash:{TABLE} -> hash:/own"],
+            id="behind another",
+        ),
+    ],
+)
+def test_a_table_that_is_over_is_named_no_more(value, decisions):
+    explicit = {} if value is None else {"tls_server_sni_maps": value}
+
+    found = plan.without_table(configured(explicit), TABLE)
+
+    assert [str(item).rpartition(" (")[0] for item in found] == decisions
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param(f"{CHAINED} = {BUNDLE}\n", ["mx.example.org"], id="main.cf"),
+        pytest.param(f"a = {RSA}, {BUNDLE}", ["rsa", "mx.example.org"], id="a list"),
+        pytest.param(
+            f"a.org {RSA},{BUNDLE}\n", ["rsa", "mx.example.org"], id="a table"
+        ),
+        pytest.param(f"  # {BUNDLE}\n", [], id="a comment"),
+        pytest.param(f"a = {BUNDLE}.old /x/mx.pem {BUNDLES}/a/b.pem", [], id="others"),
+    ],
+)
+def test_bundles_that_a_file_names_are_found(text, names):
+    assert plan.named(text.encode(), BUNDLES) == names
+
+
+# What is lost
 
 
 def certificate(
-    name: str, *, issuer: str = "CN=CA", days: int = 30, key_type: str = "ECDSA"
+    *names: str, issuer: str = "CN=CA", days: int = 30, key_type: str = "ECDSA"
 ) -> Certificate:
     return Certificate(
-        der=name.encode(),
-        subject=f"CN={name}",
+        der=f"{names} {key_type}".encode(),
+        subject=f"CN={names[0]}",
         issuer=issuer,
-        names=frozenset({name}),
+        names=frozenset(names),
         spki=b"",
         key_type=key_type,
         not_before=NOW - 90 * DAY,
@@ -354,79 +575,54 @@ def certificate(
     )
 
 
-@pytest.mark.parametrize(
-    ("new", "served", "refused"),
-    [
-        pytest.param(
-            "mx.example.org",
-            certificate("www.example.org"),
-            False,
-            id="it covers the server",
-        ),
-        pytest.param(
-            "*.example.org",
-            certificate("mx.example.org"),
-            False,
-            id="its wildcard does",
-        ),
-        pytest.param("www.example.org", None, False, id="none is served"),
-        pytest.param(
-            "www.example.org",
-            certificate("snakeoil", issuer="CN=snakeoil"),
-            False,
-            id="snake oil is served",
-        ),
-        pytest.param(
-            "www.example.org",
-            certificate("mx.example.org", days=0),
-            False,
-            id="an expired one is served",
-        ),
-        pytest.param(
-            "www.example.org",
-            certificate("mx.example.org"),
-            True,
-            id="a good one is served",
-        ),
-    ],
-)
-def test_a_certificate_for_other_names_displaces_no_good_one(new, served, refused):
-    reason = plan.refuse_default(certificate(new), served, "mx.example.org", NOW)
-
-    assert bool(reason) is refused
-
-
-def test_the_refusal_names_both_certificates_and_the_server():
-    reason = plan.refuse_default(
-        certificate("www.example.org"),
-        certificate("mx.example.org"),
-        "mx.example.org",
-        NOW,
-    )
-
-    assert reason.startswith(
-        "the certificate for www.example.org does not cover mx.example.org,"
-        " and mx.example.org (SHA-256 "
-    )
+SAME = "mx.example.org"
 
 
 @pytest.mark.parametrize(
-    ("served", "told"),
+    ("old", "told"),
     [
-        pytest.param(certificate("a", key_type="RSA"), True, id="of another type"),
-        pytest.param(certificate("a"), False, id="of the same type"),
-        pytest.param(certificate("a", key_type="RSA", days=0), False, id="expired"),
+        pytest.param(certificate(SAME, key_type="RSA"), True, id="of another type"),
+        pytest.param(certificate(SAME), False, id="of the same type"),
+        pytest.param(certificate(SAME, key_type="RSA", days=0), False, id="expired"),
         pytest.param(
-            certificate("a", key_type="RSA", issuer="CN=a"), False, id="self-signed"
+            certificate(SAME, key_type="RSA", issuer=f"CN={SAME}"),
+            False,
+            id="self-signed",
         ),
     ],
 )
-def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(served, told):
-    lost = plan.lost(certificate("mx.example.org"), [served], NOW)
+def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(old, told):
+    lost = plan.lost(certificate(SAME), [old], {}, NOW)
 
-    assert [words.startswith(f"{served} with its RSA key") for words in lost] == (
+    assert [words.startswith(f"{old} with its RSA key") for words in lost] == (
         [True] if told else []
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        pytest.param(certificate(SAME, "*.b.org", "a.org"), True, id="a good one"),
+        pytest.param(certificate(SAME, "a.org", days=0), False, id="expired"),
+        pytest.param(
+            certificate(SAME, "a.org", issuer=f"CN={SAME}"), False, id="self-signed"
+        ),
+        pytest.param(certificate(SAME), False, id="one without other names"),
+    ],
+)
+def test_the_names_of_a_good_certificate_are_not_lost_silently(old, told):
+    lost = plan.lost(certificate(SAME), [old], {}, NOW)
+
+    assert lost == (["no longer covered: *.b.org, a.org"] if told else [])
+
+
+def test_a_name_that_the_table_has_is_not_lost():
+    old = certificate(SAME, "a.org", "*.b.org", "c.org")
+    table = {"a.org": (Path("/a.pem"),), ".b.org": (Path("/b.pem"),)}
+
+    assert plan.lost(certificate(SAME), [old], table, NOW) == [
+        "no longer covered: c.org"
+    ]
 
 
 # Overrides
@@ -452,6 +648,12 @@ def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(served
             Profile.CERTIFICATE,
             ["smtpd_tls_cert_file"],
             id="of the certificate by the old name",
+        ),
+        pytest.param(
+            {"tls_server_sni_maps": "hash:/own"},
+            Profile.CERTIFICATE,
+            ["tls_server_sni_maps"],
+            id="of the certificates by name",
         ),
         pytest.param(
             {"smtpd_tls_protocols": ">=TLSv1"},
@@ -483,7 +685,7 @@ def test_overrides_of_what_the_plan_governs_are_told(overrides, profile, told):
     configuration = configured(
         {"smtpd_tls_security_level": "may"}, services=(submission(**overrides),)
     )
-    decisions = plan.decide(configuration, BUNDLE, profile, ClientLevel.MAY)
+    decisions = plan.decide(configuration, served(), profile, ClientLevel.MAY)
 
     found = plan.overridden(configuration, decisions, profile)
 
@@ -511,12 +713,19 @@ def test_an_override_that_asks_for_more_is_harmless(level, harmless):
 # How a plan describes itself
 
 
-def test_the_diff_is_a_unified_diff_of_main_cf():
-    planned = Plan(
-        (), MAIN_CF, b"# one\na = 1\nb = 2\n", b"# one\na = 2\nb = 2\nc = 3\n"
-    )
+def planned(
+    decisions: tuple[Decision, ...],
+    before: bytes,
+    after: bytes,
+    table: tuple[bytes | None, bytes | None] = (None, None),
+) -> Plan:
+    return Plan(decisions, Edit(MAIN_CF, before, after), Edit(TABLE, *table))
 
-    assert planned.diff() == (
+
+def test_the_diff_is_a_unified_diff_of_main_cf():
+    change = planned((), b"# one\na = 1\nb = 2\n", b"# one\na = 2\nb = 2\nc = 3\n")
+
+    assert change.diff() == (
         "--- /etc/postfix/main.cf\n"
         "+++ (planned)\n"
         "@@ -1,3 +1,4 @@\n"
@@ -529,9 +738,9 @@ def test_the_diff_is_a_unified_diff_of_main_cf():
 
 
 def test_the_diff_shows_that_a_final_newline_is_missing():
-    planned = Plan((), MAIN_CF, b"a = 1", b"a = 1\nb = 2\n")
+    change = planned((), b"a = 1", b"a = 1\nb = 2\n")
 
-    assert planned.diff().splitlines()[3:] == [
+    assert change.diff().splitlines()[3:] == [
         "-a = 1",
         "\\ No newline at end of file",
         "+a = 1",
@@ -549,14 +758,38 @@ def test_the_diff_shows_that_a_final_newline_is_missing():
     ],
 )
 def test_the_diff_shows_any_line_as_one_line(before, line):
-    assert Plan((), MAIN_CF, before, b"").diff().partition("@@\n")[2] == line
+    assert planned((), before, b"").diff().partition("@@\n")[2] == line
 
 
 def test_a_plan_without_a_change_is_empty_and_so_is_its_diff():
-    planned = Plan((), MAIN_CF, b"a = 1\n", b"a = 1\n")
+    change = planned((), b"a = 1\n", b"a = 1\n")
 
-    assert planned.empty
-    assert planned.diff() == ""
+    assert change.empty
+    assert change.diff() == ""
+
+
+def test_the_diff_shows_the_table_before_main_cf_which_names_it():
+    change = planned((), b"", b"a = 1\n", table=(None, b"mx.org /mx.pem\n"))
+
+    assert not change.empty
+    assert change.diff() == (
+        f"--- {TABLE}\n+++ (planned)\n@@ -0,0 +1 @@\n+mx.org /mx.pem\n"
+        f"--- {MAIN_CF}\n+++ (planned)\n@@ -0,0 +1 @@\n+a = 1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "table", [(None, b"new\n"), (b"old\n", b"new\n"), (b"old\n", None)]
+)
+def test_a_plan_for_the_table_alone_is_not_empty(table):
+    change = planned((), b"a = 1\n", b"a = 1\n", table)
+
+    assert not change.empty
+    assert change.diff().startswith(f"--- {TABLE}\n")
+
+
+def test_a_plan_that_leaves_the_table_as_it_is_is_empty():
+    assert planned((), b"", b"", table=(b"same\n", b"same\n")).empty
 
 
 DECISIONS = (
@@ -569,9 +802,9 @@ DECISIONS = (
 
 
 def test_the_description_has_a_line_with_file_and_reason_for_each_change():
-    planned = Plan(DECISIONS, MAIN_CF, b"", b"x")
+    change = planned(DECISIONS, b"", b"x")
 
-    assert planned.describe() == (
+    assert change.describe() == (
         "/etc/postfix/main.cf: a: (unset) -> 1 (it was unset)\n"
         "/etc/postfix/main.cf: b: (empty) -> 2 (it was empty)\n"
         "/etc/postfix/main.cf: c: 2 -> 3 (it was less)\n"
@@ -581,22 +814,22 @@ def test_the_description_has_a_line_with_file_and_reason_for_each_change():
 
 
 def test_what_is_kept_is_noted_with_the_reason():
-    planned = Plan(DECISIONS, MAIN_CF, b"", b"x")
+    change = planned(DECISIONS, b"", b"x")
 
-    assert planned.notes() == ["e: keeping 5 (it is more)"]
+    assert change.notes() == ["e: keeping 5 (it is more)"]
 
 
 def test_an_empty_value_that_is_kept_can_be_seen():
-    planned = Plan((Kept("e", "", "set by hand"),), MAIN_CF, b"", b"")
+    change = planned((Kept("e", "", "set by hand"),), b"", b"")
 
-    assert planned.notes() == ["e: keeping (empty) (set by hand)"]
+    assert change.notes() == ["e: keeping (empty) (set by hand)"]
 
 
 def test_the_description_can_be_written_in_every_encoding():
     decisions = (Change("a", "m\udcfcller", "grün", "it was latin-1"),)
-    planned = Plan(decisions, MAIN_CF, b"", b"x")
+    change = planned(decisions, b"", b"x")
 
-    assert planned.describe().startswith(
+    assert change.describe().startswith(
         "/etc/postfix/main.cf: a: m\\xfcller -> gr\\xfcn (it was latin-1)\n"
     )
-    assert planned.describe().isascii()
+    assert change.describe().isascii()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import ProofError, UnansweredError
-from certbot_postfix.probe import Question, leaf, prove, showing
+from certbot_postfix.probe import Question, look, prove, showing
 from tests.lab import Authority, Issued, pki
 
 # What one client is told; the first argument is the connection.
@@ -135,6 +135,11 @@ class InTurn:
     def __call__(self, session: Session) -> None:
         talk = self.talks.pop(0) if self.talks[1:] else self.talks[0]
         talk(session)
+
+
+def leaf(question: Question, *, timeout: float) -> Certificate:
+    """Return the leaf that is seen."""
+    return look(question, timeout=timeout).leaf
 
 
 def leaf_of(issued: Issued) -> Certificate:
@@ -347,18 +352,23 @@ def test_a_service_that_never_answers_is_given_up(serve, implicit):
 # Proof
 
 
+def expecting(expected: list[Certificate], questions: list[Question]) -> list[Question]:
+    """Return *questions*, each to be answered by one of *expected*."""
+    return [replace(question, expected=tuple(expected)) for question in questions]
+
+
 def test_what_is_served_is_proven(serve, context, issued, other):
     servers = [serve(start_tls(context(each))) for each in (issued, other)]
     questions = [server.question() for server in servers]
 
-    prove([leaf_of(issued), leaf_of(other)], questions, timeout=10)
+    prove(expecting([leaf_of(issued), leaf_of(other)], questions), timeout=10)
 
 
 def test_it_is_asked_until_the_certificate_has_changed(serve, context, issued, other):
     old, new = start_tls(context(other)), start_tls(context(issued))
     talk = InTurn(old, old, new)
 
-    prove([leaf_of(issued)], [serve(talk).question()], timeout=30)
+    prove(expecting([leaf_of(issued)], [serve(talk).question()]), timeout=30)
 
     assert talk.talks == [new]
 
@@ -367,7 +377,7 @@ def test_it_is_asked_until_the_service_is_there(serve, context, issued):
     dead, alive = refusing(b"454 no TLS"), start_tls(context(issued))
     talk = InTurn(dead, dead, alive)
 
-    prove([leaf_of(issued)], [serve(talk).question()], timeout=30)
+    prove(expecting([leaf_of(issued)], [serve(talk).question()]), timeout=30)
 
     assert talk.talks == [alive]
 
@@ -379,11 +389,11 @@ def test_what_is_not_proven_is_told_with_seen_and_expected(
     questions = [good.question(), bad.question("mx.example.org")]
 
     with pytest.raises(ProofError) as caught:
-        prove([leaf_of(issued)], questions, timeout=0.3)
+        prove(expecting([leaf_of(issued)], questions), timeout=0.3)
 
     assert caught.value.message == (
         f"{bad.question().endpoint} asked for mx.example.org shows the certificate for"
-        f" {leaf_of(other)}; it should be the one for {leaf_of(issued)}"
+        f" {leaf_of(other)} instead of {leaf_of(issued)}"
     )
     assert not isinstance(caught.value, UnansweredError)
     assert "disabling TLS support" in caught.value.hint
@@ -393,7 +403,9 @@ def test_every_service_that_fails_is_told(serve, context, issued, other):
     wrong, dead = serve(start_tls(context(other))), serve(hangs_up)
 
     with pytest.raises(UnansweredError) as caught:
-        prove([leaf_of(issued)], [wrong.question(), dead.question()], timeout=0)
+        prove(
+            expecting([leaf_of(issued)], [wrong.question(), dead.question()]), timeout=0
+        )
 
     assert f"{wrong.question()} shows the certificate for other" in str(caught.value)
     assert f"{dead.question()} shows no certificate: " in str(caught.value)
@@ -404,19 +416,54 @@ def test_of_two_certificates_either_is_proven(serve, both, kind):
     shows_both, certificates = both
     question = serve(start_tls(shows_both)).question()
 
-    prove([leaf_of(certificates[kind])], [question], timeout=0)
+    prove(expecting([leaf_of(certificates[kind])], [question]), timeout=0)
 
 
-def test_of_two_certificates_one_is_proven_without_an_older_protocol(serve, both):
+@pytest.mark.parametrize("talk", [start_tls, implicit_tls])
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_of_two_certificates_behind_nothing_but_tls_1_3_either_is_proven(
+    serve, both, kind, talk
+):
     shows_both, certificates = both
     shows_both.minimum_version = ssl.TLSVersion.TLSv1_3
-    question = serve(start_tls(shows_both)).question()
+    question = serve(talk(shows_both)).question(implicit=talk is implicit_tls)
 
-    prove([leaf_of(certificates["ecdsa"])], [question], timeout=0)
+    prove(expecting([leaf_of(certificates[kind])], [question]), timeout=0)
+
+
+def test_the_type_of_key_is_chosen_for_the_name_that_is_asked_for(
+    serve, context, both, issued
+):
+    shows_both, certificates = both
+    shows_both.minimum_version = ssl.TLSVersion.TLSv1_3
+    default = context(issued)
+
+    def choose(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name == "mx.example.org":
+            session.context = shows_both
+
+    default.sni_callback = choose
+    question = serve(start_tls(default)).question("mx.example.org")
+
+    for each in certificates.values():
+        prove(expecting([leaf_of(each)], [question]), timeout=0)
+
+
+def test_a_server_without_the_type_of_key_that_is_wanted_is_told(
+    serve, context, authority
+):
+    ecdsa, rsa = (
+        authority.issue("mx.example.org", key=pki.generate_key(kind))
+        for kind in ("ecdsa", "rsa")
+    )
+    question = serve(start_tls(context(ecdsa))).question()
+
+    with pytest.raises(ProofError, match="shows the certificate for mx"):
+        prove(expecting([leaf_of(rsa)], [question]), timeout=0)
 
 
 def test_any_certificate_will_do_if_none_is_expected(serve, context, issued):
-    prove(None, [serve(start_tls(context(issued))).question()], timeout=10)
+    prove([serve(start_tls(context(issued))).question()], timeout=10)
 
 
 def test_who_shows_a_certificate_is_found_out(serve, context, issued):
@@ -432,10 +479,10 @@ def test_services_that_never_answer_are_waited_for_side_by_side(serve, issued):
     start = time.monotonic()
 
     with pytest.raises(UnansweredError, match="timed out"):
-        prove([leaf_of(issued)], questions, timeout=0.1)
+        prove(expecting([leaf_of(issued)], questions), timeout=0.1)
 
     assert time.monotonic() - start < 5
 
 
 def test_nothing_asked_is_proven_at_once(issued):
-    prove([leaf_of(issued)], [], timeout=0)
+    prove(expecting([leaf_of(issued)], []), timeout=0)

@@ -32,3 +32,42 @@ def test_a_time_that_is_none_is_refused(text, capsys):
         parse("--verify-timeout", text)
 
     assert f"{text} is not a number from 0 to 3600" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["auto", "never"])
+def test_names_are_served_when_it_is_said(when):
+    assert parse("--sni", when).sni == when
+
+
+def test_names_are_served_unless_forbidden():
+    assert parse().sni == "auto"
+
+
+def test_no_other_word_says_when_names_are_served(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse("--sni", "always")
+
+    assert "invalid choice: 'always'" in capsys.readouterr().err
+
+
+def advised(*args: str) -> list[str]:
+    """Return what is advised to who gave *args*."""
+    options = vars(parse(*args))
+    return profiles.given(
+        lambda name: f"postfix-{name}", lambda name: options[name.replace("-", "_")]
+    )
+
+
+def test_what_was_not_given_is_not_advised():
+    assert advised() == []
+    assert advised("--sni", "auto", "--verify-timeout", "3") == []
+
+
+def test_what_was_given_for_good_is_advised():
+    given = ["--config-dir", "/etc/postfix-2", "--tls-profile", "certificate"]
+    given += ["--client-level", "keep", "--sni", "never"]
+
+    assert advised(*given) == [
+        word.replace("--", "--postfix-") if word.startswith("--") else word
+        for word in given
+    ]

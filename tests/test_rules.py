@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from certbot_postfix import rules
 from certbot_postfix.configuration import Configuration, Service, version
-from certbot_postfix.plan import decide
+from certbot_postfix.plan import Wanted, decide
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import (
     CLIENT_LEVELS,
@@ -39,6 +39,7 @@ RELEASES = (
     "3.12-20260821",
 )
 BUNDLE = Path("/etc/letsencrypt/postfix/mx.example.org.pem")
+SERVED = Wanted({BUNDLE: "ECDSA"})
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 _NO_WEAK_CIPHERS = (
@@ -325,7 +326,7 @@ def test_the_server_is_made_to_offer_tls_and_no_more(explicit, new):
 @pytest.mark.parametrize("release", RELEASES)
 def test_opportunistic_sets_levels_and_the_certificate_and_nothing_else(release):
     decisions = decide(
-        configured(release=release), BUNDLE, Profile.OPPORTUNISTIC, ClientLevel.MAY
+        configured(release=release), SERVED, Profile.OPPORTUNISTIC, ClientLevel.MAY
     )
 
     assert changes(decisions).keys() <= {
@@ -340,7 +341,7 @@ def test_opportunistic_sets_levels_and_the_certificate_and_nothing_else(release)
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_profile_certificate_leaves_the_client_alone(release):
     decisions = decide(
-        configured(release=release), BUNDLE, Profile.CERTIFICATE, ClientLevel.ENCRYPT
+        configured(release=release), SERVED, Profile.CERTIFICATE, ClientLevel.ENCRYPT
     )
 
     assert "smtp_tls_security_level" not in changes(decisions)
@@ -626,7 +627,7 @@ def plans(law):
 
 
 def raised(configuration, profile, client):
-    decisions = decide(configuration, BUNDLE, profile, client)
+    decisions = decide(configuration, SERVED, profile, client)
     return applied(configuration, decisions)
 
 
@@ -634,7 +635,7 @@ def raised(configuration, profile, client):
 def test_applying_a_plan_leaves_nothing_to_do(before, profile, client):
     after = raised(before, profile, client)
 
-    again = decide(after, BUNDLE, profile, client)
+    again = decide(after, SERVED, profile, client)
 
     assert [item for item in again if not isinstance(item, Kept)] == []
 
@@ -643,7 +644,7 @@ def test_applying_a_plan_leaves_nothing_to_do(before, profile, client):
 def test_a_plan_names_known_parameters_only_and_no_deprecated_one(
     before, profile, client
 ):
-    decisions = decide(before, BUNDLE, profile, client)
+    decisions = decide(before, SERVED, profile, client)
 
     written = changes(decisions).keys()
     assert written <= before.defaults.keys()
@@ -652,14 +653,14 @@ def test_a_plan_names_known_parameters_only_and_no_deprecated_one(
 
 @plans
 def test_a_plan_says_of_each_parameter_one_thing(before, profile, client):
-    names = [item.name for item in decide(before, BUNDLE, profile, client)]
+    names = [item.name for item in decide(before, SERVED, profile, client)]
 
     assert len(names) == len(set(names))
 
 
 @plans
 def test_a_plan_does_not_set_what_is_set(before, profile, client):
-    decisions = decide(before, BUNDLE, profile, client)
+    decisions = decide(before, SERVED, profile, client)
 
     set_again = [item for item in decisions if isinstance(item, Change)]
     assert not [item for item in set_again if item.old == item.new]
@@ -730,7 +731,7 @@ def test_a_plan_never_enables_a_protocol_and_never_loses_all(before, profile, cl
 def test_a_plan_writes_protocols_in_words_that_the_release_knows(
     before, profile, client
 ):
-    decisions = decide(before, BUNDLE, profile, client)
+    decisions = decide(before, SERVED, profile, client)
 
     written = [new for name, new in changes(decisions).items() if "_protocols" in name]
     if before.version < (3, 6):
@@ -774,7 +775,7 @@ def test_a_plan_never_lowers_a_switch_or_a_log(before, profile, client):
 
 @plans
 def test_every_parameter_that_no_decision_names_stays(before, profile, client):
-    decisions = decide(before, BUNDLE, profile, client)
+    decisions = decide(before, SERVED, profile, client)
     after = applied(before, decisions)
 
     named = {item.name for item in decisions if not isinstance(item, Kept)}

@@ -1,7 +1,7 @@
 """What counts as proven of a Postfix that runs, and whom a failure concerns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,11 @@ from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import ProofError, UnansweredError
 from certbot_postfix.postfix import Postfix
+from certbot_postfix.promises import Promise
 from certbot_postfix.serving import Serving
 from tests.lab import Authority, PrivatePostfix
 from tests.lab.machine import LOOPBACK
+from tests.lab.postfix import SERVICES
 
 pytestmark = pytest.mark.postfix
 
@@ -25,7 +27,7 @@ class Stage:
 
     configuration: Configuration
     serving: Serving
-    expected: list[Certificate]
+    promises: list[Promise]
     said: list[str]
 
 
@@ -45,7 +47,7 @@ def stage(stopped_postfix: PrivatePostfix) -> Callable[..., Stage]:
         return Stage(
             product.read(),
             Serving(product, TIMEOUT, said.append),
-            Certificate.all_from_pem(oil),
+            [Promise(None, tuple(Certificate.all_from_pem(oil)))],
             said,
         )
 
@@ -75,7 +77,7 @@ def test_a_service_that_showed_its_own_certificate_must_still_show_one(
     Path(own["smtpd_tls_key_file"]).unlink()
 
     with pytest.raises(ProofError, match="TLS not available") as caught:
-        scene.serving.activate(scene.configuration, scene.expected)
+        scene.serving.activate(scene.configuration, scene.promises)
 
     assert entry(stopped_postfix, "submission") in caught.value.message
     assert scene.said == []
@@ -86,7 +88,7 @@ def test_a_service_that_showed_no_certificate_of_its_own_hinders_nobody(stage, o
     scene = stage(submission=own)
     scene.serving.foresee(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.expected)
+    scene.serving.activate(scene.configuration, scene.promises)
 
     assert [words.partition(":")[0] for words in scene.said] == ["Proven"]
 
@@ -98,7 +100,7 @@ def test_it_is_said_if_no_service_shows_the_certificate(stage):
     )
     scene.serving.foresee(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.expected)
+    scene.serving.activate(scene.configuration, scene.promises)
 
     (words,) = scene.said
     assert words.endswith("nothing could be proven.")
@@ -117,7 +119,7 @@ def test_a_service_that_wants_certificates_of_its_clients_is_proven(
     )
     scene.serving.foresee(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.expected)
+    scene.serving.activate(scene.configuration, scene.promises)
 
     (words,) = scene.said
     assert words.startswith("Proven: ")
@@ -131,7 +133,7 @@ def test_a_service_that_was_dead_before_is_no_reason_to_start_postfix_anew(
     scene.serving.foresee(scene.configuration)
     master = stopped_postfix.master_pid
 
-    scene.serving.bring_back(scene.configuration, scene.expected)
+    scene.serving.bring_back(scene.configuration, scene.promises)
 
     words = scene.said[-1]
     assert words.startswith("Proven: ")
@@ -147,6 +149,92 @@ def test_postfix_is_not_started_anew_if_nobody_knows_what_was_dead_before(
 
     dead = entry(stopped_postfix, "submissions")
     with pytest.raises(UnansweredError, match=rf"{dead} .*shows no certificate"):
-        scene.serving.bring_back(scene.configuration, scene.expected)
+        scene.serving.bring_back(scene.configuration, scene.promises)
 
     assert stopped_postfix.master_pid == master
+
+
+# Who is promised what
+
+
+def test_a_promise_to_some_services_is_asked_of_no_other(stopped_postfix, stage, own):
+    scene = stage(submission=own)
+    leaves = Certificate.all_from_pem(Path(own["smtpd_tls_cert_file"]).read_bytes())
+    submission = frozenset({entry(stopped_postfix, "submission")})
+    promises = [*scene.promises, Promise(None, tuple(leaves[:1]), submission)]
+
+    scene.serving.activate(scene.configuration, promises)
+
+    (words,) = scene.said
+    assert all(entry(stopped_postfix, name) in words for name in SERVICES)
+    assert f" and {leaves[0]}" in words
+
+
+def test_a_promise_to_some_services_that_is_broken_is_told_of_those(
+    stopped_postfix, stage, authority
+):
+    scene = stage()
+    leaf = Certificate.all_from_pem(authority.issue("a.example.org").cert_pem)[0]
+    smtp = entry(stopped_postfix, "smtp")
+    promises = [*scene.promises, Promise(None, (leaf,), frozenset({smtp}))]
+
+    with pytest.raises(ProofError) as caught:
+        scene.serving.activate(scene.configuration, promises)
+
+    assert f"{smtp} shows the certificate for" in caught.value.message
+    assert f"instead of {leaf}" in caught.value.message
+    assert entry(stopped_postfix, "submissions") not in caught.value.message
+
+
+@pytest.fixture
+def named(base: Path, stopped_postfix, authority: Authority) -> Promise:
+    """A name that is in the table of main.cf."""
+    issued = authority.issue("www.example.org")
+    bundle, table = base / "www.pem", base / "names"
+    bundle.touch(mode=0o600)
+    bundle.write_bytes(issued.bundle_pem)
+    table.write_text(f"www.example.org {bundle}\n")
+    stopped_postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    leaf = Certificate.all_from_pem(issued.cert_pem)[0]
+    return Promise("www.example.org", (leaf,))
+
+
+def test_a_name_is_asked_for_at_every_service(stage, named):
+    scene = stage()
+
+    assert scene.serving.shows(scene.configuration, [*scene.promises, named])
+
+
+def test_a_name_that_is_not_served_is_told(stage, named):
+    scene = stage()
+    stranger = replace(named, server_name="stranger.example.org")
+
+    assert not scene.serving.shows(scene.configuration, [stranger])
+    with pytest.raises(ProofError, match=r"asked for stranger\.example\.org shows the"):
+        scene.serving.activate(scene.configuration, [stranger])
+
+
+def test_a_service_with_a_table_of_its_own_is_not_asked_for_names(
+    stopped_postfix, stage, named
+):
+    scene = stage(submission={"tls_server_sni_maps": "inline:{nobody=/none}"})
+
+    scene.serving.activate(scene.configuration, [named])
+
+    (words,) = scene.said
+    assert entry(stopped_postfix, "smtp") in words
+    assert entry(stopped_postfix, "submission") not in words
+
+
+def test_of_many_names_some_are_told(stage, named):
+    scene = stage()
+    promises = [*scene.promises, *(replace(named) for _ in range(3))]
+    oil = scene.promises[0].expected
+    promises += [Promise(f"{name}.example.net", oil) for name in "abcd"]
+
+    scene.serving.activate(scene.configuration, promises)
+
+    (words,) = scene.said
+    assert words.endswith(
+        "asked for a.example.net, b.example.net, c.example.net and 2 more names."
+    )

@@ -2,17 +2,18 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from certbot.reverter import Reverter
 
-from certbot_postfix import files, transaction
+from certbot_postfix import files, sni, transaction
 from certbot_postfix.errors import Error, MisconfiguredError
-from certbot_postfix.plan import Plan
+from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import Change, CommentOut, Kept
+from certbot_postfix.rules import Change, CommentOut, Kept, Remove
 from tests.lab.postfix import snapshot
 
 DECISIONS = (
@@ -95,9 +96,9 @@ def test_staging_leaves_nothing_among_temporary_files(postfix, tmp_path, monkeyp
 def test_a_place_to_work_whose_name_has_a_blank_is_not_used(postfix, tmp_path):
     elsewhere = tmp_path / "my work"
 
-    plan = transaction.stage(postfix, DECISIONS, elsewhere)
+    planned = transaction.stage(postfix, DECISIONS, elsewhere)
 
-    assert not plan.empty
+    assert not planned.empty
     assert not elsewhere.exists()
 
 
@@ -110,11 +111,26 @@ def test_staging_that_fails_leaves_nothing_either(postfix, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_parameter_is_removed_with_all_its_lines(stopped_postfix, postfix):
+    before = stopped_postfix.main_cf.read_bytes()
+    lines = b"tls_server_sni_maps =\n# none yet\n  texthash:/names\n"
+    stopped_postfix.main_cf.write_bytes(before + lines + b"# the end\n")
+    stopped_postfix.settle()
+
+    removal = (Remove("tls_server_sni_maps", "texthash:/names", "it is over"),)
+    edit = transaction.stage(postfix, removal, None)
+
+    assert edit.after is not None
+    assert edit.after.startswith(before)
+    assert b"tls_server_sni_maps" not in edit.after
+    assert b"/names" not in edit.after
+    assert edit.after.endswith(b"# the end\n")
+
+
 def test_without_a_change_no_copy_is_made(postfix, tmp_path):
     planned = transaction.stage(postfix, DECISIONS[2:], tmp_path / "staging")
 
     assert planned.empty
-    assert planned.decisions == DECISIONS[2:]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,8 +200,21 @@ def test_a_staged_copy_is_private(staged):
 # commit
 
 
-def planned(path: Path, after: bytes = b"new\n") -> Plan:
-    return Plan(DECISIONS, path, path.read_bytes(), after)
+def planned(path: Path, after: bytes = b"new\n", table: bytes | None = None) -> Plan:
+    """Return a plan for main.cf at *path*, with a *table* of names if there is one."""
+    names = path.with_name(sni.NAME)
+    before = names.read_bytes() if names.exists() else None
+    return Plan(
+        DECISIONS,
+        Edit(path, path.read_bytes(), after),
+        Edit(names, before, before if table is None else table),
+    )
+
+
+def staged_plan(postfix: Postfix) -> Plan:
+    """Return a plan for main.cf only, staged."""
+    edit = transaction.stage(postfix, DECISIONS, None)
+    return Plan(DECISIONS, edit, Edit(edit.path.with_name(sni.NAME), None, None))
 
 
 @pytest.fixture
@@ -227,6 +256,121 @@ def test_a_main_cf_that_changes_while_the_checkpoint_is_made_is_left_alone(main_
         transaction.commit(planned(main_cf), checkpoint)
 
     assert main_cf.read_bytes() == b"of somebody\n"
+
+
+# The table of names
+
+
+@pytest.fixture
+def table(main_cf: Path) -> Path:
+    """A table that is there already."""
+    path = main_cf.with_name(sni.NAME)
+    path.write_bytes(b"names\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_a_first_table_is_private_and_registered_as_a_creation(main_cf):
+    checkpoint, table = Checkpoint(), main_cf.with_name(sni.NAME)
+
+    transaction.commit(planned(main_cf, table=b"names\n"), checkpoint)
+
+    assert checkpoint.calls == [("change", main_cf), ("creation", table)]
+    assert entries(main_cf.parent)[table.name] == (0o600, b"names\n")
+    assert main_cf.read_bytes() == b"new\n"
+
+
+def test_a_table_that_is_replaced_is_saved_by_the_checkpoint(main_cf, table):
+    def is_old(_: Path) -> None:
+        assert table.read_bytes() == b"names\n"
+
+    checkpoint = Checkpoint(meanwhile=is_old)
+
+    transaction.commit(planned(main_cf, table=b"more\n"), checkpoint)
+
+    assert checkpoint.calls == [("change", main_cf), ("change", table)]
+    assert entries(table.parent)[table.name] == (0o600, b"more\n")
+
+
+def test_a_table_that_stays_as_it_is_enters_no_checkpoint(main_cf, table):
+    checkpoint = Checkpoint()
+    inode = table.stat().st_ino
+
+    transaction.commit(planned(main_cf), checkpoint)
+
+    assert checkpoint.calls == [("change", main_cf)]
+    assert table.stat().st_ino == inode
+
+
+def test_main_cf_stays_if_the_table_cannot_be_written(main_cf):
+    files.temporary(main_cf.with_name(sni.NAME)).mkdir()
+
+    with pytest.raises(Error, match=f"could not write .*{sni.NAME}"):
+        transaction.commit(planned(main_cf, table=b"names\n"), Checkpoint())
+
+    assert main_cf.read_bytes() == b"old\n"
+
+
+def test_main_cf_alone_is_not_written_for_a_change_of_the_table(main_cf, table):
+    before = main_cf.stat()
+
+    transaction.commit(planned(main_cf, b"old\n", table=b"more\n"), Checkpoint())
+
+    assert main_cf.stat() == before
+    assert table.read_bytes() == b"more\n"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["changed", "made"])
+def test_a_table_that_somebody_changed_since_is_left_to_him(main_cf, there):
+    table = main_cf.with_name(sni.NAME)
+    if there:
+        table.write_bytes(b"names\n")
+    plan = planned(main_cf, table=b"more\n")
+    table.write_bytes(b"of somebody\n")
+
+    with pytest.raises(Error, match=f"{table} was changed by somebody else"):
+        transaction.commit(plan, Checkpoint())
+
+    assert table.read_bytes() == b"of somebody\n"
+    assert main_cf.read_bytes() == b"old\n"
+
+
+def test_a_table_that_somebody_removed_since_is_not_made_again(main_cf, table):
+    plan = planned(main_cf, table=b"more\n")
+    table.unlink()
+
+    with pytest.raises(Error, match=f"{table} was changed by somebody else"):
+        transaction.commit(plan, Checkpoint())
+
+    assert not table.exists()
+
+
+def test_postfix_never_waits_for_a_table_that_was_written(main_cf):
+    transaction.commit(planned(main_cf, table=b"names\n"), Checkpoint())
+
+    age = time.time() - main_cf.with_name(sni.NAME).stat().st_mtime
+    assert age >= files.COOL - 0.1
+
+
+def test_what_was_committed_without_a_checkpoint_can_be_reverted(main_cf, table):
+    before = entries(main_cf.parent)
+    plan = planned(main_cf, table=b"more\n")
+    transaction.commit(plan, Checkpoint())
+
+    transaction.revert(plan)
+
+    assert entries(main_cf.parent) == before
+
+
+def test_what_somebody_changed_since_is_not_reverted(main_cf, table):
+    plan = planned(main_cf, table=b"more\n")
+    transaction.commit(plan, Checkpoint())
+    for path in (main_cf, table):
+        path.write_bytes(b"of somebody\n")
+
+    transaction.revert(plan)
+
+    assert [path.read_bytes() for path in (main_cf, table)] == [b"of somebody\n"] * 2
 
 
 # Bundles
@@ -329,8 +473,7 @@ def test_what_certbot_saved_comes_back_with_owner_and_mode(
     shutil.chown(stopped_postfix.main_cf, "nobody", "postfix")
     stopped_postfix.main_cf.chmod(0o640)
     before = stopped_postfix.snapshot()
-    plan = transaction.stage(postfix, DECISIONS, None)
-    transaction.commit(plan, reversible)
+    transaction.commit(staged_plan(postfix), reversible)
     changed = stopped_postfix.snapshot() != before
 
     transaction.restore(reversible.in_progress, reversible.kept)
@@ -345,8 +488,7 @@ def test_certbot_finishes_what_was_restored(
     before = stopped_postfix.snapshot()
     bundle.parent.mkdir()
     transaction.put_bundle(bundle, b"key", reversible)
-    plan = transaction.stage(postfix, DECISIONS, None)
-    transaction.commit(plan, reversible)
+    transaction.commit(staged_plan(postfix), reversible)
 
     transaction.restore(reversible.in_progress, reversible.kept)
     reversible.reverter.recovery_routine()
@@ -356,10 +498,27 @@ def test_certbot_finishes_what_was_restored(
     assert not reversible.in_progress.exists()
 
 
+def test_a_table_comes_and_goes_with_main_cf(reversible, main_cf):
+    before = entries(main_cf.parent)
+    transaction.commit(planned(main_cf, table=b"names\n"), reversible)
+    reversible.reverter.finalize_checkpoint("Deployed")
+    first = entries(main_cf.parent)
+    transaction.commit(planned(main_cf, b"newer\n", table=b"more\n"), reversible)
+
+    restored = transaction.restore(reversible.in_progress, reversible.kept)
+    reversible.reverter.recovery_routine()
+
+    assert restored == [main_cf]
+    assert entries(main_cf.parent) == first
+
+    reversible.reverter.rollback_checkpoints(1)
+
+    assert entries(main_cf.parent) == before
+
+
 def test_certbot_can_still_undo_by_itself(stopped_postfix, postfix, reversible):
     before = stopped_postfix.main_cf.read_bytes()
-    plan = transaction.stage(postfix, DECISIONS, None)
-    transaction.commit(plan, reversible)
+    transaction.commit(staged_plan(postfix), reversible)
     reversible.reverter.finalize_checkpoint("Deployed")
 
     reversible.reverter.rollback_checkpoints(1)
@@ -374,7 +533,7 @@ def test_a_link_is_still_one_after_it_was_restored(
     stopped_postfix.main_cf.rename(target)
     stopped_postfix.main_cf.symlink_to(target)
     before, content = stopped_postfix.snapshot(), target.read_bytes()
-    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.commit(staged_plan(postfix), reversible)
 
     transaction.restore(reversible.in_progress, reversible.kept)
 
@@ -404,7 +563,7 @@ def test_what_was_edited_since_is_restored_and_kept(
 ):
     main_cf = stopped_postfix.main_cf
     before = stopped_postfix.snapshot()
-    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.commit(staged_plan(postfix), reversible)
     edited = main_cf.read_bytes() + b"# by hand\n"
     main_cf.write_bytes(edited)
 
@@ -420,10 +579,10 @@ def test_what_was_edited_since_is_restored_and_kept(
 
 @pytest.mark.parametrize("written", [True, False], ids=["written", "not yet written"])
 def test_what_nobody_edited_since_is_not_kept(postfix, reversible, written, caplog):
-    planned = transaction.stage(postfix, DECISIONS, None)
-    transaction.commit(planned, reversible)
+    change = staged_plan(postfix)
+    transaction.commit(change, reversible)
     if not written:
-        planned.main_cf.write_bytes(planned.before)
+        change.main_cf.path.write_bytes(change.main_cf.before or b"")
 
     transaction.restore(reversible.in_progress, reversible.kept)
 
@@ -434,9 +593,7 @@ def test_what_nobody_edited_since_is_not_kept(postfix, reversible, written, capl
 def test_a_plan_is_recognised_by_a_name_that_is_not_ascii(reversible, base):
     main_cf = base / "grün.cf"
     main_cf.write_bytes(b"before\n")
-    transaction.commit(
-        Plan(DECISIONS[:1], main_cf, b"before\n", b"after\n"), reversible
-    )
+    transaction.commit(planned(main_cf, b"after\n"), reversible)
 
     assert transaction.restore(reversible.in_progress, reversible.kept) == [main_cf]
     assert main_cf.read_bytes() == b"before\n"
@@ -447,7 +604,7 @@ def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
     stopped_postfix, postfix, reversible, caplog
 ):
     before = stopped_postfix.main_cf.read_bytes()
-    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.commit(staged_plan(postfix), reversible)
     stopped_postfix.main_cf.write_bytes(b"by = hand\n")
 
     transaction.restore(reversible.in_progress, reversible.kept / "none")
@@ -460,7 +617,7 @@ def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
 def test_a_restored_checkpoint_is_restored_once_only(
     stopped_postfix, postfix, reversible
 ):
-    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.commit(staged_plan(postfix), reversible)
     transaction.restore(reversible.in_progress, reversible.kept)
     stopped_postfix.main_cf.write_bytes(b"of somebody\n")
 
@@ -471,7 +628,7 @@ def test_a_restored_checkpoint_is_restored_once_only(
 
 def test_no_key_enters_a_checkpoint(postfix, reversible, deployed):
     transaction.put_bundle(deployed, b"SECRET", reversible)
-    transaction.commit(transaction.stage(postfix, DECISIONS, None), reversible)
+    transaction.commit(staged_plan(postfix), reversible)
 
     saved = [path for path in reversible.in_progress.rglob("*") if path.is_file()]
     assert saved

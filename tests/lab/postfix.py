@@ -38,7 +38,7 @@ alias_maps =
 alias_database =
 mydestination = $myhostname, localhost.example.org, localhost
 relayhost =
-mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+mynetworks = {mynetworks}
 mailbox_size_limit = 0
 recipient_delimiter = +
 inet_interfaces = loopback-only
@@ -56,8 +56,11 @@ local_transport = discard:
 default_transport = error:this Postfix sends no mail
 """
 
-_SMTPD = """\
+_SMTP = """\
 127.0.0.1:{smtp} inet n - n - - smtpd
+"""
+
+_SUBMISSION = """\
 127.0.0.1:{submission} inet n - n - - smtpd
   -o syslog_name=postfix/submission
   -o smtpd_tls_security_level=encrypt
@@ -70,6 +73,27 @@ _SMTPD = """\
   -o smtpd_reject_unlisted_recipient=no
   -o smtpd_relay_restrictions=permit_mynetworks,reject
 """
+
+_POSTSCREEN = """\
+127.0.0.1:{smtp} inet n - n - 1 postscreen
+smtpd pass - - n - - smtpd
+dnsblog unix - - n - 0 dnsblog
+tlsproxy unix - - n - 0 tlsproxy
+"""
+
+# A second is the shortest wait there is.  The test that follows the greeting is what
+# makes postscreen keep a client, and speak SMTP to it, rather than hand it to smtpd.
+_SCREENED = """\
+
+postscreen_greet_wait = 1s
+postscreen_pipelining_enable = yes
+"""
+
+_MYNETWORKS = "127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128"
+_MYNETWORKS_SCREENED = "127.0.0.1/32 [::1]/128"
+
+STRANGER = "127.0.0.2"
+"""The address of a client that postscreen does not know, on Linux without set-up."""
 
 
 class Entry(NamedTuple):
@@ -87,10 +111,24 @@ class PrivatePostfix:
 
     It is configured at once and runs between `start` and `stop`, or in a ``with``.
     `ports` has the ports of the services smtp, submission and submissions.
+
+    With *postscreen*, that is before smtp, and the address of a client decides who
+    does the handshake: from 127.0.0.1 it is passed to smtpd at once; from `STRANGER` it
+    is served by postscreen, its TLS by tlsproxy.  A stranger's first greeting takes a
+    second, all further ones no time, since postscreen remembers who waited.  He stays a
+    stranger as long as he ends with QUIT, which leaves the tests after the greeting
+    unfinished; one who goes on to RCPT is told 450, once, and passed from then on.
     """
 
-    def __init__(self, base: Path, *, hostname: str = "mx.example.org") -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        hostname: str = "mx.example.org",
+        postscreen: bool = False,
+    ) -> None:
         self.hostname = hostname
+        self.postscreen = postscreen
         self.base = base
         self.config_dir = base / "etc"
         self.main_cf = self.config_dir / "main.cf"
@@ -117,12 +155,17 @@ class PrivatePostfix:
         template = re.sub(r"(?m)(?<=key_file=).*", str(key), template)
         self.main_cf.write_text(
             template
-            + _DEBIAN.format(hostname=self.hostname)
+            + _DEBIAN.format(
+                hostname=self.hostname,
+                mynetworks=_MYNETWORKS_SCREENED if self.postscreen else _MYNETWORKS,
+            )
             + _PRIVATE.format(base=self.base)
+            + (_SCREENED if self.postscreen else "")
         )
         self.master_cf.write_text(
             _master((_SHARED / "master.cf.dist").read_text())
-            + _SMTPD.format_map(self.ports)
+            + (_POSTSCREEN if self.postscreen else _SMTP).format_map(self.ports)
+            + _SUBMISSION.format_map(self.ports)
         )
         self.settle()
 
@@ -235,15 +278,18 @@ class PrivatePostfix:
         return snapshot(self.config_dir)
 
     def served(
-        self, service: str = "smtp", *, sni: str | None = None
+        self, service: str = "smtp", *, sni: str | None = None, client: str = LOOPBACK
     ) -> x509.Certificate:
-        """Return the leaf that a new connection to *service* gets, trusted or not."""
+        """Return the leaf that a new connection to *service* gets, trusted or not.
+
+        It comes from the address *client*.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         connect = _connect if service == "submissions" else _start_tls
         with (
-            connect(self.ports[service]) as plain,
+            connect(self.ports[service], client) as plain,
             context.wrap_socket(plain, server_hostname=sni) as session,
         ):
             der = session.getpeercert(binary_form=True)
@@ -289,18 +335,26 @@ def _master(template: str) -> str:
     )
 
 
-def _connect(port: int) -> socket.socket:
-    return socket.create_connection((LOOPBACK, port), timeout=10)
+def _connect(port: int, client: str = LOOPBACK) -> socket.socket:
+    return socket.create_connection(
+        (LOOPBACK, port), timeout=10, source_address=(client, 0)
+    )
 
 
-def _start_tls(port: int) -> socket.socket:
-    client = smtplib.SMTP(LOOPBACK, port, local_hostname="lab.example.org", timeout=10)
-    client.ehlo()
-    code, reply = client.docmd("STARTTLS")
-    if code != 220 or client.sock is None:
-        client.close()
+def _start_tls(port: int, client: str) -> socket.socket:
+    session = smtplib.SMTP(
+        LOOPBACK,
+        port,
+        local_hostname="lab.example.org",
+        timeout=10,
+        source_address=(client, 0),
+    )
+    session.ehlo()
+    code, reply = session.docmd("STARTTLS")
+    if code != 220 or session.sock is None:
+        session.close()
         raise LabError(f"STARTTLS on port {port} was answered by {code} {reply!r}")
-    return client.sock
+    return session.sock
 
 
 def _greets(port: int) -> bool:

@@ -1,0 +1,306 @@
+"""What was found out about an instance, as values, before anything is concluded of it.
+
+Pure: `examination` collects it, `findings` and `diagnosis` conclude.  How Postfix reads
+certificates is told in postconf(5), smtpd_tls_chain_files and tls_server_sni_maps.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from certbot_postfix import plan, sni
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import (
+    CHAIN,
+    LEGACY,
+    Configuration,
+    Endpoint,
+    Service,
+)
+from certbot_postfix.probe import Seen
+
+# What the keys of tables of names stand for: the files of a chain.
+Entries = Mapping[str, tuple[Path, ...]]
+
+# The parameters of the SMTP client, and of its twin for LMTP, begin so.
+CLIENTS = ("smtp", "lmtp")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A private key in a file, by its public half; empty if it cannot be read."""
+
+    spki: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that the configuration names, with what is in it, in order.
+
+    *hidden* says why it could not be seen, *damage* why it cannot be used; *partly*
+    means that no key was read, and of the certificates the leaf.  It is *exposed* if
+    everybody can read it.
+    """
+
+    path: Path
+    blocks: tuple[Certificate | Key, ...] = ()
+    exists: bool = True
+    exposed: bool = False
+    hidden: str = ""
+    damage: str = ""
+    partly: bool = False
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The certificates in it."""
+        return tuple(each for each in self.blocks if isinstance(each, Certificate))
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The private keys in it."""
+        return tuple(each for each in self.blocks if isinstance(each, Key))
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Files that Postfix reads as one chain; *place* and *parameter* name them.
+
+    With the older parameters, the *key* has a file of its own, or the same one.
+    """
+
+    place: str
+    parameter: str
+    files: tuple[Path, ...]
+    key: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files, each once."""
+        return tuple(dict.fromkeys([*self.files, *([self.key] if self.key else [])]))
+
+    @property
+    def where(self) -> str:
+        """The parameter, and where it is set."""
+        return f"{self.parameter} in {self.place}"
+
+    @property
+    def client(self) -> bool:
+        """Whether it is the SMTP client that shows it, to servers."""
+        return self.parameter.startswith(tuple(f"{each}_" for each in CLIENTS))
+
+
+@dataclass(frozen=True, slots=True)
+class NameTable:
+    """A table of tls_server_sni_maps whose text is a file, with its databases."""
+
+    form: str
+    path: Path
+    entries: Entries
+    text: File
+    databases: tuple[File, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether Postfix finds what it looks up in, as far as could be seen."""
+        if self.text.hidden:
+            return True
+        return bool(self.databases) or (self.form == "texthash" and self.text.exists)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service showed to who asked for *server_name*, or why it showed nothing.
+
+    *key* is that of the table; *alive* is whether the service greeted at least.
+    """
+
+    endpoint: Endpoint
+    server_name: str | None = None
+    key: str = ""
+    seen: Seen | None = None
+    failure: str = ""
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What could not be looked at, and why."""
+
+    object: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All there is to conclude from.
+
+    *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
+    that matter, None of one that is gone.  *roots* are the subjects of the machine's
+    certificate authorities.  *running* is None if that could not be found out.
+    """
+
+    configuration: Configuration
+    now: datetime
+    bundles: Path
+    running: bool | None = None
+    files: Mapping[Path, File] = field(default_factory=dict)
+    tables: tuple[NameTable, ...] = ()
+    lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
+    roots: frozenset[str] = frozenset()
+    answers: tuple[Answer, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def table(self) -> Entries:
+        """What all tables say; of two, the first one counts."""
+        return {
+            key: paths
+            for table in reversed(self.tables)
+            for key, paths in table.entries.items()
+        }
+
+    @cached_property
+    def chains(self) -> list[Chain]:
+        """Return every chain that is named."""
+        return chains(self.configuration, self.tables)
+
+    @cached_property
+    def services(self) -> Mapping[str, Service]:
+        """The services that show a certificate, by name."""
+        found = plan.with_certificates(self.configuration)
+        return {str(service): service for service in found}
+
+    def configured(self, answer: Answer) -> list[Path]:
+        """Return the files whose certificate *answer* should have shown."""
+        if answer.key in self.table:
+            return list(self.table[answer.key])
+        service = self.services.get(answer.endpoint.service)
+        return plan.configured(self.configuration, service)
+
+    def leaf(self, path: Path) -> Certificate | None:
+        """Return the leaf certificate in the file *path*, if it could be seen."""
+        file = self.files.get(path)
+        return file.certificates[0] if file and file.certificates else None
+
+    def hidden(self, path: Path) -> bool:
+        """Whether it could not be seen what is in the file *path*."""
+        file = self.files.get(path)
+        return file is None or bool(file.hidden)
+
+    def leaves(self, paths: Iterable[Path]) -> list[Certificate]:
+        """Return the leaf certificates in the files *paths*."""
+        return [leaf for leaf in map(self.leaf, paths) if leaf]
+
+    def holder(self, leaf: Certificate) -> Path | None:
+        """Return the first file that has *leaf*."""
+        return self._holders.get(leaf)
+
+    @cached_property
+    def _holders(self) -> Mapping[Certificate, Path]:
+        found: dict[Certificate, Path] = {}
+        for chain in self.chains:
+            for path in chain.files:
+                if leaf := self.leaf(path):
+                    found.setdefault(leaf, path)
+        return found
+
+    def lineage(self, path: Path) -> str:
+        """Return the lineage that *path* is made of by its place, or empty."""
+        return lineage(path, self.bundles)
+
+
+def lineage(path: Path, bundles: Path) -> str:
+    """Return the lineage that *path* belongs to by its place, or empty."""
+    if path.parent == bundles:
+        return path.stem
+    return path.parent.name if path.parent.parent == bundles.parent / "live" else ""
+
+
+def chains(
+    configuration: Configuration, tables: Iterable[NameTable] = ()
+) -> list[Chain]:
+    """Return every chain that *configuration* or one of the *tables* names, once."""
+    found = list(_in_scope(configuration, "smtpd", None))
+    for service in plan.with_certificates(configuration):
+        found += _in_scope(configuration, "smtpd", service)
+    for prefix in CLIENTS:
+        found += _in_scope(configuration, prefix, None)
+        for service in configuration.services:
+            if service.command in CLIENTS:
+                found += _in_scope(configuration, prefix, service)
+    for table in tables:
+        distinct = dict.fromkeys(table.entries.values())
+        found += (Chain(str(table.path), sni.PARAMETER, each) for each in distinct)
+    return list(dict.fromkeys(found))
+
+
+def _in_scope(
+    configuration: Configuration, prefix: str, service: Service | None
+) -> Iterator[Chain]:
+    def place(name: str) -> str:
+        inside = service and name in service.overrides
+        return f"{service} of master.cf" if inside else "main.cf"
+
+    queue = configuration.value("queue_directory")
+    name = CHAIN.replace("smtpd", prefix)
+    listed = configuration.value(name, service).replace(",", " ").split()
+    if listed:
+        yield Chain(place(name), name, tuple(Path(queue, each) for each in listed))
+        return
+    pairs = zip(LEGACY[::2], LEGACY[1::2], strict=True)
+    for certificate, key in (
+        tuple(each.replace("smtpd", prefix) for each in pair) for pair in pairs
+    ):
+        file = configuration.value(certificate, service)
+        if file not in ("", "none"):
+            held = configuration.value(key, service)
+            yield Chain(
+                place(certificate), certificate, (Path(queue, file),), Path(queue, held)
+            )
+
+
+def authorities(configuration: Configuration) -> dict[str, Path]:
+    """Return the files of certificate authorities, by parameter and place."""
+    queue = configuration.value("queue_directory")
+    found = {}
+    for name in ("smtpd_tls_CAfile", *(f"{each}_tls_CAfile" for each in CLIENTS)):
+        if value := configuration.value(name):
+            found[f"{name} in main.cf"] = Path(queue, value)
+        for service in configuration.services:
+            if value := service.overrides.get(name, ""):
+                found[f"{name} in {service} of master.cf"] = Path(queue, value)
+    return found
+
+
+def named_tables(configuration: Configuration) -> list[tuple[str, Path]]:
+    """Return the tables in files that tls_server_sni_maps of main.cf names."""
+    value = configuration.value(sni.PARAMETER)
+    found = re.findall(r"([\w-]+):(/[^\s,{}]+)", value)
+    return [(form, Path(path)) for form, path in found if form in _TEXTUAL]
+
+
+_TEXTUAL = ("texthash", *sni.DATABASES)
+
+
+def entries(text: bytes) -> dict[str, tuple[Path, ...]]:
+    """Read the text of any table of names; of a key given twice, the first counts.
+
+    The syntax is that of postmap(1): a line that begins with blanks continues another.
+    """
+    lines: list[str] = []
+    for line in text.decode(errors="surrogateescape").split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0].isspace() and lines:
+            lines[-1] += line
+        else:
+            lines.append(line)
+    found: dict[str, tuple[Path, ...]] = {}
+    for key, *words in (line.replace(",", " ").split() for line in lines):
+        if words:
+            found.setdefault(key.lower(), tuple(map(Path, words)))
+    return found

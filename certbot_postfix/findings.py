@@ -1,0 +1,73 @@
+"""What is wrong, as a value.
+
+Pure.  One cause is one finding, however many places it shows in: `merged` sees to that.
+`keyfiles`, `settings` and `diagnosis` find.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+
+class Code(Enum):
+    """The kinds of findings, by the stable names that monitoring sees."""
+
+    NOT_RUNNING = "postfix-not-running"
+    NO_ANSWER = "no-answer"
+    NO_CERTIFICATE = "no-certificate"
+    NO_TLS = "no-tls"
+    FILE_MISSING = "file-missing"
+    FILE_UNUSABLE = "file-unusable"
+    KEY_MISMATCH = "key-mismatch"
+    READABLE = "readable-by-others"
+    EXPIRED = "expired"
+    EXPIRES_SOON = "expires-soon"
+    NOT_YET_VALID = "not-yet-valid"
+    STALE = "stale"
+    SELF_SIGNED = "self-signed"
+    LINEAGE_MISSING = "lineage-missing"
+    NAME_NOT_COVERED = "name-not-covered"
+    SNI_NOT_COVERED = "sni-name-not-covered"
+    CHAIN_INCOMPLETE = "chain-incomplete"
+    OVERRIDE = "override-hides"
+    IGNORED = "ignored-parameter"
+    DEPRECATED = "deprecated-parameter"
+    CLIENT_PURPOSE = "client-purpose"
+    CA_FILE = "ca-file-own-chain"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One cause: what is wrong with *object*, *places* where it shows, and a hint."""
+
+    code: Code
+    object: str
+    message: str
+    hint: str
+    places: tuple[str, ...] = ()
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Return each cause once, with all its places, in the order of the codes."""
+    found: dict[tuple[Code, str], Finding] = {}
+    for each in findings:
+        cause = (each.code, each.object)
+        known = found.setdefault(cause, each)
+        places = dict.fromkeys((*known.places, *each.places))
+        found[cause] = replace(known, places=tuple(places))
+    order = list(Code)
+    return sorted(
+        found.values(), key=lambda each: (order.index(each.code), each.object)
+    )
+
+
+def missing(path: Path, consequence: str, where: str) -> Finding:
+    """Return that *path* is missing."""
+    return Finding(
+        Code.FILE_MISSING,
+        str(path),
+        f"{path} is missing: {consequence}",
+        "bring it back, or name another file",
+        (where,),
+    )

@@ -1,0 +1,232 @@
+"""Looks at the files that a configuration names: what is in them, who can read them.
+
+Writes nothing.  What this user may not see is told as `Unseen`, and is no error.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from certbot_postfix import evidence
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import CertificateError
+from certbot_postfix.evidence import Chain, File, Key, NameTable, Unseen
+
+# More bytes than any file of keys, certificates or authorities has.
+LARGEST = 10_000_000
+
+# Of tables with more chains, the files are read in part: the leaf, and whether there is
+# a key.  To check an RSA key takes a tenth of a second.
+THOROUGH = 50
+
+_BLOCK = re.compile(
+    rb"-----BEGIN (CERTIFICATE|(?:[A-Z0-9]+ )*PRIVATE KEY)-----.+?-----END \1-----",
+    re.DOTALL,
+)
+
+# Only the public half is wanted.  cryptography 38 cannot do without the check.
+_QUICKLY: dict[str, Any] = (
+    {"unsafe_skip_rsa_key_validation": True}
+    if "unsafe_skip_rsa_key_validation" in signature(load_pem_private_key).parameters
+    else {}
+)
+
+# What postmap(1) makes of a table: hash may be redirected to lmdb.
+_DATABASES = (".db", ".lmdb", ".cdb")
+
+
+Blocks = tuple[Certificate | Key, ...]
+
+
+class Inspection:
+    """What was found in the files that *configuration* names; *bundles* is ours."""
+
+    def __init__(self, configuration: Configuration, bundles: Path) -> None:
+        self.configuration = configuration
+        self.bundles = bundles
+        self.live = bundles.parent / "live"
+        self.files: dict[Path, File] = {}
+        self.tables: list[NameTable] = []
+        self.lineages: dict[str, Certificate | None] = {}
+        self.roots: frozenset[str] = frozenset()
+        self.unseen: list[Unseen] = []
+        self._reachable: dict[Path, bool] = {}
+
+    def look(self) -> None:
+        """Look at everything, what matters most first."""
+        with warnings.catch_warnings():
+            # cryptography dislikes the numbers of some old authorities.
+            warnings.simplefilter("ignore")
+            self._look()
+
+    def _look(self) -> None:
+        for chain in evidence.chains(self.configuration):
+            for path in chain.paths:
+                self._keep(path)
+        for path in evidence.authorities(self.configuration).values():
+            if path not in self.files:
+                self.files[path] = self._file(path, authorities)
+        self._look_for_roots()
+        for form, path in evidence.named_tables(self.configuration):
+            self._look_into_table(form, path)
+        named = {each for table in self.tables for each in table.entries.values()}
+        for path in sorted({path for paths in named for path in paths}):
+            self._keep(path, partly=len(named) > THOROUGH)
+        chains = evidence.chains(self.configuration, self.tables)
+        self._look_for_lineages([each for each in chains if not each.client])
+
+    def _keep(self, path: Path, *, partly: bool = False) -> None:
+        if path not in self.files:
+            read = first_blocks if partly else blocks
+            self.files[path] = replace(self._file(path, read), partly=partly)
+
+    def _file(self, path: Path, read: Callable[[bytes], Blocks]) -> File:
+        try:
+            with path.open("rb") as file:
+                found = read(file.read(LARGEST))
+            return File(path, found, exposed=self._exposed(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return File(path, exists=False)
+        except OSError as error:
+            return self._hidden(path, error.strerror or str(error))
+        except CertificateError as error:
+            return File(path, exposed=self._exposed(path), damage=error.message)
+
+    def _hidden(self, path: Path, reason: str) -> File:
+        self.unseen.append(Unseen(str(path), reason))
+        return File(path, hidden=reason)
+
+    def _exposed(self, path: Path) -> bool:
+        """Whether every user can read *path*, through all directories above it."""
+        try:
+            real = path.resolve()
+            return bool(real.stat().st_mode & 0o004) and self._passable(real.parent)
+        except OSError:
+            return False
+
+    def _passable(self, directory: Path) -> bool:
+        if directory not in self._reachable:
+            above = directory == directory.parent or self._passable(directory.parent)
+            mode = directory.stat().st_mode
+            self._reachable[directory] = above and bool(mode & 0o001)
+        return self._reachable[directory]
+
+    def _look_into_table(self, form: str, path: Path) -> None:
+        entries: evidence.Entries = {}
+        text = File(path, exposed=self._exposed(path))
+        try:
+            entries = evidence.entries(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            text = File(path, exists=False)
+        except OSError as error:
+            text = self._hidden(path, error.strerror or str(error))
+        databases = []
+        if form != "texthash" and not text.hidden:
+            beside = (path.with_name(path.name + each) for each in _DATABASES)
+            databases = [
+                File(each, exposed=self._exposed(each))
+                for each in beside
+                if each.exists()
+            ]
+        self.tables.append(NameTable(form, path, entries, text, tuple(databases)))
+
+    def _look_for_lineages(self, chains: Iterable[Chain]) -> None:
+        paths = dict.fromkeys(path for chain in chains for path in chain.files)
+        names = {evidence.lineage(path, self.bundles): path for path in paths}
+        try:
+            there = {path.name for path in self.live.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            there = set()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.unseen.append(Unseen(f"certbot's lineages in {self.live}", reason))
+            return
+        # A copy of certbot's files is known by its names alone.
+        copies = any(
+            self.files[path].certificates
+            for path in paths
+            if not evidence.lineage(path, self.bundles) and path in self.files
+        )
+        for name in sorted({*names, *(there if copies else ())} - {""}):
+            self._look_at_lineage(name, names.get(name))
+
+    def _look_at_lineage(self, name: str, bundle: Path | None) -> None:
+        path = self.live / name / "fullchain.pem"
+        try:
+            found = File(path, first_blocks(path.read_bytes())).certificates
+            if found:
+                self.lineages[name] = found[0]
+            else:
+                self.unseen.append(Unseen(str(path), "there is no certificate in it"))
+        except (FileNotFoundError, NotADirectoryError):
+            if bundle:
+                self.lineages[name] = None
+        except OSError as error:
+            self.unseen.append(Unseen(str(path), error.strerror or str(error)))
+        except CertificateError as error:
+            self.unseen.append(Unseen(str(path), error.message))
+
+    def _look_for_roots(self) -> None:
+        """Learn the machine's authorities, if some file has a leaf and no issuer."""
+        bundle = self.configuration.ca_bundle
+        bare = any(len(file.certificates) == 1 for file in self.files.values())
+        if not (bundle and bare):
+            return
+        found = self._file(bundle, authorities).certificates
+        self.roots = frozenset(each.subject for each in found)
+
+
+def blocks(text: bytes) -> Blocks:
+    """Return the keys and certificates in *text*, in order."""
+    found: list[Certificate | Key] = []
+    for block in _BLOCK.finditer(text):
+        if block[1] == b"CERTIFICATE":
+            found += Certificate.all_from_pem(block[0])
+        else:
+            found.append(Key(_spki(block[0])))
+    return tuple(found)
+
+
+def first_blocks(text: bytes) -> Blocks:
+    """Return the first certificate in *text*, and the first key, which is not read."""
+    first = {block[1] == b"CERTIFICATE": block[0] for block in _backwards(text)}
+    key = [Key(b"")] if False in first else []
+    return (
+        *key,
+        *([Certificate.all_from_pem(first[True])[0]] if True in first else []),
+    )
+
+
+def authorities(text: bytes) -> Blocks:
+    """Return the certificates in *text*, but for those that cryptography refuses."""
+    found: list[Certificate] = []
+    for block in _BLOCK.finditer(text):
+        with suppress(CertificateError):
+            found += Certificate.all_from_pem(block[0])
+    return tuple(found)
+
+
+def _backwards(text: bytes) -> list[re.Match[bytes]]:
+    return list(_BLOCK.finditer(text))[::-1]
+
+
+def _spki(pem: bytes) -> bytes:
+    """Return the public half of a private key, empty if it cannot be read."""
+    try:
+        public = load_pem_private_key(pem, None, **_QUICKLY).public_key()
+    except (TypeError, ValueError, UnsupportedAlgorithm):  # the first: encrypted
+        return b""
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

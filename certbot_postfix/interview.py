@@ -1,0 +1,204 @@
+"""Asks the services what they show, side by side, and takes note of the answers.
+
+It sends no mail, and never waits longer than it may.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from certbot_postfix import probe, sni
+from certbot_postfix.configuration import Endpoint, endpoints, with_own_certificate
+from certbot_postfix.deadline import Deadline
+from certbot_postfix.errors import ProofError, UnansweredError
+from certbot_postfix.evidence import Answer, Facts, Unseen
+from certbot_postfix.probe import Question
+
+# Names are asked for of at most so many chains, one name each: docs/monitoring.rst.
+CHAINS = 50
+
+# Which types of key a service can be asked for; see `probe`.
+_TYPES = frozenset({"RSA", "ECDSA"})
+
+# A question, and the key of the table that it is about, if any.
+Asked = tuple[Question, str]
+
+
+class Interview:
+    """Asks the services of *facts*, side by side, until the *deadline*."""
+
+    def __init__(self, facts: Facts, deadline: Deadline) -> None:
+        self.known = facts
+        self.deadline = deadline
+        self.answers: dict[Asked, Answer] = {}
+        self.unseen: list[Unseen] = list(facts.unseen)
+        self.notes: list[str] = list(facts.notes)
+
+    def facts(self) -> Facts:
+        """Return the facts with the answers."""
+        configuration = self.known.configuration
+        found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
+        places = [endpoint for endpoint in found if _here(endpoint)]
+        plain = [(Question(each, None), "") for each in places if self._default(each)]
+        # Half of the time: one that hangs must not take it all.
+        self._ask(plain, self.deadline.left / 2)
+        dead = {
+            question.endpoint
+            for question, _ in plain
+            if not self.answers[question, ""].alive
+        }
+        answering = [each for each in places if each not in dead]
+        self._ask(self._further(answering), self.deadline.left)
+        return replace(
+            self.known,
+            answers=tuple(self.answers.values()),
+            unseen=tuple(self.unseen),
+            notes=tuple(self.notes),
+        )
+
+    def _default(self, endpoint: Endpoint) -> bool:
+        """Whether a certificate is due who asks for no name."""
+        service = self.known.services[endpoint.service]
+        value = self.known.configuration.value("smtpd_tls_cert_file", service)
+        # Else it serves by name only.
+        return value != "none" or bool(self.known.configured(Answer(endpoint)))
+
+    def _further(self, answering: list[Endpoint]) -> list[Asked]:
+        """Return the questions for names, and for further types of key."""
+        names = self._names()
+        found: list[Asked] = []
+        for endpoint in {each.service: each for each in reversed(answering)}.values():
+            if self._own_table(endpoint):
+                continue
+            found += [(Question(endpoint, name), key) for key, name in names.items()]
+        plain = [(Question(each, None), "") for each in answering]
+        return [
+            *found,
+            *(
+                (replace(question, key_type=key_type), key)
+                for question, key in (*plain, *found)
+                for key_type in self._types(question, key)
+            ),
+        ]
+
+    def _own_table(self, endpoint: Endpoint) -> bool:
+        configuration = self.known.configuration
+        service = self.known.services[endpoint.service]
+        value = configuration.value(sni.PARAMETER, service)
+        return value != configuration.value(sni.PARAMETER)
+
+    def _names(self) -> dict[str, str]:
+        """Return which names are asked for, by key: one for each chain."""
+        table = self.known.table
+        by_chain: dict[tuple[Path, ...], str] = {}
+        for key in sorted(table, key=lambda key: (key.startswith("."), key)):
+            by_chain.setdefault(table[key], key)
+        chains = sorted(by_chain, key=self._newest, reverse=True)[:CHAINS]
+        if table:
+            self.notes.append(
+                f"the tables have {len(table)} names with {len(by_chain)} chains: one"
+                f" name was asked for of each of {len(chains)} chains"
+            )
+        elif self.known.configuration.value(sni.PARAMETER):
+            host = self.known.configuration.value("myhostname")
+            return {"": host}
+        return {by_chain[chain]: sni.asked(by_chain[chain], table) for chain in chains}
+
+    def _newest(self, chain: Iterable[Path]) -> float:
+        """What was renewed last is asked for first."""
+        found = self.known.leaves(chain)
+        return max((leaf.not_before.timestamp() for leaf in found), default=0.0)
+
+    def _types(self, question: Question, key: str) -> list[str]:
+        paths = self.known.configured(Answer(question.endpoint, key=key))
+        found = {leaf.key_type for leaf in self.known.leaves(paths)}
+        return sorted(found & _TYPES) if len(found) > 1 else []
+
+    def _ask(self, questions: list[Asked], seconds: float) -> None:
+        """Ask all *questions*, and take note of the answers that come in time."""
+        pending = list(reversed(questions))
+        done: dict[Asked, Answer] = {}
+        end = time.monotonic() + seconds
+        attempt = max(0.1, min(probe.ATTEMPT, seconds / 2))
+
+        def work() -> None:
+            while pending and time.monotonic() < end:
+                try:
+                    asked = pending.pop()
+                except IndexError:
+                    return
+                done[asked] = _answer(*asked, attempt)
+
+        threads = [
+            threading.Thread(target=work, daemon=True)
+            for _ in range(min(probe.PARALLEL, len(questions)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self._note(questions, dict(done))
+
+    def _note(
+        self,
+        questions: list[Asked],
+        done: dict[Asked, Answer],
+    ) -> None:
+        late = 0
+        for asked in questions:
+            question, answer = asked[0], done.get(asked)
+            if question.key_type and (answer is None or not answer.seen):
+                plain = self._plain(asked)
+                if plain is None or not plain.seen:
+                    continue  # nor is there another certificate
+                # With TLS 1.3 alone, a type of key cannot be asked for.
+                reason = answer.failure if answer else "no answer in time"
+                what = f"the {question.key_type} certificate of {question}"
+                self.unseen.append(Unseen(what, reason))
+            elif answer:
+                self._take(asked, answer)
+            elif question.server_name is None:
+                told = "no answer in time"
+                silent = Answer(question.endpoint, failure=told, alive=False)
+                self.answers[asked] = silent
+            else:
+                late += 1
+        if late:
+            reason = f"not asked within {self.deadline.seconds:g} seconds"
+            self.unseen.append(Unseen(f"{late} answers for names", reason))
+
+    def _take(self, asked: Asked, answer: Answer) -> None:
+        """Keep an *answer*, unless it is what is shown without asking for a type."""
+        before = self._plain(asked)
+        known = before.seen.leaf if before and before.seen else None
+        if not (known and answer.seen and answer.seen.leaf == known):
+            self.answers[asked] = answer
+
+    def _plain(self, asked: Asked) -> Answer | None:
+        question, key = asked
+        return self.answers.get((replace(question, key_type=""), key))
+
+
+def _answer(question: Question, key: str, timeout: float) -> Answer:
+    told = Answer(question.endpoint, question.server_name, key)
+    try:
+        return replace(told, seen=probe.look(question, timeout=timeout))
+    except ProofError as error:
+        alive = not isinstance(error, UnansweredError)
+        reason = str(error.__cause__ or error.message)
+        return replace(told, failure=reason, alive=alive)
+
+
+def _here(endpoint: Endpoint) -> bool:
+    """Whether this machine has the address, which an IPv6 one may not be."""
+    if ":" not in endpoint.host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind((endpoint.host, 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,184 @@
+"""What one Postfix instance uses of certbot's certificates, read from its own files.
+
+Nothing of that is remembered elsewhere: the bundles that main.cf and the table of names
+name are those that are deployed.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from certbot_postfix import certificates, files, plan, sni
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import CertificateError, ProgramError
+from certbot_postfix.lineage import Lineage
+from certbot_postfix.placement import Deployed, Standing
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.promises import Promise
+from certbot_postfix.sni import Table
+from certbot_postfix.tables import Tables
+
+logger = logging.getLogger(__name__)
+
+
+class Inventory:
+    """The view of *postfix*; *bundles* is our directory below certbot's."""
+
+    def __init__(self, postfix: Postfix, bundles: Path) -> None:
+        self.postfix = postfix
+        self.bundles = bundles
+        self.live = bundles.parent / "live"
+        self.tables = Tables(postfix)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The configuration as it was when it was first asked for."""
+        return self.postfix.read()
+
+    @cached_property
+    def table(self) -> Table:
+        """The table of names, empty if main.cf names none of ours."""
+        return self.tables.read() if self.form else {}
+
+    @property
+    def form(self) -> str:
+        """The type of map as which main.cf names the table, empty if it does not."""
+        return sni.form(self.configuration, self.tables.path)
+
+    def forget(self) -> None:
+        """Read everything anew when it is asked for again."""
+        self.__dict__.pop("configuration", None)
+        self._forget_table()
+
+    def changed(self) -> None:
+        """Read anew what a change of main.cf or of the table may change."""
+        self.configuration = self.postfix.read_again(self.configuration)
+        self._forget_table()
+
+    def _forget_table(self) -> None:
+        for name in ("table", "_named"):
+            self.__dict__.pop(name, None)
+
+    def default(self) -> list[Deployed]:
+        """Return what main.cf has served by default, as far as it exists."""
+        return leaves(plan.configured(self.configuration))
+
+    def deployed(self) -> list[Path]:
+        """Return the bundles that main.cf or the table of names names."""
+        default = plan.deployed(self.configuration, self.bundles)
+        named = sorted(sni.bundles(self.table) - set(map(str, default)))
+        ours = [Path(each) for each in named if each.startswith(f"{self.bundles}/")]
+        return [*default, *ours]
+
+    def standing(self, names: Iterable[str]) -> Standing:
+        """Return what matters when a certificate for *names* is to be deployed."""
+        found = (self.table.get(key, ()) for key in sni.keys(names))
+        peers = leaves({Path(path) for paths in found for path in paths})
+        return Standing(self.default(), self.table, peers)
+
+    def uses(self, path: Path) -> bool:
+        """Whether main.cf or the table of names names the bundle *path*."""
+        default = plan.deployed(self.configuration, self.bundles)
+        return path in default or str(path) in self._named
+
+    @cached_property
+    def _named(self) -> set[str]:
+        return sni.bundles(self.table)
+
+    def missed(self) -> list[Lineage]:
+        """Return the deployed lineages that are newer than their bundles.
+
+        Only those are looked into that certbot touched after us, or that are unproven.
+        """
+        unproven = {path.name for path in self.bundles.glob(f".*{files.OLD}")}
+        return [
+            lineage
+            for lineage in self.lineages()
+            if self.uses(self.path_of(lineage))
+            and self._suspect(lineage, unproven)
+            and lineage.missed_by(self.path_of(lineage), self.postfix.directory)
+        ]
+
+    def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
+        path = self.path_of(lineage)
+        if files.previous(path).name in unproven or not path.exists():
+            return True
+        return lineage.fullchain.lstat().st_mtime >= path.stat().st_mtime
+
+    def path_of(self, lineage: Lineage) -> Path:
+        """Return where the bundle of *lineage* is."""
+        return self.bundles / f"{lineage.name}.pem"
+
+    def answered(self, keys: Collection[str]) -> dict[str, str]:
+        """Return those *keys* that the administrator's own tables answer first.
+
+        Each comes with the table.
+        """
+        found: dict[str, str] = {}
+        for table, answers in self._answers(keys):
+            found = {**dict.fromkeys(answers, table), **found}
+        return found
+
+    def by_hand(self, lineages: Collection[Lineage]) -> list[Promise]:
+        """Return what services that read the files of *lineages* themselves must show.
+
+        The administrator has named those files in main.cf, master.cf or a table.
+        """
+        by_directory = {each.fullchain.parent: each for each in lineages}
+        return [*self._in_services(by_directory), *self._in_tables(by_directory)]
+
+    def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
+        for service in plan.with_certificates(self.configuration):
+            used = plan.configured(self.configuration, service)
+            for directory in {path.parent for path in used} & lineages.keys():
+                expected = (lineages[directory].bundle().leaf,)
+                yield Promise(None, expected, frozenset({str(service)}))
+
+    def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
+        if not sni.before(self.configuration, self.tables.path):
+            return
+        found = {directory: each.leaf() for directory, each in lineages.items()}
+        leaves = {directory: leaf for directory, leaf in found.items() if leaf}
+        keys = sni.keys(name for leaf in leaves.values() for name in leaf.names)
+        for table, answers in self._answers(keys):
+            for directory, leaf in leaves.items():
+                for key in sorted(sni.keys(leaf.names) & answers.keys()):
+                    if f"{directory}/" in answers[key]:
+                        yield Promise(sni.asked(key, answers), (leaf,))
+                    elif certificates.is_copy_before(answers[key], leaf):
+                        logger.warning(
+                            "%s has a copy of an older certificate for %s\nWhat to do:"
+                            " postmap -F %s, and reload Postfix",
+                            table,
+                            key,
+                            table,
+                        )
+
+    def _answers(self, keys: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        for table in sni.before(self.configuration, self.tables.path):
+            try:
+                yield table, self.tables.answers(table, keys)
+            except ProgramError as error:
+                logger.warning("%s of main.cf cannot be asked: %s", table, error)
+
+    def lineages(self) -> list[Lineage]:
+        """Return all lineages that certbot has."""
+        there = sorted(self.live.iterdir()) if self.live.is_dir() else []
+        found = (Lineage.live(self.live, path.name) for path in there)
+        return [lineage for lineage in found if lineage.fullchain.exists()]
+
+
+def leaves(paths: Iterable[Path]) -> list[Deployed]:
+    """Return each of *paths* that exists with its leaf certificate."""
+    found = ((path, certificates_in(path)) for path in paths)
+    return [Deployed(path, chain[0]) for path, chain in found if chain]
+
+
+def certificates_in(path: Path) -> list[Certificate]:
+    """Return the certificates in the file *path*, none if there are none."""
+    try:
+        return Certificate.all_from_pem(files.read(path)) if path.exists() else []
+    except CertificateError:
+        return []

@@ -1,0 +1,210 @@
+"""What is wrong with the files that Postfix reads keys and certificates from.
+
+Pure: facts in, findings out.  How Postfix reads them is told in postconf(5),
+smtpd_tls_chain_files; that TLS is off where it cannot, in the mail log alone.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from certbot_postfix import evidence, purposes, sni
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.evidence import Chain, Facts, File, Key
+from certbot_postfix.findings import Code, Finding, missing
+
+
+def of_files(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the files that Postfix reads."""
+    for chain in facts.chains:
+        yield from _of_chain(facts, chain)
+    for where, path in evidence.authorities(facts.configuration).items():
+        file = facts.files.get(path)
+        if file and not file.exists:
+            yield missing(path, "the authorities of others are not known", where)
+        elif file and not file.hidden:
+            yield from _of_authorities(facts, file, where)
+    for table in facts.tables:
+        if not table.usable:
+            told = "who asks for any server name gets no certificate"
+            yield missing(table.path, told, f"{sni.PARAMETER} in main.cf")
+    yield from _readable(facts)
+
+
+def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
+    files = [facts.files[path] for path in chain.paths if path in facts.files]
+    consequence = (
+        "the client has no certificate, and may send in clear text"
+        if chain.client
+        else "TLS fails where it is named"
+    )
+    absent = [file.path for file in files if not file.exists]
+    for path in absent:
+        yield missing(path, consequence, chain.where)
+    seen = len(files) == len(chain.paths) and not any(
+        file.hidden or file.partly for file in files
+    )
+    if seen and not absent:
+        fault = _unusable(files) or _mismatch(chain, files)
+        if fault:
+            code, path, message, hint = fault
+            told = f"{path} {message}: {consequence}"
+            yield Finding(code, str(path), told, hint, (chain.where,))
+        elif chain.client:
+            yield from _of_client(chain, files[0])
+        else:
+            yield from _incomplete(facts, chain, files)
+
+
+Fault = tuple[Code, Path, str, str]
+
+
+def _unusable(files: Sequence[File]) -> Fault | None:
+    for file in files:
+        if file.damage:
+            message = f"cannot be read: {file.damage}"
+        elif not file.blocks:
+            message = "has neither certificate nor key"
+        elif any(not key.spki for key in file.keys):
+            message = "has a private key that cannot be read without a password"
+        else:
+            continue
+        return Code.FILE_UNUSABLE, file.path, message, "name a PEM file that is whole"
+    return None
+
+
+def _mismatch(chain: Chain, files: Sequence[File]) -> Fault | None:
+    """Return what is wrong with the order and the pairs of keys and certificates."""
+    blocks: list[tuple[Path, Certificate | Key]] = []
+    if chain.key:
+        keys = [file for file in files if file.path == chain.key]
+        blocks = [(file.path, key) for file in keys for key in file.keys[:1]]
+        blocks += [
+            (file.path, each)
+            for file in files
+            if file.path in chain.files
+            for each in file.certificates
+        ]
+    else:
+        blocks = [(file.path, each) for file in files for each in file.blocks]
+    hint = "name a key and its certificate, the key first"
+    before: Certificate | Key | None = None
+    for path, block in blocks:
+        if before is None and not isinstance(block, Key):
+            return Code.KEY_MISMATCH, path, "has no private key before it", hint
+        if isinstance(before, Key) and isinstance(block, Key):
+            return Code.KEY_MISMATCH, path, "follows a key without certificate", hint
+        if isinstance(before, Key) and before.spki != getattr(block, "spki", b""):
+            message = "has a certificate that is not that of the private key"
+            return Code.KEY_MISMATCH, path, message, hint
+        before = block
+    if isinstance(before, Key):
+        message = "has a private key, but no certificate for it follows"
+        return Code.KEY_MISMATCH, blocks[-1][0], message, hint
+    return None
+
+
+def _of_client(chain: Chain, file: File) -> Iterator[Finding]:
+    leaf = next(iter(file.certificates), None)
+    if leaf and not purposes.of_clients(leaf):
+        yield Finding(
+            Code.CLIENT_PURPOSE,
+            str(file.path),
+            f"{file.path} is shown to other servers as the client's certificate, but"
+            " is not for that purpose (extended key usage): who checks it refuses it",
+            f"unset {chain.parameter} unless another server asks for it; Let's Encrypt"
+            " issues none for clients since 2026",
+            (chain.where,),
+        )
+
+
+def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[Finding]:
+    """Judge what follows the leaf: its issuers, unless the clients know them."""
+    if facts.configuration.value("smtpd_tls_CApath"):
+        return  # OpenSSL completes a chain from there, too
+    named = evidence.authorities(facts.configuration).items()
+    added = [
+        certificate.subject
+        for where, path in named
+        if where.startswith("smtpd_") and path in facts.files
+        for certificate in facts.files[path].certificates
+    ]
+    certificates = [each for file in files for each in file.certificates]
+    keys = {key.spki for file in files for key in file.keys}
+    for at, leaf in enumerate(certificates):
+        if leaf.spki not in keys or leaf.self_signed:
+            continue
+        rest = itertools.takewhile(
+            lambda each: each.spki not in keys, certificates[at + 1 :]
+        )
+        subjects = [each.subject for each in rest]
+        if leaf.issuer not in (*subjects, *added, *facts.roots):
+            holder = next(file.path for file in files if leaf in file.certificates)
+            yield Finding(
+                Code.CHAIN_INCOMPLETE,
+                str(holder),
+                f"{holder} has no certificate of {leaf.issuer}, which issued {leaf}:"
+                " clients that verify it cannot",
+                "name the full chain: fullchain.pem of certbot, not cert.pem",
+                (chain.where,),
+            )
+
+
+def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
+    if not file.certificates:
+        yield Finding(
+            Code.FILE_UNUSABLE,
+            str(file.path),
+            f"{file.path} has no certificates of authorities: TLS fails where it is"
+            " named",
+            "name a bundle of authorities",
+            (where,),
+        )
+        return
+    anchors = any(
+        each.self_signed and purposes.of_authorities(each) for each in file.certificates
+    )
+    own = {leaf.spki for chain in facts.chains for leaf in facts.leaves(chain.files)}
+    own_leaf = any(each.spki in own for each in file.certificates)
+    leaf_only = all(each.self_signed for each in file.certificates) and not own_leaf
+    if where.startswith("smtpd_") or (anchors and not own_leaf) or leaf_only:
+        return  # the server's may complete its own chain
+    bundle = facts.configuration.ca_bundle or "the machine's bundle of authorities"
+    yield Finding(
+        Code.CA_FILE,
+        str(file.path),
+        f"{file.path} holds a chain of a site, not the authorities that the client"
+        " trusts: certificates of other servers cannot be verified",
+        f"{where.split(maxsplit=1)[0]} = {bundle}",
+        (where,),
+    )
+
+
+def _readable(facts: Facts) -> Iterator[Finding]:
+    ours = facts.configuration.directory / sni.NAME
+    for table in facts.tables:
+        texts = (table.text,) if table.path == ours else ()
+        places = tuple(
+            str(file.path) for file in (*texts, *table.databases) if file.exposed
+        )
+        if places:
+            yield Finding(
+                Code.READABLE,
+                str(table.path),
+                f"{' and '.join(places)} can be read by every user: a database of"
+                " names holds the private keys, and gets the mode of its text",
+                f"chmod 600 {' '.join(places)}, and replace the keys",
+                places,
+            )
+    for chain in facts.chains:
+        for path in chain.paths:
+            file = facts.files.get(path)
+            if file and file.exposed and file.keys:
+                yield Finding(
+                    Code.READABLE,
+                    str(path),
+                    f"{path} can be read by every user, with the private key in it:"
+                    " whoever has the key can pose as this server",
+                    f"chmod 600 {path}, and replace the key",
+                    (chain.where,),
+                )

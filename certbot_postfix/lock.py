@@ -1,0 +1,67 @@
+"""One at a time: the lock of certbot's installers, on Postfix's configuration.
+
+certbot runs deploy hooks while its installer holds that lock, and waits for them.
+Linux only is known from whom it is, by proc(5); elsewhere one waits in vain.
+"""
+
+import errno
+import os
+import re
+import time
+from pathlib import Path
+
+from certbot import errors, util
+
+from certbot_postfix.errors import Error
+from certbot_postfix.listeners import open_files
+
+# Seconds between two attempts.
+PAUSE = 0.2
+
+
+def take(directory: Path, *, wait: float = 0) -> bool:
+    """Lock *directory* until this process ends.
+
+    Wait for another process for *wait* seconds; then raise `Error`.  Returns False if
+    the lock is that of a certbot which has started this process.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            util.lock_dir_until_exit(str(directory))
+        except errors.LockError as error:
+            if wait and _held_by_ancestor(directory):
+                return False
+            if time.monotonic() >= deadline:
+                raise Error(
+                    f"could not lock {directory}: {error}",
+                    hint="wait until the other certbot has ended",
+                ) from error
+            time.sleep(PAUSE)
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return True  # nobody can change anything there; a bundle is elsewhere
+            raise Error(
+                f"could not lock {directory}: {error.strerror}",
+                hint="see that it exists, and is Postfix's configuration directory",
+            ) from error
+        else:
+            return True
+
+
+def _held_by_ancestor(directory: Path) -> bool:
+    lock, process = str(directory.resolve() / ".certbot.lock"), os.getppid()
+    while process > 1:
+        if lock in open_files(process):
+            return True
+        process = _parent(process)
+    return False
+
+
+def _parent(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^PPid:\s*(\d+)$", status, re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -1,0 +1,178 @@
+"""A status report for programs: as JSON, and as metrics of Prometheus.
+
+Pure.  docs/monitoring.rst describes both; the format of metrics is the text format of
+Prometheus, version 0.0.4.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from certbot_postfix.configuration import Endpoint
+from certbot_postfix.errors import printable
+from certbot_postfix.findings import Code
+from certbot_postfix.report import address
+from certbot_postfix.status import Report, Row, Used
+
+# Of the JSON document: it changes when a key goes, or means something else.
+VERSION = 1
+
+
+def as_json(report: Report) -> str:
+    """Return the report as a JSON document, which docs/monitoring.rst describes."""
+    document = {
+        "version": VERSION,
+        "time": _time(report.time),
+        "postfix": {
+            "configuration_directory": printable(str(report.directory)),
+            "version": report.version,
+            "running": report.running,
+        },
+        "services": [_service(row) for row in report.rows],
+        "certificates": [_certificate(report, used) for used in report.used],
+        "names": {"known": report.names, "asked": report.asked},
+        "findings": [
+            {
+                "code": each.code.value,
+                "object": printable(each.object),
+                "places": list(map(printable, each.places)),
+                "message": printable(each.message),
+                "hint": printable(each.hint),
+            }
+            for each in report.findings
+        ],
+        "unseen": [
+            {"object": printable(each.object), "reason": printable(each.reason)}
+            for each in report.unseen
+        ],
+        "notes": list(map(printable, report.notes)),
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _service(row: Row) -> dict[str, object]:
+    answer = row.answer
+    return {
+        "service": printable(answer.endpoint.service),
+        "host": answer.endpoint.host,
+        "port": answer.endpoint.port,
+        "tls": _tls(answer.endpoint),
+        "server_name": answer.server_name and printable(answer.server_name),
+        "files": [printable(str(path)) for path in row.files],
+        "sha256": Used(row.leaf, (), "").digest if row.leaf else None,
+        "protocol": answer.seen.protocol if answer.seen else None,
+        "error": None if answer.seen else printable(answer.failure),
+    }
+
+
+def _tls(endpoint: Endpoint) -> str:
+    return "implicit" if endpoint.implicit else "starttls"
+
+
+def _certificate(report: Report, used: Used) -> dict[str, object]:
+    leaf = used.leaf
+    return {
+        "sha256": used.digest,
+        "names": sorted(map(printable, leaf.names)),
+        "subject": printable(leaf.subject),
+        "issuer": printable(leaf.issuer),
+        "key_type": leaf.key_type,
+        "not_before": _time(leaf.not_before),
+        "not_after": _time(leaf.not_after),
+        "seconds_left": int(report.left(leaf).total_seconds()),
+        "files": [printable(str(path)) for path in used.files],
+        "lineage": printable(used.lineage) or None,
+    }
+
+
+def _time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# Prometheus
+
+Sample = tuple[dict[str, str], float]
+
+
+def as_prometheus(report: Report) -> str:
+    """Return the report as metrics for the textfile collector of node_exporter."""
+    codes = Counter(each.code for each in report.findings)
+    shown = [
+        ({**_labels(row), "key_type": row.leaf.key_type}, row.leaf)
+        for row in report.rows
+        if row.leaf
+    ]
+    running: list[Sample] = (
+        [] if report.running is None else [({}, float(report.running))]
+    )
+    families: list[tuple[str, str, Iterable[Sample]]] = [
+        (
+            "status_timestamp_seconds",
+            "When this was found out, in seconds since 1970.",
+            [({}, report.time.timestamp())],
+        ),
+        ("running", "Whether Postfix runs; absent if that is not known.", running),
+        (
+            "service_shows_certificate",
+            "Whether the service showed a certificate to who asked for this name.",
+            [(_labels(row), float(row.leaf is not None)) for row in report.rows],
+        ),
+        (
+            "not_after_timestamp_seconds",
+            "When the certificate shown ends, in seconds since 1970.",
+            [(labels, leaf.not_after.timestamp()) for labels, leaf in shown],
+        ),
+        (
+            "findings",
+            "How many findings there are of a kind.",
+            [({"code": code.value}, codes[code]) for code in Code],
+        ),
+        (
+            "finding_info",
+            "1 for each finding, with its object.",
+            [
+                ({"code": each.code.value, "object": each.object}, 1)
+                for each in report.findings
+            ],
+        ),
+        (
+            "unseen",
+            "How many things could not be looked at.",
+            [({}, len(report.unseen))],
+        ),
+        ("names", "How many names the tables have.", [({}, report.names)]),
+        (
+            "names_asked",
+            "How many of these names were asked for.",
+            [({}, report.asked)],
+        ),
+    ]
+    return "".join(line for family in families for line in _family(*family))
+
+
+def _labels(row: Row) -> dict[str, str]:
+    endpoint = row.answer.endpoint
+    return {
+        "service": endpoint.service,
+        "address": address(endpoint),
+        "server_name": row.answer.server_name or "",
+    }
+
+
+def _family(name: str, explanation: str, samples: Iterable[Sample]) -> Iterator[str]:
+    name = f"certbot_postfix_{name}"
+    yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
+    told = {_series(name, labels): value for labels, value in samples}
+    for series, value in told.items():  # each once
+        yield f"{series} {value:.15g}\n"
+
+
+def _series(name: str, labels: dict[str, str]) -> str:
+    inside = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{inside}}}" if inside else name
+
+
+def _escaped(text: str) -> str:
+    safe = printable(text).replace("\\", "\\\\").replace('"', '\\"')
+    return safe.replace("\n", "\\n")

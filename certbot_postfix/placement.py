@@ -1,0 +1,151 @@
+"""Where a lineage is served: by default, beside the default, or by its names.
+
+Pure: certificates, the table and a time in, a `Placement` out.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix import certificates, sni
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.errors import Error
+from certbot_postfix.sni import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A file that Postfix reads, and the leaf certificate in it."""
+
+    path: Path
+    leaf: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is to be served once a lineage is deployed.
+
+    *chain* has the bundles that are served by default, with their types of key; it is
+    empty if the lineage is served by name, and the default stays.  *displaced* are
+    certificates that are not served by default any more.
+    """
+
+    chain: Mapping[Path, str]
+    table: Table
+    displaced: tuple[Deployed, ...] = ()
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the lineage is served by its names only."""
+        return not self.chain
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is deployed: by default, and by name.
+
+    *peers* are the bundles that the table has now for the names that matter.
+    """
+
+    default: Collection[Deployed]
+    table: Table
+    peers: Collection[Deployed]
+
+
+def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placement:
+    """Decide where *new* is served.
+
+    It becomes the default if it covers *host*, or if the default there is is good for
+    nobody; with the names of the default, but another type of key, it joins that; else
+    it is served by name.  For its names, the lineage that was deployed last is served.
+    """
+    default, table = standing.default, standing.table
+    bundles = [each for each in default if each.path.parent == new.path.parent]
+    present = {each.path: each for each in bundles}
+    same = [each for each in bundles if each.leaf.names == new.leaf.names]
+    if new.path in present:
+        members = [*({**present, new.path: new}).values()]
+    elif same or certificates.covers(new.leaf.names, host) or _useless(default, now):
+        beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
+        members = [*beside, new]
+    else:
+        return Placement({}, _by_name(new, bundles, standing))
+    chain = {each.path: each.leaf.key_type for each in members}
+    gone = tuple(
+        each for each in default if new.path not in present and each.path not in chain
+    )
+    return Placement(chain, _with_default(members, bundles, table), gone)
+
+
+def refuse(
+    new: Deployed, default: Collection[Deployed], host: str, why_no_table: str
+) -> None:
+    """Raise `Error` if *new* cannot be served by name, and so not at all."""
+    reason = why_no_table
+    if not reason and new.leaf.key_type not in sni.KEY_TYPES:
+        reason = f"a key of type {new.leaf.key_type} is not safe with OpenSSL"
+    if not reason and not sni.keys(new.leaf.names):
+        reason = "it has no names that can be asked for,"
+    if not reason:
+        return
+    served = " and ".join(str(each.leaf) for each in default)
+    raise Error(
+        f"lineage {new.path.stem} is not deployed: the certificate for"
+        f" {', '.join(sorted(new.leaf.names))} does not cover {host}, and {served} is"
+        f" served there, which stays; {reason} to serve it by name",
+        hint=f"issue a certificate that covers {host}"
+        + (", or use --postfix-sni auto" if "never" in why_no_table else ""),
+    )
+
+
+def _useless(default: Collection[Deployed], now: datetime) -> bool:
+    return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
+
+
+def _by_name(new: Deployed, default: Collection[Deployed], standing: Standing) -> Table:
+    # The default's names are in the table as well, or Postfix would log each time that
+    # it did not find one.
+    path, keys = str(new.path), sni.keys(new.leaf.names)
+    table = standing.table or _served(default)
+    result = sni.without(table, path, sni.keys_with(table, path) - keys)
+    known = {str(each.path): each.leaf for each in (*default, *standing.peers)}
+    for key in keys:
+        there = result.get(key, ())
+        wanted = there if path in there else (*there, path)
+        result[key] = tuple(
+            each for each in wanted if each == path or _pairs(known.get(each), new.leaf)
+        )
+    return result
+
+
+def _pairs(other: Certificate | None, new: Certificate) -> bool:
+    """Whether both can be served for one name, as RSA beside ECDSA."""
+    return (
+        other is not None
+        and other.names == new.names
+        and other.key_type != new.key_type
+    )
+
+
+def _with_default(
+    members: Collection[Deployed], before: Collection[Deployed], table: Table
+) -> Table:
+    """Return *table* for a default that *members* are now, and *before* were."""
+    served = _served(members)
+    paths = {each.path for each in members}
+    orphans = _served([each for each in before if each.path not in paths])
+    left = {key: value for key, value in orphans.items() if key not in served}
+    if not table and not left:
+        return {}
+    for path in map(str, paths):
+        table = sni.without(table, path, sni.keys_with(table, path) - served.keys())
+    return {**left, **table, **served}
+
+
+def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:
+    able = [each for each in default if each.leaf.key_type in sni.KEY_TYPES]
+    return {
+        key: tuple(str(each.path) for each in able if key in sni.keys(each.leaf.names))
+        for key in {key for each in able for key in sni.keys(each.leaf.names)}
+    }

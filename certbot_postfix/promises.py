@@ -1,0 +1,83 @@
+"""What must be shown to whom: the questions of a proof, before they are asked.
+
+Pure: the configuration, the table and certificates in, promises out.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from certbot_postfix import plan, sni
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.placement import Deployed
+from certbot_postfix.sni import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Who asks for *server_name*, or for none, is shown one of *expected*.
+
+    That holds where main.cf's certificates are served, or at *services* if there are
+    any.
+    """
+
+    server_name: str | None
+    expected: tuple[Certificate, ...]
+    services: frozenset[str] = frozenset()
+
+
+def promised(
+    configuration: Configuration,
+    table: Table,
+    new: Collection[Deployed],
+    answered: Collection[str],
+) -> Iterator[Promise]:
+    """Yield what follows from having *new* deployed.
+
+    The names that the administrator's tables have *answered* are not ours to promise.
+    """
+    default = plan.configured(configuration)
+    for each in new:
+        expected = (each.leaf,)
+        keys = sni.keys_with(table, str(each.path))
+        if each.path in default:
+            yield Promise(None, expected)
+            if not table:
+                keys = _unlisted(configuration, each.leaf, answered)
+        for key in sorted(keys - set(answered)):
+            yield Promise(sni.asked(key, table), expected)
+
+
+def _unlisted(
+    configuration: Configuration, leaf: Certificate, answered: Collection[str]
+) -> set[str]:
+    keys = sni.keys(leaf.names)
+    if not configuration.value(sni.PARAMETER):
+        return set(sorted(keys)[:1])  # without any table, no name makes a difference
+    return {key for key in keys if sni.parents(key).isdisjoint(answered)}
+
+
+def restored(
+    table: Table,
+    keys: Iterable[str],
+    default: Collection[Deployed],
+    peers: Collection[Deployed],
+) -> Iterator[Promise]:
+    """Yield what must be shown again when *default* and *keys* are as they were."""
+    if default:
+        yield Promise(None, tuple(each.leaf for each in default))
+    leaf = {str(each.path): each.leaf for each in peers}
+    for key in sorted(keys):
+        found = tuple(leaf[path] for path in table.get(key, ()) if path in leaf)
+        if found:
+            yield Promise(sni.asked(key, table), found)
+
+
+def fallen_back(
+    table: Table, keys: Iterable[str], default: Collection[Deployed]
+) -> Iterator[Promise]:
+    """Yield what is shown for *keys* that are in *table* no more: the *default*."""
+    expected = tuple(each.leaf for each in default)
+    for key in sorted(set(keys) - table.keys()):
+        if expected and sni.parents(key).isdisjoint(table):
+            yield Promise(sni.asked(key, table), expected)

@@ -1,0 +1,141 @@
+"""Taking a lineage out of Postfix, when the administrator says so.
+
+certbot's checkpoints take no part, since a key must not enter them: what fails is
+undone here, and what was done is shown as a diff.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from certbot_postfix import files, instances, plan, promises, sni, transaction
+from certbot_postfix.errors import Error
+from certbot_postfix.inventory import Inventory, leaves
+from certbot_postfix.lineage import Lineage
+from certbot_postfix.plan import Edit, Plan
+from certbot_postfix.renewal import Renewal
+from certbot_postfix.serving import Serving
+from certbot_postfix.sni import Table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Unneeded:
+    """A checkpoint that nobody keeps, since a removal undoes itself."""
+
+    created: list[Path] = field(default_factory=list)
+
+    def before_change(self, path: Path, note: str) -> None:
+        """Do nothing: the plan has the old content."""
+
+    def before_creation(self, path: Path) -> None:
+        """Take note of *path*, which is removed if something fails."""
+        self.created.append(path)
+
+
+class Removal:
+    """The removal of the lineage *name* from the Postfix of *inventory*."""
+
+    def __init__(self, inventory: Inventory, serving: Serving, name: str) -> None:
+        self.inventory = inventory
+        self.serving = serving
+        self.lineage = Lineage.live(inventory.live, name)
+        self.path = inventory.bundles / f"{name}.pem"
+
+    def propose(self, staging: Path | None) -> Plan:
+        """Plan it; nothing live changes."""
+        inventory = self.inventory
+        if self.path not in inventory.deployed() and not self.path.exists():
+            raise Error(
+                f"there is no bundle {self.path}, and Postfix names none: nothing was"
+                " done",
+                hint="certbot-postfix status shows what there is",
+            )
+        configuration, table = inventory.configuration, self._table()
+        exists = self.lineage.fullchain.exists()
+        plain = (self.lineage.key, self.lineage.fullchain) if exists else None
+        decisions = plan.forget(configuration, self.path, plain)
+        path, before = inventory.tables.path, inventory.tables.text()
+        edit = Edit(path, before, before)
+        if inventory.form and table:
+            edit = Edit(path, before, sni.render(table))
+        elif inventory.form:
+            edit = Edit(path, before, None)
+            decisions += plan.without_table(configuration, path)
+        main_cf = transaction.stage(inventory.postfix, tuple(decisions), staging)
+        return Plan(tuple(decisions), main_cf, edit, inventory.form if table else "")
+
+    def _table(self) -> Table:
+        """Return the table without the lineage; nothing if the default is all of it."""
+        inventory = self.inventory
+        default = [each for each in inventory.default() if each.path != self.path]
+        keys = sni.keys_with(inventory.table, str(self.path))
+        rest = sni.without(inventory.table, str(self.path), keys)
+        bundles = [each for each in default if each.path.parent == self.path.parent]
+        for key in keys - rest.keys():
+            heirs = [
+                str(each.path) for each in bundles if key in sni.keys(each.leaf.names)
+            ]
+            if heirs:
+                rest[key] = tuple(heirs)
+        return {} if sni.bundles(rest) <= {str(each.path) for each in default} else rest
+
+    def carry_out(self, planned: Plan) -> bool:
+        """Do what is planned, prove it, and remove the bundle.
+
+        Returns whether that was removed: another instance may use it.
+        """
+        if not planned.empty:
+            self.serving.foresee(self.inventory.configuration)
+            with transaction.interruptible(), self._undone_on_failure(planned):
+                self._write(planned)
+        self.inventory.tables.keep()
+        if planned.table.after is None:
+            self.inventory.tables.remove()
+        if self._used_elsewhere():
+            return False
+        files.remove(self.path, *files.leftovers(self.path))
+        return True
+
+    def _write(self, planned: Plan) -> None:
+        inventory, before = self.inventory, self.inventory.table
+        if planned.form and not planned.table.empty:
+            inventory.tables.build(planned.form, self._table())
+        transaction.commit(planned, Unneeded())
+        inventory.changed()
+        left = sni.keys_with(before, str(self.path))
+        default = inventory.default()
+        found = (inventory.table.get(key, ()) for key in left)
+        peers = leaves({Path(path) for paths in found for path in paths})
+        wanted = list(promises.restored(inventory.table, left, default, peers))
+        wanted += promises.fallen_back(inventory.table, left, default)
+        self.serving.activate(inventory.configuration, wanted)
+
+    def _used_elsewhere(self) -> bool:
+        inventory = self.inventory
+        for other in instances.others(inventory.postfix, inventory.configuration):
+            try:
+                if self.path in Inventory(other, inventory.bundles).deployed():
+                    logger.warning("%s stays: %s uses it", self.path, other.directory)
+                    return True
+            except Error as error:
+                logger.warning("%s stays: %s may use it", self.path, other.directory)
+                logger.debug("%s", error)
+                return True
+        return False
+
+    @contextmanager
+    def _undone_on_failure(self, planned: Plan) -> Iterator[None]:
+        before = self.inventory.table
+        try:
+            yield
+        except BaseException as error:
+            self.inventory.tables.undo()
+            transaction.revert(planned)
+            Renewal(self.inventory, self.serving).bring_back(before)
+            if isinstance(error, Error):
+                error.message += "; what was there before is back"
+            raise

@@ -1,0 +1,178 @@
+"""What is wrong with the parameters in main.cf and master.cf.
+
+Pure: facts in, findings out.  Their meaning is that of postconf(5); which of them are
+deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+
+from certbot_postfix import evidence, plan, sni
+from certbot_postfix.configuration import (
+    CHAIN,
+    LEGACY,
+    Configuration,
+    Service,
+    address,
+    own_certificate,
+)
+from certbot_postfix.evidence import Facts
+from certbot_postfix.findings import Code, Finding
+
+
+def of_parameters(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the parameters, in main.cf and master.cf."""
+    configuration = facts.configuration
+    yield from _deprecated(configuration)
+    for prefix in ("smtpd", *evidence.CLIENTS):
+        yield from _ignored(configuration, prefix)
+    yield from _hidden(facts)
+    network = [
+        each
+        for each in configuration.services
+        if each.kind == "inet" and each.command in ("smtpd", "postscreen")
+    ]
+    if network and not plan.with_certificates(configuration):
+        if any(
+            configuration.value(f"{each.command}_upstream_proxy_protocol", each)
+            for each in network
+        ):
+            return  # whether those offer TLS is not known here
+        yield Finding(
+            Code.NO_TLS,
+            "smtpd_tls_security_level",
+            "no service offers TLS: all mail comes in clear text",
+            "smtpd_tls_security_level = may",
+            tuple(map(str, network)),
+        )
+
+
+def _settings(configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """Yield each parameter that is set, with the place."""
+    for name in configuration.explicit:
+        yield name, "main.cf"
+    for service in configuration.services:
+        for name in service.overrides:
+            yield name, f"{service} of master.cf"
+
+
+def _deprecated(configuration: Configuration) -> Iterator[Finding]:
+    for name, place in _settings(configuration):
+        if name in DEPRECATED:
+            yield Finding(
+                Code.DEPRECATED,
+                name,
+                f"{name} is deprecated: a Postfix to come will not know it",
+                DEPRECATED[name],
+                (place,),
+            )
+
+
+def _level(prefix: str) -> dict[str, str]:
+    instead = f"set {prefix}_tls_security_level instead, and remove it"
+    return dict.fromkeys((f"{prefix}_use_tls", f"{prefix}_enforce_tls"), instead)
+
+
+# Those of which postconf(1) warns since 3.9 or 3.11, or that are gone; and what to do.
+DEPRECATED = {
+    "disable_dns_lookups": "set smtp_dns_support_level instead, and remove it",
+    **_level("smtpd"),
+    **_level("smtp"),
+    **_level("lmtp"),
+    **_level("postscreen"),
+    **_level("tlsproxy"),
+    **_level("tlsproxy_client"),
+    "smtp_tls_per_site": "set smtp_tls_policy_maps instead, and remove it",
+    "lmtp_tls_per_site": "set lmtp_tls_policy_maps instead, and remove it",
+    "tlsproxy_client_per_site": "remove it",
+    "smtpd_tls_dh1024_param_file": "remove it: OpenSSL has parameters of its own",
+    "smtpd_tls_eecdh_grade": "remove it: the default is as good",
+    "smtp_tls_enforce_peername": "set smtp_tls_security_level = verify instead",
+    "lmtp_tls_enforce_peername": "set lmtp_tls_security_level = verify instead",
+    "tlsproxy_client_level": "set tlsproxy_client_security_level instead",
+    "tlsproxy_client_policy": "set tlsproxy_client_policy_maps instead",
+    "smtpd_tls_cipherlist": "remove it",
+    "smtp_tls_cipherlist": "remove it",
+    "tls_dane_digest_agility": "remove it",
+    "tls_dane_trust_anchor_digest_enable": "remove it",
+    "tls_legacy_public_key_fingerprints": "remove it",
+    "tlsproxy_client_loglevel_parameter": "remove it",
+}
+
+
+def _ignored(configuration: Configuration, prefix: str) -> Iterator[Finding]:
+    chain = CHAIN.replace("smtpd", prefix)
+    older = [name.replace("smtpd", prefix) for name in LEGACY]
+    if chain not in configuration.defaults:
+        return
+    set_here = [name for name in older if configuration.explicit.get(name)]
+    if configuration.value(chain) and set_here:
+        yield _unheeded(chain, set_here, "main.cf")
+    for service in configuration.services:
+        set_there = [name for name in older if service.overrides.get(name)]
+        if configuration.value(chain, service) and set_there:
+            yield _unheeded(chain, set_there, f"{service} of master.cf")
+
+
+def _unheeded(chain: str, names: list[str], place: str) -> Finding:
+    return Finding(
+        Code.IGNORED,
+        chain,
+        f"{chain} is set, so that {', '.join(names)} in {place} has no effect",
+        f"remove what has no effect, or set {chain} in its place",
+        (place,),
+    )
+
+
+def _hidden(facts: Facts) -> Iterator[Finding]:
+    """Yield for each service the overrides of what this plugin has put into main.cf."""
+    configuration = facts.configuration
+    for service in configuration.services:
+        if service.kind == "inet" and service.command in ("smtpd", "postscreen"):
+            names = list(_hiding(facts, service))
+            if names:
+                yield Finding(
+                    Code.OVERRIDE,
+                    str(service),
+                    f"master.cf: {service} overrides {', '.join(names)}, so that"
+                    " the value of main.cf is not in force there",
+                    "take the override out, unless it is meant",
+                    ("master.cf",),
+                )
+
+
+def _hiding(facts: Facts, service: Service) -> Iterator[str]:
+    configuration = facts.configuration
+    default = plan.configured(configuration)
+    own = own_certificate(configuration, service)
+    if (
+        own
+        and any(path.parent == facts.bundles for path in default)
+        and set(plan.configured(configuration, service)) != set(default)
+    ):
+        yield own
+    table = configuration.directory / sni.NAME
+    value = service.overrides.get(sni.PARAMETER)
+    if sni.form(configuration, table) and value is not None and str(table) not in value:
+        yield sni.PARAMETER
+    level = "smtpd_tls_security_level"
+    here = service.overrides.get(level, "").lower()
+    everywhere = configuration.value(level).lower()
+    order = ("none", "may", "encrypt")
+    if (
+        here in order
+        and everywhere in order
+        and order.index(here) < order.index(everywhere)
+        and not _loopback(configuration, service)
+    ):
+        yield level
+
+
+def _loopback(configuration: Configuration, service: Service) -> bool:
+    host, _ = address(service, configuration)
+    if not host:
+        return configuration.value("inet_interfaces") == "loopback-only"
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,221 @@
+"""Which name gets which bundle: the table certbot_sni, as a value.
+
+Pure.  A key is what tls_server_sni_maps looks up, postconf(5): a name in lower case, or
+for a wildcard the parent with a dot before it.  A value is the chain files for it, one
+bundle for each type of key.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import CertificateError, Error
+
+PARAMETER = "tls_server_sni_maps"
+NAME = "certbot_sni"
+HEADER = b"# Which certificate is served to whom asks for which name.\n"
+HEADER += b"# Written by certbot-postfix: edits are lost.\n"
+
+# Up to so many names, each process reads the bundles themselves (texthash); above, it
+# looks into a database that has copies of them.  docs/sni.rst has the figures.
+LARGE = 200
+
+# The databases that postmap(1) builds, and that can hold the content of files (-F).
+DATABASES = ("hash", "btree", "lmdb", "cdb")
+
+# OpenSSL 3.2 to 3.6 may crash when a name's chain has a key of another type.
+KEY_TYPES = ("RSA", "ECDSA", "Ed25519", "Ed448")
+
+# What postmap makes of the table: it may redirect hash to lmdb.
+DATABASE_FILES = (f"{NAME}.db", f"{NAME}.lmdb", f"{NAME}.cdb")
+
+# A value lists files with commas or blanks between them, and nothing is quoted.
+_SEPARATORS = re.compile(r'[\s,"]')
+
+# LDH labels (RFC 5890, 2.3.1), with the underscore that some hosts have in their names.
+# Postfix looks up no other name, and none that could be an address.
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(?![0-9.]+$)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}")
+_LONGEST = 255
+
+# File names, not paths: there may be ten thousand.
+Table = Mapping[str, tuple[str, ...]]
+
+
+def key(name: str) -> str:
+    """Return what is looked up for *name*, or a wildcard; "" if nothing can be."""
+    lower = name.lower()
+    fit = len(lower) <= _LONGEST and _HOST.fullmatch(lower)
+    return lower.removeprefix("*") if fit else ""
+
+
+def refuse_unsafe(key_type: str) -> None:
+    """Raise `CertificateError` for a *key_type* that no name may have."""
+    if key_type not in KEY_TYPES:
+        raise CertificateError(
+            f"OpenSSL may crash when a key of type {key_type} is served by name",
+            hint="renew it with --key-type ecdsa",
+        )
+
+
+def keys(names: Iterable[str]) -> set[str]:
+    """Return the keys of all *names* that can be looked up."""
+    return {key(name) for name in names} - {""}
+
+
+def asked(key: str, table: Collection[str]) -> str:
+    """Return a name for which Postfix will find *key*."""
+    name = key if not key.startswith(".") else f"any{key}"
+    while key.startswith(".") and name in table:
+        name = f"x{name}"
+    return name
+
+
+def parse(text: bytes, path: Path) -> dict[str, tuple[str, ...]]:
+    """Read a table that `render` made; raise `Error` if it did not make it."""
+    if not text.startswith(HEADER.splitlines()[0]):
+        raise Error(
+            f"{path} was not written by this plugin and stays: nothing was done",
+            hint="give it another name, there and in main.cf",
+        )
+    lines = text.decode(errors="surrogateescape").splitlines()
+    entries = (line.split(None, 1) for line in lines if not line.startswith("#"))
+    return {
+        entry[0]: tuple(entry[1].replace(",", " ").split())
+        for entry in entries
+        if len(entry) == 2
+    }
+
+
+def render(table: Table) -> bytes:
+    """Return the text of *table*; raise `Error` if Postfix could not read it."""
+    for path in bundles(table):
+        if _SEPARATORS.search(path):
+            raise Error(
+                f"{PARAMETER} cannot name {path}: Postfix allows no blank, comma or"
+                " quote there",
+                hint="choose another --config-dir for certbot",
+            )
+    lines = (f"{key} {','.join(table[key])}\n" for key in sorted(table))
+    return HEADER + "".join(lines).encode(errors="surrogateescape")
+
+
+def bundles(table: Table) -> set[str]:
+    """Return every bundle that *table* names."""
+    return {path for paths in table.values() for path in paths}
+
+
+def keys_with(table: Table, bundle: str) -> set[str]:
+    """Return the keys for which *bundle* is served."""
+    return {key for key, paths in table.items() if bundle in paths}
+
+
+def renewed(
+    table: Table, bundle: str, names: Iterable[str], default: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return *table* for the *names* that *bundle* has now.
+
+    What left the certificate leaves the table.  What is new enters it, unless another
+    bundle serves it; one that stands beside this one, also in the *default* chain,
+    serves it with a key of another type, and gets company.
+    """
+    now = keys(names)
+    partners = beside(table, bundle)
+    partners |= set(default) if bundle in default else set()
+    result = without(table, bundle, keys_with(table, bundle) - now)
+    for each in sorted(now - keys_with(table, bundle)):
+        there = result.get(each, ())
+        if partners.issuperset(there):
+            result[each] = (*there, bundle)
+    return result
+
+
+def beside(table: Table, bundle: str) -> set[str]:
+    """Return the bundles that are served for a name together with *bundle*."""
+    found = {path for paths in table.values() if bundle in paths for path in paths}
+    return found - {bundle}
+
+
+def touched(before: Table, after: Table, *renewed: str) -> set[str]:
+    """Return the keys of *after* that have other bundles now, or one that is new."""
+    return {
+        key
+        for key, paths in after.items()
+        if before.get(key) != paths or not set(renewed).isdisjoint(paths)
+    }
+
+
+def without(
+    table: Table, bundle: str, left: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return *table* without *bundle* for the keys *left*."""
+    reduced = {
+        key: tuple(path for path in paths if path != bundle or key not in left)
+        for key, paths in table.items()
+    }
+    return {key: paths for key, paths in reduced.items() if paths}
+
+
+def form(configuration: Configuration, path: Path) -> str:
+    """Return the type of map as which main.cf names the table at *path*, or ""."""
+    found = _ours(path).search(configuration.value(PARAMETER))
+    return found[1] if found else ""
+
+
+def before(configuration: Configuration, path: Path) -> list[str]:
+    """Return the administrator's own tables that Postfix asks before the one at *path*.
+
+    Each is as type:name.
+    """
+    tables = _listed(configuration.value(PARAMETER))
+    ours = (at for at, each in enumerate(tables) if _ours(path).fullmatch(each))
+    return tables[: next(ours, len(tables))]
+
+
+def _listed(value: str) -> list[str]:
+    """Split a list of tables: braces hold some that have blanks or commas in them."""
+    found, depth = [""], 0
+    for character in value:
+        depth += (character == "{") - (character == "}")
+        if depth or not (character.isspace() or character == ","):
+            found[-1] += character
+        elif found[-1]:
+            found.append("")
+    return [each for each in found if each]
+
+
+def parents(key: str) -> set[str]:
+    """Return the further keys that are looked up when *key* is not found."""
+    labels = key.removeprefix(".").split(".")
+    return {"." + ".".join(labels[at:]) for at in range(1, len(labels))}
+
+
+def fit(configuration: Configuration, now: str, size: int) -> str:
+    """Return the type of map for *size* names, where it is *now*, if it is there."""
+    database = configuration.value("default_database_type")
+    if size > LARGE and database in DATABASES and now in ("", "texthash"):
+        return database
+    return now or "texthash"
+
+
+def named(old: str, path: Path, form: str) -> str:
+    """Return the value *old* of the parameter with our table in it, as *form*."""
+    found = _ours(path).search(old)
+    if found:
+        return f"{old[: found.start(1)]}{form}{old[found.end(1) :]}"
+    ours = f"{form}:{path}".replace("$", "$$")
+    return f"{old}, {ours}" if old else ours
+
+
+def unnamed(old: str, path: Path) -> str:
+    """Return the value *old* of the parameter without our table."""
+    return re.sub(r"[\s,]*$|^[\s,]*", "", _ours(path).sub("", old))
+
+
+def _ours(path: Path) -> re.Pattern[str]:
+    """Match our table in a value, as it is in force or as it is written."""
+    directory = r"\$(?:config_directory|\{config_directory\}|\(config_directory\))"
+    forms = {re.escape(str(path)), re.escape(str(path).replace("$", "$$"))}
+    written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
+    return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")

@@ -1,0 +1,863 @@
+"""What is wrong is told, each cause once, and nothing else is."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from certbot_postfix import cli, evidence, monitoring, report, settings, status
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
+from certbot_postfix.deadline import Deadline
+from certbot_postfix.evidence import Answer, Facts, File, Key, Unseen
+from certbot_postfix.examination import examine
+from certbot_postfix.findings import Code, Finding, merged
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.probe import Seen
+from certbot_postfix.status import Report
+from tests.lab import (
+    Authority,
+    Issued,
+    PrivatePostfix,
+    install_lineage,
+    renew_lineage,
+)
+from tests.lab.machine import LOOPBACK, wait_until
+from tests.lab.pki import generate_key
+from tests.lab.postfix import snapshot
+
+HOST = "mx.example.org"
+NOW = datetime.now(timezone.utc)
+DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "monitoring.rst").read_text()
+
+
+# A real site, healthy until a test breaks it
+
+
+@dataclass
+class Site:
+    """A Postfix with a deployed lineage, and certbot's directory."""
+
+    postfix: PrivatePostfix
+    certbot_dir: Path
+    authority: Authority
+
+    @property
+    def bundle(self) -> Path:
+        return self.certbot_dir / "postfix" / f"{HOST}.pem"
+
+    @property
+    def live(self) -> Path:
+        return self.certbot_dir / "live" / HOST
+
+    def entry(self, service: str) -> str:
+        return f"{LOOPBACK}:{self.postfix.ports[service]}/inet"
+
+    @property
+    def entries(self) -> list[str]:
+        return list(map(self.entry, self.postfix.ports))
+
+    def override(self, service: str, **values: str) -> None:
+        options = (f"{self.entry(service)}/{n}={v}" for n, v in values.items())
+        self.postfix.postconf("-P", *options)
+        self.postfix.settle()
+
+    def deploy(self, issued: Issued) -> None:
+        """Make *issued* the newest of the lineage, and its bundle."""
+        if self.live.exists():
+            renew_lineage(self.certbot_dir, HOST, issued)
+        else:
+            install_lineage(self.certbot_dir, HOST, issued)
+        self.write(self.bundle, issued.bundle_pem)
+
+    def write(self, path: Path, content: bytes) -> Path:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        return path
+
+    def table(self, form: str, text: str) -> Path:
+        """Write a table of names, compile it, and name it in main.cf."""
+        path = self.write(self.postfix.config_dir / "certbot_sni", text.encode())
+        if form != "texthash":
+            assert self.postfix.command("postmap", "-F", f"{form}:{path}").stderr == ""
+        self.postfix.set(tls_server_sni_maps=f"{form}:{path}")
+        return path
+
+    def examine(self, seconds: float = 20) -> Report:
+        facts = examine(
+            Postfix(self.postfix.config_dir),
+            self.certbot_dir / "postfix",
+            Deadline(seconds),
+        )
+        return status.report(facts)
+
+    def command(self, *options: str) -> list[str]:
+        where = ["--config-dir", str(self.postfix.config_dir)]
+        where += ["--certbot-config-dir", str(self.certbot_dir)]
+        return [*where, "status", *options]
+
+
+@pytest.fixture
+def site(base: Path, stopped_postfix: PrivatePostfix, authority: Authority) -> Site:
+    """A site that does not run yet."""
+    found = Site(stopped_postfix, base / "letsencrypt", authority)
+    found.deploy(authority.issue(HOST))
+    stopped_postfix.set(smtpd_tls_chain_files=str(found.bundle))
+    stopped_postfix.postconf("-#", "smtpd_tls_cert_file", "smtpd_tls_key_file")
+    stopped_postfix.settle()
+    return found
+
+
+def ago(**since: float) -> datetime:
+    return datetime.now(timezone.utc) - timedelta(**since)
+
+
+def expired(site: Site) -> None:
+    site.deploy(site.authority.issue(HOST, not_after=ago(days=1)))
+
+
+def nearly_expired(site: Site) -> None:
+    start = ago(days=80)
+    site.deploy(
+        site.authority.issue(
+            HOST, not_before=start, not_after=start + timedelta(days=90)
+        )
+    )
+
+
+def not_yet_valid(site: Site) -> None:
+    site.deploy(
+        site.authority.issue(HOST, not_before=ago(days=-2), not_after=ago(days=-90))
+    )
+
+
+def not_deployed(site: Site) -> None:
+    renew_lineage(site.certbot_dir, HOST, site.authority.issue(HOST))
+
+
+def expired_and_not_deployed(site: Site) -> None:
+    expired(site)
+    not_deployed(site)
+
+
+def copied_and_not_renewed(site: Site) -> None:
+    copy = site.write(site.postfix.config_dir / "copy.pem", site.bundle.read_bytes())
+    site.bundle.unlink()
+    site.postfix.set(smtpd_tls_chain_files=str(copy))
+    renewed = site.authority.issue(HOST, not_before=ago(minutes=1))
+    renew_lineage(site.certbot_dir, HOST, renewed)
+
+
+def misnamed(site: Site) -> None:
+    site.postfix.set(myhostname="other.example.org")
+
+
+def leaf_only(site: Site) -> None:
+    issued = site.authority.issue(HOST)
+    site.deploy(Issued(issued.cert_pem, b"", issued.key_pem))
+
+
+def open_bundle(site: Site) -> None:
+    site.bundle.parent.chmod(0o755)
+    site.bundle.chmod(0o644)
+    site.certbot_dir.chmod(0o755)
+
+
+def open_database(site: Site) -> None:
+    path = site.table("hash", f"{HOST} {site.bundle}\n")
+    path.with_name(f"{path.name}.db").chmod(0o644)
+
+
+def own_chain(site: Site) -> None:
+    own = site.authority.issue(HOST)
+    path = site.write(site.postfix.config_dir / "own.pem", own.bundle_pem)
+    site.override("submission", smtpd_tls_chain_files=str(path))
+
+
+def other_table(site: Site) -> None:
+    site.table("texthash", f"{HOST} {site.bundle}\n")
+    site.override("submission", tls_server_sni_maps="static:none")
+
+
+def both_forms(site: Site) -> None:
+    oil = site.postfix.config_dir / "snakeoil"
+    site.postfix.set(smtpd_tls_cert_file=f"{oil}.pem", smtpd_tls_key_file=f"{oil}.key")
+
+
+def old_parameter(site: Site) -> None:
+    site.postfix.set(smtpd_use_tls="yes")
+    site.override("submission", smtpd_use_tls="yes")
+
+
+def server_certificate_of_client(site: Site) -> None:
+    site.postfix.set(
+        smtp_tls_cert_file=f"{site.live}/fullchain.pem",
+        smtp_tls_key_file=f"{site.live}/privkey.pem",
+    )
+
+
+def chain_as_authorities(site: Site) -> None:
+    site.postfix.set(smtp_tls_CAfile=f"{site.live}/chain.pem")
+
+
+def no_authorities(site: Site) -> None:
+    path = site.write(site.postfix.config_dir / "empty.pem", b"\n")
+    site.postfix.set(smtp_tls_CAfile=str(path))
+
+
+def snake_oil(site: Site) -> None:
+    oil = site.postfix.config_dir / "snakeoil"
+    site.postfix.postconf("-X", "smtpd_tls_chain_files")
+    both_forms(site)
+    assert oil.with_suffix(".pem").exists()
+
+
+def no_lineage(site: Site) -> None:
+    shutil.rmtree(site.live)
+
+
+def no_bundle(site: Site) -> None:
+    site.bundle.unlink()
+
+
+def foreign_key(site: Site) -> None:
+    other, issued = site.authority.issue(HOST), site.authority.issue(HOST)
+    site.deploy(Issued(issued.cert_pem, issued.chain_pem, other.key_pem))
+
+
+def certificate_first(site: Site) -> None:
+    issued = site.authority.issue(HOST)
+    site.deploy(issued)
+    site.write(site.bundle, issued.fullchain_pem + issued.key_pem)
+
+
+def damaged(site: Site) -> None:
+    site.write(site.bundle, b"not PEM\n")
+
+
+def no_table(site: Site) -> None:
+    site.table("texthash", f"{HOST} {site.bundle}\n").unlink()
+
+
+def name_too_many(site: Site) -> None:
+    site.table("texthash", f"{HOST} {site.bundle}\nfoo.example.org {site.bundle}\n")
+
+
+def protocols_unheard_of(site: Site) -> None:
+    site.postfix.set(smtpd_tls_protocols="bogus", smtpd_tls_mandatory_protocols="bogus")
+
+
+BEFORE_START = [
+    (expired, "expired"),
+    (nearly_expired, "expires-soon"),
+    (not_yet_valid, "not-yet-valid"),
+    (not_deployed, "stale"),
+    (expired_and_not_deployed, "stale"),
+    (copied_and_not_renewed, "stale"),
+    (misnamed, "name-not-covered"),
+    (leaf_only, "chain-incomplete"),
+    (open_bundle, "readable-by-others"),
+    (open_database, "readable-by-others"),
+    (own_chain, "override-hides"),
+    (other_table, "override-hides"),
+    (both_forms, "ignored-parameter"),
+    (old_parameter, "deprecated-parameter"),
+    (server_certificate_of_client, "client-purpose"),
+    (chain_as_authorities, "ca-file-own-chain"),
+    (no_authorities, "file-unusable"),
+    (snake_oil, "self-signed"),
+    (no_lineage, "lineage-missing"),
+    (no_bundle, "file-missing"),
+    (no_table, "file-missing"),
+    (foreign_key, "key-mismatch"),
+    (certificate_first, "key-mismatch"),
+    (damaged, "file-unusable"),
+    (name_too_many, "sni-name-not-covered"),
+    (protocols_unheard_of, "no-certificate"),
+]
+
+
+def codes(found: Report) -> list[str]:
+    return [each.code.value for each in found.findings]
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("break_it", "code"),
+    [pytest.param(*pair, id=pair[0].__name__) for pair in BEFORE_START],
+)
+def test_what_is_broken_is_one_finding(site, break_it, code):
+    break_it(site)
+    site.postfix.start()
+
+    found = site.examine()
+
+    assert codes(found) == [code], found.findings
+
+
+@pytest.mark.postfix
+def test_a_certificate_that_has_expired_on_three_services_is_one_finding(site):
+    expired(site)
+    site.postfix.start()
+
+    (finding,) = site.examine().findings
+
+    assert finding.places == tuple(site.entries)
+    assert finding.object == str(site.bundle)
+
+
+# Broken while it runs
+
+
+def replaced(site: Site) -> None:
+    site.deploy(site.authority.issue(HOST))
+
+
+def stopped(site: Site) -> None:
+    site.postfix.stop()
+
+
+def mute(site: Site) -> None:
+    site.override("submission", smtpd_tls_security_level="bogus")
+    site.postfix.reload()
+    wait_until(lambda: "bad command startup" in touched(site), "smtpd dies")
+
+
+def touched(site: Site) -> str:
+    with closing(
+        socket.create_connection((LOOPBACK, site.postfix.ports["submission"]))
+    ):
+        time.sleep(0.1)
+    return site.postfix.log()
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("break_it", "code"),
+    [(replaced, "stale"), (stopped, "postfix-not-running"), (mute, "no-answer")],
+)
+def test_what_breaks_while_postfix_runs_is_one_finding(site, break_it, code):
+    site.postfix.start()
+    site.examine()
+    break_it(site)
+
+    assert codes(site.examine(6)) == [code]
+
+
+# Healthy
+
+
+def nothing(site: Site) -> None:
+    pass
+
+
+def with_table(site: Site) -> None:
+    other = site.authority.issue("foo.example.org", "*.foo.example.org")
+    install_lineage(site.certbot_dir, "foo", other)
+    path = site.write(site.bundle.with_name("foo.pem"), other.bundle_pem)
+    site.table(
+        "hash",
+        f"{HOST} {site.bundle}\nfoo.example.org {path}\n.foo.example.org {path}\n",
+    )
+
+
+def with_two_keys(site: Site) -> None:
+    second = site.authority.issue(HOST, key=generate_key("rsa"))
+    install_lineage(site.certbot_dir, "rsa", second)
+    path = site.write(site.bundle.with_name("rsa.pem"), second.bundle_pem)
+    site.postfix.set(smtpd_tls_chain_files=f"{site.bundle}, {path}")
+    site.table("texthash", f"{HOST} {site.bundle},{path}\n")
+
+
+def by_hand(site: Site) -> None:
+    site.postfix.set(
+        smtpd_tls_chain_files="",
+        smtpd_tls_cert_file=f"{site.live}/fullchain.pem",
+        smtpd_tls_key_file=f"{site.live}/privkey.pem",
+        smtpd_tls_CAfile=f"{site.live}/chain.pem",
+    )
+
+
+def chain_by_hand(site: Site) -> None:
+    site.postfix.set(
+        smtpd_tls_chain_files=f"{site.live}/privkey.pem {site.live}/fullchain.pem"
+    )
+
+
+def own_service(site: Site) -> None:
+    by_hand(site)
+    own = site.authority.issue(HOST)
+    path = site.write(site.postfix.config_dir / "own.pem", own.bundle_pem)
+    site.override(
+        "submission", smtpd_tls_cert_file=str(path), smtpd_tls_key_file=str(path)
+    )
+
+
+def known_authorities(site: Site) -> None:
+    site.postfix.set(smtp_tls_CAfile="/etc/ssl/certs/ca-certificates.crt")
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        nothing,
+        with_table,
+        with_two_keys,
+        by_hand,
+        chain_by_hand,
+        own_service,
+        known_authorities,
+    ],
+)
+def test_nothing_is_found_at_a_healthy_site(site, arrange):
+    arrange(site)
+    site.postfix.start()
+
+    found = site.examine()
+
+    assert found.findings == ()
+    assert found.unseen == ()
+    assert {row.answer.endpoint.service for row in found.rows} == set(site.entries)
+
+
+@pytest.mark.postfix
+def test_each_key_type_of_each_service_is_seen(site):
+    with_two_keys(site)
+    site.postfix.start()
+
+    found = site.examine()
+
+    types = {}
+    for row in found.rows:
+        asked = (row.answer.endpoint.service, row.answer.server_name)
+        types.setdefault(asked, set()).add(row.leaf.key_type)
+    both = {"RSA", "ECDSA"}
+    assert types == {
+        (entry, name): both for entry in site.entries for name in (None, HOST)
+    }
+
+
+@pytest.mark.postfix
+def test_nothing_is_written(site):
+    with_table(site)
+    site.postfix.start()
+    before = snapshot(site.postfix.config_dir), snapshot(site.certbot_dir)
+
+    site.examine()
+
+    assert (snapshot(site.postfix.config_dir), snapshot(site.certbot_dir)) == before
+
+
+@pytest.mark.postfix
+def test_no_connection_is_logged_as_lost(site):
+    site.postfix.start()
+    before = site.postfix.log()
+
+    site.examine()
+
+    # The lab itself connects, and leaves without a word.
+    log = site.postfix.log().removeprefix(before)
+    assert log.count("quit=1") == 3
+    assert not re.findall(r"lost connection after (?!CONNECT)", log)
+
+
+# Deadlines
+
+
+@pytest.fixture
+def mute_server() -> Iterator[int]:
+    """The port of a server that accepts, and says nothing."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_service_that_never_answers_does_not_hold_it_up(site, mute_server):
+    for port in site.postfix.ports.values():
+        site.postfix.postconf("-MX", f"{LOOPBACK}:{port}/inet")
+    with site.postfix.master_cf.open("a") as file:
+        file.write(f"{LOOPBACK}:{mute_server} inet n - n - - smtpd\n")
+    site.postfix.settle()
+    started = time.monotonic()
+
+    found = site.examine(3)
+
+    assert time.monotonic() - started < 4
+    assert [(row.leaf, row.answer.alive) for row in found.rows] == [(None, False)]
+
+
+def test_a_program_that_hangs_does_not_hold_it_up(site, tmp_path, monkeypatch, capsys):
+    program = tmp_path / "postconf"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    started = time.monotonic()
+
+    assert cli.main(site.command("--timeout", "1")) == 1
+
+    assert time.monotonic() - started < 3
+    assert (
+        "could not read the configuration within 1 seconds" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.postfix
+def test_of_many_chains_some_are_asked_and_it_says_how_many(site):
+    lines = [f"{HOST} {site.bundle}"]
+    for number in range(60):
+        name = f"n{number}.example.org"
+        path = site.bundle.with_name(f"{number}.pem")
+        path.symlink_to(site.bundle)
+        install_lineage(site.certbot_dir, str(number), site.authority.issue(name))
+        lines.append(f"{name} {path}")
+    site.table("texthash", "".join(f"{line}\n" for line in lines))
+    site.postfix.start()
+
+    found = site.examine()
+
+    assert (found.names, found.asked) == (61, 50)
+    assert any("61 names with 61 chains" in note for note in found.notes)
+
+
+# For whom it is not root who asks
+
+
+UNPRIVILEGED = """
+import os, sys
+from certbot_postfix import cli
+"name".encode("idna")  # what is imported later could not be read
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+
+
+@pytest.mark.postfix
+def test_an_unprivileged_user_sees_what_is_served_and_is_told_what_he_did_not_see(site):
+    with_two_keys(site)
+    site.postfix.start()
+
+    done = as_nobody(*site.command("--json"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["findings"] == []
+    assert found["postfix"]["running"] in (True, None)
+    shown = {each["service"] for each in found["services"] if each["sha256"]}
+    assert shown == set(site.entries)
+    hidden = {each["object"]: each["reason"] for each in found["unseen"]}
+    for path in (site.bundle, site.postfix.config_dir / "certbot_sni"):
+        assert hidden[str(path)] == "Permission denied"
+    assert f"certbot's lineages in {site.certbot_dir}/live" in hidden
+
+
+@pytest.mark.postfix
+def test_an_unprivileged_user_is_told_of_what_he_can_see(site):
+    expired(site)
+    open_bundle(site)
+    site.postfix.start()
+
+    done = as_nobody(*site.command("--json"))
+
+    assert done.returncode == 3
+    found = [each["code"] for each in json.loads(done.stdout)["findings"]]
+    assert found == ["readable-by-others", "expired"]
+
+
+# Values in, findings out
+
+
+def certificate(issued: Issued) -> Certificate:
+    return Certificate.all_from_pem(issued.cert_pem)[0]
+
+
+DEFAULTS = {
+    "mail_version": "3.7.11",
+    CHAIN: "",
+    "smtp_tls_chain_files": "",
+    "lmtp_tls_chain_files": "",
+}
+
+
+def configured(
+    explicit: dict[str, str] | None = None, *services: Service, version: str = "3.7.11"
+) -> Configuration:
+    values = {"smtpd_tls_security_level": "may", "myhostname": HOST}
+    values |= explicit or {}
+    values.setdefault("inet_interfaces", "127.0.0.1")
+    values.setdefault("inet_protocols", "ipv4")
+    return Configuration(
+        directory=Path("/etc/postfix"),
+        defaults={**DEFAULTS, "mail_version": version},
+        explicit=explicit or {},
+        values=values,
+        services=services or (Service("smtp", "inet", "smtpd", {}),),
+    )
+
+
+BUNDLES = Path("/etc/letsencrypt/postfix")
+
+
+def concluded(configuration: Configuration, **known: object) -> list[str]:
+    facts = Facts(configuration, NOW, BUNDLES, **{"running": True, **known})
+    return codes(status.report(facts))
+
+
+@pytest.mark.parametrize("name", sorted(settings.DEPRECATED))
+def test_each_deprecated_parameter_is_a_finding(name):
+    assert concluded(configured({name: "x"})) == ["deprecated-parameter"]
+
+
+def test_no_tls_at_all_is_one_finding():
+    configuration = configured({"smtpd_tls_security_level": "none"})
+
+    assert concluded(configuration) == ["no-tls"]
+
+
+@pytest.mark.parametrize(
+    ("host", "found"), [("192.0.2.1:", ["override-hides"]), ("127.0.0.1:", [])]
+)
+def test_tls_may_be_off_on_loopback_alone(host, found):
+    off = Service(f"{host}10025", "inet", "smtpd", {"smtpd_tls_security_level": "none"})
+
+    assert concluded(configured({}, Service("smtp", "inet", "smtpd", {}), off)) == found
+
+
+def test_before_3_4_the_chain_files_are_no_parameter_and_hide_nothing():
+    configuration = configured({"smtpd_tls_cert_file": "/x.pem"}, version="3.3.2")
+    known = {name: DEFAULTS[name] for name in ("mail_version",)}
+    configuration = replace(configuration, defaults=known)
+    file = File(Path("/x.pem"), hidden="Permission denied")
+
+    assert concluded(configuration, files={file.path: file}) == []
+
+
+def test_an_encrypted_key_is_one_finding(authority):
+    issued = authority.issue(HOST)
+    path = Path("/x.pem")
+    file = File(path, (Key(b""), certificate(issued)))
+
+    found = concluded(configured({CHAIN: str(path)}), files={path: file})
+
+    assert found == ["file-unusable"]
+
+
+def test_the_lineage_of_another_authority_makes_no_copy_stale():
+    bought = certificate(Authority("Bought").issue(HOST, not_before=ago(days=9)))
+    free = certificate(Authority("Free").issue(HOST))
+    path = Path("/x.pem")
+    file = File(path, (Key(bought.spki), bought), partly=True)
+    endpoint = Endpoint("smtp/inet", LOOPBACK, 25, implicit=False)
+
+    found = concluded(
+        configured({CHAIN: str(path)}),
+        files={path: file},
+        lineages={HOST: free},
+        answers=(Answer(endpoint, seen=Seen(bought, "TLSv1.3")),),
+    )
+
+    assert found == []
+
+
+def test_one_cause_in_many_places_is_merged_to_one_finding():
+    one = Finding(Code.EXPIRED, "x", "message", "hint", ("a",))
+
+    (found,) = merged([one, replace(one, places=("b", "a")), one])
+
+    assert found.places == ("a", "b")
+
+
+def test_the_text_of_a_table_is_read_as_postmap_reads_it():
+    text = (
+        b"# comment\nA.example.org /a.pem,\n\t/b.pem\n\n.x /c.pem\na.example.org /d\n"
+    )
+
+    assert evidence.entries(text) == {
+        "a.example.org": (Path("/a.pem"), Path("/b.pem")),
+        ".x": (Path("/c.pem"),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "above", "exposed"),
+    [(0o644, 0o755, True), (0o640, 0o755, False), (0o644, 0o700, False)],
+)
+def test_a_key_is_exposed_if_others_reach_it(base, site, mode, above, exposed):
+    directory = base / "keys"
+    directory.mkdir()
+    path = site.write(directory / "bundle.pem", site.bundle.read_bytes())
+    path.chmod(mode)
+    directory.chmod(above)
+    site.postfix.set(smtpd_tls_chain_files=str(path))
+
+    assert ("readable-by-others" in codes(site.examine(3))) == exposed
+
+
+# What is printed
+
+
+@pytest.fixture
+def awkward(authority: Authority) -> Report:
+    """A report full of what breaks formats."""
+    odd = 'a"b\\c\nd\x1b[31m\udcff\u202e\u682a' + "x" * 200
+    leaf = certificate(authority.issue(HOST, *(f"n{n}.example.org" for n in range(40))))
+    strange = replace(leaf, subject=odd, issuer=odd)
+    endpoint = Endpoint(
+        odd, "2001:db8:1234:5678:9abc:def0:1234:5678", 25, implicit=True
+    )
+    service = Service(odd, "inet", "smtpd", {})
+    answers = (
+        Answer(endpoint, odd, "key", Seen(strange, "TLSv1.3")),
+        Answer(endpoint, None, failure=odd, alive=False),
+    )
+    return replace(
+        status.report(
+            Facts(
+                configured({}, replace(service, name="smtp")),
+                NOW,
+                BUNDLES,
+                running=True,
+                answers=answers,
+                unseen=(Unseen(odd, odd),),
+                notes=(odd,),
+            )
+        ),
+        findings=(Finding(Code.STALE, odd, odd, odd, (odd, odd)),),
+    )
+
+
+def test_the_table_fits_100_columns_and_commands_no_terminal(awkward):
+    text = report.as_table(awkward)
+
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(each.isprintable() for each in text.replace("\n", ""))
+
+
+def test_colour_is_for_terminals_alone(awkward):
+    assert "\x1b" in report.as_table(awkward, colour=True)
+    assert "\x1b" not in report.as_table(awkward)
+
+
+def test_metrics_survive_the_real_parser(awkward):
+    text = monitoring.as_prometheus(awkward)
+
+    families = list(text_string_to_metric_families(text))
+
+    documented = re.findall(r"``(certbot_postfix_\w+)``  ", DOCUMENTATION)
+    assert [family.name for family in families] == documented
+    assert all(family.documentation for family in families)
+    assert {family.type for family in families} == {"gauge"}
+    by_name = {family.name: family.samples for family in families}
+    counts = {
+        each.labels["code"]: each.value for each in by_name["certbot_postfix_findings"]
+    }
+    assert counts == {code.value: float(code is Code.STALE) for code in Code}
+    (info,) = by_name["certbot_postfix_finding_info"]
+    assert info.labels["object"].startswith('a"b\\c\nd\x1b[31m')
+    (end,) = by_name["certbot_postfix_not_after_timestamp_seconds"]
+    assert end.value == awkward.rows[0].leaf.not_after.timestamp()
+
+
+def schema() -> dict[str, str]:
+    """Return type by key, as the documentation has them."""
+    rows = re.findall(r"(?m)^``([\w.\[\]]+)``  +(\w[\w ,]*?)(?:  .*)?$", DOCUMENTATION)
+    return {key: kind for key, kind in rows if not key.startswith("certbot_")}
+
+
+def described(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each value of a JSON document with its path, as in the documentation."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from described(inner, f"{path}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        yield f"{path}[]", value
+        for inner in value:
+            if isinstance(inner, dict):
+                yield from described(inner, f"{path}[]")
+            else:
+                assert isinstance(inner, str)
+    else:
+        yield path, value
+
+
+TYPES = {
+    "integer": int,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "list of objects": list,
+    "list of strings": list,
+}
+
+
+def matches(value: object, kind: str) -> bool:
+    words = kind.split(",", maxsplit=1)[0].split(" or ")
+    told = any(type(value) is TYPES[word] for word in words)
+    if told and "time" in kind:
+        return bool(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", str(value)))
+    return told
+
+
+def test_json_is_as_documented(awkward):
+    found = list(described(json.loads(monitoring.as_json(awkward))))
+
+    known = schema()
+    assert {path for path, _ in found} == known.keys()
+    assert not [
+        (path, value) for path, value in found if not matches(value, known[path])
+    ]
+
+
+def test_each_code_is_documented():
+    documented = re.findall(r"``([a-z]+(?:-[a-z]+)*)``", DOCUMENTATION)
+
+    assert {code.value for code in Code} <= set(documented)
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize("options", [[], ["--json"], ["--prometheus"]])
+def test_the_exit_status_tells_of_findings_and_output_is_data(site, options, capsys):
+    site.postfix.start()
+
+    healthy = cli.main(site.command(*options))
+    site.postfix.stop()
+    broken = cli.main(site.command(*options))
+
+    told = capsys.readouterr()
+    assert (healthy, broken, told.err) == (0, 3, "")
+    assert "\x1b" not in told.out
+
+
+def test_a_configuration_that_cannot_be_read_is_no_finding_but_an_error(site, capsys):
+    site.postfix.main_cf.write_text("no equals sign\n")
+    site.postfix.settle()
+
+    assert cli.main(site.command("--json")) == 1
+
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "missing '='" in told.err
