@@ -14,21 +14,19 @@ from typing import Any
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import (
-    examination,
-    lock,
-    monitoring,
-    profiles,
-    report,
-    status,
-    tables,
-)
-from certbot_postfix.deadline import Deadline
+from certbot_postfix import lock, profiles, tables
 from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.errors import Error
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.status import (
+    conclusion,
+    examination,
+    monitoring,
+    report,
+)
+from certbot_postfix.status.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +118,9 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments, timeout=arguments.verify_timeout)
     name = arguments.cert_name or Path(renewed or "").name
     lineage = _lineage(arguments, name)
-    # A certbot that runs this as its hook deploys the certificate itself afterwards.
-    if lock.take(deployment.postfix.directory, wait=PATIENCE):
-        tables.sweep(deployment.postfix)
-        deployment.renew(lineage)
+    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    tables.sweep(deployment.postfix)
+    deployment.renew(lineage)
     return 0
 
 
@@ -150,14 +147,14 @@ def _status(arguments: argparse.Namespace) -> int:
         "find Postfix",
     )
     bundles = Path(arguments.certbot_config_dir or CERTBOT, "postfix")
-    found = status.report(examination.examine(postfix, bundles, deadline))
+    found = conclusion.report(examination.examine(postfix, bundles, deadline))
     text = arguments.render(found)
     encoding = sys.stdout.encoding or "ascii"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
     return ATTEND if found.findings else 0
 
 
-def _table(found: status.Report) -> str:
+def _table(found: conclusion.Report) -> str:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     return report.as_table(found, colour=colour)
 

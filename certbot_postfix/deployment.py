@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix import files, placement, plan, renewal, sni, tables, transaction
+from certbot_postfix import (
+    chainfiles,
+    files,
+    placement,
+    plan,
+    renewal,
+    sni,
+    tables,
+    transaction,
+)
 from certbot_postfix.certificates import Bundle
 from certbot_postfix.configuration import Configuration, names
 from certbot_postfix.errors import Error
@@ -106,7 +115,7 @@ class Deployment:
         """Plan the deployment of *lineage*; nothing live changes."""
         path = self.inventory.path_of(lineage)
         bundle, warnings = renewal.judged(self.inventory, lineage)
-        family = Family(self.inventory, [path])
+        family = Family(self.inventory, [lineage])
         family.judge(lineage)
         new = Deployed(path, bundle.leaf)
         placed = self._placed(new, wish)
@@ -240,7 +249,7 @@ class Deployment:
         good: Postfix could not serve it.
         """
         for _, saved in transaction.saved_in(checkpoint):
-            for name in plan.named(files.read(saved), self.bundles):
+            for name in chainfiles.named(files.read(saved), self.bundles):
                 gone = not (self.bundles / f"{name}.pem").exists()
                 if gone and not (self.inventory.live / name).is_dir():
                     raise Error(

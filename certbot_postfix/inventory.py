@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import certificates, files, plan, sni
+from certbot_postfix import certificates, chainfiles, files, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError, ProgramError
@@ -63,11 +63,11 @@ class Inventory:
 
     def default(self) -> list[Deployed]:
         """Return what main.cf has served by default, as far as it exists."""
-        return leaves(plan.configured(self.configuration))
+        return leaves(chainfiles.configured(self.configuration))
 
     def deployed(self) -> list[Path]:
         """Return the bundles that main.cf or the table of names names."""
-        default = plan.deployed(self.configuration, self.bundles)
+        default = chainfiles.deployed(self.configuration, self.bundles)
         named = sorted(sni.bundles(self.table) - set(map(str, default)))
         ours = [Path(each) for each in named if each.startswith(f"{self.bundles}/")]
         return [*default, *ours]
@@ -80,7 +80,7 @@ class Inventory:
 
     def uses(self, path: Path) -> bool:
         """Whether main.cf or the table of names names the bundle *path*."""
-        default = plan.deployed(self.configuration, self.bundles)
+        default = chainfiles.deployed(self.configuration, self.bundles)
         return path in default or str(path) in self._named
 
     @cached_property
@@ -130,8 +130,8 @@ class Inventory:
         return [*self._in_services(by_directory), *self._in_tables(by_directory)]
 
     def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
-        for service in plan.with_certificates(self.configuration):
-            used = plan.configured(self.configuration, service)
+        for service in chainfiles.with_certificates(self.configuration):
+            used = chainfiles.configured(self.configuration, service)
             for directory in {path.parent for path in used} & lineages.keys():
                 expected = (lineages[directory].bundle().leaf,)
                 yield Promise(None, expected, frozenset({str(service)}))

@@ -1,7 +1,8 @@
 """One at a time: the lock of certbot's installers, on Postfix's configuration.
 
-certbot runs deploy hooks while its installer holds that lock, and waits for them.
-Linux only is known from whom it is, by proc(5); elsewhere one waits in vain.
+certbot runs deploy hooks while its installer holds that lock, and does nothing until
+they end: a hook may work under it.  From whom it is can be known on Linux only, by
+proc(5); elsewhere a hook waits in vain.
 """
 
 import errno
@@ -19,11 +20,10 @@ from certbot_postfix.listeners import open_files
 PAUSE = 0.2
 
 
-def take(directory: Path, *, wait: float = 0) -> bool:
-    """Lock *directory* until this process ends.
+def take(directory: Path, *, wait: float = 0) -> None:
+    """Lock *directory* until this process ends, or be under the lock of an ancestor.
 
-    Wait for another process for *wait* seconds; then raise `Error`.  Returns False if
-    the lock is that of a certbot which has started this process.
+    Wait for any other process for *wait* seconds; then raise `Error`.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -31,7 +31,7 @@ def take(directory: Path, *, wait: float = 0) -> bool:
             util.lock_dir_until_exit(str(directory))
         except errors.LockError as error:
             if wait and _held_by_ancestor(directory):
-                return False
+                return
             if time.monotonic() >= deadline:
                 raise Error(
                     f"could not lock {directory}: {error}",
@@ -40,13 +40,13 @@ def take(directory: Path, *, wait: float = 0) -> bool:
             time.sleep(PAUSE)
         except OSError as error:
             if error.errno == errno.EROFS:
-                return True  # nobody can change anything there; a bundle is elsewhere
+                return  # nobody can change anything there; a bundle is elsewhere
             raise Error(
                 f"could not lock {directory}: {error.strerror}",
                 hint="see that it exists, and is Postfix's configuration directory",
             ) from error
         else:
-            return True
+            return
 
 
 def _held_by_ancestor(directory: Path) -> bool:

@@ -6,7 +6,7 @@ Pure: the configuration, the table and certificates in, promises out.
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from certbot_postfix import plan, sni
+from certbot_postfix import chainfiles, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.placement import Deployed
@@ -36,7 +36,7 @@ def promised(
 
     The names that the administrator's tables have *answered* are not ours to promise.
     """
-    default = plan.configured(configuration)
+    default = chainfiles.configured(configuration)
     for each in new:
         expected = (each.leaf,)
         keys = sni.keys_with(table, str(each.path))

@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from certbot_postfix import files, instances, plan, promises, sni, transaction
+from certbot_postfix import (
+    chainfiles,
+    files,
+    instances,
+    plan,
+    promises,
+    sni,
+    transaction,
+)
 from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory, leaves
 from certbot_postfix.lineage import Lineage
@@ -57,7 +65,7 @@ class Removal:
         configuration, table = inventory.configuration, self._table()
         exists = self.lineage.fullchain.exists()
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
-        decisions = plan.forget(configuration, self.path, plain)
+        decisions = chainfiles.forget(configuration, self.path, plain)
         path, before = inventory.tables.path, inventory.tables.text()
         edit = Edit(path, before, before)
         if inventory.form and table:

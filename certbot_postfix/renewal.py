@@ -72,15 +72,20 @@ class Renewal:
         self.tables.keep()
 
     def _recreate(self) -> None:
-        """Write the bundles that Postfix wants again, and that were removed."""
-        for path in self.inventory.deployed():
-            lineage = Lineage.live(self.inventory.live, path.stem)
+        """Write the bundles again that an instance wants, and that were removed."""
+        inventory = self.inventory
+        wanted = set(inventory.deployed())
+        for other in instances.others(inventory.postfix, inventory.configuration):
+            with contextlib.suppress(Error):  # it is broken
+                wanted |= set(Inventory(other, inventory.bundles).deployed())
+        for path in wanted:
+            lineage = Lineage.live(inventory.live, path.stem)
             if not path.exists() and lineage.fullchain.exists():
                 transaction.put_bundle(path, lineage.bundle().pem, None)
 
     def _together(self, lineages: list[Lineage]) -> bool:
         paths = {self.inventory.path_of(each): each for each in lineages}
-        family = Family(self.inventory, paths)
+        family = Family(self.inventory, lineages)
         here = {path for path in paths if self.inventory.uses(path)}
         bundles = {}
         for path in here | family.used:
@@ -103,14 +108,16 @@ class Renewal:
             used = {path: each for path, each in bundles.items() if view.uses(path)}
             serving = Serving(view.postfix, self.serving.timeout, self.serving.say)
             try:
-                if used:
-                    Renewal(view, serving).update(used, [])
+                by_hand = view.by_hand(family.lineages)
+                if used or by_hand:
+                    Renewal(view, serving).update(used, by_hand)
             except Error as error:
                 failures.append(f"{view.postfix.directory}: {error.message}")
-        if failures and bundles:
+        mattering = map(self.inventory.path_of, family.lineages)
+        if failures and any(path.exists() for path in mattering):
             raise Error(
-                f"{', '.join(path.stem for path in bundles)}: another instance of"
-                f" Postfix than that in {self.inventory.postfix.directory} failed:"
+                f"{', '.join(each.name for each in family.lineages)}: another instance"
+                f" of Postfix than that in {self.inventory.postfix.directory} failed:"
                 f" {'; '.join(failures)}",
                 hint="mend that instance; certbot renew tries again",
             )
@@ -197,19 +204,21 @@ class Renewal:
 
 
 class Family:
-    """The other instances of Postfix that use some of *paths*."""
+    """The other instances of Postfix, and what they use of *lineages*."""
 
-    def __init__(self, inventory: Inventory, paths: Collection[Path]) -> None:
+    def __init__(self, inventory: Inventory, lineages: Collection[Lineage]) -> None:
+        self.lineages = lineages
         self.views: list[Inventory] = []
         self.unreadable: dict[Path, str] = {}
+        self.used: set[Path] = set()
+        paths = list(map(inventory.path_of, lineages))
         for other in instances.others(inventory.postfix, inventory.configuration):
             view = Inventory(other, inventory.bundles)
             try:
-                if any(map(view.uses, paths)):
-                    self.views.append(view)
+                self.used |= set(filter(view.uses, paths))
+                self.views.append(view)
             except Error as error:
                 self.unreadable[other.directory] = error.message
-        self.used = {path for path in paths for view in self.views if view.uses(path)}
 
     def judge(self, lineage: Lineage) -> None:
         """Raise `CertificateError` if *lineage* must not be served by one of them."""

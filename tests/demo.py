@@ -1,4 +1,4 @@
-"""The story of one certificate, told on the terminal: ``make demo``.
+"""The story of two certificates, told on the terminal: ``make demo``.
 
 A private Postfix and an ACME server play the machine and Let's Encrypt; certbot and the
 plugin are real.  Ends with status 1 and a line that says why, if anything is not as the
@@ -8,6 +8,7 @@ README promises.
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from tests.lab.machine import LabError
 from tests.lab.postfix import SERVICES
 
 NAME = "mx.example.org"
+SECOND = "mail.example.net"
 
 # What certbot prints besides the story.
 _CHATTER = ("- - -", "Saving debug log", "If you like Certbot", " * Donating to")
@@ -60,7 +62,7 @@ class Story:
         self.instance = ["--postfix-config-dir", str(postfix.config_dir)]
 
     def tell(self) -> None:
-        """Install, renew, roll back."""
+        """Install, add another, renew, roll back."""
         heading("A new Postfix serves Debian's snake oil")
         typed(f"cp -a {self.postfix.config_dir} original")
         original, snake_oil = self.postfix.snapshot(), self.served()
@@ -75,8 +77,20 @@ class Story:
         )
         installed = self.served()
         self.expect_lineage(installed)
+
+        heading("A second one is served to who asks for its name")
+        self.run(
+            *("run", "-n", "-a", "standalone", "-i", "postfix", "-d", SECOND),
+            *self.instance,
+        )
+        expect(
+            named(self.postfix.served(sni=SECOND)) == SECOND,
+            f"who asks for {SECOND} gets its certificate",
+        )
+        expect(self.served() == installed, "all others get what they got before")
         main_cf = self.postfix.main_cf.read_bytes()
         typed(f"cp {self.postfix.main_cf} main.cf.deployed")
+        self.status()
 
         heading("A renewal is served at once, and needs no change of main.cf")
         self.run("renew", "-n", "--force-renewal")
@@ -93,7 +107,7 @@ class Story:
         )
 
         heading("A rollback leaves no trace")
-        self.run("rollback", "--checkpoints", "1", "-i", "postfix", *self.instance)
+        self.run("rollback", "--checkpoints", "2", "-i", "postfix", *self.instance)
         expect(self.served() == snake_oil, "the snake oil is served again")
         typed(f"diff -r original {self.postfix.config_dir}")
         expect(
@@ -113,6 +127,17 @@ class Story:
                 f"certbot {args[0]} failed with status {done.returncode};"
                 f" the end of its log:\n{self.certbot.log[-2000:]}"
             )
+
+    def status(self) -> None:
+        """Show what ``certbot-postfix status`` tells."""
+        command = [str(self.certbot.executable.with_name("certbot-postfix"))]
+        command += ["--config-dir", str(self.postfix.config_dir)]
+        command += ["--certbot-config-dir", str(self.certbot.config_dir), "status"]
+        typed("certbot-postfix status")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            print(f"  {line}")
+        expect(done.returncode == 0, "nothing is wrong")
 
     def served(self) -> dict[str, x509.Certificate]:
         """Show and return what every service serves now."""

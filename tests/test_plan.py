@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import plan
+from certbot_postfix import chainfiles, plan
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration, Service
 from certbot_postfix.errors import Error
@@ -426,13 +426,13 @@ def test_without_names_there_is_no_table():
     ],
 )
 def test_the_configured_certificates_are_found(explicit, files):
-    assert plan.configured(configured(explicit)) == [Path(file) for file in files]
+    assert chainfiles.configured(configured(explicit)) == [Path(file) for file in files]
 
 
 def test_deployed_is_what_main_cf_names_of_ours():
     configuration = configured({"smtpd_tls_chain_files": f"/other.pem, {BUNDLE}"})
 
-    assert plan.deployed(configuration, BUNDLES) == [BUNDLE]
+    assert chainfiles.deployed(configuration, BUNDLES) == [BUNDLE]
 
 
 # What is forgotten
@@ -482,14 +482,14 @@ CHAINED = "smtpd_tls_chain_files"
     ],
 )
 def test_what_is_forgotten_is_named_no_more(explicit, decisions):
-    found = plan.forget(configured(explicit), BUNDLE, PLAIN)
+    found = chainfiles.forget(configured(explicit), BUNDLE, PLAIN)
 
     assert [str(item).rpartition(" (")[0] for item in found] == decisions
 
 
 def test_the_last_certificate_is_not_forgotten_without_another():
     with pytest.raises(Error, match=r"the only certificate that main\.cf names"):
-        plan.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
+        chainfiles.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_what_is_named_by_hand_is_not_forgotten(explicit, overrides, user):
     )
 
     with pytest.raises(Error, match="was not done by this plugin") as caught:
-        plan.forget(configuration, BUNDLE, PLAIN)
+        chainfiles.forget(configuration, BUNDLE, PLAIN)
 
     assert f"{BUNDLE} is named by {user}, which" in caught.value.message
 
@@ -554,7 +554,7 @@ def test_a_table_that_is_over_is_named_no_more(value, decisions):
     ],
 )
 def test_bundles_that_a_file_names_are_found(text, names):
-    assert plan.named(text.encode(), BUNDLES) == names
+    assert chainfiles.named(text.encode(), BUNDLES) == names
 
 
 # What is lost

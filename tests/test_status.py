@@ -17,16 +17,23 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certbot_postfix import cli, evidence, monitoring, report, settings, status
+from certbot_postfix import cli
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
-from certbot_postfix.deadline import Deadline
-from certbot_postfix.evidence import Answer, Facts, File, Key, Unseen
-from certbot_postfix.examination import examine
-from certbot_postfix.findings import Code, Finding, merged
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Seen
-from certbot_postfix.status import Report
+from certbot_postfix.status.conclusion import (
+    Report,
+    conclusion,
+    monitoring,
+    nametables,
+    report,
+    settings,
+)
+from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.status.evidence import Answer, Facts, File, Key, Unseen
+from certbot_postfix.status.examination import examine
+from certbot_postfix.status.findings import Code, Finding, merged
 from tests.lab import (
     Authority,
     Issued,
@@ -103,7 +110,7 @@ class Site:
             self.certbot_dir / "postfix",
             Deadline(seconds),
         )
-        return status.report(facts)
+        return conclusion.report(facts)
 
     def command(self, *options: str) -> list[str]:
         where = ["--config-dir", str(self.postfix.config_dir)]
@@ -624,7 +631,7 @@ BUNDLES = Path("/etc/letsencrypt/postfix")
 
 def concluded(configuration: Configuration, **known: object) -> list[str]:
     facts = Facts(configuration, NOW, BUNDLES, **{"running": True, **known})
-    return codes(status.report(facts))
+    return codes(conclusion.report(facts))
 
 
 @pytest.mark.parametrize("name", sorted(settings.DEPRECATED))
@@ -666,6 +673,15 @@ def test_an_encrypted_key_is_one_finding(authority):
     assert found == ["file-unusable"]
 
 
+def test_a_certificate_without_a_key_is_one_finding(authority):
+    leaf = certificate(authority.issue(HOST))
+    path = Path("/x.pem")
+
+    found = concluded(configured({CHAIN: str(path)}), files={path: File(path, (leaf,))})
+
+    assert found == ["key-mismatch"]
+
+
 def test_the_lineage_of_another_authority_makes_no_copy_stale():
     bought = certificate(Authority("Bought").issue(HOST, not_before=ago(days=9)))
     free = certificate(Authority("Free").issue(HOST))
@@ -696,7 +712,7 @@ def test_the_text_of_a_table_is_read_as_postmap_reads_it():
         b"# comment\nA.example.org /a.pem,\n\t/b.pem\n\n.x /c.pem\na.example.org /d\n"
     )
 
-    assert evidence.entries(text) == {
+    assert nametables.entries(text) == {
         "a.example.org": (Path("/a.pem"), Path("/b.pem")),
         ".x": (Path("/c.pem"),),
     }
@@ -723,7 +739,7 @@ def test_a_key_is_exposed_if_others_reach_it(base, site, mode, above, exposed):
 @pytest.fixture
 def awkward(authority: Authority) -> Report:
     """A report full of what breaks formats."""
-    odd = 'a"b\\c\nd\x1b[31m\udcff\u202e\u682a' + "x" * 200
+    odd = 'a"b\\n\nd\x1b[31m\udcff\u202e\u682a' + "x" * 200
     leaf = certificate(authority.issue(HOST, *(f"n{n}.example.org" for n in range(40))))
     strange = replace(leaf, subject=odd, issuer=odd)
     endpoint = Endpoint(
@@ -735,7 +751,7 @@ def awkward(authority: Authority) -> Report:
         Answer(endpoint, None, failure=odd, alive=False),
     )
     return replace(
-        status.report(
+        conclusion.report(
             Facts(
                 configured({}, replace(service, name="smtp")),
                 NOW,
@@ -777,7 +793,7 @@ def test_metrics_survive_the_real_parser(awkward):
     }
     assert counts == {code.value: float(code is Code.STALE) for code in Code}
     (info,) = by_name["certbot_postfix_finding_info"]
-    assert info.labels["object"].startswith('a"b\\c\nd\x1b[31m')
+    assert info.labels["object"].startswith('a"b\\n\nd\x1b[31m')
     (end,) = by_name["certbot_postfix_not_after_timestamp_seconds"]
     assert end.value == awkward.rows[0].leaf.not_after.timestamp()
 

@@ -7,11 +7,11 @@ a service fails because of its file, a certificate has expired because it is sta
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from certbot_postfix import certificates, configuration, plan, sni
+from certbot_postfix import certificates, chainfiles, configuration, sni
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.evidence import Answer, Facts
-from certbot_postfix.findings import Code, Finding
-from certbot_postfix.freshness import ends
+from certbot_postfix.status.evidence import Answer, Facts
+from certbot_postfix.status.findings import Code, Finding
+from certbot_postfix.status.freshness import ends
 
 # A certificate ends soon if less than this part of its lifetime is left.  certbot
 # renews when a third is left: for as long again, it has tried in vain.
@@ -199,7 +199,7 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
             each.seen.leaf
             for each in facts.answers
             if each.seen and each.endpoint.service == name and each.server_name is None
-        ] or facts.leaves(plan.configured(facts.configuration, service))
+        ] or facts.leaves(chainfiles.configured(facts.configuration, service))
         by_name = facts.leaves(facts.table.get(sni.key(host), ()))
         leaves = [*default, *by_name]
         if (

@@ -5,7 +5,7 @@ Writes nothing.  What this user may not see is told as `Unseen`, and is no error
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
@@ -19,11 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certbot_postfix import evidence
+from certbot_postfix import sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError
-from certbot_postfix.evidence import Chain, File, Key, NameTable, Unseen
+from certbot_postfix.status import evidence, nametables
+from certbot_postfix.status.evidence import File, Key, NameTable, Unseen
 
 # More bytes than any file of keys, certificates or authorities has.
 LARGEST = 10_000_000
@@ -64,6 +65,7 @@ class Inspection:
         self.roots: frozenset[str] = frozenset()
         self.unseen: list[Unseen] = []
         self._reachable: dict[Path, bool] = {}
+        self._parsed: dict[bytes, Certificate] = {}
 
     def look(self) -> None:
         """Look at everything, what matters most first."""
@@ -80,17 +82,29 @@ class Inspection:
             if path not in self.files:
                 self.files[path] = self._file(path, authorities)
         self._look_for_roots()
-        for form, path in evidence.named_tables(self.configuration):
+        for form, path in nametables.named(self.configuration):
             self._look_into_table(form, path)
-        named = {each for table in self.tables for each in table.entries.values()}
-        for path in sorted({path for paths in named for path in paths}):
-            self._keep(path, partly=len(named) > THOROUGH)
-        chains = evidence.chains(self.configuration, self.tables)
-        self._look_for_lineages([each for each in chains if not each.client])
+        self._look_at_chains()
+
+    def _look_at_chains(self) -> None:
+        found = evidence.chains(self.configuration, self.tables)
+        partly = sum(chain.parameter == sni.PARAMETER for chain in found) > THOROUGH
+        there = self._lineages()
+        copies = False
+        paths = {path for chain in found if not chain.client for path in chain.files}
+        for path in sorted(paths):
+            self._keep(path, partly=partly)
+            name = evidence.lineage(path, self.bundles)
+            copies = copies or not name
+            if there is not None and name:
+                self._look_at_lineage(name, named=True)
+        # A copy of certbot's files is known by its names alone.
+        for name in sorted(there or ()) if copies else ():
+            self._look_at_lineage(name)
 
     def _keep(self, path: Path, *, partly: bool = False) -> None:
         if path not in self.files:
-            read = first_blocks if partly else blocks
+            read = self._first_blocks if partly else blocks
             self.files[path] = replace(self._file(path, read), partly=partly)
 
     def _file(self, path: Path, read: Callable[[bytes], Blocks]) -> File:
@@ -128,7 +142,7 @@ class Inspection:
         entries: evidence.Entries = {}
         text = File(path, exposed=self._exposed(path))
         try:
-            entries = evidence.entries(path.read_bytes())
+            entries = nametables.entries(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             text = File(path, exists=False)
         except OSError as error:
@@ -143,41 +157,47 @@ class Inspection:
             ]
         self.tables.append(NameTable(form, path, entries, text, tuple(databases)))
 
-    def _look_for_lineages(self, chains: Iterable[Chain]) -> None:
-        paths = dict.fromkeys(path for chain in chains for path in chain.files)
-        names = {evidence.lineage(path, self.bundles): path for path in paths}
+    def _lineages(self) -> set[str] | None:
+        """Return the names of certbot's lineages, None if they cannot be seen."""
         try:
-            there = {path.name for path in self.live.iterdir()}
+            return {path.name for path in self.live.iterdir()}
         except (FileNotFoundError, NotADirectoryError):
-            there = set()
+            return set()
         except OSError as error:
             reason = error.strerror or str(error)
             self.unseen.append(Unseen(f"certbot's lineages in {self.live}", reason))
-            return
-        # A copy of certbot's files is known by its names alone.
-        copies = any(
-            self.files[path].certificates
-            for path in paths
-            if not evidence.lineage(path, self.bundles) and path in self.files
-        )
-        for name in sorted({*names, *(there if copies else ())} - {""}):
-            self._look_at_lineage(name, names.get(name))
+            return None
 
-    def _look_at_lineage(self, name: str, bundle: Path | None) -> None:
+    def _look_at_lineage(self, name: str, *, named: bool = False) -> None:
+        if name in self.lineages:
+            return
         path = self.live / name / "fullchain.pem"
         try:
-            found = File(path, first_blocks(path.read_bytes())).certificates
+            found = File(path, self._first_blocks(path.read_bytes())).certificates
             if found:
                 self.lineages[name] = found[0]
             else:
                 self.unseen.append(Unseen(str(path), "there is no certificate in it"))
         except (FileNotFoundError, NotADirectoryError):
-            if bundle:
+            if named:
                 self.lineages[name] = None
         except OSError as error:
             self.unseen.append(Unseen(str(path), error.strerror or str(error)))
         except CertificateError as error:
             self.unseen.append(Unseen(str(path), error.message))
+
+    def _first_blocks(self, text: bytes) -> Blocks:
+        """Return the first certificate in *text*, and the first key, which is not read.
+
+        A bundle and its lineage have the same certificate, which takes time to parse.
+        """
+        first = {each[1] == b"CERTIFICATE": each[0] for each in _backwards(text)}
+        found: list[Certificate | Key] = [Key(b"")] if False in first else []
+        if leaf := first.get(True):
+            if leaf not in self._parsed:
+                (self._parsed[leaf],) = Certificate.all_from_pem(leaf)
+            found.append(self._parsed[leaf])
+        return tuple(found)
 
     def _look_for_roots(self) -> None:
         """Learn the machine's authorities, if some file has a leaf and no issuer."""
@@ -198,16 +218,6 @@ def blocks(text: bytes) -> Blocks:
         else:
             found.append(Key(_spki(block[0])))
     return tuple(found)
-
-
-def first_blocks(text: bytes) -> Blocks:
-    """Return the first certificate in *text*, and the first key, which is not read."""
-    first = {block[1] == b"CERTIFICATE": block[0] for block in _backwards(text)}
-    key = [Key(b"")] if False in first else []
-    return (
-        *key,
-        *([Certificate.all_from_pem(first[True])[0]] if True in first else []),
-    )
 
 
 def authorities(text: bytes) -> Blocks:

@@ -10,8 +10,8 @@ from datetime import timedelta
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
-from certbot_postfix.findings import Finding
-from certbot_postfix.status import Report, Row, Used
+from certbot_postfix.status.conclusion import Report, Row, Used
+from certbot_postfix.status.findings import Finding
 
 # Columns of the table for people.
 WIDTH = 100
@@ -20,6 +20,9 @@ _HEADINGS = ("SERVICE", "ADDRESS", "ASKED FOR", "TLS", "LEFT", "SHOWN")
 _LIMITS = (24, 24, 23, 7, 7, 5)
 
 _ALARM, _RESET = "\033[1;31m", "\033[0m"
+
+# How many certificates are told that no service was seen to show.
+_OTHERS = 10
 
 # Names of a certificate that the table tells one by one.
 _MENTIONED = 8
@@ -31,7 +34,7 @@ def as_table(report: Report, *, colour: bool = False) -> str:
     lines = [
         *_heading(report),
         *_services(report, numbers),
-        *(line for used in report.used for line in _used(report, used, numbers)),
+        *_certificates(report, numbers),
     ]
     if report.findings:
         lines += ["", f"Findings: {len(report.findings)}"]
@@ -91,6 +94,18 @@ def _left(left: timedelta) -> str:
     if left < timedelta(days=2):
         return f"{left // timedelta(hours=1)} h"
     return f"{left.days} d"
+
+
+def _certificates(report: Report, numbers: dict[Certificate, int]) -> list[str]:
+    """Tell of all certificates that were shown, and of some others."""
+    shown = {row.leaf for row in report.rows}
+    others = [used.leaf for used in report.used if used.leaf not in shown]
+    left_out = set(others[_OTHERS:])
+    told = [used for used in report.used if used.leaf not in left_out]
+    lines = [line for used in told for line in _used(report, used, numbers)]
+    if len(others) > _OTHERS:
+        lines += ["", f"and {len(others) - _OTHERS} more certificates, not asked for"]
+    return lines
 
 
 def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[str]:

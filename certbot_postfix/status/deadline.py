@@ -1,18 +1,22 @@
 """A time until which something must have been done, whatever hangs.
 
-What is late goes on in a thread that ends with the process.  Raises `ProgramError`.
+What is late goes on in a thread that ends with the process.  Raises `LateError`.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as LateError  # the built-in since 3.11
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 from certbot_postfix.errors import ProgramError
 
 T = TypeVar("T")
+
+
+class LateError(ProgramError):
+    """The time was over."""
 
 
 class Deadline:
@@ -28,7 +32,7 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
     def within(self, work: Callable[[], T], what: str, part: float = 1.0) -> T:
-        """Return what *work* returns; raise `ProgramError` if that takes too long.
+        """Return what *work* returns; raise `LateError` if that takes too long.
 
         It may take a *part* of the time that is left.
         """
@@ -36,8 +40,8 @@ class Deadline:
         threading.Thread(target=_run, args=(work, future), daemon=True).start()
         try:
             return future.result(self.left * part)
-        except LateError:
-            raise ProgramError(
+        except FutureTimeoutError:  # the built-in since 3.11
+            raise LateError(
                 f"could not {what} within {self.seconds:g} seconds",
                 hint="give it more time with --timeout",
             ) from None

@@ -7,7 +7,7 @@ deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
 import ipaddress
 from collections.abc import Iterator
 
-from certbot_postfix import evidence, plan, sni
+from certbot_postfix import chainfiles, sni
 from certbot_postfix.configuration import (
     CHAIN,
     LEGACY,
@@ -16,8 +16,9 @@ from certbot_postfix.configuration import (
     address,
     own_certificate,
 )
-from certbot_postfix.evidence import Facts
-from certbot_postfix.findings import Code, Finding
+from certbot_postfix.status import evidence
+from certbot_postfix.status.evidence import Facts
+from certbot_postfix.status.findings import Code, Finding
 
 
 def of_parameters(facts: Facts) -> Iterator[Finding]:
@@ -32,7 +33,7 @@ def of_parameters(facts: Facts) -> Iterator[Finding]:
         for each in configuration.services
         if each.kind == "inet" and each.command in ("smtpd", "postscreen")
     ]
-    if network and not plan.with_certificates(configuration):
+    if network and not chainfiles.with_certificates(configuration):
         if any(
             configuration.value(f"{each.command}_upstream_proxy_protocol", each)
             for each in network
@@ -143,12 +144,12 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
 
 def _hiding(facts: Facts, service: Service) -> Iterator[str]:
     configuration = facts.configuration
-    default = plan.configured(configuration)
+    default = chainfiles.configured(configuration)
     own = own_certificate(configuration, service)
     if (
         own
         and any(path.parent == facts.bundles for path in default)
-        and set(plan.configured(configuration, service)) != set(default)
+        and set(chainfiles.configured(configuration, service)) != set(default)
     ):
         yield own
     table = configuration.directory / sni.NAME

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.evidence import Facts
-from certbot_postfix.findings import Code, Finding
+from certbot_postfix.status.evidence import Facts
+from certbot_postfix.status.findings import Code, Finding
 
 # The lineages by the names and the type of key of their certificates.
 Index = dict[tuple[frozenset[str], str], list[tuple[str, Certificate]]]

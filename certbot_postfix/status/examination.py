@@ -13,12 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.configuration import Configuration, endpoints
-from certbot_postfix.deadline import Deadline
-from certbot_postfix.errors import ProgramError
-from certbot_postfix.evidence import Facts, Unseen
-from certbot_postfix.inspection import Inspection
-from certbot_postfix.interview import Interview
 from certbot_postfix.postfix import Postfix
+from certbot_postfix.status.deadline import Deadline, LateError
+from certbot_postfix.status.evidence import Facts, Unseen
+from certbot_postfix.status.inspection import Inspection
+from certbot_postfix.status.interview import Interview
 
 # The part of the time that is left when files are read, at most.
 _FOR_FILES = 0.5
@@ -31,8 +30,9 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
     unseen: list[Unseen] = []
     try:
         deadline.within(found.look, "read the files", _FOR_FILES)
-    except ProgramError as error:
-        unseen.append(Unseen("further files", error.message))
+    except LateError:
+        told = f"all but the {len(found.files)} files that were read first"
+        unseen.append(Unseen(told, "the time for them was over"))
     facts = Facts(
         configuration=configuration,
         now=datetime.now(timezone.utc),

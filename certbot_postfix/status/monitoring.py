@@ -11,9 +11,9 @@ from datetime import datetime
 
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
-from certbot_postfix.findings import Code
-from certbot_postfix.report import address
-from certbot_postfix.status import Report, Row, Used
+from certbot_postfix.status.conclusion import Report, Row, Used
+from certbot_postfix.status.findings import Code
+from certbot_postfix.status.report import address
 
 # Of the JSON document: it changes when a key goes, or means something else.
 VERSION = 1

@@ -8,10 +8,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from certbot_postfix import evidence, purposes, sni
+from certbot_postfix import sni
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.evidence import Chain, Facts, File, Key
-from certbot_postfix.findings import Code, Finding, missing
+from certbot_postfix.status import evidence, purposes
+from certbot_postfix.status.evidence import Chain, Facts, File, Key
+from certbot_postfix.status.findings import Code, Finding, missing
 
 
 def of_files(facts: Facts) -> Iterator[Finding]:
@@ -200,11 +201,14 @@ def _readable(facts: Facts) -> Iterator[Finding]:
         for path in chain.paths:
             file = facts.files.get(path)
             if file and file.exposed and file.keys:
+                within = path.parent == facts.bundles
+                object_ = path.parent if within else path
+                private = f"chmod 700 {object_}" if within else f"chmod 600 {path}"
                 yield Finding(
                     Code.READABLE,
-                    str(path),
+                    str(object_),
                     f"{path} can be read by every user, with the private key in it:"
                     " whoever has the key can pose as this server",
-                    f"chmod 600 {path}, and replace the key",
+                    f"{private}, and replace the key",
                     (chain.where,),
                 )

@@ -4,14 +4,13 @@ Pure: `examination` collects it, `findings` and `diagnosis` conclude.  How Postf
 certificates is told in postconf(5), smtpd_tls_chain_files and tls_server_sni_maps.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import plan, sni
+from certbot_postfix import chainfiles, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import (
     CHAIN,
@@ -171,7 +170,7 @@ class Facts:
     @cached_property
     def services(self) -> Mapping[str, Service]:
         """The services that show a certificate, by name."""
-        found = plan.with_certificates(self.configuration)
+        found = chainfiles.with_certificates(self.configuration)
         return {str(service): service for service in found}
 
     def configured(self, answer: Answer) -> list[Path]:
@@ -179,7 +178,7 @@ class Facts:
         if answer.key in self.table:
             return list(self.table[answer.key])
         service = self.services.get(answer.endpoint.service)
-        return plan.configured(self.configuration, service)
+        return chainfiles.configured(self.configuration, service)
 
     def leaf(self, path: Path) -> Certificate | None:
         """Return the leaf certificate in the file *path*, if it could be seen."""
@@ -225,7 +224,7 @@ def chains(
 ) -> list[Chain]:
     """Return every chain that *configuration* or one of the *tables* names, once."""
     found = list(_in_scope(configuration, "smtpd", None))
-    for service in plan.with_certificates(configuration):
+    for service in chainfiles.with_certificates(configuration):
         found += _in_scope(configuration, "smtpd", service)
     for prefix in CLIENTS:
         found += _in_scope(configuration, prefix, None)
@@ -273,34 +272,4 @@ def authorities(configuration: Configuration) -> dict[str, Path]:
         for service in configuration.services:
             if value := service.overrides.get(name, ""):
                 found[f"{name} in {service} of master.cf"] = Path(queue, value)
-    return found
-
-
-def named_tables(configuration: Configuration) -> list[tuple[str, Path]]:
-    """Return the tables in files that tls_server_sni_maps of main.cf names."""
-    value = configuration.value(sni.PARAMETER)
-    found = re.findall(r"([\w-]+):(/[^\s,{}]+)", value)
-    return [(form, Path(path)) for form, path in found if form in _TEXTUAL]
-
-
-_TEXTUAL = ("texthash", *sni.DATABASES)
-
-
-def entries(text: bytes) -> dict[str, tuple[Path, ...]]:
-    """Read the text of any table of names; of a key given twice, the first counts.
-
-    The syntax is that of postmap(1): a line that begins with blanks continues another.
-    """
-    lines: list[str] = []
-    for line in text.decode(errors="surrogateescape").split("\n"):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if line[0].isspace() and lines:
-            lines[-1] += line
-        else:
-            lines.append(line)
-    found: dict[str, tuple[Path, ...]] = {}
-    for key, *words in (line.replace(",", " ").split() for line in lines):
-        if words:
-            found.setdefault(key.lower(), tuple(map(Path, words)))
     return found

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from certbot_postfix import probe, sni
 from certbot_postfix.configuration import Endpoint, endpoints, with_own_certificate
-from certbot_postfix.deadline import Deadline
 from certbot_postfix.errors import ProofError, UnansweredError
-from certbot_postfix.evidence import Answer, Facts, Unseen
 from certbot_postfix.probe import Question
+from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.status.evidence import Answer, Facts, Unseen
 
-# Names are asked for of at most so many chains, one name each: docs/monitoring.rst.
+# Up to so many names are all asked for; of more, one name each of so many chains.
+NAMES = 50
 CHAINS = 50
 
 # Which types of key a service can be asked for; see `probe`.
@@ -91,8 +92,10 @@ class Interview:
         return value != configuration.value(sni.PARAMETER)
 
     def _names(self) -> dict[str, str]:
-        """Return which names are asked for, by key: one for each chain."""
+        """Return which names are asked for, by key."""
         table = self.known.table
+        if table and len(table) <= NAMES:
+            return {key: sni.asked(key, table) for key in sorted(table)}
         by_chain: dict[tuple[Path, ...], str] = {}
         for key in sorted(table, key=lambda key: (key.startswith("."), key)):
             by_chain.setdefault(table[key], key)

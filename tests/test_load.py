@@ -1,0 +1,355 @@
+"""Mail flows on during renewals: no handshake fails, and no message is deferred.
+
+Eight clients connect without pause to every service, with every server name and with
+none, while one lineage after the other gets a new certificate with a new key.  The
+figures of a set-up without the plugin are told beside ours.
+"""
+
+import itertools
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.lab import (
+    NEWEST,
+    Authority,
+    Certbot,
+    Issued,
+    PrivatePostfix,
+    install_lineage,
+    pki,
+    renew_lineage,
+)
+from tests.lab.load import Certified, Counts, Fault, Load, complaint
+from tests.lab.machine import wait_until
+from tests.lab.postfix import SERVICES
+
+# Takes long.
+pytestmark = pytest.mark.soak
+
+LINEAGES = (
+    Certified("mx.example.org", ("mx.example.org",), default=True),
+    Certified("mx.example.org-rsa", ("mx.example.org",), kind="rsa", default=True),
+    Certified("lists.example.org", ("lists.example.org", "list.example.org")),
+    Certified("example.net", ("example.net", "*.example.net")),
+    Certified("mail.example.com", ("mail.example.com",), kind="rsa"),
+)
+
+# What may be in the mail log: that a daemon with which another was talking has ended in
+# a reload, and that who proves what is served did not wait for ever.
+HARMLESS = {"other warnings", "handshakes that a client left"}
+
+# Seconds from one renewal without the plugin to the next.  Reloads in quick succession
+# have a fault of their own: a process that does not reach tlsmgr, which a reload
+# restarts, tries once more a second later, and else offers no TLS until it ends.
+PACE = 2.0
+
+
+@dataclass
+class Scene:
+    """A Postfix with all lineages, and the load that is to come."""
+
+    postfix: PrivatePostfix
+    certbot: Certbot
+    authority: Authority
+    load: Load
+    seconds: list[float] = field(default_factory=list)
+
+    def issue(self, lineage: Certified) -> Issued:
+        """Return a certificate of *lineage* with a new key, known to the load."""
+        key = pki.generate_key(lineage.kind)
+        issued = self.authority.issue(*lineage.hosts, key=key)
+        self.load.issued(lineage.name, issued)
+        return issued
+
+    def renew(
+        self, number: int, deploy: Callable[[Certified], str], *, pace: float = 0
+    ) -> list[str]:
+        """Renew *number* times, in turns, and *deploy*; return its complaints."""
+        complaints: list[str] = []
+        for lineage in itertools.islice(itertools.cycle(LINEAGES), number):
+            issued, began = self.issue(lineage), time.monotonic()
+            renew_lineage(self.certbot.config_dir, lineage.name, issued)
+            if failed := deploy(lineage):
+                complaints.append(f"{lineage.name}: {failed}")
+            else:
+                self.load.deployed(lineage.name)
+            self.seconds.append(time.monotonic() - began)
+            time.sleep(max(0.0, pace - self.seconds[-1]))
+        return complaints
+
+    def lines(self, counts: Counts) -> list[str]:
+        """Tell how long it took, and what became of the connections."""
+        taken = (
+            f"{statistics.median(self.seconds):.2f} s, {max(self.seconds):.2f} at most"
+        )
+        return [f"{len(self.seconds)} renewals of {taken}", *counts.lines()]
+
+
+@pytest.fixture
+def scene(base: Path, authority: Authority) -> Iterator[Scene]:
+    """Postfix with postscreen runs; every lineage is there, none is deployed."""
+    with PrivatePostfix(base, postscreen=True) as postfix:
+        postfix.set(
+            # One TLS line for each handshake, and no client turned away for being many.
+            smtpd_tls_loglevel="1",
+            smtpd_client_connection_count_limit="0",
+        )
+        certbot = Certbot(base)
+        load = Load(postfix, authority.root_pem, LINEAGES)
+        scene = Scene(postfix, certbot, authority, load)
+        for lineage in LINEAGES:
+            install_lineage(certbot.config_dir, lineage.name, scene.issue(lineage))
+        yield scene
+
+
+# With the plugin
+
+
+def install(scene: Scene) -> None:
+    """Deploy every lineage with certbot."""
+    options = ("-i", "postfix", "--postfix-config-dir", str(scene.postfix.config_dir))
+    for lineage in LINEAGES:
+        done = scene.certbot("install", "--cert-name", lineage.name, *options)
+        assert done.returncode == 0, done.stderr
+        scene.load.deployed(lineage.name)
+
+
+def hook(scene: Scene) -> Callable[[Certified], str]:
+    """Return what runs our deploy hook for a lineage, and returns what it said."""
+
+    def deploy(lineage: Certified) -> str:
+        done = subprocess.run(
+            [
+                NEWEST.with_name("certbot-postfix"),
+                *("--config-dir", str(scene.postfix.config_dir)),
+                *("--certbot-config-dir", str(scene.certbot.config_dir)),
+                *("deploy", "--cert-name", lineage.name),
+            ],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=scene.certbot.environment,
+            timeout=120,
+        )
+        return f"{done.returncode} {done.stderr}" if done.returncode else ""
+
+    return deploy
+
+
+@pytest.mark.parametrize(
+    "renewals",
+    [
+        pytest.param(50, marks=pytest.mark.postfix),
+        pytest.param(1000, marks=pytest.mark.soak),
+    ],
+)
+def test_no_handshake_fails_during_renewals(scene, record_property, renewals):
+    install(scene)
+
+    with scene.load:
+        complaints = scene.renew(renewals, hook(scene))
+
+    counts = scene.load.counts
+    record_property("load", ["with the plugin", *scene.lines(counts)])
+    assert complaints == []
+    assert counts.faults == {}
+    assert set(counts.complaints) <= HARMLESS
+    assert len(counts.handshakes) == len(SERVICES) + 1
+    assert counts.messages > 0
+
+
+# Without it
+
+
+def configure(scene: Scene, table: str) -> None:
+    """Have Postfix read certbot's own files, by server name from a *table*, too."""
+    lines = []
+    for host in sorted({host for lineage in LINEAGES for host in lineage.hosts}):
+        key = host.removeprefix("*")
+        lines.append(f"{key} {live(scene, lambda one, host=host: host in one.hosts)}\n")
+    source = scene.postfix.config_dir / "sni"
+    source.touch(mode=0o600)
+    source.write_text("".join(lines))
+    scene.postfix.set(
+        smtpd_tls_cert_file="",
+        smtpd_tls_key_file="",
+        smtpd_tls_chain_files=live(scene, lambda one: one.default),
+        tls_server_sni_maps=f"{table}:{source}",
+    )
+
+
+def live(scene: Scene, serves: Callable[[Certified], bool]) -> str:
+    """Return certbot's files of the lineages that *serves* picks, for Postfix."""
+    directory = scene.certbot.config_dir / "live"
+    return ",".join(
+        str(directory / lineage.name / f"{kind}.pem")
+        for lineage in LINEAGES
+        if serves(lineage)
+        for kind in ("privkey", "fullchain")
+    )
+
+
+def reload(scene: Scene, table: str) -> str:
+    """Do what a deploy hook of an administrator's does; return what failed."""
+    commands = [("postfix", "reload")]
+    if table != "texthash":
+        source = scene.postfix.config_dir / "sni"
+        commands.insert(0, ("postmap", "-F", f"{table}:{source}"))
+    for command in commands:
+        done = scene.postfix.command(*command)
+        if done.returncode or done.stderr:
+            return f"{done.returncode} {done.stderr}"
+    return ""
+
+
+def start_plainly(scene: Scene, table: str) -> None:
+    """Serve every lineage without the plugin."""
+    configure(scene, table)
+    assert reload(scene, table) == ""
+    wait_until(
+        lambda: (
+            common_names(scene, "mx.example.org")
+            == dict.fromkeys(SERVICES, "CN=mx.example.org")
+        ),
+        "the lineages are served",
+    )
+    for lineage in LINEAGES:
+        scene.load.deployed(lineage.name)
+
+
+def common_names(scene: Scene, sni: str | None) -> dict[str, str]:
+    """Return whose certificate every service serves."""
+    return {
+        service: scene.postfix.served(service, sni=sni).subject.rfc4514_string()
+        for service in SERVICES
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "renewals"),
+    [
+        pytest.param("texthash", 10, marks=pytest.mark.postfix),
+        pytest.param("texthash", 1000, marks=pytest.mark.soak),
+        pytest.param("hash", 1000, marks=pytest.mark.soak),
+    ],
+)
+def test_the_same_is_counted_without_the_plugin(
+    scene, record_property, table, renewals
+):
+    start_plainly(scene, table)
+
+    with scene.load:
+        scene.renew(renewals, lambda _: reload(scene, table), pace=PACE)
+
+    title = f"live/ by chain_files and {table}, and a hook that reloads"
+    counts = scene.load.counts
+    record_property("load", [title, *scene.lines(counts)])
+    assert len(counts.handshakes) == len(SERVICES) + 1
+
+
+# The load itself
+#
+# What it counts must be there to be found.
+
+
+def swap_the_key(scene: Scene) -> None:
+    """Put another key beside the certificate of the default."""
+    other = scene.authority.issue("mx.example.org")
+    (scene.certbot.config_dir / "live/mx.example.org/privkey.pem").write_bytes(
+        other.key_pem
+    )
+
+
+def remove_the_keys(scene: Scene) -> None:
+    """Remove the keys of the default, and all names."""
+    for name in ("mx.example.org", "mx.example.org-rsa"):
+        (scene.certbot.config_dir / "live" / name / "privkey.pem").unlink()
+    # With server names, OpenSSL takes TLS 1.3 for possible, and the handshake fails.
+    scene.postfix.set(tls_server_sni_maps="")
+
+
+def swap_names(scene: Scene) -> None:
+    """Serve the certificate of one lineage for the names of another."""
+    source = scene.postfix.config_dir / "sni"
+    source.write_text(
+        source.read_text().replace("live/lists.example.org", "live/example.net")
+    )
+
+
+def forget_a_name(scene: Scene) -> None:
+    """Take a name out of the table."""
+    source = scene.postfix.config_dir / "sni"
+    lines = source.read_text().splitlines(keepends=True)
+    source.write_text("".join(line for line in lines if not line.startswith("mail.")))
+
+
+def name_one_twice(scene: Scene) -> None:
+    """Make the table unusable."""
+    source = scene.postfix.config_dir / "sni"
+    source.write_text(source.read_text() + source.read_text())
+
+
+def keep_an_old_one(scene: Scene) -> None:
+    """Say that a certificate was deployed that is not served."""
+    scene.issue(LINEAGES[0])
+    scene.load.deployed(LINEAGES[0].name)
+
+
+def defer(scene: Scene) -> None:
+    """Have every message deferred after it was accepted."""
+    scene.postfix.set(local_transport="retry:4.0.0 later")
+
+
+def put_off(scene: Scene) -> None:
+    """Have every recipient put off."""
+    scene.postfix.set(smtpd_recipient_restrictions="defer")
+
+
+SABOTAGES = [
+    pytest.param(
+        swap_the_key,
+        {Fault.NO_TLS, Fault.HANDSHAKE},
+        {"keys that do not match", "TLS switched off"},
+        id="a wrong key",
+    ),
+    pytest.param(
+        remove_the_keys, {Fault.ANONYMOUS}, {"anonymous ciphers"}, id="no certificate"
+    ),
+    pytest.param(swap_names, {Fault.WRONG}, set(), id="a wrong certificate"),
+    pytest.param(
+        forget_a_name, {Fault.WRONG}, {"names without an entry"}, id="a lost name"
+    ),
+    pytest.param(
+        name_one_twice, {Fault.HANDSHAKE}, {"failed handshakes"}, id="a bad table"
+    ),
+    pytest.param(keep_an_old_one, {Fault.STALE}, set(), id="an old certificate"),
+    pytest.param(defer, set(), {"deferred messages"}, id="messages deferred later"),
+    pytest.param(put_off, {Fault.DEFERRED}, set(), id="messages put off"),
+]
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(("sabotage", "faults", "logged"), SABOTAGES)
+def test_the_load_notices(scene, sabotage, faults, logged):
+    start_plainly(scene, "texthash")
+    sabotage(scene)
+    scene.postfix.settle()
+    assert reload(scene, "texthash") == ""
+
+    with scene.load:
+        wait_until(lambda: scene.load.faults >= faults, "the clients have noticed")
+        wait_until(
+            lambda: logged <= set(map(complaint, scene.postfix.log().splitlines())),
+            "the mail log tells",
+        )
+
+    counts = scene.load.counts
+    assert {fault for fault, _, _ in counts.faults} >= faults
+    assert set(counts.complaints) >= logged
