@@ -22,14 +22,8 @@ from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Seen
-from certbot_postfix.status.conclusion import (
-    Report,
-    conclusion,
-    monitoring,
-    nametables,
-    report,
-    settings,
-)
+from certbot_postfix.status import conclusion, monitoring, nametables, report, settings
+from certbot_postfix.status.conclusion import Report
 from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.evidence import Answer, Facts, File, Key, Unseen
 from certbot_postfix.status.examination import examine
