@@ -25,9 +25,6 @@ from tests.lab.instances import FIRST, CertbotInside, Family, Instance, obstacle
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES, snapshot
 
-# Takes long.
-pytestmark = pytest.mark.soak
-
 NAME = "mx.example.org"
 NAMES = (NAME, "out.example.org")  # those of both instances
 SHOP, BLOG = "shop.example.net", "blog.example.net"

@@ -29,8 +29,7 @@ from tests.lab.load import Certified, Counts, Fault, Load, complaint
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES
 
-# Takes long.
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.postfix
 
 LINEAGES = (
     Certified("mx.example.org", ("mx.example.org",), default=True),
@@ -146,7 +145,7 @@ def hook(scene: Scene) -> Callable[[Certified], str]:
 @pytest.mark.parametrize(
     "renewals",
     [
-        pytest.param(50, marks=pytest.mark.postfix),
+        50,
         pytest.param(1000, marks=pytest.mark.soak),
     ],
 )
@@ -235,7 +234,7 @@ def common_names(scene: Scene, sni: str | None) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("table", "renewals"),
     [
-        pytest.param("texthash", 10, marks=pytest.mark.postfix),
+        ("texthash", 10),
         pytest.param("texthash", 1000, marks=pytest.mark.soak),
         pytest.param("hash", 1000, marks=pytest.mark.soak),
     ],
@@ -335,7 +334,6 @@ SABOTAGES = [
 ]
 
 
-@pytest.mark.postfix
 @pytest.mark.parametrize(("sabotage", "faults", "logged"), SABOTAGES)
 def test_the_load_notices(scene, sabotage, faults, logged):
     start_plainly(scene, "texthash")

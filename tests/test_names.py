@@ -44,7 +44,7 @@ from tests.lab.postfix import SERVICES, STRANGER
 from tests.test_deployment import Checkpoint
 from tests.test_story import CERTBOTS, identity, options
 
-pytestmark = [pytest.mark.postfix, pytest.mark.soak]
+pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
 SHOP = ("shop.example.net", "www.shop.example.net")

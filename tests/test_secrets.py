@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.lab import Authority, Certbot, Pebble, PrivatePostfix, install_lineage
+from tests.test_table_faults import LARGE, SHOP, Shop
 
 pytestmark = pytest.mark.postfix
 
@@ -47,7 +48,10 @@ def files(directory: Path) -> list[Path]:
 
 
 def secrets(base: Path) -> set[str]:
-    """Return the lines of all private keys below *base*, and what announces a key."""
+    """Return the lines of all private keys below *base*, and what announces a key.
+
+    They are told twice, the second time as a database has them: in base64, in pieces.
+    """
     found = {MARK}
     for path in files(base):
         for pem in _KEY.findall(path.read_bytes()):
@@ -62,7 +66,18 @@ def secrets(base: Path) -> set[str]:
                 for line in pem.splitlines()[1:-1]
                 if len(line) > 40 and base64.b64decode(line) not in public
             }
+            found |= {
+                base64.b64encode(piece).decode()
+                for piece in map(bytes, zip(*[iter(pem)] * 30, strict=False))
+                if b"-" not in piece and not _is_public(piece, public)
+            }
     return found
+
+
+def _is_public(piece: bytes, public: bytes) -> bool:
+    """Tell if a piece of PEM is from *public*, which is in each certificate request."""
+    text = piece.replace(b"\n", b"")
+    return any(base64.b64decode(text[at:][:24]) in public for at in range(4))
 
 
 _KEY = re.compile(
@@ -83,8 +98,8 @@ def holders(base: Path, lines: Iterable[str]) -> set[Path]:
 # The watch
 
 _CALLS = (
-    "open,openat,creat,write,writev,pwrite64,sendfile,copy_file_range,chmod,fchmod,"
-    "fchmodat,rename,renameat,renameat2,link,linkat,unlink,unlinkat"
+    "open,openat,creat,write,writev,pwrite64,pwritev,sendfile,copy_file_range,chmod,"
+    "fchmod,fchmodat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,umask,execve"
 )
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<text>.*)")
 _CALL = re.compile(
@@ -97,14 +112,16 @@ _PATH = r'(?:AT_FDCWD<([^>]*)>, )?"([^"]*)"'
 class Watch:
     """What strace tells about files with private keys, as `readable` and `touched`.
 
-    A mode counts as it is asked for, as if there were no umask, and for ever.
+    A mode counts as it is asked for, with the umask that the process has chosen itself,
+    and for ever.
     """
 
     def __init__(self, base: Path) -> None:
         self._trace = base / "strace"
         self._base = base
         self._modes = {str(path): path.stat().st_mode for path in files(base)}
-        self._with_key = {str(path) for path in holders(base, [MARK])}
+        self._with_key = {str(path) for path in holders(base, secrets(base))}
+        self._umask: dict[str, int] = {}
         self.readable: list[str] = []
         self.touched: set[str] = set()
 
@@ -124,19 +141,30 @@ class Watch:
         text = self._trace.read_text(errors="replace")
         self._trace.unlink()
         self._secrets = secrets(self._base)
-        for line in _whole(text):
-            self._follow(line)
+        for pid, line in _whole(text):
+            self._follow(pid, line)
         return done
 
-    def _follow(self, line: str) -> None:
+    def _follow(self, pid: str, line: str) -> None:
         call = _CALL.match(line)
         if not call or int(call["result"]) < 0:
             return
         name, args = call["name"], call["args"]
+        if name == "umask":
+            self._umask[pid] = int(args, 8)
+        elif name == "execve":
+            if any(secret in args for secret in self._secrets):
+                self.readable.append("a key is in a command line")
+        else:
+            self._follow_file(name, args, call["fd"], line, self._umask.get(pid, 0))
+
+    def _follow_file(
+        self, name: str, args: str, fd: str, line: str, umask: int
+    ) -> None:
         match name.removesuffix("2").removesuffix("at").removeprefix("p"):
             case "open" | "creat":
-                self._open(call["fd"], line)
-            case "write" | "writev" | "write64":
+                self._open(fd, line, umask)
+            case "write" | "writev" | "write64":  # and with a p before
                 if any(secret in args for secret in self._secrets):
                     self._note(re.findall(_FD, args)[0])
             case "sendfile" | "copy_file_range":
@@ -149,10 +177,10 @@ class Watch:
             case "rename" | "link" | "unlink":
                 self._name(name, *self._paths(args))
 
-    def _open(self, path: str, line: str) -> None:
+    def _open(self, path: str, line: str, umask: int) -> None:
         mode = re.search(r", (0\d*)\) +=", line)
         if mode:  # as there is if it may create; a file that exists keeps its own
-            self._modes.setdefault(path, int(mode[1], 8))
+            self._modes.setdefault(path, int(mode[1], 8) & ~umask)
 
     def _name(self, call: str, old: str, new: str | None = None) -> None:
         if new:
@@ -201,17 +229,17 @@ class Watch:
         ]
 
 
-def _whole(text: str) -> Iterable[str]:
-    """Return the calls, those in one piece that another process interrupted."""
+def _whole(text: str) -> Iterable[tuple[str, str]]:
+    """Return processes and calls, in one piece those that others interrupted."""
     begun: dict[str, str] = {}
     for found in _LINE.finditer(text):
         pid, line = found["pid"], found["text"]
         if line.endswith(" <unfinished ...>"):
             begun[pid] = line.removesuffix(" <unfinished ...>")
         elif resumed := re.match(r"<\.\.\. \w+ resumed>(.*)", line):
-            yield begun.pop(pid, "") + resumed[1]
+            yield pid, begun.pop(pid, "") + resumed[1]
         else:
-            yield line
+            yield pid, line
 
 
 SCRIPT = """
@@ -252,10 +280,18 @@ LEAKS = {
     "a part of a key": "print(key.splitlines()[2])",
     "standard output": "print(key)",
     "a child": "os.fork() or write('new', 0o644)",
+    "an umask that is another process's": "os.fork() or os.umask(0o77);"
+    " os.wait(); write('new', 0o644)",
+    "base64": (
+        "import base64; key = base64.b64encode(key.encode()).decode();"
+        " write('new', 0o644)"
+    ),
+    "a command line": "os.spawnl(os.P_WAIT, '/bin/true', 'true', key)",
 }
 CARE = {
     "a file for root alone": "write('new', 0o600)",
     "a mode that is stricter still": "os.fchmod(write('new', 0o600), 0o400)",
+    "an umask": "os.umask(0o77); write('new', 0o644)",
     "a readable file without a key": "open('new', 'w').write('nothing')",
     "a name of a key that is used again": (
         "write('new', 0o600); os.unlink('new'); open('new', 'w').write('nothing')"
@@ -404,3 +440,71 @@ def test_keys_are_in_certbots_archive_and_in_the_bundle_only(postfix, base, cert
     assert done.returncode == 0, done.stderr
     assert holders(base, known) == {*others, *keys}
     assert [line for line in known if line in printed or line in certbot.log] == []
+
+
+# The table of names as a database, which holds copies of keys
+
+
+@pytest.fixture
+def shop(stopped_postfix: PrivatePostfix, authority: Authority) -> Shop:
+    """Three lineages on a server with a table of names, when it was opened."""
+    return Shop(stopped_postfix, authority)
+
+
+@pytest.mark.parametrize(
+    ("form", "fails"),
+    [("hash", False), ("lmdb", False), ("cdb", False), ("hash", True)],
+)
+def test_no_key_in_a_database_is_ever_readable_by_others(shop, base, form, fails):
+    shop.open(form)
+    shop.renew("shop", *SHOP)
+    if fails:
+        shop.postfix.start()
+        shop.first_reload_fails()
+    watch = Watch(base)
+
+    done = watch.run(
+        shop.argv("deploy", "--cert-name", "shop"), shop.certbot.environment
+    )
+
+    assert done.returncode == (1 if fails else 3), done.stderr
+    # What postmap is asked for a name, it answers to us, through a pipe.
+    assert [each for each in watch.readable if not each.startswith("pipe:")] == []
+    assert str(shop.database(form)) in watch.touched
+    own = (str(shop.bundles), str(shop.path))
+    private = str(shop.path.with_name(f".{shop.path.name}."))
+    assert {
+        path for path in watch.touched if not path.startswith((*own, private, "pipe:"))
+    } == set()
+    told = done.stdout + done.stderr
+    assert [line for line in secrets(base) if line in told] == []
+    assert stat.S_IMODE(shop.database(form).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("complaint", ["", "postmap: warning: strange"])
+def test_keys_of_a_table_are_in_bundles_and_in_its_database_only(shop, base, complaint):
+    shop.open_small()
+    shop.postfix.set(default_database_type="hash")
+    shop.lineage("many", *LARGE)
+    before = holders(base, secrets(base))
+    known = secrets(base)
+    if complaint:
+        shop.postmap.disturb(f'echo "{complaint}" >&2; exec "$@"')
+
+    done = shop.install("many", "-vvv")
+
+    told = done.stdout + done.stderr + shop.certbot.log
+    assert done.returncode == int(bool(complaint))
+    assert complaint in told
+    made = {shop.certbot.bundle("many"), shop.database("hash")}
+    assert holders(base, known) - before == (set() if complaint else made)
+    assert [line for line in known if line in told] == []
+    if complaint:
+        return
+
+    done = shop.certbot("rollback", *shop.options, "-vvv")
+
+    assert done.returncode == 0, done.stderr
+    assert holders(base, known) == before
+    told = done.stdout + done.stderr + shop.certbot.log
+    assert [line for line in known if line in told] == []

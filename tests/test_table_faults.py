@@ -42,7 +42,7 @@ from tests.test_deployment import Checkpoint
 from tests.test_kill import _copy, _restore
 from tests.test_tables import FORMS, SUFFIXES, no_space
 
-pytestmark = [pytest.mark.postfix, pytest.mark.soak]
+pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
 SHOP = ("shop.example.net", "www.shop.example.net")
@@ -96,21 +96,27 @@ class Shop:
         return self._authority.issue(*SHOP)
 
     def open(self, form: str) -> None:
-        """Deploy all, with a table of type *form*; Postfix does not run."""
-        self.open_small()
-        self.lineage("many", *MANY)
-        self.deploy("many")
+        """Have all deployed, with a table of type *form*; Postfix does not run."""
+        self._open({"shop": SHOP, "many": MANY}, form)
+
+    def open_small(self) -> None:
+        """Have the default and the shop deployed, with a table that is text."""
+        self._open({"shop": SHOP}, "texthash")
+
+    def _open(self, lineages: dict[str, tuple[str, ...]], form: str) -> None:
+        self.lineage(NAME, NAME)
+        self.deploy(NAME)
+        table = {NAME: (str(self.certbot.bundle(NAME)),)}
+        for name, names in lineages.items():
+            bundle = self.certbot.bundle(name)
+            pem = self.lineage(name, *names).bundle_pem
+            files.replace(bundle, pem, mode=0o600)
+            table.update(dict.fromkeys(names, (str(bundle),)))
+        files.replace(self.path, sni.render(table), mode=0o600)
         if form != "texthash":
             done = self.postfix.command("postmap", "-F", f"{form}:{self.path}")
             assert not done.stderr
-            self.postfix.set(tls_server_sni_maps=f"{form}:{self.path}")
-
-    def open_small(self) -> None:
-        """Deploy the default and the shop, with a table that is text."""
-        self.lineage(NAME, NAME)
-        self.lineage("shop", *SHOP)
-        self.deploy(NAME)
-        self.deploy("shop")
+        self.postfix.set(tls_server_sni_maps=f"{form}:{self.path}")  # settles all
 
     def deploy(self, name: str) -> None:
         """Deploy a lineage, as certbot has it done."""
@@ -166,6 +172,16 @@ class Shop:
 
     def database(self, form: str) -> Path:
         return self.path.with_name(f"{sni.NAME}{SUFFIXES[form]}")
+
+    def first_reload_fails(self) -> None:
+        """Have Postfix not told of what was written, until that is undone."""
+        path = self.postmap.directory / "postfix"
+        path.write_text(
+            "#!/bin/sh\n"
+            f'[ "$3" != reload ] || ! mkdir {path}.once 2> /dev/null || exit 1\n'
+            'exec /usr/sbin/postfix "$@"\n'
+        )
+        path.chmod(0o755)
 
     def served(self) -> dict[tuple[str, str | None], x509.Certificate]:
         """Return what is shown on the services, to who asks for whom."""
@@ -224,6 +240,14 @@ def closed(stopped_postfix: PrivatePostfix, authority: Authority) -> Shop:
     return Shop(stopped_postfix, authority)
 
 
+def some(*forms: str) -> list[Any]:
+    """Return all types of database; those that are not in *forms* are left to soak."""
+    return [
+        form if form in forms else pytest.param(form, marks=pytest.mark.soak)
+        for form in FORMS
+    ]
+
+
 def shop_of(form: str, closed: Shop) -> Shop:
     closed.open(form)
     closed.postfix.start()
@@ -245,6 +269,10 @@ class State:
         for where, before in self._files.items():
             assert _differing(found[where], before) == []
         assert _differing(self._shop.read(), self._read) == []
+        self.assert_served()
+
+    def assert_served(self) -> None:
+        """Compare what clients are shown."""
         assert self._shop.served() == self._served
 
 
@@ -262,11 +290,13 @@ def fails(done: Done, *words: str) -> None:
     assert "Traceback" not in told(done)
 
 
-def completes(shop: Shop, done: Done, issued: Issued, form: str) -> None:
+def completes(
+    shop: Shop, done: Done, issued: Issued, form: str, name: str = SHOP[1]
+) -> None:
     """See that a run succeeded: *issued* is served, and nothing lies about."""
     succeeded(done)
-    assert shop.postfix.served("submissions", sni=SHOP[1]) == issued.leaf
-    assert shop.read()[SHOP[0]] == issued.bundle_pem
+    assert shop.postfix.served("submissions", sni=name) == issued.leaf
+    assert shop.read()[name] == issued.bundle_pem
     here = {path.name for path in shop.postfix.config_dir.glob("*certbot*")}
     database = set() if form == "texthash" else {shop.database(form).name}
     assert here == {sni.NAME, *database}
@@ -311,9 +341,9 @@ def empty(shop: Shop) -> None:
     ("form", "run", "fault"),
     [
         ("hash", Shop.hook, gone_for_good),
-        ("lmdb", Shop.missed, empty),
-        ("cdb", Shop.hook, a_directory),
-        ("btree", Shop.install, gone_for_good),
+        pytest.param("lmdb", Shop.missed, empty, marks=pytest.mark.soak),
+        pytest.param("cdb", Shop.hook, a_directory, marks=pytest.mark.soak),
+        pytest.param("btree", Shop.install, gone_for_good, marks=pytest.mark.soak),
     ],
 )
 def test_a_bundle_of_another_lineage_that_is_unreadable_stops_a_renewal(
@@ -338,34 +368,48 @@ def test_a_bundle_of_another_lineage_that_is_unreadable_stops_a_renewal(
     completes(shop, run(shop), issued, form)
 
 
-@pytest.mark.parametrize("form", ["hash", "cdb"])
-def test_a_name_that_was_entered_twice_by_hand_stops_a_renewal(closed, form):
-    shop = shop_of(form, closed)
+@pytest.mark.parametrize(
+    ("form", "write"),
+    [
+        ("texthash", str.upper),
+        *(
+            pytest.param(form, write, marks=pytest.mark.soak)
+            for form in ("texthash", *FORMS)
+            for write in (str, str.upper)
+        ),
+    ],
+)
+def test_a_name_that_was_entered_twice_by_hand_is_mended(closed, form, write):
+    shop = closed
+    shop.open(form)
+    text = shop.path.read_bytes()
     with shop.path.open("a") as file:
-        # Postfix folds names to lower case.
+        # With that, Postfix can do nothing with a text.  It folds names to lower case.
+        file.write(f"{write(SHOP[0])} {shop.certbot.bundle('shop')}\n")
+    shop.postfix.start()
+    issued = shop.renew("shop", *SHOP)
+
+    completes(shop, shop.hook(), issued, form)
+
+    assert shop.path.read_bytes() == text
+    assert shop.postfix.served("smtp", sni=MANY[0]) != issued.leaf
+
+
+def test_a_name_that_two_lineages_have_in_different_letters_stops_a_renewal(closed):
+    # A database that is changed for a few names only does not see it.
+    shop = shop_of("cdb", closed)
+    text = shop.path.read_bytes()
+    with shop.path.open("a") as file:
         file.write(f"{SHOP[0].upper()} {shop.certbot.bundle(NAME)}\n")
-    issued = shop.renew("shop", *SHOP, NEW)
+    issued = shop.renew("shop", *SHOP)
     before = State(shop)
 
     done = shop.hook()
 
     fails(done, "duplicate", SHOP[0])
     before.assert_kept()
-    lines = shop.path.read_text().splitlines(keepends=True)
-    shop.path.write_text("".join(lines[:-1]))
-    completes(shop, shop.hook(), issued, form)
-
-
-@pytest.mark.parametrize("form", ["hash", "cdb"])
-def test_a_line_that_is_there_twice_is_mended(closed, form):
-    shop = shop_of(form, closed)
-    lines = shop.path.read_text().splitlines(keepends=True)
-    shop.path.write_text("".join([*lines, lines[-1]]))
-    issued = shop.renew("shop", *SHOP)
-
-    completes(shop, shop.hook(), issued, form)
-
-    assert shop.path.read_text() == "".join(lines)
+    shop.path.write_bytes(text)
+    completes(shop, shop.hook(), issued, "cdb")
 
 
 FOREIGN = "shop.example.net /their/own.pem\n"
@@ -387,7 +431,9 @@ def test_a_table_that_is_not_ours_stops_a_deployment(closed):
     completes(closed, closed.install("shop"), issued, "texthash")
 
 
-@pytest.mark.parametrize("run", [Shop.hook, Shop.missed])
+@pytest.mark.parametrize(
+    "run", [Shop.missed, pytest.param(Shop.hook, marks=pytest.mark.soak)]
+)
 def test_a_table_that_is_not_ours_any_more_stops_a_renewal(closed, run):
     shop = shop_of("hash", closed)
     text = shop.path.read_bytes()
@@ -403,7 +449,7 @@ def test_a_table_that_is_not_ours_any_more_stops_a_renewal(closed, run):
     completes(shop, run(shop), issued, "hash")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", some("hash"))
 def test_a_database_that_all_may_read_is_closed_by_a_renewal(closed, form):
     shop = shop_of(form, closed)
     shop.database(form).chmod(0o644)
@@ -414,6 +460,23 @@ def test_a_database_that_all_may_read_is_closed_by_a_renewal(closed, form):
     assert stat.S_IMODE(shop.database(form).stat().st_mode) == 0o600
 
 
+# What comes after the database
+
+
+@pytest.mark.parametrize("form", some("hash"))
+def test_a_renewal_that_is_undone_brings_back_text_and_database(closed, form):
+    shop = shop_of(form, closed)
+    issued = shop.renew("shop", *SHOP, NEW)
+    before = State(shop)
+    shop.first_reload_fails()
+
+    done = shop.hook()
+
+    fails(done, "postfix reload failed", "the old certificate was put back")
+    before.assert_kept()
+    completes(shop, shop.hook(), issued, form, NEW)
+
+
 # No space
 
 
@@ -421,28 +484,27 @@ def test_a_database_that_all_may_read_is_closed_by_a_renewal(closed, form):
     ("form", "free"),
     [
         ("hash", 40_000),
-        ("lmdb", 40_000),
-        ("cdb", 40_000),
-        ("hash", 0),
-        ("lmdb", 150_000),
+        ("lmdb", 60_000),
+        pytest.param("cdb", 40_000, marks=pytest.mark.soak),
+        pytest.param("hash", 0, marks=pytest.mark.soak),
+        pytest.param("lmdb", 40_000, marks=pytest.mark.soak),
     ],
 )
 def test_a_full_disk_stops_a_renewal(closed, form, free):
     shop = closed
     shop.open(form)
-    issued = shop.renew("shop", *SHOP, NEW)
-    shop.renew("many", *MANY)  # all are to be read anew
+    issued = shop.renew("many", *MANY)  # so many that all names are read anew
     with no_space(shop.postfix.config_dir, free):
         shop.postfix.start()
         try:
             before = State(shop)
 
-            done = shop.hook()
+            done = shop.hook("many")
 
             fails(done, "No space left on device" if form != "lmdb" else "")
             before.assert_kept()
             shop.postfix.config_dir.joinpath("filler").write_bytes(b"")
-            completes(shop, shop.hook(), issued, form)
+            completes(shop, shop.hook("many"), issued, form, MANY[7])
         finally:
             shop.postfix.stop()  # it holds the database
 
@@ -479,7 +541,9 @@ def middle_of(shop: Shop, form: str) -> Call:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_postmap_that_is_killed_stops_a_renewal(closed, form):
+def test_a_postmap_that_is_killed_or_a_power_cut_changes_nothing_that_is_served(
+    closed, form
+):
     shop = shop_of(form, closed)
     call = middle_of(shop, form)
     issued = shop.renew("shop", *SHOP)
@@ -490,23 +554,12 @@ def test_a_postmap_that_is_killed_stops_a_renewal(closed, form):
 
     fails(done, "postmap", "the old certificate was put back")
     before.assert_kept()
-    shop.postmap.leave_alone()
-    completes(shop, shop.hook(), issued, form)
 
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_power_cut_while_postmap_works_is_made_up_for(closed, form):
-    shop = shop_of(form, closed)
-    call = middle_of(shop, form)
-    issued = shop.renew("shop", *SHOP)
-    served, read = shop.served(), shop.read()
     shop.postmap.kill_at(call, with_parent=True)
-
     done = shop.hook()
 
     assert done.returncode == -9
-    assert shop.served() == served
-    assert _differing(shop.read(), read) == []
+    before.assert_served()
     assert all(not mode & 0o077 for mode in keys(shop.postfix.base).values())
     shop.postmap.leave_alone()
     completes(shop, shop.missed(), issued, form)
@@ -533,6 +586,7 @@ class Trial:
             shop.certbot.work_dir,
         )
         self.argv: list[str] = []
+        self._status = 0
 
     def prepare(self, verb: str, form: str) -> list[Point]:
         """Prepare for *verb*; return the points around the table."""
@@ -542,7 +596,7 @@ class Trial:
             _copy(tree, self._saved / tree.name)
         self._old = self.shop.read()
         env = self.shop.certbot.environment
-        found = points(self.argv, env=env, watched=self._trees)
+        found = points(self.argv, env=env, watched=self._trees, status=self._status)
         self._new, self._shape = self.shop.read(), self._shaped()
         assert self._new != self._old
         places = [at for at, point in enumerate(found) if sni.NAME in point.path]
@@ -552,6 +606,7 @@ class Trial:
         self.shop.open(form)
         self.shop.renew("shop", *SHOP, NEW)
         self.argv = self.shop.argv("deploy", "--cert-name", "shop")
+        self._status = 3  # it warns that Postfix does not run
 
     def _before_renew(self, form: str) -> None:
         self.shop.open(form)
@@ -582,7 +637,8 @@ class Trial:
         kill_at(point, self.argv, env=self.shop.certbot.environment, may_end=False)
         try:
             self._assert_whole()
-            succeeded(self.shop.run(self.argv))
+            again = self.shop.run(self.argv)
+            assert again.returncode == self._status, told(again)
             self._assert_done()
         except AssertionError as error:
             return f"{point}: {error}".replace(f"{self.shop.postfix.base}/", "")
@@ -647,15 +703,11 @@ def case(verb: str, form: str, count: int = 0):
 @pytest.mark.parametrize(
     ("verb", "form", "count"),
     [
-        case("hook", "hash", 4),
-        case("hook", "btree", 2),
-        case("hook", "lmdb", 3),
-        case("hook", "cdb", 3),
-        case("hook", "texthash", 4),
-        case("renew", "hash", 2),
+        case("hook", "hash", 3),
+        case("hook", "lmdb", 2),
+        case("hook", "texthash", 2),
         case("renew", "cdb", 2),
-        case("install", "hash", 3),
-        case("install", "lmdb", 2),
+        case("install", "hash", 2),
         *(
             case(verb, form)
             for verb in ("hook", "renew", "install")
@@ -686,7 +738,7 @@ class Clients:
 
     def __init__(self, postfix: PrivatePostfix, names: Sequence[str]) -> None:
         self.shown: dict[str, x509.Certificate] = {}
-        self.count = itertools.count()
+        self.asked: list[str] = []
         self.failed: list[str] = []
         self._end = threading.Event()
         self._threads = [
@@ -704,7 +756,7 @@ class Clients:
                 self.shown[name] = postfix.served(service, sni=name)
             except Exception as error:
                 self.failed.append(f"{service}, {name}: {error!r}")
-            next(self.count)
+            self.asked.append(name)
 
     def __enter__(self) -> "Clients":
         for thread in self._threads:
@@ -736,14 +788,15 @@ def test_no_client_fails_while_a_database_is_refreshed_twenty_times(closed, form
         for _ in range(20):
             issued = shop.issue()
             refresh(shop, form, issued)
-            wait_until(
-                lambda leaf=issued.leaf: clients.shown.get(SHOP[0]) == leaf,
-                "a client is shown the newest",
-            )
+            seen = len(clients.asked)
+            wait_until(lambda seen=seen: len(clients.asked) > seen + 12, "they ask")
+        wait_until(
+            lambda: clients.shown.get(SHOP[0]) == issued.leaf,
+            "a client is shown the newest",
+        )
 
     assert clients.failed == []
     assert clients.shown[MANY[0]] == clients.shown[MANY[-1]] == others
-    assert next(clients.count) > 40
 
 
 @pytest.mark.soak
@@ -767,7 +820,7 @@ def entry(path: Path) -> tuple[bytes, int]:
     return path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", some("hash"))
 def test_a_rollback_removes_the_database_that_the_deployment_made(closed, form):
     closed.open_small()
     closed.postfix.set(default_database_type=form)
@@ -784,12 +837,11 @@ def test_a_rollback_removes_the_database_that_the_deployment_made(closed, form):
     before.assert_kept()
 
 
-@pytest.mark.parametrize("form", ["hash", "cdb"])
+@pytest.mark.parametrize("form", some("hash"))
 def test_after_a_rollback_a_database_serves_what_the_restored_text_says(closed, form):
     shop = shop_of(form, closed)
     shop.lineage("new", NEW, SHOP[0])
-    before, text, read = State(shop), entry(shop.path), shop.read()
-    served = shop.served()
+    text, read, served = entry(shop.path), shop.read(), shop.served()
     succeeded(shop.install("new"))
     assert shop.read() != read
     assert shop.served() != served
@@ -802,4 +854,3 @@ def test_after_a_rollback_a_database_serves_what_the_restored_text_says(closed, 
     left = {path.name for path in shop.postfix.config_dir.glob("*certbot*")}
     assert left == {sni.NAME, shop.database(form).name}
     assert stat.S_IMODE(shop.database(form).stat().st_mode) == 0o600
-    del before

@@ -578,8 +578,11 @@ def test_a_postmap_that_is_killed_leaves_the_old_database(place, form, changed, 
 
 
 @pytest.mark.parametrize("every", EVERY)
-@pytest.mark.parametrize("changed", [(), (name_of(7),)], ids=["whole", "one name"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "changed"),
+    [("hash", (name_of(7),)), ("btree", ()), ("lmdb", (name_of(7),)), ("cdb", ())],
+    ids=["hash, one name", "btree, whole", "lmdb, one name", "cdb, whole"],
+)
 def test_after_a_power_cut_the_next_run_removes_what_is_left(
     place, form, changed, every
 ):
@@ -684,9 +687,15 @@ def opened(place: Place, argv: Sequence[str | Path]) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("changed", [(), (name_of(7),)], ids=["whole", "one name"])
-@pytest.mark.parametrize("old", [None, 0o644], ids=["no old one", "a readable old one"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "old", "changed"),
+    [
+        *((form, 0o644, ()) for form in FORMS),
+        *((form, 0o644, (name_of(7),)) for form in ("hash", "lmdb")),
+        ("hash", None, ()),
+    ],
+    ids=[*FORMS, "hash, one name", "lmdb, one name", "no old one"],
+)
 def test_a_database_is_never_readable_by_others_while_it_is_made(
     place, form, old, changed
 ):

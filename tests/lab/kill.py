@@ -62,15 +62,20 @@ class Point(NamedTuple):
 
 
 def points(
-    argv: Sequence[str], *, env: Mapping[str, str], watched: Collection[Path]
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    watched: Collection[Path],
+    status: int = 0,
 ) -> list[Point]:
     """Run a program undisturbed; return the points at which it can be killed.
 
-    They are where it changes what is below one of *watched*, or starts a program.
+    They are where it changes what is below one of *watched*, or starts a program.  It
+    must exit with *status*.
     """
     traced = ",".join(f"?{call}" for call in (*_CHANGES, *_STARTS, "close"))
     done, lines = _strace(argv, env, "-e", f"trace={traced}")
-    if done.returncode:
+    if done.returncode != status:
         raise LabError(f"{argv} failed undisturbed: {done.stderr}")
     return list(_points(lines, [f"{directory}/" for directory in watched]))
 
