@@ -18,7 +18,7 @@ HEADER = b"# Which certificate is served to whom asks for which name.\n"
 HEADER += b"# Written by certbot-postfix: edits are lost.\n"
 
 # Up to so many names, each process reads the bundles themselves (texthash); above, it
-# looks into a database that has copies of them.  docs/sni.rst has the figures.
+# looks into a database that has copies of them.  docs/tables.rst has the figures.
 LARGE = 200
 
 # The databases that postmap(1) builds, and that can hold the content of files (-F).
@@ -82,7 +82,7 @@ def parse(text: bytes, path: Path) -> dict[str, tuple[str, ...]]:
     lines = text.decode(errors="surrogateescape").splitlines()
     entries = (line.split(None, 1) for line in lines if not line.startswith("#"))
     return {
-        entry[0]: tuple(entry[1].replace(",", " ").split())
+        entry[0].lower(): tuple(entry[1].replace(",", " ").split())
         for entry in entries
         if len(entry) == 2
     }
