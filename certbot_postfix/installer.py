@@ -19,7 +19,7 @@ from certbot.display import util as display_util
 from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import lock, profiles
+from certbot_postfix import profiles
 from certbot_postfix.checkpoint import CheckpointInProgress
 from certbot_postfix.errors import Error, MissingError, printable
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -87,6 +87,8 @@ class Installer(common.Installer):
                     f"the program {program} of Postfix was not found",
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
+        from certbot_postfix import lock  # noqa: PLC0415
+
         self._deployment = self._find()
         lock.take(self._deployment.postfix.directory)
         if not self.config.dry_run:

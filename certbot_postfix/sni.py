@@ -8,9 +8,12 @@ bundle for each type of key.
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError, Error
+
+if TYPE_CHECKING:  # certbot loads this module on every `renew`
+    from certbot_postfix.configuration import Configuration
 
 PARAMETER = "tls_server_sni_maps"
 NAME = "certbot_sni"
@@ -157,13 +160,13 @@ def without(
     return {key: paths for key, paths in reduced.items() if paths}
 
 
-def form(configuration: Configuration, path: Path) -> str:
+def form(configuration: "Configuration", path: Path) -> str:
     """Return the type of map as which main.cf names the table at *path*, or ""."""
     found = _ours(path).search(configuration.value(PARAMETER))
     return found[1] if found else ""
 
 
-def before(configuration: Configuration, path: Path) -> list[str]:
+def before(configuration: "Configuration", path: Path) -> list[str]:
     """Return the administrator's own tables that Postfix asks before the one at *path*.
 
     Each is as type:name.
@@ -191,7 +194,7 @@ def parents(key: str) -> set[str]:
     return {"." + ".".join(labels[at:]) for at in range(1, len(labels))}
 
 
-def fit(configuration: Configuration, now: str, size: int) -> str:
+def fit(configuration: "Configuration", now: str, size: int) -> str:
     """Return the type of map for *size* names, where it is *now*, if it is there."""
     database = configuration.value("default_database_type")
     if size > LARGE and database in DATABASES and now in ("", "texthash"):

@@ -285,7 +285,5 @@ def test_certbot_loads_little_of_ours_on_every_run():
         "certbot_postfix.checkpoint",
         "certbot_postfix.errors",
         "certbot_postfix.installer",
-        "certbot_postfix.listeners",
-        "certbot_postfix.lock",
         "certbot_postfix.profiles",
     ]
