@@ -17,7 +17,7 @@ from certbot.plugins import util as plugin_util
 from certbot_postfix import lock, profiles, tables
 from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.errors import Error
-from certbot_postfix.lineage import Lineage
+from certbot_postfix.lineage import Lineage, bundles_below
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.status import (
@@ -146,7 +146,7 @@ def _status(arguments: argparse.Namespace) -> int:
         ),
         "find Postfix",
     )
-    bundles = Path(arguments.certbot_config_dir or CERTBOT, "postfix")
+    bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
     found = conclusion.report(examination.examine(postfix, bundles, deadline))
     text = arguments.render(found)
     encoding = sys.stdout.encoding or "ascii"
@@ -185,7 +185,7 @@ def _deployment(arguments: argparse.Namespace, *, timeout: float = 20) -> Deploy
     for program in ("postconf", "postfix"):
         plugin_util.path_surgery(program)
     postfix = Postfix.find(arguments.config_dir, postconf="postconf", postfix="postfix")
-    bundles = Path(arguments.certbot_config_dir or CERTBOT, "postfix")
+    bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
     # certbot warns of whatever its hooks tell: only a person is told of a success.
     say = _say if sys.stderr.isatty() else logger.info
     return Deployment(postfix, bundles, timeout=timeout, say=say)

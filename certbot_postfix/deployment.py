@@ -6,7 +6,7 @@ success means that every service showed the certificate in a handshake.  Raises
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ from certbot_postfix import (
     placement,
     plan,
     renewal,
+    signals,
     sni,
     tables,
     transaction,
@@ -153,8 +154,8 @@ class Deployment:
         placed = placement.place(new, standing, host, now)
         if placed.by_name:
             placement.refuse(new, standing.default, host, self._no_table(wish))
-        elif self._no_table(wish):
-            return Placement(placed.chain, standing.table, placed.displaced)
+        elif self._no_table(wish) and not standing.table:
+            return Placement(placed.chain, {}, placed.displaced)
         return placed
 
     def _no_table(self, wish: Wish) -> str:
@@ -201,7 +202,7 @@ class Deployment:
             self.say(f"Postfix serves the certificate for {new.leaf} already.")
         else:
             # certbot's own handler would swallow a signal here, and report success.
-            with transaction.interruptible():
+            with signals.interruptible():
                 if proposal.empty:  # copies may be old
                     self.tables.build(proposal.plan.form, table)
                 self.serving.activate(self.configuration, promises)
@@ -242,23 +243,31 @@ class Deployment:
         """Return what takes the lineage *name* out of Postfix."""
         return Removal(self.inventory, self.serving, name)
 
-    def restore(self, checkpoint: Path) -> None:
-        """Put back the files that a checkpoint of certbot holds, each in one step.
+    def restore(self, checkpoints: Sequence[Path]) -> None:
+        """Put back the files that *checkpoints* of certbot hold, each in one step.
 
-        Raises `Error` before anything is done if they name a bundle that is gone for
-        good: Postfix could not serve it.
+        The newest come first.  Raises `Error` before anything is done if what is left
+        in the end names a bundle that is gone for good: Postfix could not serve it.
         """
-        for _, saved in transaction.saved_in(checkpoint):
+        final: dict[Path, Path] = {}
+        for checkpoint in checkpoints:
+            final.update(transaction.saved_in(checkpoint))
+        for path, saved in final.items():
             for name in chainfiles.named(files.read(saved), self.bundles):
                 gone = not (self.bundles / f"{name}.pem").exists()
                 if gone and not (self.inventory.live / name).is_dir():
                     raise Error(
-                        f"{checkpoint} is not restored: it names the bundle of {name},"
-                        " which was forgotten, and certbot has no such lineage now",
-                        hint="edit Postfix's configuration by hand",
+                        f"{path} is not restored, and nothing was changed: as it was,"
+                        f" it names the bundle of {name}, which was forgotten, and"
+                        " certbot has no such lineage now",
+                        hint=f"take from {saved} by hand what you want of it",
                     )
         if self._before is None:
             self._before = self.tables.found()
+        for checkpoint in checkpoints:
+            self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Path) -> None:
         for path in transaction.restore(checkpoint, self.kept):
             if path != self.postfix.main_cf:
                 logger.warning(

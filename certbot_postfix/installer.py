@@ -106,6 +106,7 @@ class Installer(common.Installer):
     def _find(self) -> "Deployment":
         # certbot loads every plugin on every run; few runs come here.
         from certbot_postfix.deployment import Deployment  # noqa: PLC0415
+        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
         from certbot_postfix.postfix import Postfix  # noqa: PLC0415
 
         return Deployment(
@@ -114,7 +115,7 @@ class Installer(common.Installer):
                 postconf=self.conf("config-utility"),
                 postfix=self.conf("ctl"),
             ),
-            Path(self.config.config_dir, "postfix"),
+            bundles_below(self.config.config_dir),
             staging=Path(self.config.work_dir, "postfix"),
             timeout=self.conf("verify-timeout"),
             say=_notify,
@@ -237,8 +238,10 @@ class Installer(common.Installer):
         certbot calls this for every lineage on every ``renew``, and has not prepared
         the plugin: when nothing was missed, three files are read, and no more.
         """
+        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
+
         name = lineage.lineagename
-        bundle = Path(self.config.config_dir, "postfix", f"{name}.pem")
+        bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
         # A guess, where it is not given: to ask Postfix would start a program.
         directory = Path(self.conf("config-dir") or "/etc/postfix")
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
@@ -264,15 +267,16 @@ class Installer(common.Installer):
         if self._recovered and not self._deploying:
             rollback = int(rollback) - 1  # what was interrupted was the newest
         if self._finalised or not self._deploying:
-            checkpoints = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
-            for checkpoint in checkpoints[: int(rollback)]:
-                self._ready.restore(checkpoint)
+            there = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
+            self._ready.restore(there[: int(rollback)])
             super().rollback_checkpoints(rollback)
+            if not there and not self._deploying:
+                return  # certbot says so
         self._undo()
 
     def recovery_routine(self) -> None:
         """Undo what was begun and not finished."""
-        self._deployment.restore(Path(self.config.in_progress_dir))
+        self._deployment.restore([Path(self.config.in_progress_dir)])
         super().recovery_routine()
         self._undo()
         if self._applied and self._deployment.written:

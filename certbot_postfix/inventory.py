@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import certificates, chainfiles, files, sni
+from certbot_postfix import certificates, chainfiles, files, placement, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
-from certbot_postfix.errors import CertificateError, ProgramError
+from certbot_postfix.errors import CertificateError, Error, ProgramError
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Standing
 from certbot_postfix.postfix import Postfix
@@ -40,7 +40,16 @@ class Inventory:
     @cached_property
     def table(self) -> Table:
         """The table of names, empty if main.cf names none of ours."""
-        return self.tables.read() if self.form else {}
+        if not self.form:
+            return {}
+        if self.tables.text() is None:
+            logger.warning(
+                "%s, which main.cf names, is not there: what it had for names is lost"
+                "\nWhat to do: certbot install -i postfix --cert-name NAME, for each"
+                " certificate that is to be served by name",
+                self.tables.path,
+            )
+        return self.tables.read()
 
     @property
     def form(self) -> str:
@@ -50,15 +59,15 @@ class Inventory:
     def forget(self) -> None:
         """Read everything anew when it is asked for again."""
         self.__dict__.pop("configuration", None)
-        self._forget_table()
+        self._forget_derived()
 
     def changed(self) -> None:
         """Read anew what a change of main.cf or of the table may change."""
         self.configuration = self.postfix.read_again(self.configuration)
-        self._forget_table()
+        self._forget_derived()
 
-    def _forget_table(self) -> None:
-        for name in ("table", "_named"):
+    def _forget_derived(self) -> None:
+        for name in ("table", "_named", "named_by_hand"):
             self.__dict__.pop(name, None)
 
     def default(self) -> list[Deployed]:
@@ -66,11 +75,11 @@ class Inventory:
         return leaves(chainfiles.configured(self.configuration))
 
     def deployed(self) -> list[Path]:
-        """Return the bundles that main.cf or the table of names names."""
+        """Return the bundles that Postfix reads: main.cf's first."""
         default = chainfiles.deployed(self.configuration, self.bundles)
-        named = sorted(sni.bundles(self.table) - set(map(str, default)))
-        ours = [Path(each) for each in named if each.startswith(f"{self.bundles}/")]
-        return [*default, *ours]
+        named = {Path(each) for each in self._named}
+        ours = {path for path in named if path.parent == self.bundles}
+        return [*default, *sorted((ours | self.named_by_hand) - {*default})]
 
     def standing(self, names: Iterable[str]) -> Standing:
         """Return what matters when a certificate for *names* is to be deployed."""
@@ -79,13 +88,33 @@ class Inventory:
         return Standing(self.default(), self.table, peers)
 
     def uses(self, path: Path) -> bool:
-        """Whether main.cf or the table of names names the bundle *path*."""
+        """Whether Postfix reads the bundle *path*."""
         default = chainfiles.deployed(self.configuration, self.bundles)
-        return path in default or str(path) in self._named
+        return path in default or str(path) in self._named or path in self.named_by_hand
 
     @cached_property
     def _named(self) -> set[str]:
         return sni.bundles(self.table)
+
+    @cached_property
+    def named_by_hand(self) -> set[Path]:
+        """The bundles that master.cf names, or a table of the administrator's."""
+        used = {
+            path
+            for service in self.configuration.services
+            if service.overrides
+            for path in chainfiles.configured(self.configuration, service)
+        }
+        tables = sni.before(self.configuration, self.tables.path)
+        sources = (Path(table.partition(":")[2]) for table in tables)
+        texts = (files.read(path) for path in sources if path.is_file())
+        used |= {
+            self.bundles / f"{name}.pem"
+            for text in texts
+            for name in chainfiles.named(text, self.bundles)
+        }
+        default = chainfiles.deployed(self.configuration, self.bundles)
+        return {path for path in used if path.parent == self.bundles} - {*default}
 
     def missed(self) -> list[Lineage]:
         """Return the deployed lineages that are newer than their bundles.
@@ -98,8 +127,16 @@ class Inventory:
             for lineage in self.lineages()
             if self.uses(self.path_of(lineage))
             and self._suspect(lineage, unproven)
-            and lineage.missed_by(self.path_of(lineage), self.postfix.directory)
+            and self._missed(lineage)
         ]
+
+    def _missed(self, lineage: Lineage) -> bool:
+        try:
+            return lineage.missed_by(self.path_of(lineage), self.postfix.directory)
+        except Error as error:
+            # One that is broken is not to keep others from being renewed.
+            logger.error("lineage %s: %s", lineage.name, error)  # noqa: TRY400
+            return False
 
     def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
         path = self.path_of(lineage)
@@ -110,6 +147,25 @@ class Inventory:
     def path_of(self, lineage: Lineage) -> Path:
         """Return where the bundle of *lineage* is."""
         return self.bundles / f"{lineage.name}.pem"
+
+    def inherited(
+        self, table: Table, new: Mapping[Path, Certificate | None]
+    ) -> dict[str, tuple[str, ...]]:
+        """Return what else is served for the names that *table* has lost.
+
+        That is a certificate which is deployed and has the name, by default or by name;
+        *new* are leaves that take the place of what is in the bundles, or of nothing.
+        """
+        left = self.table.keys() - table.keys()
+        if not left:
+            return {}
+        default = [each for each in self.default() if each.path not in new]
+        others = leaves({Path(each) for each in sni.bundles(table)} - new.keys())
+        others += [Deployed(path, leaf) for path, leaf in new.items() if leaf]
+        return {
+            **placement.heirs(left, others, self.bundles),
+            **placement.heirs(left, default, self.bundles),
+        }
 
     def answered(self, keys: Collection[str]) -> dict[str, str]:
         """Return those *keys* that the administrator's own tables answer first.
@@ -124,28 +180,32 @@ class Inventory:
     def by_hand(self, lineages: Collection[Lineage]) -> list[Promise]:
         """Return what services that read the files of *lineages* themselves must show.
 
-        The administrator has named those files in main.cf, master.cf or a table.
+        The administrator has named those files in main.cf, master.cf or a table, or our
+        bundle in a table of his own.
         """
-        by_directory = {each.fullchain.parent: each for each in lineages}
+        by_directory = {each.fullchain.parent.resolve(): each for each in lineages}
         return [*self._in_services(by_directory), *self._in_tables(by_directory)]
 
     def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
         for service in chainfiles.with_certificates(self.configuration):
             used = chainfiles.configured(self.configuration, service)
-            for directory in {path.parent for path in used} & lineages.keys():
+            for directory in {path.parent.resolve() for path in used} & lineages.keys():
                 expected = (lineages[directory].bundle().leaf,)
                 yield Promise(None, expected, frozenset({str(service)}))
 
     def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
         if not sni.before(self.configuration, self.tables.path):
             return
-        found = {directory: each.leaf() for directory, each in lineages.items()}
-        leaves = {directory: leaf for directory, leaf in found.items() if leaf}
-        keys = sni.keys(name for leaf in leaves.values() for name in leaf.names)
+        found = [
+            ((f"{directory}/", str(self.path_of(each))), leaf)
+            for directory, each in lineages.items()
+            if (leaf := each.leaf())
+        ]
+        keys = sni.keys(name for _, leaf in found for name in leaf.names)
         for table, answers in self._answers(keys):
-            for directory, leaf in leaves.items():
+            for places, leaf in found:
                 for key in sorted(sni.keys(leaf.names) & answers.keys()):
-                    if f"{directory}/" in answers[key]:
+                    if any(place in answers[key] for place in places):
                         yield Promise(sni.asked(key, answers), (leaf,))
                     elif certificates.is_copy_before(answers[key], leaf):
                         logger.warning(

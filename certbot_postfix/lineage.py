@@ -11,6 +11,14 @@ from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.errors import CertificateError, Error
 
 
+def bundles_below(config_dir: str) -> Path:
+    """Return our directory below certbot's, however that is spelled.
+
+    Postfix's files name what is in there, and are compared with it.
+    """
+    return Path(config_dir).resolve() / "postfix"
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Where certbot keeps the newest key and chain of a certificate."""

@@ -3,7 +3,7 @@
 Pure: certificates, the table and a time in, a `Placement` out.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -95,8 +95,33 @@ def refuse(
         f" {', '.join(sorted(new.leaf.names))} does not cover {host}, and {served} is"
         f" served there, which stays; {reason} to serve it by name",
         hint=f"issue a certificate that covers {host}"
-        + (", or use --postfix-sni auto" if "never" in why_no_table else ""),
+        + (
+            ", or allow that with --postfix-sni auto" if "never" in why_no_table else ""
+        ),
     )
+
+
+def heirs(
+    keys: Iterable[str], others: Collection[Deployed], directory: Path
+) -> dict[str, tuple[str, ...]]:
+    """Return which of the *others* are served for *keys* that lost their bundle.
+
+    That is the newest in *directory* that has the name, with what it pairs with.
+    """
+    ours = [
+        each
+        for each in others
+        if each.path.parent == directory and each.leaf.key_type in sni.KEY_TYPES
+    ]
+    ours.sort(key=lambda each: each.leaf.not_before, reverse=True)
+    having = [(each, sni.keys(each.leaf.names)) for each in ours]
+    found: dict[str, tuple[str, ...]] = {}
+    for key in keys:
+        able = [each for each, names in having if key in names]
+        if able:
+            pair = [each for each in able[1:] if _pairs(each.leaf, able[0].leaf)]
+            found[key] = tuple(str(each.path) for each in (able[0], *pair[:1]))
+    return found
 
 
 def _useless(default: Collection[Deployed], now: datetime) -> bool:
@@ -114,9 +139,18 @@ def _by_name(new: Deployed, default: Collection[Deployed], standing: Standing) -
         there = result.get(key, ())
         wanted = there if path in there else (*there, path)
         result[key] = tuple(
-            each for each in wanted if each == path or _pairs(known.get(each), new.leaf)
+            each
+            for each in wanted
+            if each == path
+            or _pairs(known.get(each), new.leaf)
+            or (path in there and _differ(known.get(each), new.leaf))
         )
     return result
+
+
+def _differ(other: Certificate | None, new: Certificate) -> bool:
+    """Whether both, which are served for one name, can go on to be."""
+    return other is not None and other.key_type != new.key_type
 
 
 def _pairs(other: Certificate | None, new: Certificate) -> bool:

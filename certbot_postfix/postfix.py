@@ -42,12 +42,16 @@ class Postfix:
     def find(
         cls, directory: str | None, *, postconf: str = "postconf", postfix: str
     ) -> "Postfix":
-        """Return the instance in *directory*, or the one that *postconf* takes."""
-        if directory:
-            return cls(Path.cwd() / directory, postconf=postconf, postfix=postfix)
+        """Return the instance in *directory*, or the one that *postconf* takes.
+
+        It has one name, however *directory* is spelled: files there are known by it.
+        """
         # A directory without master.cf: a broken one would make even this fail.
         told = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
-        return cls(Path(told), postconf=postconf, postfix=postfix)
+        usual = Path(told)
+        wanted = (Path.cwd() / directory).resolve() if directory else usual
+        chosen = usual if wanted == usual.resolve() else wanted
+        return cls(chosen, postconf=postconf, postfix=postfix)
 
     @property
     def main_cf(self) -> Path:
@@ -147,8 +151,15 @@ class Postfix:
             )
 
     def running(self) -> bool:
-        """Whether the master process runs."""
-        return self._control("status").returncode == 0
+        """Whether the master process runs.
+
+        Raises `MisconfiguredError` if Postfix cannot tell: its programs may refuse a
+        main.cf that postconf(1) reads, and then nobody can reload what runs.
+        """
+        if self._control("status").returncode == 0:
+            return True
+        self.check()
+        return False
 
     def refuse_fatal_reload(self, configuration: Configuration) -> None:
         """Raise `MisconfiguredError` if the master process would die of a reload.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from certbot_postfix import chainfiles, sni
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration
+from certbot_postfix.configuration import Configuration, own_certificate
 from certbot_postfix.placement import Deployed
 from certbot_postfix.sni import Table
 
@@ -39,6 +39,8 @@ def promised(
     default = chainfiles.configured(configuration)
     for each in new:
         expected = (each.leaf,)
+        if own := _with_own(configuration, each):
+            yield Promise(None, expected, own)
         keys = sni.keys_with(table, str(each.path))
         if each.path in default:
             yield Promise(None, expected)
@@ -46,6 +48,16 @@ def promised(
                 keys = _unlisted(configuration, each.leaf, answered)
         for key in sorted(keys - set(answered)):
             yield Promise(sni.asked(key, table), expected)
+
+
+def _with_own(configuration: Configuration, deployed: Deployed) -> frozenset[str]:
+    """Return the services that name the bundle themselves, in master.cf."""
+    return frozenset(
+        str(service)
+        for service in chainfiles.with_certificates(configuration)
+        if own_certificate(configuration, service)
+        and deployed.path in chainfiles.configured(configuration, service)
+    )
 
 
 def _unlisted(

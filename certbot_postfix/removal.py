@@ -16,6 +16,7 @@ from certbot_postfix import (
     instances,
     plan,
     promises,
+    signals,
     sni,
     transaction,
 )
@@ -23,7 +24,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory, leaves
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.plan import Edit, Plan
-from certbot_postfix.renewal import Renewal
+from certbot_postfix.renewal import Renewal, judged
 from certbot_postfix.serving import Serving
 from certbot_postfix.sni import Table
 
@@ -66,6 +67,20 @@ class Removal:
         exists = self.lineage.fullchain.exists()
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
         decisions = chainfiles.forget(configuration, self.path, plain)
+        if exists and chainfiles.configured(configuration) == [self.path]:
+            judged(inventory, self.lineage)  # Postfix will read what certbot has
+        if self.path in inventory.named_by_hand:
+            raise Error(
+                f"{self.path} is named by a table of names that is not ours: nothing"
+                " was changed",
+                hint="take it out there first",
+            )
+        for path in self._lost():
+            logger.warning(
+                "%s, which the table of names has, is gone, and so is its lineage: its"
+                " names leave the table, too",
+                path,
+            )
         path, before = inventory.tables.path, inventory.tables.text()
         edit = Edit(path, before, before)
         if inventory.form and table:
@@ -79,17 +94,23 @@ class Removal:
     def _table(self) -> Table:
         """Return the table without the lineage; nothing if the default is all of it."""
         inventory = self.inventory
-        default = [each for each in inventory.default() if each.path != self.path]
-        keys = sni.keys_with(inventory.table, str(self.path))
-        rest = sni.without(inventory.table, str(self.path), keys)
-        bundles = [each for each in default if each.path.parent == self.path.parent]
-        for key in keys - rest.keys():
-            heirs = [
-                str(each.path) for each in bundles if key in sni.keys(each.leaf.names)
-            ]
-            if heirs:
-                rest[key] = tuple(heirs)
-        return {} if sni.bundles(rest) <= {str(each.path) for each in default} else rest
+        default = {str(each.path) for each in inventory.default()} - {str(self.path)}
+        rest: Table = inventory.table
+        for path in (str(self.path), *map(str, self._lost())):
+            rest = sni.without(rest, path, sni.keys_with(rest, path))
+        rest = {**rest, **inventory.inherited(rest, {self.path: None})}
+        return {} if sni.bundles(rest) <= default else rest
+
+    def _lost(self) -> list[Path]:
+        """Return the other bundles in the table that nothing can bring back."""
+        inventory = self.inventory
+        paths = map(Path, sorted(sni.bundles(inventory.table) - {str(self.path)}))
+        return [
+            path
+            for path in paths
+            if not path.exists()
+            and not Lineage.live(inventory.live, path.stem).fullchain.exists()
+        ]
 
     def carry_out(self, planned: Plan) -> bool:
         """Do what is planned, prove it, and remove the bundle.
@@ -98,7 +119,7 @@ class Removal:
         """
         if not planned.empty:
             self.serving.foresee(self.inventory.configuration)
-            with transaction.interruptible(), self._undone_on_failure(planned):
+            with signals.interruptible(), self._undone_on_failure(planned):
                 self._write(planned)
         self.inventory.tables.keep()
         if planned.table.after is None:
@@ -141,9 +162,10 @@ class Removal:
         try:
             yield
         except BaseException as error:
-            self.inventory.tables.undo()
-            transaction.revert(planned)
-            Renewal(self.inventory, self.serving).bring_back(before)
+            with signals.uninterruptible():
+                self.inventory.tables.undo()
+                transaction.revert(planned)
+                Renewal(self.inventory, self.serving).bring_back(before)
             if isinstance(error, Error):
                 error.message += "; what was there before is back"
             raise

@@ -10,7 +10,15 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix import certificates, files, instances, promises, sni, transaction
+from certbot_postfix import (
+    certificates,
+    files,
+    instances,
+    promises,
+    signals,
+    sni,
+    transaction,
+)
 from certbot_postfix.certificates import Bundle
 from certbot_postfix.errors import CertificateError, Error, SignalError
 from certbot_postfix.inventory import Inventory, certificates_in, leaves
@@ -125,11 +133,15 @@ class Renewal:
     def update(self, bundles: Mapping[Path, Bundle], by_hand: list[Promise]) -> None:
         """Have *bundles* served, which may be in place already."""
         inventory = self.inventory
-        table = self._renewed(bundles)
         new = [Deployed(path, bundle.leaf) for path, bundle in bundles.items()]
+        table = self._renewed(bundles)
+        inherited = inventory.inherited(table, {each.path: each.leaf for each in new})
+        table = {**table, **inherited}
         names = {name for each in new for name in each.leaf.names}
         answered = inventory.answered(with_parents(names))
         wanted = [*promised(inventory, table, new, answered), *by_hand]
+        heirs = leaves(map(Path, sni.bundles(inherited) - set(map(str, bundles))))
+        wanted += promises.restored(table, inherited, [], heirs)
         stale = {
             path: each.pem for path, each in bundles.items() if differs(path, each)
         }
@@ -143,7 +155,7 @@ class Renewal:
     ) -> None:
         """Write what is new, and have it served; or put back what is old."""
         try:
-            with transaction.interruptible(), self._old_ones_on_failure(stale):
+            with signals.interruptible(), self._old_ones_on_failure(stale):
                 for path, pem in stale.items():
                     transaction.put_bundle(path, pem, None)
                 self._write(table, stale)
@@ -183,19 +195,20 @@ class Renewal:
         try:
             yield
         except BaseException as error:
-            undone = [path for path in stale if transaction.undo_bundle(path)]
-            changed = self.tables.undo()
-            if not undone and not changed:
-                raise
-            try:
-                self.bring_back(before, *undone)
-            except Error as failed:
-                raise Error(
-                    f"{_told(error)}; the old certificate is back in"
-                    f" {', '.join(map(str, undone or [self.tables.path]))}, but it is"
-                    f" not proven that it is served: {failed.message}",
-                    hint=failed.hint,
-                ) from error
+            with signals.uninterruptible():
+                undone = [path for path in stale if transaction.undo_bundle(path)]
+                changed = self.tables.undo()
+                if not undone and not changed:
+                    raise
+                try:
+                    self.bring_back(before, *undone)
+                except Error as failed:
+                    raise Error(
+                        f"{_told(error)}; the old certificate is back in"
+                        f" {', '.join(map(str, undone or [self.tables.path]))}, but it"
+                        f" is not proven that it is served: {failed.message}",
+                        hint=failed.hint,
+                    ) from error
             if isinstance(error, Error):
                 error.message += "; the old certificate was put back"
                 if not (self.serving.timeout and self.serving.ran):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 
-from certbot_postfix import probe, sni
+from certbot_postfix import probe, signals, sni
 from certbot_postfix.configuration import (
     Configuration,
     Endpoint,
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # Seconds after a reload at which the master process must still be there: it reads
 # master.cf after `postfix reload` ended, and may die of what it finds.
 SETTLE = 1.0
+
+# In a sentence, for a client without server name.
+NO_NAME = "no name"
 
 # Seconds in which the old certificate must be back before Postfix is started anew.
 BACK = 5.0
@@ -85,6 +88,12 @@ class Serving:
         self, configuration: Configuration, promises: Collection[Promise]
     ) -> None:
         """Do the same for files that are the old ones again, by all means."""
+        with signals.uninterruptible():
+            self._bring_back(configuration, promises)
+
+    def _bring_back(
+        self, configuration: Configuration, promises: Collection[Promise]
+    ) -> None:
         self.postfix.refuse_fatal_reload(configuration)
         self.say("What was there before is put back.")
         try:
@@ -181,15 +190,27 @@ def _told(questions: list[Question]) -> str:
             "No service of Postfix shows the certificate that main.cf names:"
             " nothing could be proven."
         )
-    shown = sorted({str(question.endpoint) for question in questions})
-    # In the order of the questions, each once.
-    expected = dict.fromkeys(" or ".join(map(str, one.expected)) for one in questions)
-    names = sorted({one.server_name for one in questions if one.server_name})
-    by_name = ""
-    if len(names) > 1:
-        by_name = f", asked for {', '.join(names[:3])}"
-        by_name += f" and {len(names) - 3} more names" if len(names) > 3 else ""
-    return f"Proven: {', '.join(shown)} serve {' and '.join(expected)}{by_name}."
+    asked: dict[str, list[Question]] = {}  # in the order of the questions
+    for one in questions:
+        asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
+    shown: dict[str, list[str]] = {}
+    for expected, ones in asked.items():
+        where = ", ".join(sorted({str(one.endpoint) for one in ones}))
+        names = {one.server_name or NO_NAME for one in ones}
+        several = len(asked) > 1 or len(names - {NO_NAME}) > 1
+        told = f"{expected} to who asks for {_some(names)}" if several else expected
+        shown.setdefault(where, []).append(told)
+    parts = (f"{where} serve {', and '.join(told)}" for where, told in shown.items())
+    return f"Proven: {'; '.join(parts)}."
+
+
+def _some(names: set[str]) -> str:
+    """Return some of *names* for a sentence."""
+    told = sorted(names - {NO_NAME})
+    if len(told) > 3:
+        told[3:] = [f"{len(told) - 3} more names"]
+    told += [NO_NAME] if NO_NAME in names else []
+    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
 def _questions(

@@ -59,19 +59,22 @@ class Tables:
         With *changed*, only these keys are read anew, where the type allows it.  A
         database that is new is told to *register* before it is there.
         """
+        if form == "texthash":  # a database would be out of date, with old keys
+            files.remove(*self.databases())
         if form in ("", "texthash"):
             return
         with files.explained("make private", self.path):
             for old in self.databases():
                 old.chmod(0o600)
-        _refuse_empty(table)
         part = {key: table[key] for key in changed or () if key in table}
         with self._beside(sni.render(table)) as copy:
             # One by one takes long where each is a transaction of its own (lmdb).
             few = 0 < len(part) * 10 <= len(table)
             if few and form != "cdb" and self._copied(copy):
+                _refuse_empty(part)
                 self.postfix.map("-irF", f"{form}:{copy}", text=_lines(part))
             else:
+                _refuse_empty(table)
                 self.postfix.map("-F", f"{form}:{copy}")
             self._refuse_unwritten(f"{form}:{copy}", max(part or table, default=""))
             built = [path for path in copy.parent.iterdir() if path != copy]

@@ -9,17 +9,15 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from string import whitespace
-from types import FrameType
 from typing import Protocol
 
 from certbot_postfix import files, plan
-from certbot_postfix.errors import Error, MisconfiguredError, SignalError
+from certbot_postfix.errors import Error, MisconfiguredError
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change, CommentOut, Decision, Remove
@@ -205,29 +203,6 @@ def _keep(path: Path, kept: Path) -> None:
         path,
         where,
     )
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let the first signal to end raise `SignalError`, so that work is undone.
-
-    Further ones are ignored until that is done.
-    """
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
-        raise SignalError(number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    caught = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number in caught:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in caught.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

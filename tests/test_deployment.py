@@ -225,7 +225,7 @@ def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(
     other.write_bytes(b"before\n")
     change(other, checkpoint)
 
-    scene.deployment.restore(checkpoint.in_progress)
+    scene.deployment.restore([checkpoint.in_progress])
 
     assert other.read_bytes() == b"before\n"
     (warning,) = caplog.messages
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_the_same_instance_is_restored_without_a_warning(
     before, checkpoint = target.read_bytes(), Reversible(base)
     change(target, checkpoint)
 
-    scene.deployment.restore(checkpoint.in_progress)
+    scene.deployment.restore([checkpoint.in_progress])
 
     assert target.read_bytes() == before
     assert caplog.messages == []
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_installer_is_restored_without_a_warning(
     checkpoint.before_change(other, "changed")
     other.write_bytes(b"after\n")
 
-    scene.deployment.restore(checkpoint.in_progress)
+    scene.deployment.restore([checkpoint.in_progress])
 
     assert other.read_bytes() == b"before\n"
     assert caplog.messages == []
