@@ -224,6 +224,12 @@ class Deployment:
         missed = [one for one in self.inventory.missed() if one.name != lineage.name]
         return self.renewal.renew([lineage, *missed])
 
+    def catch_up(self) -> None:
+        """Put into service what was renewed since the files were as they are again."""
+        behind = [*self.inventory.missed(), *self.inventory.misnamed()]
+        if lineages := list({each.name: each for each in behind}.values()):
+            self.renewal.renew(lineages)
+
     def refresh(self) -> None:
         """Bring all that Postfix uses of certbot's lineages up to date.
 

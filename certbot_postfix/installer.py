@@ -195,6 +195,8 @@ class Installer(common.Installer):
         elif self._undone:
             self._undone = False
             self._ready.bring_back()
+            if self.config.verb == "rollback":
+                self._ready.catch_up()
         elif self._deploying:
             for proposal in self._applied:
                 self._ready.serve(proposal)

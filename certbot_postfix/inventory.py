@@ -138,6 +138,18 @@ class Inventory:
             logger.error("lineage %s: %s", lineage.name, error)  # noqa: TRY400
             return False
 
+    def misnamed(self) -> list[Lineage]:
+        """Return the lineages for whose names the table is not as they have them."""
+        table = self.table
+        default = [str(each.path) for each in self.default()]
+        paths = {str(self.path_of(each)): each for each in self.lineages()}
+        there = leaves(map(Path, sorted(sni.bundles(table) & paths.keys())))
+        return [
+            paths[str(each.path)]
+            for each in there
+            if sni.renewed(table, str(each.path), each.leaf.names, default) != table
+        ]
+
     def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
         path = self.path_of(lineage)
         if files.previous(path).name in unproven or not path.exists():
@@ -202,9 +214,12 @@ class Inventory:
             if (leaf := each.leaf())
         ]
         keys = sni.keys(name for _, leaf in found for name in leaf.names)
+        before: set[str] = set()
         for table, answers in self._answers(keys):
+            first = answers.keys() - before
+            before |= first
             for places, leaf in found:
-                for key in sorted(sni.keys(leaf.names) & answers.keys()):
+                for key in sorted(sni.keys(leaf.names) & first):
                     if any(place in answers[key] for place in places):
                         yield Promise(sni.asked(key, answers), (leaf,))
                     elif certificates.is_copy_before(answers[key], leaf):

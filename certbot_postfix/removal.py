@@ -139,8 +139,11 @@ class Removal:
         default = inventory.default()
         found = (inventory.table.get(key, ()) for key in left)
         peers = leaves({Path(path) for paths in found for path in paths})
-        wanted = list(promises.restored(inventory.table, left, default, peers))
-        wanted += promises.fallen_back(inventory.table, left, default)
+        answered = inventory.answered(left.union(*map(sni.parents, left)))
+        mine = left - answered.keys()
+        wanted = list(promises.restored(inventory.table, mine, default, peers))
+        known = {**dict.fromkeys(answered, ()), **inventory.table}
+        wanted += promises.fallen_back(known, left, default)
         self.serving.activate(inventory.configuration, wanted)
 
     def _used_elsewhere(self) -> bool:

@@ -71,6 +71,7 @@ class Renewal:
         if inventory.form:
             self.tables.rebuild(inventory.form, before)
         keys = sni.touched(before, table, *map(str, paths))
+        keys -= inventory.answered(keys).keys()
         peers = leaves({Path(path) for key in keys for path in table[key]})
         again = promises.restored(table, keys, inventory.default(), peers)
         self.serving.bring_back(inventory.configuration, list(again))

@@ -6,6 +6,7 @@ lay there readable by others does not pass that on.  What postmap(1) warns of is
 failure: it exits with 0 when it leaves out a name.  Raises `errors.Error`.
 """
 
+import base64
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -76,7 +77,7 @@ class Tables:
             else:
                 _refuse_empty(table)
                 self.postfix.map("-F", f"{form}:{copy}")
-            self._refuse_unwritten(f"{form}:{copy}", max(part or table, default=""))
+            self._refuse_unwritten(f"{form}:{copy}", table, part or table)
             built = [path for path in copy.parent.iterdir() if path != copy]
             self._built = True
             for path in built:
@@ -96,7 +97,6 @@ class Tables:
         kept = [path for path in self._all() if files.previous(path).exists()]
         for path in kept:
             files.bring_back(path)
-        self._built = False
         return bool(kept)
 
     def rebuild(self, form: str, before: Table) -> None:
@@ -128,9 +128,15 @@ class Tables:
         pairs = (line.partition("\t") for line in found.splitlines())
         return {key: value for key, _, value in pairs if key in keys}
 
-    def _refuse_unwritten(self, database: str, key: str) -> None:
+    def _refuse_unwritten(
+        self, database: str, table: Table, keys: Collection[str]
+    ) -> None:
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
-        if key and not self.answers(database, {key}):
+        key = max(keys, default="")
+        answer = self.answers(database, {key}).get(key, "") if key else ""
+        copies = base64.b64decode(answer)
+        paths = map(Path, table.get(key, ()))
+        if not all(files.read(path).strip() in copies for path in paths):
             raise ProgramError(
                 f"postmap did not write {database}, and gave no reason:"
                 " the table of names stays as it was",
@@ -169,8 +175,6 @@ class Tables:
     def _put(self, built: Path, register: Callable[[Path], None]) -> None:
         path = self.path.with_name(built.name)
         with files.explained("write", path):
-            if built.stat().st_mode & 0o077:
-                built.chmod(0o600)
             with built.open("rb") as file:
                 os.fsync(file.fileno())
         if path.exists():

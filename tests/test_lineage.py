@@ -96,6 +96,17 @@ def test_a_renewal_is_missed_by_a_database_that_is_older(
     assert lineage.missed_by(bundle, tmp_path) is missed
 
 
+def test_of_two_databases_the_older_one_counts(lineage, bundle, tmp_path):
+    (tmp_path / sni.NAME).write_text(f"a.org {bundle}\n")
+    old, new = (tmp_path / name for name in sni.DATABASE_FILES[:2])
+    new.touch()
+    old.touch()
+    past = bundle.stat().st_mtime - 60
+    os.utime(old, (past, past))
+
+    assert lineage.missed_by(bundle, tmp_path)
+
+
 # The bundle of a lineage
 
 

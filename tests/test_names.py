@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix import sni
+from certbot_postfix import files, sni, tables
 from certbot_postfix.deployment import Deployment, Proposal, Wish
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.lineage import Lineage
@@ -770,6 +770,34 @@ def test_a_renewal_is_refused_that_gives_both_certificates_keys_of_one_type(both
     assert [everywhere(both.postfix, kind=kind) for kind in ("rsa", "ecdsa")] == shown
 
 
+@pytest.fixture
+def closed(scene: Scene) -> Scene:
+    """As `shop`, but Postfix does not run."""
+    scene.lineage(NAME)
+    scene.lineage("shop", *SHOP)
+    scene.stand(NAME, by_name=["shop"])
+    return scene
+
+
+def test_a_renewal_is_refused_that_gives_a_name_a_key_that_is_not_safe_there(closed):
+    before = identity(closed.certbot.bundle("shop"))
+    closed.renew("shop", kind="dsa")
+
+    with pytest.raises(CertificateError, match="a key of type DSA is served by name"):
+        closed.deployment.renew(closed.live("shop"))
+
+    assert identity(closed.certbot.bundle("shop")) == before
+
+
+def test_a_default_leaves_the_table_when_it_gets_a_key_that_is_not_safe_there(closed):
+    closed.renew(NAME, kind="dsa")
+
+    assert closed.deployment.renew(closed.live(NAME))
+
+    assert closed.default == [NAME]
+    assert closed.table == {key: ["shop"] for key in SHOP}
+
+
 @pytest.mark.parametrize("name", ["shop", NAME])
 def test_a_renewal_needs_one_reload(shop, name):
     reloads = shop.reloads
@@ -1315,13 +1343,13 @@ def forget(scene: Scene, name: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def wild(scene: Scene) -> Scene:
+@pytest.fixture(params=["texthash", "hash"])
+def wild(scene: Scene, request: pytest.FixtureRequest) -> Scene:
     """Postfix runs with a default, and two lineages that are served by name."""
     scene.lineage(NAME)
     scene.lineage("shop", *SHOP)
     scene.lineage("wild", "*.example.com")
-    scene.stand(NAME, by_name=["shop", "wild"])
+    scene.stand(NAME, by_name=["shop", "wild"], form=request.param)
     scene.postfix.start()
     return scene
 
@@ -1343,6 +1371,7 @@ def test_a_lineage_by_name_is_forgotten(wild):
 @pytest.mark.parametrize("there", ["shop", "compiled"])
 def test_the_table_goes_with_the_last_lineage_by_name(request, there):
     scene: Scene = request.getfixturevalue(there)
+    tables.workshop(scene.postfix.config_dir / sni.NAME).mkdir()  # by a killed run
 
     diff = forget(scene, "shop")
 
@@ -1389,11 +1418,14 @@ def test_the_only_default_certificate_stays_if_certbot_has_its_files_no_more(sho
 
 
 def test_a_bundle_that_nothing_names_is_removed_without_a_reload(shop):
-    private(shop.certbot.bundle("old"), shop.issue("old.example.org"))
+    issued = shop.issue("old.example.org")
+    bundle = private(shop.certbot.bundle("old"), issued)
+    left = private(files.previous(bundle), issued)  # by a run that was killed
     before, reloads = configuration(shop), shop.reloads
 
     assert forget(shop, "old") == ""
 
+    assert not left.exists()
     assert configuration(shop) == before
     assert shop.reloads == reloads
 
@@ -1440,6 +1472,22 @@ def test_a_removal_that_is_not_proven_is_undone(wild, base):
     ) == before
     for name in SHOP:
         assert everywhere(wild.postfix, name) == newest(wild, "shop")
+
+
+def test_a_removal_is_refused_if_postfix_would_die_of_the_reload(shop):
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        with shop.postfix.master_cf.open("a") as file:
+            file.write(f"{LOOPBACK}:{port} inet n - n - - smtpd\n")
+        shop.postfix.settle()
+        before, master = shop.postfix.snapshot(), shop.postfix.master_pid
+
+        done = shop.command("forget", "shop")
+
+        assert done.returncode == 1
+        assert f"wants port {port} of {LOOPBACK}" in told(done)
+        assert (shop.postfix.snapshot(), shop.postfix.master_pid) == (before, master)
+    assert shop.certbot.bundle("shop").exists()
 
 
 def test_a_name_that_the_default_has_too_falls_back_to_it(scene):

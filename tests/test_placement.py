@@ -130,6 +130,13 @@ def test_the_default_stays_so_whatever_it_covers():
     assert result.displaced == ()
 
 
+def test_a_default_that_is_deployed_again_displaces_nothing_that_is_beside_it():
+    result = placed(MX, standing(MX, FOREIGN))
+
+    assert result.chain == {MX.path: "ECDSA"}
+    assert result.displaced == ()
+
+
 @pytest.mark.parametrize(
     ("default", "new"), [(MX, MX_RSA), (SHOP, SHOP_RSA)], ids=["covers it", "does not"]
 )

@@ -208,6 +208,7 @@ def test_a_table_of_somebody_else_is_refused_and_named(text):
             b"a.org\t/a.pem, /b.pem\n", {"a.org": "/a.pem /b.pem"}, id="other blanks"
         ),
         pytest.param(b"\n# more\na.org /a.pem", {"a.org": "/a.pem"}, id="a comment"),
+        pytest.param(b"A.Org /a.pem\n", {"a.org": "/a.pem"}, id="large letters"),
         pytest.param(b"a.org\n", {}, id="a name without a file"),
     ],
 )

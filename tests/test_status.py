@@ -25,7 +25,14 @@ from certbot_postfix.probe import Seen
 from certbot_postfix.status import conclusion, monitoring, nametables, report, settings
 from certbot_postfix.status.conclusion import Report
 from certbot_postfix.status.deadline import Deadline
-from certbot_postfix.status.evidence import Answer, Facts, File, Key, Unseen
+from certbot_postfix.status.evidence import (
+    Answer,
+    Facts,
+    File,
+    Key,
+    NameTable,
+    Unseen,
+)
 from certbot_postfix.status.examination import examine
 from certbot_postfix.status.findings import Code, Finding, merged
 from tests.lab import (
@@ -183,6 +190,11 @@ def open_database(site: Site) -> None:
     path.with_name(f"{path.name}.db").chmod(0o644)
 
 
+def open_text(site: Site) -> None:
+    # What postmap makes of it gets its mode.
+    site.table("hash", f"{HOST} {site.bundle}\n").chmod(0o644)
+
+
 def own_chain(site: Site) -> None:
     own = site.authority.issue(HOST)
     path = site.write(site.postfix.config_dir / "own.pem", own.bundle_pem)
@@ -273,6 +285,7 @@ BEFORE_START = [
     (leaf_only, "chain-incomplete"),
     (open_bundle, "readable-by-others"),
     (open_database, "readable-by-others"),
+    (open_text, "readable-by-others"),
     (own_chain, "override-hides"),
     (other_table, "override-hides"),
     (both_forms, "ignored-parameter"),
@@ -408,6 +421,11 @@ def own_service(site: Site) -> None:
     )
 
 
+def by_name_only(site: Site) -> None:
+    site.table("texthash", f"{HOST} {site.bundle}\n")
+    site.postfix.set(smtpd_tls_chain_files="", smtpd_tls_cert_file="none")
+
+
 def known_authorities(site: Site) -> None:
     site.postfix.set(smtp_tls_CAfile="/etc/ssl/certs/ca-certificates.crt")
 
@@ -422,6 +440,7 @@ def known_authorities(site: Site) -> None:
         by_hand,
         chain_by_hand,
         own_service,
+        by_name_only,
         known_authorities,
     ],
 )
@@ -674,6 +693,34 @@ def test_a_certificate_without_a_key_is_one_finding(authority):
     found = concluded(configured({CHAIN: str(path)}), files={path: File(path, (leaf,))})
 
     assert found == ["key-mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("directory", "found"), [("", ["chain-incomplete"]), ("/etc/ssl/certs", [])]
+)
+def test_a_chain_may_be_completed_from_a_directory(authority, directory, found):
+    leaf = certificate(authority.issue(HOST))
+    file = File(Path("/x.pem"), (Key(leaf.spki), leaf))
+    configuration = configured({CHAIN: "/x.pem", "smtpd_tls_CApath": directory})
+
+    assert concluded(configuration, files={file.path: file}) == found
+
+
+def test_a_table_that_was_not_compiled_is_one_finding():
+    text = Path("/etc/postfix/certbot_sni")
+    table = NameTable("hash", text, {HOST: (Path("/x.pem"),)}, File(text))
+
+    assert concluded(configured(), tables=(table,)) == ["file-missing"]
+
+
+def test_of_two_tables_that_have_a_name_the_first_counts():
+    first, second = (
+        NameTable("texthash", path, {HOST: (path.with_suffix(".pem"),)}, File(path))
+        for path in (Path("/first"), Path("/second"))
+    )
+    facts = Facts(configured(), NOW, BUNDLES, tables=(first, second))
+
+    assert facts.table == {HOST: (Path("/first.pem"),)}
 
 
 def test_the_lineage_of_another_authority_makes_no_copy_stale():

@@ -454,6 +454,31 @@ def test_a_database_that_all_may_read_is_closed_by_a_renewal(closed, form):
     assert stat.S_IMODE(shop.database(form).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("run", [Shop.hook, Shop.install])
+def test_a_name_that_left_the_certificate_leaves_the_database(closed, run):
+    shop = shop_of("hash", closed)
+    issued = shop.renew("shop", SHOP[0])
+
+    run(shop)
+
+    found = shop.read()
+    assert found[SHOP[0]] == issued.bundle_pem
+    assert found[SHOP[1]] == found[None]
+    assert list(shop.postfix.config_dir.glob(".*certbot*")) == []
+
+
+def test_a_deployment_mends_a_database_with_old_copies(closed):
+    shop = shop_of("hash", closed)
+    database = shop.database("hash")
+    backup = database.read_bytes()
+    issued = shop.renew("shop", *SHOP)
+    succeeded(shop.hook())
+    database.write_bytes(backup)
+    shop.postfix.reload()
+
+    completes(shop, shop.install(), issued, "hash")
+
+
 # What comes after the database
 
 

@@ -310,6 +310,27 @@ def test_a_text_that_was_restored_gets_the_database_that_it_says(place, form):
     assert place.found(form) == old
 
 
+def test_a_database_that_is_missing_is_made_again_though_the_text_is_the_same(place):
+    place.build("hash")
+    place.tables.keep()
+    place.database("hash").unlink()
+
+    place.tables.rebuild("hash", place.table)
+
+    assert place.found("hash") == place.wanted()
+
+
+def test_a_database_that_another_run_has_left_unproven_is_made_of_the_text(place):
+    place.build("hash")
+    place.tables.keep()
+    old = place.wanted()
+    place.tables.build("hash", {**place.table, place.one: place.bundle("other")})
+
+    place.tables.rebuild("hash", place.table)
+
+    assert place.found("hash") == old
+
+
 def test_a_rebuild_after_an_undo_starts_no_program(place):
     place.build("hash")
     place.tables.keep()
@@ -510,6 +531,30 @@ def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
         refused(place, "lmdb", "did not write", "is the disk full?"),
     ):
         place.tables.build("lmdb", place.table)
+
+
+def test_a_new_name_that_postmap_left_out_silently_is_a_failure(place):
+    place.build("lmdb")
+    place.tables.keep()
+    place.table["aa.example.net"] = place.bundle("aa.example.net")
+    place.postmap.disturb("exit 0")
+
+    with pytest.raises(Error, match="did not write"):
+        place.tables.build("lmdb", place.table, {"aa.example.net"})
+
+
+def test_a_database_is_on_disk_before_it_takes_the_place_of_the_old_one(place):
+    place.build("hash")
+    place.tables.keep()
+    trace = place.bundles.parent / "trace"
+    traced = ["strace", "-y", "-qq", "-e", "trace=fsync,/^rename", "-o", trace]
+    argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
+
+    subprocess.run([*traced, *argv, "hash"], check=True)
+
+    name = place.database("hash").name
+    last = [line for line in trace.read_text().splitlines() if name in line][-2:]
+    assert [line.partition("(")[0] for line in last] == ["fsync", "rename"]
 
 
 @pytest.mark.parametrize("form", CHANGEABLE)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | dsa.DSAPrivateKey
 
 KINDS = ("cert", "chain", "fullchain", "privkey")
 
@@ -89,7 +89,9 @@ def self_signed(name: str, key: Key | None = None) -> Issued:
 
 
 def generate_key(kind: str = "ecdsa") -> Key:
-    """Return a new private key: ``ecdsa`` (P-256, quick) or ``rsa`` (2048 bits)."""
+    """Return a new private key: ``ecdsa`` (P-256, quick), ``rsa`` or ``dsa``."""
+    if kind == "dsa":
+        return dsa.generate_private_key(key_size=1024)
     if kind == "rsa":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return ec.generate_private_key(ec.SECP256R1())
