@@ -174,9 +174,8 @@ class Tables:
 
     def _put(self, built: Path, register: Callable[[Path], None]) -> None:
         path = self.path.with_name(built.name)
-        with files.explained("write", path):
-            with built.open("rb") as file:
-                os.fsync(file.fileno())
+        with files.explained("write", path), built.open("rb") as file:
+            os.fsync(file.fileno())
         if path.exists():
             files.keep(path)
         else:
