@@ -120,7 +120,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     lineage = _lineage(arguments, name)
     lock.take(deployment.postfix.directory, wait=PATIENCE)
     tables.sweep(deployment.postfix)
-    deployment.renew(lineage)
+    if not deployment.renew(lineage):
+        deployment.say(f"Postfix does not use {name}: nothing was done.")
     return 0
 
 

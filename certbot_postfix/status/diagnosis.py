@@ -154,8 +154,9 @@ def _orphan(
         str(path),
         f"certbot has no lineage {name} any more, but {path} is in use{told} nothing"
         " renews it",
-        f"certbot-postfix forget {name}, or obtain it again: certbot certonly"
-        f" --cert-name {name}",
+        f"obtain it again: certbot run -i postfix --cert-name {name} -d"
+        f" {','.join(sorted(leaf.names)) if leaf else 'NAMES'}; or certbot-postfix"
+        f" forget {name}, when another certificate is served in its place",
         (where,),
     )
 
@@ -165,7 +166,7 @@ def _in_time(
 ) -> Iterator[Finding]:
     left = leaf.not_after - facts.now
     told = f"the certificate for {_names(leaf)} {ends(leaf, facts.now)}"
-    hint = "certbot renew, and look at its log"
+    hint = "certbot renew, and look at its log; or replace a file that is not certbot's"
     where = tuple(places)
     if leaf.not_before > facts.now:
         told = f"the certificate for {_names(leaf)} is not valid before"

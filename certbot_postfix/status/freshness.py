@@ -98,8 +98,7 @@ def _not_deployed(
 ) -> Finding:
     name, new = newer
     message = (
-        f"lineage {name} has the certificate of {new.not_before:%Y-%m-%d %H:%M} UTC,"
-        f" but {path} that of {old.not_before:%Y-%m-%d %H:%M} UTC, which"
+        f"lineage {name} has the certificate {new}, but {path} still has {old}, which"
         f" {ends(old, facts.now)}: the renewal did not get there"
     )
     ours = path.parent == facts.bundles

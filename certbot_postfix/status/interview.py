@@ -157,8 +157,13 @@ class Interview:
                 plain = self._plain(asked)
                 if plain is None or not plain.seen:
                     continue  # nor is there another certificate
+                if plain.seen.leaf.key_type == question.key_type:
+                    continue  # it was shown without being asked for
                 # With TLS 1.3 alone, a type of key cannot be asked for.
-                reason = answer.failure if answer else "no answer in time"
+                reason = (
+                    "it is not shown to a client that knows no other, up to TLS 1.2"
+                )
+                reason += f": {answer.failure if answer else 'no answer in time'}"
                 what = f"the {question.key_type} certificate of {question}"
                 self.unseen.append(Unseen(what, reason))
             elif answer:
