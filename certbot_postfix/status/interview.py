@@ -160,10 +160,8 @@ class Interview:
                 if plain.seen.leaf.key_type == question.key_type:
                     continue  # it was shown without being asked for
                 # With TLS 1.3 alone, a type of key cannot be asked for.
-                reason = (
-                    "it is not shown to a client that knows no other, up to TLS 1.2"
-                )
-                reason += f": {answer.failure if answer else 'no answer in time'}"
+                failure = answer.failure if answer else "no answer in time"
+                reason = f"no client of TLS 1.2 that knows no other gets it: {failure}"
                 what = f"the {question.key_type} certificate of {question}"
                 self.unseen.append(Unseen(what, reason))
             elif answer:
