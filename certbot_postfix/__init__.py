@@ -27,6 +27,7 @@ certificates    Bundle, names, key match, judgement
 profiles        the choices that an administrator has
 checkpoint      certbot's checkpoint in progress
 lock            one at a time
+signals         what becomes of work when it is told to end
 listeners       who listens on a port
 files           atomic replacement; owner, mode
 errors          one family below certbot's PluginError, with a hint
