@@ -95,9 +95,7 @@ def refuse(
         f" {', '.join(sorted(new.leaf.names))} does not cover {host}, and {served} is"
         f" served there, which stays; {reason} to serve it by name",
         hint=f"issue a certificate that covers {host}"
-        + (
-            ", or allow that with --postfix-sni auto" if "never" in why_no_table else ""
-        ),
+        + (", or use --postfix-sni auto" if "never" in why_no_table else ""),
     )
 
 
