@@ -1,7 +1,7 @@
 """Which files main.cf names for the certificates that are served by default.
 
-Pure: the configuration in, decisions out.  The parameters are those of postconf(5):
-smtpd_tls_chain_files, and what there was before it.
+Pure, but that it follows symbolic links: the configuration in, decisions out.  The
+parameters are those of postconf(5): smtpd_tls_chain_files, and what there was before.
 """
 
 import os
@@ -31,7 +31,13 @@ def configured(
     # smtpd_tls_cert_file = none means TLS without a default certificate.
     files = chain or [file for file in legacy if file not in ("", "none")]
     # Relative names are looked up where Postfix's processes run.
-    return [Path(configuration.value("queue_directory"), file) for file in files]
+    found = (Path(configuration.value("queue_directory"), file) for file in files)
+    return [_resolved(path) for path in found]
+
+
+def _resolved(path: Path) -> Path:
+    """Return *path* with its directory as it really is: we know our bundles by that."""
+    return path.parent.resolve() / path.name
 
 
 def deployed(configuration: Configuration, directory: Path) -> list[Path]:
@@ -42,8 +48,10 @@ def deployed(configuration: Configuration, directory: Path) -> list[Path]:
 def named(text: bytes, directory: Path) -> list[str]:
     """Return the lineages whose bundles in *directory* a configuration file names."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
-    bundle = re.escape(bytes(directory)) + rb"/([^\s,/]+)\.pem(?![^\s,])"
-    return [os.fsdecode(name) for line in lines for name in re.findall(bundle, line)]
+    bundle = rb"([^\s,=]*)/([^\s,/]+)\.pem(?![^\s,])"
+    found = [each for line in lines for each in re.findall(bundle, line)]
+    ours = {each for each, _ in found if Path(os.fsdecode(each)).resolve() == directory}
+    return [os.fsdecode(name) for each, name in found if each in ours]
 
 
 def with_certificates(configuration: Configuration) -> list[Service]:
@@ -196,10 +204,14 @@ def forget(
     why = f"lineage {bundle.stem} is forgotten"
     if configuration.value(CHAIN):
         listed = configuration.value(CHAIN).replace(",", " ").split()
-        rest = [Path(each) for each in listed if each != str(bundle)]
+        rest = [Path(each) for each in listed if _resolved(Path(each)) != bundle]
         new = ", ".join(map(_escaped, rest or _plain(bundle, plain)))
         return [Change(CHAIN, configuration.explicit.get(CHAIN), new, why)]
-    pairs = [pair for pair in _pairs() if configuration.value(pair[0]) == str(bundle)]
+    pairs = [
+        pair
+        for pair in _pairs()
+        if _resolved(Path(configuration.value(pair[0]))) == bundle
+    ]
     others = [pair for pair in _pairs() if configuration.value(pair[0])]
     if len(others) > len(pairs):
         return [

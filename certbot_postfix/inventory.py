@@ -5,8 +5,9 @@ name are those that are deployed.
 """
 
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from certbot_postfix import certificates, chainfiles, files, placement, sni
@@ -49,7 +50,10 @@ class Inventory:
                 " certificate that is to be served by name",
                 self.tables.path,
             )
-        return self.tables.read()
+        return {
+            key: tuple(map(_resolved, paths))
+            for key, paths in self.tables.read().items()
+        }
 
     @property
     def form(self) -> str:
@@ -209,7 +213,10 @@ class Inventory:
         if not sni.before(self.configuration, self.tables.path):
             return
         found = [
-            ((f"{directory}/", str(self.path_of(each))), leaf)
+            (
+                (f"{directory}/", f"{each.fullchain.parent}/", str(self.path_of(each))),
+                leaf,
+            )
             for directory, each in lineages.items()
             if (leaf := each.leaf())
         ]
@@ -243,6 +250,14 @@ class Inventory:
         there = sorted(self.live.iterdir()) if self.live.is_dir() else []
         found = (Lineage.live(self.live, path.name) for path in there)
         return [lineage for lineage in found if lineage.fullchain.exists()]
+
+
+def _resolved(path: str) -> str:
+    directory, _, name = path.rpartition("/")
+    return f"{_real(directory)}/{name}"
+
+
+_real = lru_cache(os.path.realpath)
 
 
 def leaves(paths: Iterable[Path]) -> list[Deployed]:

@@ -68,7 +68,10 @@ class Lineage:
 
 
 def _mentions(path: Path, bundle: Path) -> bool:
-    return path.is_file() and str(bundle).encode() in files.read(path)
+    return (
+        path.is_file()
+        and f"{bundle.parent.name}/{bundle.name}".encode() in files.read(path)
+    )
 
 
 def _older(directory: Path, bundle: Path) -> bool:

@@ -1,8 +1,8 @@
 """Which name gets which bundle: the table certbot_sni, as a value.
 
-Pure.  A key is what tls_server_sni_maps looks up, postconf(5): a name in lower case, or
-for a wildcard the parent with a dot before it.  A value is the chain files for it, one
-bundle for each type of key.
+Pure, but that it follows symbolic links.  A key is what tls_server_sni_maps looks up,
+postconf(5): a name in lower case, or for a wildcard the parent with a dot before it.  A
+value is the chain files for it, one bundle for each type of key.
 """
 
 import re
@@ -162,7 +162,8 @@ def without(
 
 def form(configuration: "Configuration", path: Path) -> str:
     """Return the type of map as which main.cf names the table at *path*, or ""."""
-    found = _ours(path).search(configuration.value(PARAMETER))
+    value = configuration.value(PARAMETER)
+    found = _ours(path, value).search(value)
     return found[1] if found else ""
 
 
@@ -172,7 +173,7 @@ def before(configuration: "Configuration", path: Path) -> list[str]:
     Each is as type:name.
     """
     tables = _listed(configuration.value(PARAMETER))
-    ours = (at for at, each in enumerate(tables) if _ours(path).fullmatch(each))
+    ours = (at for at, each in enumerate(tables) if _ours(path, each).fullmatch(each))
     return tables[: next(ours, len(tables))]
 
 
@@ -204,7 +205,7 @@ def fit(configuration: "Configuration", now: str, size: int) -> str:
 
 def named(old: str, path: Path, form: str) -> str:
     """Return the value *old* of the parameter with our table in it, as *form*."""
-    found = _ours(path).search(old)
+    found = _ours(path, old).search(old)
     if found:
         return f"{old[: found.start(1)]}{form}{old[found.end(1) :]}"
     ours = f"{form}:{path}".replace("$", "$$")
@@ -213,12 +214,18 @@ def named(old: str, path: Path, form: str) -> str:
 
 def unnamed(old: str, path: Path) -> str:
     """Return the value *old* of the parameter without our table."""
-    return re.sub(r"[\s,]*$|^[\s,]*", "", _ours(path).sub("", old))
+    return re.sub(r"[\s,]*$|^[\s,]*", "", _ours(path, old).sub("", old))
 
 
-def _ours(path: Path) -> re.Pattern[str]:
+def _ours(path: Path, value: str) -> re.Pattern[str]:
     """Match our table in a value, as it is in force or as it is written."""
     directory = r"\$(?:config_directory|\{config_directory\}|\(config_directory\))"
     forms = {re.escape(str(path)), re.escape(str(path).replace("$", "$$"))}
+    named = (Path(each.partition(":")[2]) for each in _listed(value))
+    forms |= {
+        re.escape(str(each))
+        for each in named
+        if each.name == path.name and each.parent.resolve() == path.parent.resolve()
+    }
     written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
     return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")

@@ -654,6 +654,18 @@ def test_without_a_table_of_names_a_further_lineage_is_refused(scene):
     assert not scene.certbot.bundle("shop").exists()
 
 
+def test_a_new_default_is_shown_to_who_asks_for_it_in_a_table_that_is_there(shop):
+    shown = everywhere(shop.postfix, SHOP[0])
+    issued = shop.lineage("new", NAME, "mail.example.org")
+
+    succeeded(shop.install("new", "--postfix-sni", "never"))
+
+    assert shop.default == ["new"]
+    for name in (None, NAME, "mail.example.org"):
+        assert everywhere(shop.postfix, name) == issued.leaf
+    assert everywhere(shop.postfix, SHOP[0]) == shown
+
+
 @pytest.mark.parametrize("form", ["texthash", "hash", "regexp"])
 def test_a_table_of_the_administrator_s_stays_in_front(own, base, form):
     theirs = own.issue(SHOP[0])
@@ -691,6 +703,19 @@ def test_a_file_in_place_of_the_table_that_is_not_ours_is_not_overwritten(own):
     assert not own.certbot.bundle("own").exists()
 
 
+@pytest.mark.parametrize("name", [NAME, "shop"])
+def test_a_table_that_is_not_there_is_warned_of(shop, name):
+    table = shop.postfix.config_dir / "certbot_sni"
+    table.unlink()
+    shop.renew(name)
+
+    done = shop.command("deploy", "--cert-name", name)
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"{table}, which main.cf names, is not there" in told(done)
+    assert everywhere(shop.postfix) == newest(shop, NAME)
+
+
 def test_a_service_with_a_table_of_its_own_keeps_it(own, base):
     theirs = own.issue(SHOP[0])
     table = base / "own"
@@ -710,6 +735,22 @@ def test_a_service_with_a_table_of_its_own_keeps_it(own, base):
     expected = dict.fromkeys(SERVICES, newest(own, "own"))
     assert shown == {**expected, "submission": theirs.leaf}
     assert leaf(own.postfix, service="submission") == newest(own, NAME)
+
+
+def test_the_directory_of_an_instance_may_be_spelled_in_two_ways(shop, base):
+    link = base / "link"
+    link.symlink_to(shop.postfix.config_dir)
+    named = shop.parameter("tls_server_sni_maps")
+    issued = shop.renew("shop"), shop.lineage("more", "more.example.net")
+
+    succeeded(shop.command("--config-dir", str(link), "deploy", "--cert-name", "shop"))
+    assert everywhere(shop.postfix, SHOP[0]) == issued[0].leaf
+    succeeded(shop.install("more", "--postfix-config-dir", str(link)))
+
+    assert shop.parameter("tls_server_sni_maps") == named
+    assert shop.table.keys() == {NAME, *SHOP, "more.example.net"}
+    assert everywhere(shop.postfix, SHOP[1]) == issued[0].leaf
+    assert everywhere(shop.postfix, "more.example.net") == issued[1].leaf
 
 
 # Renewals
@@ -742,6 +783,20 @@ def test_a_new_name_that_another_lineage_has_stays_there(shop):
 
     assert shop.table[NAME] == [NAME]
     assert everywhere(shop.postfix, NAME) == everywhere(shop.postfix)
+
+
+def test_a_name_that_left_a_certificate_goes_to_the_one_that_has_it_now(shop):
+    shop.lineage("heir", "heir.example.net")
+    shop.deploy("heir")
+    issued = shop.renew("heir", "heir.example.net", SHOP[1])
+    assert shop.deployment.renew(shop.live("heir"))
+    assert shop.table[SHOP[1]] == ["shop"]
+    shop.renew("shop", SHOP[0])
+
+    assert shop.deployment.renew(shop.live("shop"))
+
+    assert shop.table[SHOP[1]] == ["heir"]
+    assert everywhere(shop.postfix, SHOP[1]) == issued.leaf
 
 
 @pytest.mark.parametrize("name", ["shop", NAME])
@@ -877,6 +932,37 @@ def test_a_renewal_run_makes_up_for_an_old_database_from_a_backup(compiled):
     assert everywhere(compiled.postfix, SHOP[0]) == issued.leaf
     assert everywhere(compiled.postfix, NAME) == everywhere(compiled.postfix)
     assert compiled.reloads == reloads + 1
+
+
+def test_a_database_that_no_parameter_names_any_more_goes_with_a_renewal(compiled):
+    table = compiled.postfix.config_dir / "certbot_sni"
+    compiled.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    compiled.postfix.reload()
+    issued = compiled.renew("shop")
+
+    assert compiled.deployment.renew(compiled.live("shop"))
+
+    assert list(compiled.postfix.config_dir.glob("certbot_sni.*")) == []
+    assert everywhere(compiled.postfix, SHOP[0]) == issued.leaf
+    assert compiled.deployment.inventory.missed() == []
+
+
+@pytest.mark.parametrize("way", ["the hook", "certbot"])
+def test_a_lineage_that_is_broken_keeps_no_other_from_being_renewed_by(shop, way):
+    shown = everywhere(shop.postfix, SHOP[0])
+    issued, _ = shop.renew(NAME), shop.renew("shop")
+    key = shop.live("shop").key
+    key.unlink()
+
+    if way == "certbot":
+        done = shop.certbot("renew")
+    else:
+        done = shop.command("deploy", "--cert-name", NAME)
+        assert done.returncode == 3
+
+    assert f"lineage shop: could not read {key}" in told(done)
+    assert everywhere(shop.postfix) == issued.leaf
+    assert everywhere(shop.postfix, SHOP[0]) == shown
 
 
 def test_a_renewal_run_starts_no_program_and_writes_nothing_when_all_is_well(
@@ -1150,6 +1236,41 @@ def test_files_that_a_table_names_by_hand_are_proven_for_the_name(own, base):
     assert configuration(own) == before
 
 
+def test_a_bundle_that_only_master_cf_names_is_renewed_and_proven_there(own):
+    entry = f"{LOOPBACK}:{own.postfix.ports['submissions']}/inet"
+    bundle = private(own.certbot.bundle("own"), own.renew("own"))
+    own.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={bundle}")
+    own.postfix.settle()
+    own.postfix.start()
+    before, issued = configuration(own), own.renew("own")
+
+    assert own.deployment.renew(own.live("own"))
+
+    assert own.said[-1].startswith("Proven: ")
+    assert entry in own.said[-1]
+    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
+    assert leaf(own.postfix, service="submissions") == issued.leaf
+    assert leaf(own.postfix) == newest(own, NAME)
+    assert configuration(own) == before
+
+
+def test_a_bundle_that_only_a_table_of_the_administrator_s_names_is_renewed(own, base):
+    table = base / "own"
+    bundle = private(own.certbot.bundle("own"), own.renew("own"))
+    table.write_text(f"{SHOP[0]} {bundle}\n")
+    own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    own.postfix.start()
+    before, issued = configuration(own), own.renew("own")
+
+    assert own.deployment.renew(own.live("own"))
+
+    assert own.said[-1].startswith("Proven: ")
+    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
+    assert everywhere(own.postfix, SHOP[0]) == issued.leaf
+    assert everywhere(own.postfix, SHOP[1]) == newest(own, NAME)
+    assert configuration(own) == before
+
+
 def test_files_that_are_named_by_hand_and_that_a_service_does_not_show_are_an_error(
     own, base
 ):
@@ -1201,6 +1322,18 @@ def test_the_hook_deploys_the_lineage_of_its(shop, way):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert everywhere(shop.postfix, SHOP[0]) == issued.leaf
     assert configuration(shop) == before
+
+
+def test_the_hook_deploys_a_lineage_though_its_path_is_spelled_otherwise(shop, base):
+    link = base / "link"
+    link.symlink_to(shop.certbot.config_dir)
+    issued = shop.renew("shop")
+
+    live = str(link / "live/shop")
+    done = shop.run(shop.argv("deploy", directory=False), RENEWED_LINEAGE=live)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert everywhere(shop.postfix, SHOP[0]) == issued.leaf
 
 
 def test_the_hook_does_nothing_for_what_postfix_serves_already(shop):
@@ -1444,6 +1577,61 @@ def test_a_bundle_that_a_service_names_by_hand_is_not_forgotten(own):
     assert bundle.exists()
 
 
+# Directories that moved, and have a link in their place now
+
+
+def moved(path: Path) -> None:
+    """Move a directory to another place, as to another volume."""
+    path.symlink_to(path.rename(path.with_name(f"{path.name}-moved")))
+
+
+@pytest.mark.parametrize("name", [NAME, "shop"])
+def test_a_renewal_is_deployed_after_certbot_s_directory_moved(shop, name):
+    moved(shop.certbot.config_dir)
+    issued = shop.renew(name)
+
+    succeeded(shop.command("deploy", "--cert-name", name))
+
+    asked = SHOP[0] if name == "shop" else None
+    assert everywhere(shop.postfix, asked) == issued.leaf
+
+
+@pytest.mark.parametrize("name", [NAME, "shop"])
+def test_a_lineage_is_forgotten_after_certbot_s_directory_moved(shop, name):
+    moved(shop.certbot.config_dir)
+
+    succeeded(shop.command("forget", name))
+    shop.postfix.reload()
+
+    assert everywhere(shop.postfix) == newest(shop, NAME)
+    wanted = newest(shop, NAME if name == "shop" else "shop")
+    assert everywhere(shop.postfix, SHOP[0]) == wanted
+
+
+def test_files_that_a_table_names_by_hand_are_proven_after_they_moved(own, base):
+    moved(own.certbot.config_dir)
+    table = base / "own"
+    table.write_text(f"{SHOP[0]} {by_hand(own, 'own')}\n")
+    own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    own.postfix.start()
+    issued = own.renew("own")
+
+    assert own.deployment.renew(own.live("own"))
+
+    assert everywhere(own.postfix, SHOP[0]) == issued.leaf
+
+
+def test_no_name_is_lost_after_the_directory_of_postfix_moved(closed):
+    moved(closed.postfix.config_dir)
+    named = closed.parameter("tls_server_sni_maps")
+    closed.lineage("more", "more.example.net")
+
+    succeeded(closed.install("more", "--postfix-verify-timeout", "0"))
+
+    assert closed.parameter("tls_server_sni_maps") == named
+    assert closed.table.keys() == {NAME, *SHOP, "more.example.net"}
+
+
 @pytest.mark.parametrize("name", ["nobody", "../mx.example.org"])
 def test_a_name_that_nobody_knows_is_not_forgotten(own, name):
     before = own.postfix.snapshot()
@@ -1506,6 +1694,17 @@ def test_a_name_that_the_default_has_too_falls_back_to_it(scene):
     assert everywhere(scene.postfix, "alias.example.org") == newest(scene, NAME)
 
 
+def test_a_name_that_another_lineage_has_too_falls_to_that(shop):
+    shown = everywhere(shop.postfix, SHOP[1])
+    shop.lineage("newer", SHOP[1], "more.example.net")
+    shop.deploy("newer")
+
+    forget(shop, "newer")
+
+    assert shop.table == {NAME: [NAME], SHOP[0]: ["shop"], SHOP[1]: ["shop"]}
+    assert everywhere(shop.postfix, SHOP[1]) == shown
+
+
 def test_a_rollback_to_a_lineage_that_was_forgotten_deploys_its_newest_certificate(
     shop,
 ):
@@ -1535,6 +1734,22 @@ def test_a_rollback_to_a_lineage_that_is_gone_is_refused_before_anything_is_done
     assert "it names the bundle of shop, which was forgotten" in told(done)
     assert shop.postfix.snapshot() == before
     assert everywhere(shop.postfix, "any.example.com") == newest(shop, "wild")
+
+
+def test_a_rollback_leaves_a_bundle_that_master_cf_names_now(own):
+    own.postfix.start()
+    succeeded(own.install("own"))
+    entry = f"{LOOPBACK}:{own.postfix.ports['submissions']}/inet"
+    bundle = own.certbot.bundle("own")
+    own.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={bundle}")
+    own.postfix.settle()
+    own.postfix.reload()
+
+    succeeded(own.certbot("rollback", *options(own.postfix)))
+
+    assert bundle.exists()
+    assert leaf(own.postfix, service="submissions") == newest(own, "own")
+    assert leaf(own.postfix, SHOP[0]) == newest(own, NAME)
 
 
 def test_a_rollback_takes_the_names_out_of_a_compiled_table(compiled):

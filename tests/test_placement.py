@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from certbot_postfix import certificates, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.errors import Error
-from certbot_postfix.placement import Deployed, Placement, Standing, place, refuse
+from certbot_postfix.placement import (
+    Deployed,
+    Placement,
+    Standing,
+    heirs,
+    place,
+    refuse,
+)
 from certbot_postfix.sni import Table
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
@@ -26,6 +33,7 @@ def lineage(
     name: str = "",
     kind: str = "ECDSA",
     days: int = 30,
+    age: int = 90,
     issuer: str = "CN=CA",
     directory: Path = BUNDLES,
 ) -> Deployed:
@@ -37,7 +45,7 @@ def lineage(
         names=frozenset(names),
         spki=b"",
         key_type=kind,
-        not_before=NOW - 90 * DAY,
+        not_before=NOW - age * DAY,
         not_after=NOW + days * DAY,
     )
     return Deployed(directory / f"{name or names[0]}.pem", leaf)
@@ -248,6 +256,25 @@ def test_of_two_keys_the_one_of_the_same_type_makes_room():
     assert result.table["shop.example.net"] == files(SHOP_RSA, newer)
 
 
+def test_a_partner_stays_when_a_lineage_has_other_names_now_and_is_deployed_again():
+    more = lineage("shop.example.net", WEB, name="shop.example.net")
+    table = {"shop.example.net": files(SHOP, SHOP_RSA)}
+
+    result = placed(more, standing(MX, table=table, peers=[SHOP, SHOP_RSA]))
+
+    assert result.table["shop.example.net"] == files(SHOP, SHOP_RSA)
+    assert result.table[WEB] == files(more)
+
+
+def test_of_two_keys_of_one_type_only_the_one_that_is_deployed_again_stays():
+    now_rsa = lineage("shop.example.net", kind="RSA")
+    table = {"shop.example.net": files(SHOP, SHOP_RSA)}
+
+    result = placed(now_rsa, standing(MX, table=table, peers=[SHOP, SHOP_RSA]))
+
+    assert result.table["shop.example.net"] == files(now_rsa)
+
+
 def test_a_bundle_that_is_gone_is_nobody_s_partner():
     table = {"shop.example.net": files(SHOP)}
 
@@ -325,6 +352,45 @@ def test_a_lineage_by_name_that_becomes_the_default_keeps_its_names():
 
     assert result.chain == {new.path: "ECDSA"}
     assert result.table == {HOST: files(new), "shop.example.net": files(new)}
+
+
+# Who inherits
+
+
+@pytest.mark.parametrize(
+    ("others", "wanted"),
+    [
+        pytest.param((), None, id="nobody"),
+        pytest.param((MX,), None, id="nobody who does not have the name"),
+        pytest.param(
+            (lineage(WEB, directory=Path("/etc/ssl")),),
+            None,
+            id="no certificate of the administrator's",
+        ),
+        pytest.param((lineage(WEB, kind="DSA"),), None, id="no key that is not safe"),
+        pytest.param((lineage("*.example.org"),), None, id="no wildcard"),
+        pytest.param((MX, lineage(WEB)), (lineage(WEB),), id="who has the name"),
+        pytest.param(
+            (lineage(WEB), lineage(WEB, HOST, name="new", age=1)),
+            (lineage(WEB, name="new"),),
+            id="of two the newest",
+        ),
+        pytest.param(
+            (lineage(WEB), lineage(WEB, name="rsa", kind="RSA", age=1)),
+            (lineage(WEB, name="rsa"), lineage(WEB)),
+            id="with its partner",
+        ),
+        pytest.param(
+            (lineage(WEB), lineage(WEB, HOST, name="rsa", kind="RSA", age=1)),
+            (lineage(WEB, name="rsa"),),
+            id="without one that has other names",
+        ),
+    ],
+)
+def test_a_name_that_lost_its_certificate_is_inherited_by(others, wanted):
+    found = heirs([WEB], others, BUNDLES)
+
+    assert found == ({WEB: files(*wanted)} if wanted else {})
 
 
 # Keys that are not safe by name
