@@ -564,6 +564,29 @@ def test_a_renewal_is_not_forgotten_for_a(
     assert served(postfix) == everywhere(live(certbot))
 
 
+def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(
+    postfix, certbot, issued, authority
+):
+    deploy(certbot, postfix)
+    newer, whole = authority.issue(NAME), postfix.main_cf.read_bytes()
+    renew_lineage(certbot.config_dir, NAME, newer)
+    line_of(postfix.main_cf, "message_size_limit = 50M\n")
+    postfix.settle()
+    master, old = postfix.master_pid, certbot.bundle(NAME).read_bytes()
+
+    done = missed(certbot, postfix)
+
+    assert done.returncode == 1
+    assert f"does not accept the configuration in {postfix.config_dir}" in told(done)
+    assert "does not run" not in told(done)
+    assert (postfix.master_pid, certbot.bundle(NAME).read_bytes()) == (master, old)
+    postfix.main_cf.write_bytes(whole)
+    postfix.settle()
+    again = missed(certbot, postfix)
+    assert again.returncode == 0, again.stderr
+    assert served(postfix) == everywhere(newer.leaf)
+
+
 # The reload, and what comes after it
 
 DEATHS = {
@@ -780,6 +803,43 @@ def test_a_renewal_is_undone_at_a(postfix, base, certbot, obtained, number):
     assert number.name in told(done)
     assert "the old certificate was put back" in told(done)
     assert live(certbot) != obtained
+    before.assert_kept()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_postfix_is_started_again_though_an_undo_is_told_to_end_by_a(
+    postfix, base, certbot, issued, authority, number
+):
+    deploy(certbot, postfix)
+    renew_lineage(certbot.config_dir, NAME, authority.issue(NAME))
+    before, main_cf = State(certbot, postfix), shlex.quote(str(postfix.main_cf))
+    # Every smtpd dies at its start, until the second reload.
+    script = f"""
+    case "$verb" in
+    reload)
+        if once; then
+            cp -p {main_cf} {base}/whole
+            echo smtpd_helo_required = maybe >> {main_cf}
+            touch -r {base}/whole {main_cf}
+        else
+            cp -p {base}/whole {main_cf}
+        fi ;;
+    stop)
+        postfix "$@"
+        touch {base}/stopped
+        kill -{int(number)} $PPID
+        exit 0 ;;
+    esac
+    """
+    disturbed = in_front_of("postfix", base, script)
+
+    done = missed(
+        certbot, postfix, "--postfix-ctl", disturbed, "--postfix-verify-timeout", "3"
+    )
+
+    assert (base / "stopped").exists()
+    assert done.returncode == 1
+    assert "the old certificate was put back" in told(done)
     before.assert_kept()
 
 

@@ -666,6 +666,16 @@ def test_a_new_default_is_shown_to_who_asks_for_it_in_a_table_that_is_there(shop
     assert everywhere(shop.postfix, SHOP[0]) == shown
 
 
+def answered(scene: Scene, base: Path) -> Issued:
+    """Have a table of the administrator's answer for a name of the shop's, first."""
+    theirs = scene.issue(SHOP[0])
+    table = base / "first"
+    table.write_text(f"{SHOP[0]} {private(base / 'first.pem', theirs)}\n")
+    maps = (f"texthash:{table}", scene.parameter("tls_server_sni_maps"))
+    scene.postfix.set(tls_server_sni_maps=", ".join(filter(None, maps)))
+    return theirs
+
+
 @pytest.mark.parametrize("form", ["texthash", "hash", "regexp"])
 def test_a_table_of_the_administrator_s_stays_in_front(own, base, form):
     theirs = own.issue(SHOP[0])
@@ -1289,6 +1299,24 @@ def test_files_that_are_named_by_hand_and_that_a_service_does_not_show_are_an_er
     assert "put back" not in told(done)
 
 
+def test_files_that_two_tables_name_by_hand_are_proven_where_the_first_has_the_name(
+    own, base
+):
+    theirs = answered(own, base)
+    table = base / "second"
+    table.write_text("".join(f"{name} {by_hand(own, 'own')}\n" for name in SHOP))
+    tables = f"{own.parameter('tls_server_sni_maps')}, texthash:{table}"
+    own.postfix.set(tls_server_sni_maps=tables)
+    own.postfix.start()
+    issued = own.renew("own")
+
+    done = own.command("deploy", "--cert-name", "own", "--verify-timeout", "3")
+
+    assert done.returncode == 0, done.stderr
+    assert everywhere(own.postfix, SHOP[0]) == theirs.leaf
+    assert everywhere(own.postfix, SHOP[1]) == issued.leaf
+
+
 def test_a_compiled_table_with_an_old_copy_is_warned_of(own, base):
     table = base / "own"
     table.write_text(f"{SHOP[0]} {by_hand(own, 'own')}\n")
@@ -1385,6 +1413,27 @@ def test_the_hook_tells_by_its_exit_status_that_there_is_something_to_know(shop)
 
     assert (done.returncode, done.stdout) == (3, "")
     assert f"shop: no longer covered: {SHOP[1]}" in told(done)
+    assert everywhere(shop.postfix, SHOP[0]) == issued.leaf
+
+
+def test_the_hook_fails_where_postfix_s_programs_refuse_what_postconf_reads(shop):
+    bundle, whole = shop.certbot.bundle("shop"), shop.postfix.main_cf.read_bytes()
+    old, issued = identity(bundle), shop.renew("shop")
+    shop.postfix.main_cf.write_bytes(whole + b"message_size_limit = 50M\n")
+    shop.postfix.settle()
+
+    done = shop.command("deploy", "--cert-name", "shop")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"does not accept the configuration in {shop.postfix.config_dir}" in (
+        told(done)
+    )
+    assert identity(bundle) == old
+
+    shop.postfix.main_cf.write_bytes(whole)
+    shop.postfix.settle()
+
+    assert shop.command("deploy", "--cert-name", "shop").returncode == 0
     assert everywhere(shop.postfix, SHOP[0]) == issued.leaf
 
 
@@ -1632,6 +1681,37 @@ def test_no_name_is_lost_after_the_directory_of_postfix_moved(closed):
     assert closed.table.keys() == {NAME, *SHOP, "more.example.net"}
 
 
+def other_names(scene: Scene) -> None:
+    scene.renew(NAME, "other.example.org")
+
+
+def missing_key(scene: Scene) -> None:
+    scene.live(NAME).key.unlink()
+
+
+@pytest.mark.parametrize(
+    ("happen", "words"),
+    [
+        pytest.param(other_names, f"no longer covers {NAME}", id="other names"),
+        pytest.param(missing_key, "could not read", id="no key"),
+    ],
+)
+def test_the_only_default_certificate_stays_if_certbot_s_own_files_have(
+    closed, happen, words
+):
+    happen(closed)
+    before = closed.postfix.snapshot(), identity(closed.certbot.bundle(NAME))
+
+    done = closed.command("forget", NAME)
+
+    assert done.returncode == 1
+    assert words in told(done)
+    assert (
+        closed.postfix.snapshot(),
+        identity(closed.certbot.bundle(NAME)),
+    ) == before
+
+
 @pytest.mark.parametrize("name", ["nobody", "../mx.example.org"])
 def test_a_name_that_nobody_knows_is_not_forgotten(own, name):
     before = own.postfix.snapshot()
@@ -1641,6 +1721,59 @@ def test_a_name_that_nobody_knows_is_not_forgotten(own, name):
     assert (done.returncode, done.stdout) == (1, "")
     assert name in told(done)
     assert own.postfix.snapshot() == before
+
+
+def test_a_lineage_is_forgotten_whose_name_the_administrator_s_table_answers(
+    closed, base
+):
+    theirs = answered(closed, base)
+    closed.postfix.start()
+
+    done = closed.command("forget", "shop", "--verify-timeout", "3")
+
+    assert done.returncode == 0, done.stderr
+    assert not closed.certbot.bundle("shop").exists()
+    assert everywhere(closed.postfix, SHOP[0]) == theirs.leaf
+    assert everywhere(closed.postfix, SHOP[1]) == newest(closed, NAME)
+
+
+LOST = ("one.example.com", "two.example.com")
+
+
+@pytest.fixture
+def bereft(scene: Scene) -> Scene:
+    """Postfix runs with a database; two lineages are lost, and their bundles, too."""
+    scene.lineage(NAME)
+    scene.lineage("shop", *(f"{number}.example.net" for number in range(20)))
+    for name in LOST:
+        scene.lineage(name)
+    scene.stand(NAME, by_name=["shop", *LOST], form="hash")
+    scene.postfix.start()
+    for name in LOST:
+        succeeded(scene.certbot("delete", "--cert-name", name))
+        scene.certbot.bundle(name).unlink()
+    return scene
+
+
+def test_the_default_is_renewed_though_bundles_in_the_table_are_lost(bereft):
+    issued = bereft.renew(NAME)
+
+    done = bereft.command("deploy", "--cert-name", NAME)
+
+    assert done.returncode == 0, done.stderr
+    for name in (None, NAME):
+        assert everywhere(bereft.postfix, name) == issued.leaf
+
+
+def test_a_lineage_whose_bundle_is_lost_is_forgotten_with_others_that_are(bereft):
+    done = bereft.command("forget", LOST[0])
+
+    assert done.returncode == 3, done.stderr
+    gone = bereft.certbot.bundle(LOST[1])
+    assert f"{gone}, which the table of names has, is gone" in told(done)
+    assert bereft.table.keys().isdisjoint(LOST)
+    assert everywhere(bereft.postfix, LOST[0]) == newest(bereft, NAME)
+    assert everywhere(bereft.postfix, "1.example.net") == newest(bereft, "shop")
 
 
 def test_a_removal_that_is_not_proven_is_undone(wild, base):
@@ -1750,6 +1883,76 @@ def test_a_rollback_leaves_a_bundle_that_master_cf_names_now(own):
     assert bundle.exists()
     assert leaf(own.postfix, service="submissions") == newest(own, "own")
     assert leaf(own.postfix, SHOP[0]) == newest(own, NAME)
+
+
+def test_a_rollback_goes_back_past_a_lineage_that_is_gone(shop):
+    before = shop.postfix.snapshot()
+    for name in ("gone.example.com", "wild.example.com"):
+        shop.lineage(name)
+        succeeded(shop.install(name))
+    succeeded(shop.certbot("delete", "--cert-name", "gone.example.com"))
+    forget(shop, "gone.example.com")
+    now = shop.postfix.snapshot()
+
+    done = shop.certbot("rollback", *options(shop.postfix))
+
+    assert done.returncode == 1
+    assert "certbot_sni is not restored, and nothing was changed" in told(done)
+    assert shop.postfix.snapshot() == now
+
+    two = ("--checkpoints", "2")
+    succeeded(shop.certbot("rollback", *two, *options(shop.postfix)))
+
+    assert shop.postfix.snapshot() == before
+    for name in ("gone.example.com", "wild.example.com"):
+        assert everywhere(shop.postfix, name) == newest(shop, NAME)
+
+
+def test_a_rollback_to_a_lineage_that_was_renewed_meanwhile_serves_the_renewed_one(
+    scene,
+):
+    scene.lineage("old", NAME)
+    scene.stand("old")
+    scene.postfix.start()
+    scene.lineage("new", NAME)
+    succeeded(scene.install("new"))
+    assert scene.default == ["new"]
+    issued = scene.renew("old")
+
+    succeeded(scene.certbot("rollback", *options(scene.postfix)))
+
+    assert scene.default == ["old"]
+    assert everywhere(scene.postfix) == issued.leaf
+
+
+def test_a_rollback_of_another_lineage_keeps_the_names_of_a_renewal(shop):
+    shop.lineage("wild", "*.example.com")
+    succeeded(shop.install("wild"))
+    issued = shop.renew("shop", SHOP[0], "more.example.net")
+    assert shop.deployment.renew(shop.live("shop"))
+
+    succeeded(shop.certbot("rollback", *options(shop.postfix)))
+
+    names = (SHOP[0], "more.example.net")
+    assert shop.table == {NAME: [NAME], **{name: ["shop"] for name in names}}
+    for name in names:
+        assert everywhere(shop.postfix, name) == issued.leaf
+
+
+def test_a_rollback_of_a_name_that_the_administrator_s_table_answers_is_proven(
+    closed, base
+):
+    theirs = answered(closed, base)
+    closed.lineage("newer", *SHOP)
+    closed.postfix.start()
+    before = closed.postfix.snapshot()
+    succeeded(closed.install("newer"))
+
+    succeeded(closed.certbot("rollback", *options(closed.postfix)))
+
+    assert closed.postfix.snapshot() == before
+    assert everywhere(closed.postfix, SHOP[0]) == theirs.leaf
+    assert everywhere(closed.postfix, SHOP[1]) == newest(closed, "shop")
 
 
 def test_a_rollback_takes_the_names_out_of_a_compiled_table(compiled):
