@@ -225,10 +225,16 @@ class Deployment:
         return self.renewal.renew([lineage, *missed])
 
     def catch_up(self) -> None:
-        """Put into service what was renewed since the files were as they are again."""
+        """Put into service what was renewed since the files were as they are again.
+
+        That is not what was asked for: if it fails, that is an error in the log.
+        """
         behind = [*self.inventory.missed(), *self.inventory.misnamed()]
         if lineages := list({each.name: each for each in behind}.values()):
-            self.renewal.renew(lineages)
+            try:
+                self.renewal.renew(lineages)
+            except Error as error:
+                logger.error("%s", error)  # noqa: TRY400 - it is known why
 
     def refresh(self) -> None:
         """Bring all that Postfix uses of certbot's lineages up to date.
