@@ -13,7 +13,7 @@ setup(
     author="The certbot-postfix developers",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["certbot_postfix", "certbot_postfix.status"],
+    packages=["certbot_postfix", "certbot_postfix.policy", "certbot_postfix.status"],
     package_data={"certbot_postfix": ["py.typed"]},
     install_requires=["acme>=2.1", "certbot>=2.1", "cryptography>=38"],
     extras_require={

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certbot_postfix.errors import CertificateError
+from certbot_postfix.hostnames import a_labels
 
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n.+?\r?\n-----END CERTIFICATE-----", re.DOTALL
@@ -185,14 +186,6 @@ def covers(names: Iterable[str], host: str) -> bool:
     host = a_labels(host.lower())
     _, _, parent = host.partition(".")
     return not {host, f"*.{parent}"}.isdisjoint(names)
-
-
-def a_labels(name: str) -> str:
-    """Return *name* as certificates and clients have it: RFC 5890, 2.3.2.1."""
-    try:
-        return name.encode("idna").decode()
-    except UnicodeError:
-        return name
 
 
 def is_copy_before(text: str, new: Certificate) -> bool:

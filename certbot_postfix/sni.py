@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.hostnames import is_host
 
 if TYPE_CHECKING:  # certbot loads this module on every `renew`
     from certbot_postfix.configuration import Configuration
@@ -36,12 +37,6 @@ DATABASE_FILES = (f"{NAME}.db", f"{NAME}.lmdb", f"{NAME}.cdb")
 # A value lists files with commas or blanks between them, and nothing is quoted.
 _SEPARATORS = re.compile(r'[\s,"]')
 
-# LDH labels (RFC 5890, 2.3.1), with the underscore that some hosts have in their names.
-# Postfix looks up no other name, and none that could be an address.
-_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"(?![0-9.]+$)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}")
-_LONGEST = 255
-
 # File names, not paths: there may be ten thousand.
 Table = Mapping[str, tuple[str, ...]]
 
@@ -49,8 +44,8 @@ Table = Mapping[str, tuple[str, ...]]
 def key(name: str) -> str:
     """Return what is looked up for *name*, or a wildcard; "" if nothing can be."""
     lower = name.lower()
-    fit = len(lower) <= _LONGEST and _HOST.fullmatch(lower)
-    return lower.removeprefix("*") if fit else ""
+    # Postfix looks up no other name, and none that could be an address.
+    return lower.removeprefix("*") if is_host(lower.removeprefix("*.")) else ""
 
 
 def refuse_unsafe(key_type: str) -> None:

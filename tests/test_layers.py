@@ -21,9 +21,10 @@ IMPORTS: dict[str, set[str]] = {
     "files": {"errors"},
     "programs": {"errors"},
     "manager": {"errors", "programs"},
-    "certificates": {"errors"},
+    "hostnames": set(),
+    "certificates": {"errors", "hostnames"},
     "configuration": {"errors"},
-    "sni": {"configuration", "errors"},
+    "sni": {"configuration", "errors", "hostnames"},
     "lineage": {"certificates", "errors", "files", "sni"},
     "placement": {"certificates", "errors", "sni"},
     "rules": {"configuration", "errors", "profiles"},
@@ -114,6 +115,9 @@ IMPORTS: dict[str, set[str]] = {
         "tables",
         "transaction",
     },
+    "policy.model": {"errors", "hostnames"},
+    "policy.starttls_everywhere": {"policy.model"},
+    "policy.mta_sts": {"policy.model"},
     "status.deadline": {"errors"},
     "status.evidence": {"certificates", "chainfiles", "configuration", "probe", "sni"},
     "status.findings": set(),
@@ -245,7 +249,8 @@ def of_ours(module: str) -> Iterator[str]:
 
 
 def test_every_module_has_its_layer():
-    assert sorted([*IMPORTS, "__init__", "status.__init__"]) == MODULES
+    packages = ["__init__", "policy.__init__", "status.__init__"]
+    assert sorted([*IMPORTS, *packages]) == MODULES
 
 
 @pytest.mark.parametrize("module", IMPORTS)

@@ -1,0 +1,77 @@
+"""What a recipient domain demands of the servers that take its mail.
+
+Pure.  Names here are what smtp_tls_policy_maps looks up and compares with, postconf(5):
+in lower case, as A-labels (RFC 5890, 2.3.2.1), and without anything that could end an
+entry of a table.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from certbot_postfix.errors import Error
+from certbot_postfix.hostnames import a_labels, is_host
+
+# What an error shows of text from a stranger.
+_SHOWN = 60
+
+
+class PolicyError(Error):
+    """A policy, or a list of them, must not be used."""
+
+
+class Mode(Enum):
+    """What happens to mail when a server does not fit the policy: RFC 8461, 5."""
+
+    ENFORCE = "enforce"
+    TESTING = "testing"
+    NONE = "none"
+
+
+class Policy(NamedTuple):
+    """What happens to mail for a domain, and which servers may take it.
+
+    *mxs* are host names, or parents with a dot before them that stand for any host with
+    one more label.
+    """
+
+    mode: Mode
+    mxs: tuple[str, ...]
+
+    def allows(self, host: str) -> bool:
+        """Whether *host* is one of the servers of the domain: RFC 8461, 4.1."""
+        name = host.lower().removesuffix(".")
+        _, dot, parent = name.partition(".")
+        return name in self.mxs or f"{dot}{parent}" in self.mxs
+
+
+def domain(text: object, where: str) -> str:
+    """Return the recipient domain *text*; *where* it stands is for the error."""
+    return _name(text, where, "the name of a domain")
+
+
+def pattern(text: object, where: str, wildcard: str) -> str:
+    """Return the host name *text*, or the parent that it has after a *wildcard*."""
+    if isinstance(text, str) and wildcard and text.startswith(wildcard):
+        return f".{_name(text[len(wildcard) :], where, 'the name of a server')}"
+    return _name(text, where, "the name of a server")
+
+
+def patterns(texts: Sequence[object], where: str, wildcard: str) -> tuple[str, ...]:
+    """Return what `pattern` makes of each, once, in order."""
+    found = (pattern(text, f"{where}[{at}]", wildcard) for at, text in enumerate(texts))
+    return tuple(dict.fromkeys(found))
+
+
+def _name(text: object, where: str, kind: str) -> str:
+    if isinstance(text, str):
+        name = a_labels(text.lower()).lower()
+        if is_host(name):
+            return name
+    raise PolicyError(f"{where}: {shown(text)} is not {kind}")
+
+
+def shown(value: object) -> str:
+    """Return *value* for a message, on one line and not too long."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,132 @@
+"""Lists of policies in the format of STARTTLS Everywhere, version 0.1.
+
+Pure: bytes in, a `PolicyList` out; raises `PolicyError`, which names the field by its
+path.  A list is JSON: ``timestamp`` and ``expires``, in seconds since 1970 or as ISO
+8601; ``policy-aliases`` and ``policies``, each with a ``mode`` and the ``mxs``, which
+are names, or suffixes that stand for one more label.  Fields that are not known are
+ignored, as those of later versions will be; another version is not.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from certbot_postfix.policy import model
+from certbot_postfix.policy.model import Mode, Policy, PolicyError, shown
+
+VERSION = "0.1"
+
+# The published format says that mode is required, and that testing is its default.
+_MODES = {mode.value: mode for mode in (Mode.TESTING, Mode.ENFORCE)}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyList:
+    """The policies of domains, issued at *timestamp* and good until *expires*."""
+
+    timestamp: datetime
+    expires: datetime
+    policies: Mapping[str, Policy]
+
+
+def parse(text: bytes, source: str) -> PolicyList:
+    """Read a list from *source*; raise `PolicyError` if anything in it is not valid."""
+    try:
+        fields = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"{source} is not JSON: {error}") from error
+    except PolicyError as error:
+        error.message = f"{source}: {error.message}"
+        raise
+    try:
+        return _list(_mapping(fields, "the list"))
+    except PolicyError as error:
+        error.message = f"{source}: {error.message}"
+        raise
+
+
+def _list(fields: Mapping[str, Any]) -> PolicyList:
+    if fields.get("version") != VERSION:
+        raise PolicyError(
+            f"version: {shown(fields.get('version'))} is not {VERSION!r}, which is the"
+            " only one that is understood"
+        )
+    timestamp, expires = (_time(fields, name) for name in ("timestamp", "expires"))
+    if expires < timestamp:
+        raise PolicyError("expires: it is before the timestamp")
+    path = "policy-aliases"
+    aliases = {
+        name: _policy(entry, f"{path}.{_step(name)}", {})
+        for name, entry in _mapping(fields.get(path, {}), path).items()
+    }
+    policies: dict[str, Policy] = {}
+    for name, entry in _mapping(fields.get("policies"), "policies").items():
+        where = f"policies.{_step(name)}"
+        domain = model.domain(name, where)
+        if domain in policies:
+            raise PolicyError(f"{where}: {domain} is there twice")
+        policies[domain] = _policy(entry, where, aliases)
+    return PolicyList(timestamp, expires, policies)
+
+
+def _policy(entry: object, where: str, aliases: Mapping[str, Policy]) -> Policy:
+    """Return the policy *entry*, or that of the alias that it gives."""
+    if isinstance(entry, Policy):
+        return entry
+    fields = _mapping(entry, where)
+    if "policy-alias" in fields:  # then all others are ignored
+        alias = fields["policy-alias"]
+        if not isinstance(alias, str) or alias not in aliases:
+            raise PolicyError(
+                f"{where}.policy-alias: {shown(alias)} is not in policy-aliases"
+            )
+        return aliases[alias]
+    mode = fields.get("mode", Mode.TESTING.value)
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise PolicyError(f"{where}.mode: {shown(mode)} is not testing or enforce")
+    mxs = fields.get("mxs")
+    if not isinstance(mxs, list) or not mxs:
+        raise PolicyError(f"{where}.mxs: {shown(mxs)} is not a list of names")
+    return Policy(_MODES[mode], model.patterns(mxs, f"{where}.mxs", "."))
+
+
+def _time(fields: Mapping[str, Any], name: str) -> datetime:
+    value = fields.get(name)
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, timezone.utc)
+        if isinstance(value, str):
+            found = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return found.replace(tzinfo=found.tzinfo or timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise PolicyError(
+        f"{name}: {shown(value)} is no time, in seconds or as in ISO 8601"
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> object:
+    """Return a policy if *pairs* are one, which takes less memory than they do."""
+    found = dict(pairs)
+    if len(found) != len(pairs):  # RFC 8259, 4: which of two counts is left open
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PolicyError(f"{shown(twice)} is there twice in one object")
+    if "mxs" in found and "policy-alias" not in found:
+        with contextlib.suppress(PolicyError):  # it is told when its path is known
+            return _policy(found, "", {})
+    return found
+
+
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise PolicyError(f"{where}: {shown(value)} is not an object")
+    return value
+
+
+def _step(name: str) -> str:
+    """Return *name* as a step of a path."""
+    return name if name.isascii() and name.isprintable() else shown(name)

@@ -1,0 +1,462 @@
+"""Policies of recipient domains, and the two formats in which they are published."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from certbot_postfix.policy import model, mta_sts, starttls_everywhere
+from certbot_postfix.policy.model import Mode, Policy, PolicyError
+from certbot_postfix.policy.mta_sts import Published
+
+T = TypeVar("T")
+
+NEVER = datetime(2100, 1, 1, tzinfo=timezone.utc)
+SOURCE = "/etc/list.json"
+
+# What would end an entry of a table, or a name in its list of names.
+UNSAFE = set(" \t\r\n\v\f\0:,#{}=|\"'\\$")
+
+
+def policy(*mxs: str) -> Policy:
+    return Policy(Mode.ENFORCE, mxs)
+
+
+def unless_refused(read: Callable[[], T]) -> T | None:
+    """Return what is *read*, or None if that is refused in one line."""
+    try:
+        return read()
+    except PolicyError as error:
+        message = error.message
+    assert message.isprintable()
+    return None
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("example.org", "example.org"),
+        ("EXAMPLE.org", "example.org"),
+        ("_dmarc.example.org", "_dmarc.example.org"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("localhost", "localhost"),
+        ("3com.example", "3com.example"),
+        ("a" * 63 + ".org", "a" * 63 + ".org"),
+    ],
+)
+def test_a_name_is_told_in_lower_case_and_as_a_labels(text, name):
+    assert model.domain(text, "here") == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        ".example.org",
+        "example.org.",
+        "example..org",
+        "-example.org",
+        "*.example.org",
+        "[192.0.2.1]",
+        "192.0.2.1",
+        "2001:db8::1",
+        "example.org:25",
+        "example.org\n* secure",
+        "example.org\r",
+        "example.org\0",
+        "exa mple.org",
+        "a" * 64 + ".org",
+        "ü" * 60 + ".org",
+        "a." * 127 + "org",
+        "\ud800.org",
+        None,
+        7,
+        ["example.org"],
+    ],
+)
+def test_what_is_no_name_is_shown_with_its_place(text):
+    with pytest.raises(PolicyError) as raised:
+        model.domain(text, "here")
+
+    assert raised.value.message.startswith("here: ")
+    assert raised.value.message.isprintable()
+    assert len(raised.value.message) < 120
+
+
+@given(st.text(), st.sampled_from(["", ".", "*."]))
+@example("K.example", "")  # the sign of Kelvin, which is a k in lower case
+@example("a\u3002b", "")  # a full stop for IDNA
+def test_whatever_is_told_as_a_name_fits_into_a_table(text, wildcard):
+    found = unless_refused(lambda: model.pattern(wildcard + text, "here", wildcard))
+
+    assert found is None or found.isascii()
+    assert found is None or found == found.lower()
+    assert UNSAFE.isdisjoint(found or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("mx.example.org", True),
+        ("MX.Example.org.", True),
+        ("one.example.net", True),
+        ("example.net", False),
+        ("two.one.example.net", False),
+        ("other.example.org", False),
+        ("", False),
+        ("net", False),
+    ],
+)
+def test_a_parent_stands_for_one_more_label(host, allowed):
+    assert policy("mx.example.org", ".example.net").allows(host) == allowed
+
+
+# Lists
+
+LIST: dict[str, Any] = {
+    "timestamp": "2014-06-06T14:30:16+00:00",
+    "author": "An organisation",
+    "expires": "2100-01-01T00:00:00+00:00",
+    "version": "0.1",
+    "policy-aliases": {"big": {"mode": "testing", "mxs": [".mail.example.com"]}},
+    "policies": {
+        "example.net": {"mode": "enforce", "mxs": [".dns.example.net"]},
+        "example.com": {"policy-alias": "big"},
+        "Example.org": {
+            "mode": "enforce",
+            "mxs": ["MX.example.org", ".example.net", "mx.example.org"],
+        },
+    },
+}
+
+
+def listed(**changes: Any) -> bytes:
+    return json.dumps({**LIST, **changes}).encode()
+
+
+def test_a_list_is_read():
+    found = starttls_everywhere.parse(listed(), SOURCE)
+
+    assert found.timestamp == datetime(2014, 6, 6, 14, 30, 16, tzinfo=timezone.utc)
+    assert found.expires == NEVER
+    assert found.expires == NEVER
+    assert found.policies == {
+        "example.net": policy(".dns.example.net"),
+        "example.com": Policy(Mode.TESTING, (".mail.example.com",)),
+        "example.org": policy("mx.example.org", ".example.net"),
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        4102444800,
+        4102444800.0,
+        "2100-01-01T00:00:00Z",
+        "2100-01-01T00:00:00",
+        "2100-01-01T02:00:00+02:00",
+    ],
+)
+def test_a_time_is_in_seconds_or_as_in_iso_8601(value):
+    assert starttls_everywhere.parse(listed(expires=value), SOURCE).expires == NEVER
+
+
+def test_a_mode_is_testing_unless_it_is_given():
+    entry = {"example.org": {"mxs": ["mx.example.org"]}}
+
+    found = starttls_everywhere.parse(listed(policies=entry), SOURCE)
+
+    assert found.policies["example.org"].mode is Mode.TESTING
+
+
+def test_aliases_may_be_missing():
+    fields = {key: value for key, value in LIST.items() if key != "policy-aliases"}
+    fields["policies"] = {}
+
+    found = starttls_everywhere.parse(json.dumps(fields).encode(), SOURCE)
+
+    assert not found.policies
+
+
+def one(**fields: Any) -> dict[str, Any]:
+    return {"policies": {"example.org": fields}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "0.2"}, "version: '0.2' is not '0.1'"),
+        ({"version": 0.1}, "version: 0.1 is not '0.1'"),
+        ({"timestamp": None}, "timestamp: None is no time"),
+        ({"timestamp": True}, "timestamp: True is no time"),
+        ({"expires": "soon"}, "expires: 'soon' is no time"),
+        ({"expires": 1e300}, "expires: 1e+300 is no time"),
+        ({"expires": float("nan")}, "expires: nan is no time"),
+        ({"expires": 7}, "expires: it is before the timestamp"),
+        ({"policies": None}, "policies: None is not an object"),
+        ({"policies": []}, "policies: [] is not an object"),
+        ({"policy-aliases": 7}, "policy-aliases: 7 is not an object"),
+        (
+            {"policy-aliases": {"big": {"mode": "enforce"}}},
+            "policy-aliases.big.mxs: None is not a list of names",
+        ),
+        (
+            {"policy-aliases": {"big": {"policy-alias": "big"}}},
+            "policy-aliases.big.policy-alias: 'big' is not in policy-aliases",
+        ),
+        (
+            {"policies": {"exam ple.org": {"mode": "enforce", "mxs": ["a.b"]}}},
+            "policies.exam ple.org: 'exam ple.org' is not the name of a domain",
+        ),
+        (
+            {"policies": {"a.org\nb.org": {"mode": "enforce", "mxs": ["a.b"]}}},
+            r"policies.'a.org\nb.org': 'a.org\nb.org' is not the name of a domain",
+        ),
+        (
+            {
+                "policies": {
+                    "a.org": {"mxs": ["a.b"]},
+                    "A.ORG": {"mxs": ["a.b"]},
+                }
+            },
+            "policies.A.ORG: a.org is there twice",
+        ),
+        (one(), "policies.example.org.mxs: None is not a list"),
+        (one(mode="none", mxs=["a.b"]), "policies.example.org.mode: 'none' is not"),
+        (one(mode=["enforce"], mxs=["a.b"]), "policies.example.org.mode: ['enforce']"),
+        (one(mode="enforce", mxs=[]), "policies.example.org.mxs: [] is not a list"),
+        (one(mode="enforce", mxs="a.b"), "policies.example.org.mxs: 'a.b' is not"),
+        (
+            one(mode="enforce", mxs=["a.b", ".b", "a\n"]),
+            r"policies.example.org.mxs[2]: 'a\n' is not the name of a server",
+        ),
+        (one(mxs=["*.b"]), "policies.example.org.mxs[0]: '*.b' is not"),
+        (one(mxs=["."]), "policies.example.org.mxs[0]: '' is not"),
+        (one(mxs=[7]), "policies.example.org.mxs[0]: 7 is not"),
+        ({"policies": {"a.org": 7}}, "policies.a.org: 7 is not an object"),
+        (
+            {"policies": {"a.org": {"policy-alias": "none"}}},
+            "policies.a.org.policy-alias: 'none' is not in policy-aliases",
+        ),
+        (
+            {"policies": {"a.org": {"policy-alias": ["big"]}}},
+            "policies.a.org.policy-alias: ['big'] is not in policy-aliases",
+        ),
+    ],
+)
+def test_a_list_that_is_not_valid_is_refused_by_the_path_of_the_field(changes, message):
+    with pytest.raises(PolicyError) as raised:
+        starttls_everywhere.parse(listed(**changes), SOURCE)
+
+    assert raised.value.message.startswith(f"{SOURCE}: {message}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"7",
+        b"\0",
+        b"[" * 100_000,
+        b'{"a": 1, "a": 2}',
+        b'{"mxs": ["a.example"]}',
+    ],
+)
+def test_what_is_no_list_is_refused(text):
+    with pytest.raises(PolicyError) as raised:
+        starttls_everywhere.parse(text, SOURCE)
+
+    assert raised.value.message.startswith(SOURCE)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+_HOSTILE = st.dictionaries(
+    st.text(max_size=9) | st.sampled_from(["a.example", "a.example\nb.example may"]),
+    _JSON
+    | st.fixed_dictionaries(
+        {"mode": st.sampled_from(["enforce", "testing"])},
+        optional={
+            "mxs": st.lists(st.text(max_size=9) | st.just("mx.example:25")),
+            "policy-alias": st.text(max_size=3),
+        },
+    ),
+)
+
+
+@given(policies=_HOSTILE, aliases=_HOSTILE | _JSON, expires=_JSON)
+def test_a_hostile_list_is_refused_or_gives_names_that_fit(policies, aliases, expires):
+    changes = {"policies": policies, "policy-aliases": aliases, "expires": expires}
+
+    found = unless_refused(lambda: starttls_everywhere.parse(listed(**changes), SOURCE))
+
+    for name, each in found.policies.items() if found else ():
+        assert UNSAFE.isdisjoint("".join([name, *each.mxs]))
+
+
+# MTA-STS: the TXT record
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        (["v=STSv1; id=20160831085700Z;"], "20160831085700Z"),  # RFC 8461, 3.1
+        (["v=STSv1; id=20160831085700Z"], "20160831085700Z"),
+        (["v=STSv1;id=a"], "a"),
+        (["v=STSv1;\t id=a ;\t"], "a"),
+        (["v=STSv1; id=a; other=b.c/d:e"], "a"),
+        (["v=STSv1; other=b; id=a;"], "a"),
+        (["v=STSv1; id=a; id=b"], "a"),
+        (["v=spf1 -all", "v=STSv1; id=a", "v=STSv10; id=b"], "a"),
+        ([], ""),
+        (["v=STSv1; id=a", "v=STSv1; id=b"], ""),
+        (["v=STSv1; id=a", "v=STSv1; id=a"], ""),
+        (["v=STSv1;"], ""),
+        (["v=STSv1"], ""),
+        (["V=STSv1; id=a"], ""),
+        ([" v=STSv1; id=a"], ""),
+        (["v=STSv1; ID=a"], ""),
+        (["v=STSv1; id="], ""),
+        (["v=STSv1; id=a-b"], ""),
+        (["v=STSv1; id=" + "a" * 32], "a" * 32),
+        (["v=STSv1; id=" + "a" * 33], ""),
+        (["v=STSv1; id=a;; other=b"], ""),
+        (["v=STSv1; id=a; other"], ""),
+        (["v=STSv1; id=a; other=b=c"], ""),
+        (["v=STSv1; id=a; other=b c"], ""),
+        (["v=STSv1; id=a\n"], ""),
+        (["v=STSv1; id=ä"], ""),
+    ],
+)
+def test_the_id_is_that_of_the_only_record(records, found):
+    assert mta_sts.policy_id(records) == found
+
+
+@given(st.lists(st.text().map("v=STSv1;{}".format), max_size=2))
+def test_an_id_is_never_anything_but_letters_and_digits(records):
+    assert mta_sts.policy_id(records).isalnum() or not mta_sts.policy_id(records)
+
+
+# MTA-STS: the policy
+
+# RFC 8461, 3.2
+EXAMPLE = """\
+version: STSv1
+mode: enforce
+mx: mail.example.com
+mx: *.example.net
+mx: backupmx.example.com
+max_age: 604800
+"""
+EXAMPLE_READ = Published(
+    Mode.ENFORCE, ("mail.example.com", ".example.net", "backupmx.example.com"), 604800
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EXAMPLE,
+        EXAMPLE.replace("\n", "\r\n"),
+        EXAMPLE.removesuffix("\n"),
+        EXAMPLE.replace(": ", ":"),
+        EXAMPLE.replace(": ", ": \t "),
+        EXAMPLE.replace("\n", " \t\n"),
+        "\n".join(reversed(EXAMPLE.split("\n")[:2] + EXAMPLE.split("\n")[2:-1][::-1])),
+        f"{EXAMPLE}future: any thing with ü\nfuture: again\n",
+        f"{EXAMPLE}mode: none\nmax_age: 1\nversion: STSv2\n",
+        EXAMPLE.replace("mail.example.com", "MAIL.example.com"),
+        f"{EXAMPLE}mx: mail.example.com\n",
+    ],
+)
+def test_a_policy_is_read(text):
+    assert mta_sts.parse(text.encode(), "example.com") == EXAMPLE_READ
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_policy_has_one_of_three_modes(mode):
+    text = EXAMPLE.replace("enforce", mode.value)
+
+    assert mta_sts.parse(text.encode(), "example.com").mode is mode
+
+
+def test_a_policy_that_ends_another_needs_no_mx():
+    text = b"version: STSv1\nmode: none\nmax_age: 86400\n"
+
+    assert mta_sts.parse(text, "example.com") == Published(Mode.NONE, (), 86400)
+
+
+@pytest.mark.parametrize(
+    ("told", "read"), [("0", 0), ("31557600", 31557600), ("9999999999", 31557600)]
+)
+def test_the_longest_age_is_about_a_year(told, read):
+    text = EXAMPLE.replace("604800", told).encode()
+
+    assert mta_sts.parse(text, "example.com").max_age == read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "it has no version"),
+        (b"version: STSv1\n", "it has no mode"),
+        (b"version: STSv1\nmode: none\n", "it has no max_age"),
+        (b"version: STSv1\nmode: testing\nmax_age: 1\n", "it has no mx"),
+        (EXAMPLE.replace("STSv1", "stsv1"), "version: 'stsv1' is not STSv1"),
+        (EXAMPLE.replace("version", "Version"), "it has no version"),
+        (EXAMPLE.replace("enforce", "Enforce"), "mode: 'Enforce' is not enforce"),
+        (EXAMPLE.replace("604800", "-1"), "max_age: '-1' is not a number"),
+        (EXAMPLE.replace("604800", "1" * 11), "max_age: '11111111111' is not"),
+        (EXAMPLE.replace("604800", "٣"), r"max_age: '\u0663' is not a number"),
+        (EXAMPLE.replace("mail.", "*.mail."), None),
+        (EXAMPLE.replace("mail.", "mail.*."), "mx[0]: 'mail.*.example.com' is not"),
+        (EXAMPLE.replace("mail.", "."), "mx[0]: '.example.com' is not the name"),
+        (EXAMPLE.replace("mail.example.com", "192.0.2.1"), "mx[0]: '192.0.2.1' is not"),
+        (EXAMPLE.replace("mail.example.com", "a:b"), "mx[0]: 'a:b' is not the name"),
+        (EXAMPLE.replace("\nmode", "\n\nmode"), ", line 2: '' is not a name, a colon"),
+        (f"\n{EXAMPLE}", ", line 1: '' is not a name"),
+        (f"{EXAMPLE}mode\n", ", line 7: 'mode' is not a name"),
+        (f"{EXAMPLE}mode:\n", ", line 7: 'mode:' is not a name"),
+        (f"{EXAMPLE} a: b\n", ", line 7: ' a: b' is not a name"),
+        (f"{EXAMPLE}a : b\n", ", line 7: 'a : b' is not a name"),
+        (f"{EXAMPLE}a: b\0\n", r", line 7: 'a: b\x00' is not a name"),
+        (f"{EXAMPLE}a: b\rc\n", r", line 7: 'a: b\rc' is not a name"),
+        (EXAMPLE.replace("\n", "\r"), ", line 1: "),
+        (b"\xff", "it is not in UTF-8"),
+        (EXAMPLE + f"a: {'b' * 65536}\n", "it is longer than 64 KiB"),
+    ],
+)
+def test_a_policy_that_is_not_valid_is_refused(text, message):
+    body = text.encode() if isinstance(text, str) else text
+    if message is None:
+        assert mta_sts.parse(body, "example.com").mxs[0] == ".mail.example.com"
+        return
+
+    with pytest.raises(PolicyError) as raised:
+        mta_sts.parse(body, "example.com")
+
+    assert message in raised.value.message
+    assert raised.value.message.startswith("example.com")
+
+
+@given(st.binary() | st.text().map(lambda text: f"{EXAMPLE}mx: {text}\n".encode()))
+def test_a_hostile_policy_is_refused_or_gives_names_that_fit(body):
+    found = unless_refused(lambda: mta_sts.parse(body, "example.com"))
+
+    assert UNSAFE.isdisjoint("".join(found.mxs if found else ()))
