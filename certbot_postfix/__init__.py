@@ -24,6 +24,8 @@ lineage         a lineage of certbot's, read
 sni             which name gets which bundle: the table as a value
 configuration   what is known of an instance; where its services listen
 certificates    Bundle, names, key match, judgement
+policy          outbound: what others publish, read; nothing asks for it yet
+hostnames       names of hosts and domains
 profiles        the choices that an administrator has
 checkpoint      certbot's checkpoint in progress
 lock            one at a time
