@@ -264,6 +264,8 @@ class Deployment:
         final: dict[Path, Path] = {}
         for checkpoint in checkpoints:
             final.update(transaction.saved_in(checkpoint))
+            for path in transaction.created_in(checkpoint):
+                final.pop(path, None)
         for path, saved in final.items():
             for name in chainfiles.named(files.read(saved), self.bundles):
                 gone = not (self.bundles / f"{name}.pem").exists()

@@ -71,6 +71,8 @@ class Tables:
         with self._beside(sni.render(table)) as copy:
             # One by one takes long where each is a transaction of its own (lmdb).
             few = 0 < len(part) * 10 <= len(table)
+            # Whatever has lost its bundle keeps its copy.
+            few = few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
             if few and form != "cdb" and self._copied(copy):
                 _refuse_empty(part)
                 self.postfix.map("-irF", f"{form}:{copy}", text=_lines(part))

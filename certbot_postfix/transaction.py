@@ -161,12 +161,19 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
 
 def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
     """Return the files that a checkpoint of certbot restores, and where it has them."""
-    listed = checkpoint / _LISTED
-    names = files.read(listed).decode().splitlines() if listed.exists() else []
     return [
         (Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}")
-        for number, name in enumerate(names)
+        for number, name in enumerate(_lines(checkpoint / _LISTED))
     ]
+
+
+def created_in(checkpoint: Path) -> list[Path]:
+    """Return the files that a checkpoint of certbot removes."""
+    return [Path(name).resolve() for name in _lines(checkpoint / "NEW_FILES")]
+
+
+def _lines(listed: Path) -> list[str]:
+    return files.read(listed).decode().splitlines() if listed.exists() else []
 
 
 def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:

@@ -1740,11 +1740,11 @@ def test_a_lineage_is_forgotten_whose_name_the_administrator_s_table_answers(
 LOST = ("one.example.com", "two.example.com")
 
 
-@pytest.fixture
-def bereft(scene: Scene) -> Scene:
+@pytest.fixture(params=[1, 20])
+def bereft(scene: Scene, request: pytest.FixtureRequest) -> Scene:
     """Postfix runs with a database; two lineages are lost, and their bundles, too."""
     scene.lineage(NAME)
-    scene.lineage("shop", *(f"{number}.example.net" for number in range(20)))
+    scene.lineage("shop", *(f"{each}.example.net" for each in range(request.param)))
     for name in LOST:
         scene.lineage(name)
     scene.stand(NAME, by_name=["shop", *LOST], form="hash")
@@ -1885,7 +1885,9 @@ def test_a_rollback_leaves_a_bundle_that_master_cf_names_now(own):
     assert leaf(own.postfix, SHOP[0]) == newest(own, NAME)
 
 
-def test_a_rollback_goes_back_past_a_lineage_that_is_gone(shop):
+@pytest.mark.parametrize("there", ["shop", "both"])
+def test_a_rollback_goes_back_past_a_lineage_that_is_gone(request, there):
+    shop: Scene = request.getfixturevalue(there)
     before = shop.postfix.snapshot()
     for name in ("gone.example.com", "wild.example.com"):
         shop.lineage(name)
