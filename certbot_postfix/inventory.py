@@ -110,8 +110,9 @@ class Inventory:
             for path in chainfiles.configured(self.configuration, service)
         }
         tables = sni.before(self.configuration, self.tables.path)
-        sources = (Path(table.partition(":")[2]) for table in tables)
-        texts = (files.read(path) for path in sources if path.is_file())
+        sources = (table.partition(":")[2] for table in tables)
+        there = (Path(each) for each in sources if each.startswith("/"))
+        texts = (files.read(path) for path in there if path.is_file())
         used |= {
             self.bundles / f"{name}.pem"
             for text in texts
