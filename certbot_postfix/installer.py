@@ -272,8 +272,6 @@ class Installer(common.Installer):
             there = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
             self._ready.restore(there[: int(rollback)])
             super().rollback_checkpoints(rollback)
-            if not there and not self._deploying:
-                return  # certbot says so
         self._undo()
 
     def recovery_routine(self) -> None:

@@ -113,20 +113,6 @@ def test_what_was_rolled_back_does_not_come_back_with_a_renewal(
     assert served(postfix) == snake_oil
 
 
-def test_a_rollback_of_nothing_does_not_say_that_something_was_put_back(
-    postfix, certbot
-):
-    before, snake_oil = postfix.snapshot(), served(postfix)
-
-    told = succeed(certbot, "rollback", *options(postfix))
-
-    assert "rollback isn't available" in told
-    assert "put back" not in told
-    assert "Proven" not in told
-    assert postfix.snapshot() == before
-    assert served(postfix) == snake_oil
-
-
 # Nothing to do
 
 
