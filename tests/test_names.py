@@ -1212,10 +1212,21 @@ def test_files_that_main_cf_names_by_hand_are_put_into_service_by_an(scene, way)
     assert configuration(scene) == before
 
 
-def test_files_that_master_cf_names_by_hand_are_proven_for_that_service(own):
+def by_bundle(scene: Scene, name: str) -> str:
+    """Return the value that names our bundle of a lineage that is deployed nowhere."""
+    return str(private(scene.certbot.bundle(name), scene.renew(name)))
+
+
+HANDS = pytest.mark.parametrize("value", [by_hand, by_bundle])
+
+
+@HANDS
+def test_what_master_cf_names_by_hand_is_renewed_and_proven_for_that_service(
+    own, value
+):
     entry = f"{LOOPBACK}:{own.postfix.ports['submissions']}/inet"
-    value = by_hand(own, "own")
-    own.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={value}")
+    named = value(own, "own")
+    own.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={named}")
     own.postfix.settle()
     own.postfix.start()
     before, issued = configuration(own), own.renew("own")
@@ -1230,44 +1241,12 @@ def test_files_that_master_cf_names_by_hand_are_proven_for_that_service(own):
     assert configuration(own) == before
 
 
-def test_files_that_a_table_names_by_hand_are_proven_for_the_name(own, base):
+@HANDS
+def test_what_a_table_names_by_hand_is_renewed_and_proven_for_the_name(
+    own, base, value
+):
     table = base / "own"
-    table.write_text(f"{SHOP[0]} {by_hand(own, 'own')}\n")
-    own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
-    own.postfix.start()
-    before, issued = configuration(own), own.renew("own")
-
-    assert own.deployment.renew(own.live("own"))
-
-    assert own.said[-1].startswith("Proven: ")
-    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
-    assert everywhere(own.postfix, SHOP[0]) == issued.leaf
-    assert everywhere(own.postfix, SHOP[1]) == newest(own, NAME)
-    assert configuration(own) == before
-
-
-def test_a_bundle_that_only_master_cf_names_is_renewed_and_proven_there(own):
-    entry = f"{LOOPBACK}:{own.postfix.ports['submissions']}/inet"
-    bundle = private(own.certbot.bundle("own"), own.renew("own"))
-    own.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={bundle}")
-    own.postfix.settle()
-    own.postfix.start()
-    before, issued = configuration(own), own.renew("own")
-
-    assert own.deployment.renew(own.live("own"))
-
-    assert own.said[-1].startswith("Proven: ")
-    assert entry in own.said[-1]
-    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
-    assert leaf(own.postfix, service="submissions") == issued.leaf
-    assert leaf(own.postfix) == newest(own, NAME)
-    assert configuration(own) == before
-
-
-def test_a_bundle_that_only_a_table_of_the_administrator_s_names_is_renewed(own, base):
-    table = base / "own"
-    bundle = private(own.certbot.bundle("own"), own.renew("own"))
-    table.write_text(f"{SHOP[0]} {bundle}\n")
+    table.write_text(f"{SHOP[0]} {value(own, 'own')}\n")
     own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
     own.postfix.start()
     before, issued = configuration(own), own.renew("own")
