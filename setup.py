@@ -15,7 +15,14 @@ setup(
     python_requires=">=3.10",
     packages=["certbot_postfix", "certbot_postfix.policy", "certbot_postfix.status"],
     package_data={"certbot_postfix": ["py.typed"]},
-    install_requires=["acme>=2.1", "certbot>=2.1", "cryptography>=38"],
+    install_requires=[
+        "acme>=2.1",
+        "certbot>=2.1",
+        "cryptography>=38",
+        "dnspython>=2.2",
+        "requests>=2.28",
+        "zope.interface>=5.5",
+    ],
     extras_require={
         "test": ["hypothesis", "prometheus_client", "pytest", "pytest-xdist"],
         "dev": ["mypy", "ruff"],

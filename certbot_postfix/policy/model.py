@@ -6,6 +6,7 @@ entry of a table.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
@@ -43,6 +44,21 @@ class Policy(NamedTuple):
         name = host.lower().removesuffix(".")
         _, dot, parent = name.partition(".")
         return name in self.mxs or f"{dot}{parent}" in self.mxs
+
+
+class Entry(NamedTuple):
+    """The policy of a recipient *domain*, from the source with the label *source*.
+
+    It is in force until *expires*, an aware time.  One of MTA-STS has its *max_age*, in
+    seconds, and the *id* of its TXT record.
+    """
+
+    domain: str
+    policy: Policy
+    expires: datetime
+    source: str
+    max_age: int = 0
+    id: str = ""
 
 
 def domain(text: object, where: str) -> str:

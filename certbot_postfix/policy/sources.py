@@ -1,0 +1,79 @@
+"""The sources of policies: what the administrator named, and who implements it.
+
+Each is an entry point of the group `GROUP`.  One that is broken is an error in the log,
+and what the table has from it stays as it is: no certificate waits for it.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from zope.interface.exceptions import Invalid
+from zope.interface.verify import verifyObject
+
+from certbot_postfix.interfaces import IPolicySource
+
+logger = logging.getLogger(__name__)
+
+GROUP = "certbot_postfix.policy_sources"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the administrator wants of outbound policies; "" is nothing.
+
+    *lists* are paths or https URLs, the later ones before the earlier ones; *domains*
+    is the file of recipient domains whose MTA-STS policies are looked up; *service* is
+    "auto", "none" or a table of Postfix's that a resolver daemon answers.
+    """
+
+    lists: tuple[str, ...] = ()
+    keyring: str = ""
+    early_adopter: bool = False
+    domains: str = ""
+    service: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a source is made with.
+
+    *directory* is where sources keep what they were told; it exists, and only root may
+    enter.  *authorities* is the file of authorities that HTTPS servers are judged by;
+    with *dane*, the SMTP client prefers DANE where there is some.
+    """
+
+    settings: Settings
+    directory: Path
+    authorities: Path | None = None
+    dane: bool = False
+
+
+def load(context: Context) -> tuple[list[Any], list[str]]:
+    """Return the sources that there are, and a sentence for each that is broken."""
+    sources: list[Any] = []
+    broken: list[str] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            sources += _made(point, context)
+        # Whatever a stranger's module does when it is imported or called.
+        except Exception as error:
+            logger.debug("source %s", point.name, exc_info=True)
+            broken.append(
+                f"the source of policies {point.name} ({point.value}) is broken, and"
+                f" what it said before stays in force: {error}"
+            )
+    return sources, broken
+
+
+def _made(point: EntryPoint, context: Context) -> Iterable[Any]:
+    found = list(point.load()(context))
+    for source in found:
+        try:
+            verifyObject(IPolicySource, source)
+        except Invalid as error:
+            raise TypeError(" ".join(str(error).split())) from error
+    return found
