@@ -10,7 +10,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from certbot_postfix import certificates, chainfiles, files, placement, sni
+from certbot_postfix import (
+    certificates,
+    chainfiles,
+    files,
+    maplist,
+    placement,
+    sni,
+)
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError, Error, ProgramError
@@ -58,7 +65,7 @@ class Inventory:
     @property
     def form(self) -> str:
         """The type of map as which main.cf names the table, empty if it does not."""
-        return sni.form(self.configuration, self.tables.path)
+        return maplist.form(self.configuration.value(sni.PARAMETER), self.tables.path)
 
     def forget(self) -> None:
         """Read everything anew when it is asked for again."""
@@ -109,7 +116,9 @@ class Inventory:
             if service.overrides
             for path in chainfiles.configured(self.configuration, service)
         }
-        tables = sni.before(self.configuration, self.tables.path)
+        tables = maplist.before(
+            self.configuration.value(sni.PARAMETER), self.tables.path
+        )
         sources = (table.partition(":")[2] for table in tables)
         there = (Path(each) for each in sources if each.startswith("/"))
         texts = (files.read(path) for path in there if path.is_file())
@@ -211,7 +220,9 @@ class Inventory:
                 yield Promise(None, expected, frozenset({str(service)}))
 
     def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
-        if not sni.before(self.configuration, self.tables.path):
+        if not maplist.before(
+            self.configuration.value(sni.PARAMETER), self.tables.path
+        ):
             return
         found = [
             (
@@ -240,7 +251,9 @@ class Inventory:
                         )
 
     def _answers(self, keys: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-        for table in sni.before(self.configuration, self.tables.path):
+        for table in maplist.before(
+            self.configuration.value(sni.PARAMETER), self.tables.path
+        ):
             try:
                 yield table, self.tables.answers(table, keys)
             except ProgramError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix import chainfiles, rules, sni
+from certbot_postfix import chainfiles, maplist, rules, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import (
     CHAIN,
@@ -185,17 +185,20 @@ def overridden(
 
 
 def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]:
-    if not wanted.form or sni.form(configuration, wanted.table) == wanted.form:
+    if (
+        not wanted.form
+        or maplist.form(configuration.value(sni.PARAMETER), wanted.table) == wanted.form
+    ):
         return
     old = configuration.explicit.get(sni.PARAMETER)
-    new = sni.named(old or "", wanted.table, wanted.form)
+    new = maplist.named(old or "", wanted.table, wanted.form)
     yield Change(sni.PARAMETER, old, new, "certificates by the name that is asked for")
 
 
 def without_table(configuration: Configuration, table: Path) -> list[Decision]:
     """Return what takes our *table* out of main.cf."""
     old = configuration.explicit.get(sni.PARAMETER, "")
-    new, why = sni.unnamed(old, table), "no certificate is served by name any more"
+    new, why = maplist.unnamed(old, table), "no certificate is served by name any more"
     if new:
         return [Change(sni.PARAMETER, old, new, why)]
     return [Remove(sni.PARAMETER, old, why)] if old else []

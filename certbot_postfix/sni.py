@@ -155,35 +155,6 @@ def without(
     return {key: paths for key, paths in reduced.items() if paths}
 
 
-def form(configuration: "Configuration", path: Path) -> str:
-    """Return the type of map as which main.cf names the table at *path*, or ""."""
-    value = configuration.value(PARAMETER)
-    found = _ours(path, value).search(value)
-    return found[1] if found else ""
-
-
-def before(configuration: "Configuration", path: Path) -> list[str]:
-    """Return the administrator's own tables that Postfix asks before the one at *path*.
-
-    Each is as type:name.
-    """
-    tables = _listed(configuration.value(PARAMETER))
-    ours = (at for at, each in enumerate(tables) if _ours(path, each).fullmatch(each))
-    return tables[: next(ours, len(tables))]
-
-
-def _listed(value: str) -> list[str]:
-    """Split a list of tables: braces hold some that have blanks or commas in them."""
-    found, depth = [""], 0
-    for character in value:
-        depth += (character == "{") - (character == "}")
-        if depth or not (character.isspace() or character == ","):
-            found[-1] += character
-        elif found[-1]:
-            found.append("")
-    return [each for each in found if each]
-
-
 def parents(key: str) -> set[str]:
     """Return the further keys that are looked up when *key* is not found."""
     labels = key.removeprefix(".").split(".")
@@ -196,31 +167,3 @@ def fit(configuration: "Configuration", now: str, size: int) -> str:
     if size > LARGE and database in DATABASES and now in ("", "texthash"):
         return database
     return now or "texthash"
-
-
-def named(old: str, path: Path, form: str) -> str:
-    """Return the value *old* of the parameter with our table in it, as *form*."""
-    found = _ours(path, old).search(old)
-    if found:
-        return f"{old[: found.start(1)]}{form}{old[found.end(1) :]}"
-    ours = f"{form}:{path}".replace("$", "$$")
-    return f"{old}, {ours}" if old else ours
-
-
-def unnamed(old: str, path: Path) -> str:
-    """Return the value *old* of the parameter without our table."""
-    return re.sub(r"[\s,]*$|^[\s,]*", "", _ours(path, old).sub("", old))
-
-
-def _ours(path: Path, value: str) -> re.Pattern[str]:
-    """Match our table in a value, as it is in force or as it is written."""
-    directory = r"\$(?:config_directory|\{config_directory\}|\(config_directory\))"
-    forms = {re.escape(str(path)), re.escape(str(path).replace("$", "$$"))}
-    named = (Path(each.partition(":")[2]) for each in _listed(value))
-    forms |= {
-        re.escape(str(each))
-        for each in named
-        if each.name == path.name and each.parent.resolve() == path.parent.resolve()
-    }
-    written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
-    return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")

@@ -24,6 +24,7 @@ IMPORTS: dict[str, set[str]] = {
     "hostnames": set(),
     "certificates": {"errors", "hostnames"},
     "configuration": {"errors"},
+    "maplist": set(),
     "sni": {"configuration", "errors", "hostnames"},
     "lineage": {"certificates", "errors", "files", "sni"},
     "placement": {"certificates", "errors", "sni"},
@@ -34,6 +35,7 @@ IMPORTS: dict[str, set[str]] = {
     "tables": {"errors", "files", "postfix", "sni"},
     "chainfiles": {"configuration", "errors", "rules"},
     "plan": {
+        "maplist",
         "certificates",
         "chainfiles",
         "configuration",
@@ -54,6 +56,7 @@ IMPORTS: dict[str, set[str]] = {
         "sni",
     },
     "inventory": {
+        "maplist",
         "certificates",
         "chainfiles",
         "configuration",
@@ -167,6 +170,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.purposes",
     },
     "status.settings": {
+        "maplist",
         "chainfiles",
         "configuration",
         "sni",

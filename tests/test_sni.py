@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbot_postfix import sni
+from certbot_postfix import maplist, sni
 from certbot_postfix.errors import Error
 from tests.test_rules import configured
 
@@ -397,8 +397,8 @@ def test_our_table_is_found_and_those_that_are_asked_before_it(value, form, befo
         {sni.PARAMETER: value, "config_directory": str(TABLE.parent)}
     )
 
-    assert sni.form(configuration, TABLE) == form
-    assert sni.before(configuration, TABLE) == before
+    assert maplist.form(configuration.value(sni.PARAMETER), TABLE) == form
+    assert maplist.before(configuration.value(sni.PARAMETER), TABLE) == before
 
 
 @pytest.mark.parametrize(
@@ -420,11 +420,11 @@ def test_our_table_is_found_and_those_that_are_asked_before_it(value, form, befo
     ],
 )
 def test_our_table_is_named_where_it_is_or_last(old, new):
-    assert sni.named(old, TABLE, "texthash") == new
+    assert maplist.named(old, TABLE, "texthash") == new
 
 
 def test_a_table_that_is_named_by_reference_is_not_named_twice():
-    new = sni.named("hash:/own, hash:$config_directory/certbot_sni", TABLE, "cdb")
+    new = maplist.named("hash:/own, hash:$config_directory/certbot_sni", TABLE, "cdb")
 
     assert new.count("certbot_sni") == 1
     assert new.startswith("hash:/own, cdb:")
@@ -445,7 +445,7 @@ def test_a_table_that_is_named_by_reference_is_not_named_twice():
     ],
 )
 def test_our_table_is_taken_out_and_no_other(old, new):
-    assert sni.unnamed(old, TABLE) == new
+    assert maplist.unnamed(old, TABLE) == new
 
 
 _OTHERS = st.lists(
@@ -466,13 +466,13 @@ def test_what_was_named_is_found_once_and_can_be_taken_out_again(
 ):
     old, path = comma.join(others), Path("/etc/postfix", name)
 
-    new = sni.named(old, path, form)
+    new = maplist.named(old, path, form)
     configuration = configured({sni.PARAMETER: new})
 
-    assert sni.form(configuration, path) == form
-    assert len(sni.before(configuration, path)) == len(others)
-    assert sni.named(new, path, form) == new
-    assert sni.unnamed(new, path) == old
+    assert maplist.form(configuration.value(sni.PARAMETER), path) == form
+    assert len(maplist.before(configuration.value(sni.PARAMETER), path)) == len(others)
+    assert maplist.named(new, path, form) == new
+    assert maplist.unnamed(new, path) == old
 
 
 # The type of map

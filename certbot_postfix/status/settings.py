@@ -7,7 +7,7 @@ deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
 import ipaddress
 from collections.abc import Iterator
 
-from certbot_postfix import chainfiles, sni
+from certbot_postfix import chainfiles, maplist, sni
 from certbot_postfix.configuration import (
     CHAIN,
     LEGACY,
@@ -154,7 +154,11 @@ def _hiding(facts: Facts, service: Service) -> Iterator[str]:
         yield own
     table = configuration.directory / sni.NAME
     value = service.overrides.get(sni.PARAMETER)
-    if sni.form(configuration, table) and value is not None and str(table) not in value:
+    if (
+        maplist.form(configuration.value(sni.PARAMETER), table)
+        and value is not None
+        and str(table) not in value
+    ):
         yield sni.PARAMETER
     level = "smtpd_tls_security_level"
     here = service.overrides.get(level, "").lower()

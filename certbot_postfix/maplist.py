@@ -1,0 +1,61 @@
+"""A list of tables, type:name, as a parameter of main.cf has it: postconf(5).
+
+Pure, but that it follows symbolic links.  What an administrator wrote stays as it
+stands: a table of ours enters the text, and leaves it.
+"""
+
+import re
+from pathlib import Path
+
+
+def form(value: str, path: Path) -> str:
+    """Return the type of map as which *value* names the table at *path*, or ""."""
+    found = _ours(path, value).search(value)
+    return found[1] if found else ""
+
+
+def before(value: str, path: Path) -> list[str]:
+    """Return the tables in *value* that Postfix asks before the one at *path*."""
+    tables = listed(value)
+    ours = (at for at, each in enumerate(tables) if _ours(path, each).fullmatch(each))
+    return tables[: next(ours, len(tables))]
+
+
+def listed(value: str) -> list[str]:
+    """Split a list of tables: braces hold some that have blanks or commas in them."""
+    found, depth = [""], 0
+    for character in value:
+        depth += (character == "{") - (character == "}")
+        if depth or not (character.isspace() or character == ","):
+            found[-1] += character
+        elif found[-1]:
+            found.append("")
+    return [each for each in found if each]
+
+
+def named(old: str, path: Path, form: str) -> str:
+    """Return the value *old* of the parameter with our table in it, as *form*."""
+    found = _ours(path, old).search(old)
+    if found:
+        return f"{old[: found.start(1)]}{form}{old[found.end(1) :]}"
+    ours = f"{form}:{path}".replace("$", "$$")
+    return f"{old}, {ours}" if old else ours
+
+
+def unnamed(old: str, path: Path) -> str:
+    """Return the value *old* of the parameter without our table."""
+    return re.sub(r"[\s,]*$|^[\s,]*", "", _ours(path, old).sub("", old))
+
+
+def _ours(path: Path, value: str) -> re.Pattern[str]:
+    """Match our table in a value, as it is in force or as it is written."""
+    directory = r"\$(?:config_directory|\{config_directory\}|\(config_directory\))"
+    forms = {re.escape(str(path)), re.escape(str(path).replace("$", "$$"))}
+    named = (Path(each.partition(":")[2]) for each in listed(value))
+    forms |= {
+        re.escape(str(each))
+        for each in named
+        if each.name == path.name and each.parent.resolve() == path.parent.resolve()
+    }
+    written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
+    return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")
