@@ -18,6 +18,7 @@ from certbot_postfix import lock, profiles, tables
 from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.errors import Error
 from certbot_postfix.lineage import Lineage, bundles_below
+from certbot_postfix.policy import commands as policy
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.status import (
@@ -47,6 +48,7 @@ examples:
   certbot renew --deploy-hook 'certbot-postfix deploy'
   certbot-postfix forget old.example.org
   certbot-postfix status
+  certbot-postfix policy test example.org
 """
 
 # Seconds for `status`, all in all.
@@ -213,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     _declare_deploy(commands)
     _declare_forget(commands)
     _declare_status(commands)
+    policy.declare(commands, _deployment)
     return parser
 
 

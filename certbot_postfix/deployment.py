@@ -13,6 +13,7 @@ from pathlib import Path
 
 from certbot_postfix import (
     chainfiles,
+    databases,
     files,
     placement,
     plan,
@@ -29,6 +30,7 @@ from certbot_postfix.inventory import Inventory
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
 from certbot_postfix.plan import Edit, Override, Plan, Wanted
+from certbot_postfix.policy.outbound import Outbound
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.removal import Removal
@@ -98,10 +100,12 @@ class Deployment:
         self.tables = self.inventory.tables
         self.serving = Serving(postfix, timeout, say)
         self.renewal = Renewal(self.inventory, self.serving)
+        self.outbound = Outbound(self.inventory, self.serving, staging)
         self.written = False
         self.kept = bundles / "main.cf.before-rollback"
         self._before: Table | None = None  # the table, before anything was undone
         self._undone: list[Path] = []
+        self._policies_undone = False
 
     @property
     def configuration(self) -> Configuration:
@@ -198,7 +202,8 @@ class Deployment:
         new, table = Deployed(proposal.path, proposal.bundle.leaf), self.inventory.table
         answered = self.inventory.answered(renewal.with_parents(set(new.leaf.names)))
         promises = renewal.promised(self.inventory, table, [new], answered)
-        if proposal.empty and self.serving.shows(self.configuration, promises):
+        paths = (self.postfix.main_cf, self.tables.path, proposal.path)
+        if proposal.empty and self.serving.shows(self.configuration, promises, paths):
             self.say(f"Postfix serves the certificate for {new.leaf} already.")
         else:
             # certbot's own handler would swallow a signal here, and report success.
@@ -206,7 +211,7 @@ class Deployment:
                 if proposal.empty:  # copies may be old
                     self.tables.build(proposal.plan.form, table)
                 self.serving.activate(self.configuration, promises)
-        self.tables.keep()
+        self.tables.databases.keep()
         try:
             self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})
         except Error as error:  # this instance is well, and stays so
@@ -278,6 +283,7 @@ class Deployment:
                     )
         if self._before is None:
             self._before = self.tables.found()
+        self._policies_undone |= self.outbound.path in final
         for checkpoint in checkpoints:
             self._restore(checkpoint)
 
@@ -300,8 +306,13 @@ class Deployment:
         """Remove what a killed run may have left."""
         transaction.sweep(self.postfix, self.bundles, self.staging)
         tables.sweep(self.postfix)
+        databases.sweep(self.outbound.path)
 
     def bring_back(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
+        if self._policies_undone:
+            self.inventory.forget()
+            self.outbound.bring_back()
+            self._policies_undone = False
         self.renewal.bring_back(self._before or {}, *self._undone)
         self._before, self._undone = None, []

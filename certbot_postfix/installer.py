@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from certbot_postfix.profiles import ClientLevel, Profile
 if TYPE_CHECKING:
     from certbot_postfix.deployment import Deployment, Proposal
     from certbot_postfix.lineage import Lineage
+    from certbot_postfix.policy import outbound as policy
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 # of them forgets it in the renewal configuration: a certificate would be renewed, but
 # never again deployed.  So the error waits until there is something to deploy.
 _DEFERRING = ("certonly", "renew", "rollback")
+
+# Our table of outbound policies, and those that this process has refreshed.
+POLICY_TABLE = "certbot_tls_policy"
+_refreshed: set[Path] = set()
 
 
 class Installer(common.Installer):
@@ -46,6 +52,7 @@ class Installer(common.Installer):
         self._problem: errors.PluginError | None = None
         self._pending: dict[Path, Lineage] = {}
         self._applied: list[Proposal] = []
+        self._applied_policies: policy.Proposal | None = None
         self._deploying = False  # deploy_cert() was called in this run
         self._finalised = False  # this run made a checkpoint
         self._recovered = False  # an interrupted run was undone
@@ -101,7 +108,12 @@ class Installer(common.Installer):
             if interrupted and self.config.verb != "rollback":
                 self.restart()
         if self.config.verb != "rollback":
-            _ = self._deployment.configuration
+            self._look()
+
+    def _look(self) -> None:
+        _ = self._deployment.configuration
+        for complaint in self._deployment.outbound.broken():
+            logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":
         # certbot loads every plugin on every run; few runs come here.
@@ -153,6 +165,7 @@ class Installer(common.Installer):
         from certbot_postfix.deployment import Wish  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
+        policies = self._policies()  # what is wrong with them is told first
         for lineage in self._pending.values():
             proposal = self._ready.propose(
                 lineage,
@@ -166,9 +179,31 @@ class Installer(common.Installer):
             self._applied.append(proposal)
             self._ready.apply(proposal, checkpoint)
         self._pending.clear()
+        if policies:
+            self._apply_policies(policies, checkpoint)
         if checkpoint.used:
             self.finalize_checkpoint(title)
             self._finalised = True
+
+    def _policies(self) -> "policy.Proposal | None":
+        """Plan what the options say of outbound policies; None if that is nothing."""
+        from certbot_postfix.policy import sources  # noqa: PLC0415
+
+        outbound = self._ready.outbound
+        wanted = sources.asked(self.conf, outbound.settings())
+        return outbound.propose(wanted, _now()) if wanted else None
+
+    def _apply_policies(
+        self, proposal: "policy.Proposal", checkpoint: CheckpointInProgress
+    ) -> None:
+        for complaint in proposal.complaints:
+            logger.error("%s", complaint)
+        for note in proposal.notes:
+            _notify(f"Note: {note}.")
+        if not proposal.plan.empty:
+            self._agree(proposal.plan.diff())
+        self._ready.outbound.apply(proposal, checkpoint)
+        self._applied_policies = proposal
 
     def _show(self, name: str, proposal: "Proposal") -> None:
         for warning in proposal.warnings:
@@ -184,7 +219,10 @@ class Installer(common.Installer):
             file = proposal.plan.main_cf.path
             _notify(f"{file} is already as it should be for {name}.")
             return
-        _notify(proposal.plan.diff())
+        self._agree(proposal.plan.diff())
+
+    def _agree(self, diff: str) -> None:
+        _notify(diff)
         if not display_util.yesno("Write these changes?", default=True):
             raise Error("nothing was changed, as you wished")
 
@@ -201,6 +239,8 @@ class Installer(common.Installer):
             for proposal in self._applied:
                 self._ready.serve(proposal)
                 self._warn_if_forgotten(proposal.path.stem)
+            if self._applied_policies:
+                self._ready.outbound.serve(self._applied_policies)
         else:
             self._ready.refresh()
 
@@ -235,17 +275,23 @@ class Installer(common.Installer):
     def generic_updates(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
-        """Make up for a renewal that was missed: killed, or not proven.
+        """Make up for a renewal that was missed, and refresh outbound policies.
 
         certbot calls this for every lineage on every ``renew``, and has not prepared
-        the plugin: when nothing was missed, three files are read, and no more.
+        the plugin: when there is nothing to do, a few files are read, and no more.
         """
+        # A guess, where it is not given: to ask Postfix would start a program.
+        directory = Path(self.conf("config-dir") or "/etc/postfix")
+        try:
+            self._make_up(lineage, directory)
+        finally:
+            self._refresh_policies(directory)
+
+    def _make_up(self, lineage: interfaces.RenewableCert, directory: Path) -> None:
         from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
 
         name = lineage.lineagename
         bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
-        # A guess, where it is not given: to ask Postfix would start a program.
-        directory = Path(self.conf("config-dir") or "/etc/postfix")
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
         interrupted = Path(self.config.in_progress_dir).is_dir()
         if not interrupted and not found.missed_by(bundle, directory):
@@ -253,6 +299,20 @@ class Installer(common.Installer):
         self.prepare()
         with _not_deployed():
             self._ready.renew(found)
+
+    def _refresh_policies(self, directory: Path) -> None:
+        """Refresh the policies of the instance in *directory*, once in a process."""
+        path = directory / POLICY_TABLE
+        if path in _refreshed or not path.exists():
+            return
+        _refreshed.add(path)
+        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.policy import outbound  # noqa: PLC0415
+
+        if outbound.due(path, bundles_below(self.config.config_dir), _now()):
+            self.prepare()
+            for complaint in self._ready.outbound.refresh(_now()):
+                logger.error("%s", complaint)
 
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
         from certbot_postfix.lineage import Lineage  # noqa: PLC0415
@@ -324,6 +384,10 @@ def _notify(text: str) -> None:
     encoding = sys.stdout.encoding or "ascii"
     told = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     display_util.notify(told)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 interfaces.RenewDeployer.register(Installer)

@@ -255,7 +255,7 @@ class Inventory:
             self.configuration.value(sni.PARAMETER), self.tables.path
         ):
             try:
-                yield table, self.tables.answers(table, keys)
+                yield table, self.postfix.answers(table, keys)
             except ProgramError as error:
                 logger.warning("%s of main.cf cannot be asked: %s", table, error)
 

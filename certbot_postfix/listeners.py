@@ -2,11 +2,14 @@
 
 `postfix reload` exits 0, and then the master process dies if it cannot bind to an
 address that master.cf names anew: all mail stops.  Linux only, from proc(5), files
-net/tcp, net/tcp6 and PID/fd; elsewhere nothing is found out.
+net/tcp, net/tcp6, PID/fd, PID/task/TID/children and PID/stat; elsewhere nothing is
+found out.
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +78,24 @@ def open_files(process: int) -> list[str]:
         for file in Path(f"/proc/{process}/fd").iterdir():
             with suppress(OSError):  # closed meanwhile
                 found.append(str(file.readlink()))
+    return found
+
+
+def started(process: int, programs: Collection[str]) -> list[float]:
+    """Return when those children of *process* that run *programs* were started.
+
+    In seconds since 1970.
+    """
+    found = []
+    now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    with suppress(OSError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text()
+        for child in children.split():
+            with suppress(OSError):  # it has ended
+                name, _, rest = Path(f"/proc/{child}/stat").read_text().rpartition(")")
+                if name.partition("(")[2] in programs:
+                    ticks = int(rest.split()[19])  # the 22nd field, starttime
+                    found.append(now + ticks / os.sysconf("SC_CLK_TCK"))
     return found
 
 

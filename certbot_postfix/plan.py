@@ -30,11 +30,15 @@ MARK = ": SHA-256 "
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A file before and after, byte for byte; None where there is no such file."""
+    """A file before and after, byte for byte; None where there is no such file.
+
+    One that is written anew has the *mode*.
+    """
 
     path: Path
     before: bytes | None = field(repr=False)
     after: bytes | None = field(repr=False)
+    mode: int = 0o600
 
     @property
     def empty(self) -> bool:

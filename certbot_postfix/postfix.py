@@ -5,8 +5,9 @@ master.cf.  Raises `ProgramError`, `MisconfiguredError` or `MissingError`.  The 
 are those of postconf(1), master(5) and postfix(1).
 """
 
+import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from certbot_postfix.configuration import (
 )
 from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
 from certbot_postfix.manager import Manager
-from certbot_postfix.programs import Done, complaint, run
+from certbot_postfix.programs import TIMEOUT, Done, complaint, run
 
 OLDEST = (2, 11)
 
@@ -126,19 +127,39 @@ class Postfix:
         """Remove the lines of main.cf that set *names*."""
         self._run("-X", *names)
 
-    def map(self, *arguments: str, text: str = "", empty: bool = False) -> str:
+    def map(
+        self,
+        *arguments: str,
+        text: str = "",
+        empty: bool = False,
+        timeout: float = TIMEOUT,
+    ) -> str:
         """Run postmap(1); any complaint of it is a `ProgramError`.
 
-        It reads *text*.  With *empty*, to find nothing is no failure.
+        It reads *text*, and ends in *timeout* seconds.  With *empty*, to find nothing
+        is no failure.
         """
         postmap = str(Path(self.postconf).with_name("postmap"))
         command = [postmap, "-c", str(self.directory), *arguments]
-        done = run(command, check=False, text=text)
+        done = run(command, check=False, text=text, timeout=timeout)
         if done.stderr.strip() or (done.returncode and not empty):
             raise ProgramError(
                 f"{shlex.join(command)} failed: {complaint(done)}",
             )
         return done.stdout
+
+    def answers(
+        self, table: str, keys: Collection[str], *, timeout: float = TIMEOUT
+    ) -> dict[str, str]:
+        """Return what any *table* has for those *keys* that it has.
+
+        One of server names has names of files, or copies of the files, in base64:
+        private keys.
+        """
+        asked = "".join(f"{key}\n" for key in sorted(keys))
+        found = self.map("-q", "-", table, text=asked, empty=True, timeout=timeout)
+        pairs = (line.partition("\t") for line in found.splitlines())
+        return {key: value for key, _, value in pairs if key in keys}
 
     def check(self) -> None:
         """Let Postfix look at its configuration; raises `MisconfiguredError`."""
@@ -166,10 +187,8 @@ class Postfix:
 
         Take note of who has started it, while it lives.
         """
-        pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
-        try:
-            process = int(pid.read_text())
-        except (OSError, ValueError):
+        process = _master(configuration)
+        if process is None:
             return
         self.manager = Manager.of(process) or self.manager
         for host, port in listeners.foreign(bound(configuration), process):
@@ -179,6 +198,19 @@ class Postfix:
                 " Postfix would die of a reload, so it is not reloaded",
                 hint="stop the other program, or take the service out of master.cf",
             )
+
+    def outdated(self, configuration: Configuration, paths: Iterable[Path]) -> bool:
+        """Whether a process that serves TLS is older than one of the files *paths*.
+
+        It may have read what was there before.
+        """
+        process = _master(configuration)
+        if process is None:
+            return False
+        started = listeners.started(process, _OF_TLS)
+        changed = [path.stat().st_ctime for path in paths if path.exists()]
+        # A tick of the clock, to which the kernel rounds down.
+        return min(started, default=math.inf) < max(changed, default=0) + 0.01
 
     def reload(self) -> None:
         """Make every process read the configuration again.
@@ -239,6 +271,18 @@ class Postfix:
                 "this Postfix was built without TLS and cannot serve a certificate"
             )
         return library
+
+
+# Those that read certificates and keys when they start.
+_OF_TLS = frozenset({"smtpd", "tlsproxy"})
+
+
+def _master(configuration: Configuration) -> int | None:
+    pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
+    try:
+        return int(pid.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -67,6 +67,7 @@ def declare(add: Callable[..., None]) -> None:
         help="whether a certificate that does not cover the server's own name is"
         " served to those who ask for its names: auto or never",
     )
+    _declare_policies(add)
     add(
         "verify-timeout",
         metavar="S",
@@ -79,6 +80,54 @@ def declare(add: Callable[..., None]) -> None:
         action="store_true",
         help="mention overrides in master.cf as notes, not as warnings",
     )
+
+
+def _declare_policies(add: Callable[..., None]) -> None:
+    add(
+        "policy-list",
+        metavar="SRC",
+        action="extend",
+        type=words,
+        help="STARTTLS Everywhere list of policies for the mail that is sent, a path or"
+        " an https URL; can be repeated, later ones override earlier ones"
+        "%(default).0s",
+    )
+    add(
+        "policy-keyring",
+        metavar="FILE",
+        type=path,
+        help="keyring of gpgv; each list must be signed by a key in it, as SRC.asc"
+        "%(default).0s",
+    )
+    add(
+        "policy-early-adopter",
+        action="store_true",
+        help="enforce what the lists only test",
+    )
+    add(
+        "mta-sts-domains",
+        metavar="FILE",
+        type=path,
+        help="recipient domains, a line each, whose MTA-STS policies are looked up"
+        "%(default).0s",
+    )
+    add(
+        "policy-service",
+        metavar="T",
+        default="auto",
+        help="resolver daemon for policies: auto (wire in one that runs), none, or a"
+        " table such as socketmap:inet:127.0.0.1:8461:postfix",
+    )
+
+
+def words(text: str | list[str]) -> list[str]:
+    """Return what an option that can be repeated says; certbot restores a list."""
+    return [text] if isinstance(text, str) else text
+
+
+def path(text: str) -> str:
+    """Return the absolute path that *text* means, or "" if it is empty."""
+    return os.path.abspath(text) if text else ""  # noqa: PTH100
 
 
 def given(option_name: Callable[[str], str], conf: Callable[[str], Any]) -> list[str]:

@@ -6,6 +6,7 @@ Raises `ProgramError`, whose message has the command, fit to be pasted.
 import logging
 import shlex
 import subprocess
+from collections.abc import Mapping
 
 from certbot import util
 
@@ -25,15 +26,17 @@ def run(
     check: bool = True,
     text: str = "",
     timeout: float = TIMEOUT,
+    environment: Mapping[str, str] | None = None,
 ) -> Done:
     """Run a program without a terminal, in an environment that we made.
 
-    It reads *text*.  With *check*, an exit status other than 0 raises.  What it prints
-    may be in any encoding; bytes that are not UTF-8 become surrogates.
+    It reads *text*, and finds what *environment* adds.  With *check*, an exit status
+    other than 0 raises.  What it prints may be in any encoding; bytes that are not
+    UTF-8 become surrogates.
     """
     outside = util.env_no_snap_for_external_calls()
     kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
-    environment = {name: outside[name] for name in kept if name in outside}
+    inherited = {name: outside[name] for name in kept if name in outside}
     shown = shlex.join(command)
     logger.debug("running: %s", shown)
     try:
@@ -44,7 +47,7 @@ def run(
             **({"input": text} if text else {"stdin": subprocess.DEVNULL}),
             encoding="utf-8",
             errors="surrogateescape",
-            env={**environment, "LC_ALL": "C"},
+            env={**inherited, "LC_ALL": "C", **(environment or {})},
             timeout=timeout,
             check=False,
             # Ctrl-C is for us: a program that is under way ends its work.

@@ -121,9 +121,9 @@ class Removal:
             self.serving.foresee(self.inventory.configuration)
             with signals.interruptible(), self._undone_on_failure(planned):
                 self._write(planned)
-        self.inventory.tables.keep()
+        self.inventory.tables.databases.keep()
         if planned.table.after is None:
-            self.inventory.tables.remove()
+            self.inventory.tables.databases.remove()
         if self._used_elsewhere():
             return False
         files.remove(self.path, *files.leftovers(self.path))
@@ -166,7 +166,7 @@ class Removal:
             yield
         except BaseException as error:
             with signals.uninterruptible():
-                self.inventory.tables.undo()
+                self.inventory.tables.databases.undo()
                 transaction.revert(planned)
                 Renewal(self.inventory, self.serving).bring_back(before)
             if isinstance(error, Error):

@@ -78,7 +78,7 @@ class Renewal:
         # Where there are other instances, one of them may still have to be told.
         if not instances.others(inventory.postfix, inventory.configuration):
             transaction.keep_bundles(inventory.bundles)
-        self.tables.keep()
+        self.tables.databases.keep()
 
     def _recreate(self) -> None:
         """Write the bundles again that an instance wants, and that were removed."""
@@ -146,10 +146,14 @@ class Renewal:
         stale = {
             path: each.pem for path, each in bundles.items() if differs(path, each)
         }
-        if stale or by_hand or not self.serving.shows(inventory.configuration, wanted):
+        if stale or by_hand or not self._shown(bundles, wanted):
             self.serving.foresee(inventory.configuration)
             self._replace(stale, table, wanted)
-        self.tables.keep()
+        self.tables.databases.keep()
+
+    def _shown(self, bundles: Collection[Path], wanted: list[Promise]) -> bool:
+        paths = (*bundles, self.tables.path)
+        return self.serving.shows(self.inventory.configuration, wanted, paths)
 
     def _replace(
         self, stale: dict[Path, bytes], table: Table, wanted: list[Promise]
@@ -198,7 +202,7 @@ class Renewal:
         except BaseException as error:
             with signals.uninterruptible():
                 undone = [path for path in stale if transaction.undo_bundle(path)]
-                changed = self.tables.undo()
+                changed = self.tables.databases.undo()
                 if not undone and not changed:
                     raise
                 try:

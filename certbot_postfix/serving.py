@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
+from pathlib import Path
 
 from certbot_postfix import probe, signals, sni
 from certbot_postfix.configuration import (
@@ -56,11 +57,20 @@ class Serving:
         return self.postfix.running()
 
     def shows(
-        self, configuration: Configuration, promises: Collection[Promise]
+        self,
+        configuration: Configuration,
+        promises: Collection[Promise],
+        paths: Iterable[Path],
     ) -> bool:
-        """Whether every service keeps the *promises* already."""
+        """Whether every service keeps the *promises* already.
+
+        Another process than the one that was asked may have read what was there before
+        the files *paths*: then nobody knows.
+        """
         questions = _questions(configuration, promises)
         if not (self.ran and self.timeout and questions):
+            return False
+        if self.postfix.outdated(configuration, paths):
             return False
         try:
             probe.prove(questions, timeout=0)
@@ -83,6 +93,16 @@ class Serving:
     ) -> None:
         """Reload, and return when every service keeps the *promises*."""
         self._activate(configuration, promises, self.timeout)
+
+    def reload(self, configuration: Configuration) -> None:
+        """Reload, where no certificate has changed, and see that Postfix lives."""
+        if not self.ran:
+            self.say("Postfix does not run, and was not started.")
+            return
+        self.postfix.refuse_fatal_reload(configuration)
+        self.postfix.reload()
+        time.sleep(SETTLE)
+        self._must_run()
 
     def bring_back(
         self, configuration: Configuration, promises: Collection[Promise]

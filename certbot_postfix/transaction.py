@@ -82,7 +82,7 @@ def commit(planned: Plan, checkpoint: Checkpoint) -> None:
     main_cf, table = planned.main_cf, planned.table
     checkpoint.before_change(main_cf.path, planned.describe())
     if table.before is not None and not table.empty:
-        checkpoint.before_change(table.path, f"{table.path}: names\n")
+        checkpoint.before_change(table.path, f"{table.path}: entries\n")
     for edit in (main_cf, table):
         now = files.read(edit.path) if os.path.lexists(edit.path) else None
         if now != edit.before:
@@ -93,7 +93,7 @@ def commit(planned: Plan, checkpoint: Checkpoint) -> None:
     if table.after is not None and not table.empty:
         if table.before is None:
             checkpoint.before_creation(table.path)
-        files.replace(table.path, table.after, mode=0o600, cool=True)
+        files.replace(table.path, table.after, mode=table.mode, cool=True)
     if not main_cf.empty:
         files.rewrite(main_cf.path, main_cf.after or b"")
 
@@ -102,7 +102,7 @@ def revert(planned: Plan) -> None:
     """Undo `commit` where there is no checkpoint."""
     main_cf, table = planned.main_cf, planned.table
     if table.before is not None and files.read(table.path) == table.after:
-        files.replace(table.path, table.before, mode=0o600, cool=True)
+        files.replace(table.path, table.before, mode=table.mode, cool=True)
     if main_cf.before is not None and files.read(main_cf.path) == main_cf.after:
         files.rewrite(main_cf.path, main_cf.before)
 

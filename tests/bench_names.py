@@ -133,7 +133,7 @@ class Host:
         began = time.perf_counter()
         tables.build("hash", table)
         elapsed = time.perf_counter() - began
-        tables.keep()
+        tables.databases.keep()
         return elapsed
 
     def compile_bare(self) -> float:

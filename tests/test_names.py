@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix import files, sni, tables
+from certbot_postfix import databases, files, sni
 from certbot_postfix.deployment import Deployment, Proposal, Wish
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.lineage import Lineage
@@ -1511,7 +1511,7 @@ def test_a_lineage_by_name_is_forgotten(wild):
 @pytest.mark.parametrize("there", ["shop", "compiled"])
 def test_the_table_goes_with_the_last_lineage_by_name(request, there):
     scene: Scene = request.getfixturevalue(there)
-    tables.workshop(scene.postfix.config_dir / sni.NAME).mkdir()  # by a killed run
+    databases.workshop(scene.postfix.config_dir / sni.NAME).mkdir()  # by a killed run
 
     diff = forget(scene, "shop")
 

@@ -13,7 +13,7 @@ from certbot_postfix.postfix import Postfix
 from certbot_postfix.promises import Promise
 from certbot_postfix.serving import Serving
 from tests.lab import Authority, PrivatePostfix
-from tests.lab.machine import LOOPBACK
+from tests.lab.machine import LOOPBACK, wait_until
 from tests.lab.postfix import SERVICES
 
 pytestmark = pytest.mark.postfix
@@ -205,14 +205,14 @@ def named(base: Path, stopped_postfix, authority: Authority) -> Promise:
 def test_a_name_is_asked_for_at_every_service(stage, named):
     scene = stage()
 
-    assert scene.serving.shows(scene.configuration, [*scene.promises, named])
+    assert scene.serving.shows(scene.configuration, [*scene.promises, named], [])
 
 
 def test_a_name_that_is_not_served_is_told(stage, named):
     scene = stage()
     stranger = replace(named, server_name="stranger.example.org")
 
-    assert not scene.serving.shows(scene.configuration, [stranger])
+    assert not scene.serving.shows(scene.configuration, [stranger], [])
     with pytest.raises(ProofError, match=r"asked for stranger\.example\.org shows the"):
         scene.serving.activate(scene.configuration, [stranger])
 
@@ -243,3 +243,17 @@ def test_of_many_names_some_are_told(stage, named):
         " and no name, and www.example.org"
     ) in words
     assert words.endswith(" to who asks for www.example.org.")
+
+
+def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_before(
+    stage, base
+):
+    scene, changed = stage(), base / "bundle.pem"
+    serving, at = scene.serving, scene.configuration
+    assert serving.shows(at, scene.promises, [changed])  # and a process stays
+
+    changed.touch()
+    assert not serving.shows(at, scene.promises, [changed])
+
+    serving.activate(at, scene.promises)
+    wait_until(lambda: serving.shows(at, scene.promises, [changed]), "all are new")

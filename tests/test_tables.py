@@ -271,17 +271,17 @@ def test_where_postmap_puts_a_database_is_left_to_it(place):
 @pytest.mark.parametrize("form", FORMS)
 def test_an_undo_brings_back_text_and_database_byte_for_byte(place, form):
     place.build(form)
-    place.tables.keep()
+    place.tables.databases.keep()
     before = snapshot(place.directory)
     place.renew(place.one)
     place.table["new.example.net"] = place.bundle("new.example.net")
     device = place.tables
     place.build(form, place.one, "new.example.net", device=device)
 
-    assert device.undo()
+    assert device.databases.undo()
 
     assert snapshot(place.directory) == before
-    assert not device.undo()
+    assert not device.databases.undo()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -290,7 +290,7 @@ def test_what_is_proven_leaves_no_old_one(place, form):
     place.renew(place.one)
     place.build(form, place.one)
 
-    place.tables.keep()
+    place.tables.databases.keep()
 
     assert names(place) == {sni.NAME, place.database(form).name}
 
@@ -301,7 +301,7 @@ def test_a_text_that_was_restored_gets_the_database_that_it_says(place, form):
     text, old = place.path.read_bytes(), place.wanted()
     before, place.table[place.one] = dict(place.table), place.bundle("other")
     place.build(form, place.one)
-    place.tables.keep()
+    place.tables.databases.keep()
     another, place.table = place.table, before
     files.replace(place.path, text, mode=0o600)
 
@@ -312,7 +312,7 @@ def test_a_text_that_was_restored_gets_the_database_that_it_says(place, form):
 
 def test_a_database_that_is_missing_is_made_again_though_the_text_is_the_same(place):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     place.database("hash").unlink()
 
     place.tables.rebuild("hash", place.table)
@@ -322,7 +322,7 @@ def test_a_database_that_is_missing_is_made_again_though_the_text_is_the_same(pl
 
 def test_a_database_that_another_run_has_left_unproven_is_made_of_the_text(place):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     old = place.wanted()
     place.tables.build("hash", {**place.table, place.one: place.bundle("other")})
 
@@ -333,7 +333,7 @@ def test_a_database_that_another_run_has_left_unproven_is_made_of_the_text(place
 
 def test_a_rebuild_after_an_undo_starts_no_program(place):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     old, before = place.found("hash"), identity(place.database("hash"))
     place.renew(place.one)
     device = place.tables
@@ -349,9 +349,9 @@ def test_a_rebuild_after_an_undo_starts_no_program(place):
 def test_a_table_is_removed_with_its_databases(place):
     place.build("hash")
     place.build("cdb")
-    place.tables.keep()
+    place.tables.databases.keep()
 
-    place.tables.remove()
+    place.tables.databases.remove()
 
     assert names(place) == set()
 
@@ -384,7 +384,9 @@ def test_a_text_is_for_root_alone_and_old_enough_to_be_read_at_once(place):
 def test_an_answer_is_told_for_the_names_that_are_there(place, form):
     place.build(form)
 
-    found = place.tables.answers(f"{form}:{place.path}", {place.one, "not.there"})
+    found = place.tables.postfix.answers(
+        f"{form}:{place.path}", {place.one, "not.there"}
+    )
 
     assert found.keys() == {place.one}
 
@@ -510,7 +512,7 @@ SPACE = {"none": 8192, "half": 8192 + COUNT * 1200}
 @pytest.mark.parametrize("form", FORMS)
 def test_on_a_full_disk_the_old_database_stays_and_the_user_is_told(place, form, free):
     place.build(form)
-    place.tables.keep()
+    place.tables.databases.keep()
     place.renew(*place.table)
 
     with no_space(place.directory, free):
@@ -523,7 +525,7 @@ def test_on_a_full_disk_the_old_database_stays_and_the_user_is_told(place, form,
 
 def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
     place.build("lmdb")
-    place.tables.keep()
+    place.tables.databases.keep()
     place.renew(*place.table)
 
     with (
@@ -535,7 +537,7 @@ def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
 
 def test_a_new_name_that_postmap_left_out_silently_is_a_failure(place):
     place.build("lmdb")
-    place.tables.keep()
+    place.tables.databases.keep()
     place.table["aa.example.net"] = place.bundle("aa.example.net")
     place.postmap.disturb("exit 0")
 
@@ -545,7 +547,7 @@ def test_a_new_name_that_postmap_left_out_silently_is_a_failure(place):
 
 def test_a_database_is_on_disk_before_it_takes_the_place_of_the_old_one(place):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     trace = place.bundles.parent / "trace"
     traced = ["strace", "-y", "-qq", "-e", "trace=fsync,/^rename", "-o", trace]
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
@@ -560,7 +562,7 @@ def test_a_database_is_on_disk_before_it_takes_the_place_of_the_old_one(place):
 @pytest.mark.parametrize("form", CHANGEABLE)
 def test_without_space_for_a_copy_the_old_database_stays(place, form):
     place.build(form)
-    place.tables.keep()
+    place.tables.databases.keep()
     place.renew(place.one)
 
     with no_space(place.directory, SPACE["half"]):
@@ -590,7 +592,7 @@ def calls(place: Place, form: str, changed: Sequence[str]) -> list[Call]:
     place.postmap.watch()
     place.build(form, *changed)
     place.postmap.leave_alone()
-    place.tables.keep()
+    place.tables.databases.keep()
     found = place.postmap.calls()
     assert found
     return found
@@ -657,7 +659,7 @@ def test_after_a_power_cut_the_next_run_removes_what_is_left(
     subprocess.run([*argv, form, *changed], check=False)
     place.postmap.leave_alone()
     place.build(form, *changed)  # which need not wait for that
-    place.tables.keep()
+    place.tables.databases.keep()
     assert place.found(form) == place.wanted()
     assert names(place) == {sni.NAME, place.database(form).name}
 
@@ -665,7 +667,7 @@ def test_after_a_power_cut_the_next_run_removes_what_is_left(
 @pytest.mark.parametrize("form", ["texthash", "hash"])
 def test_a_text_that_was_half_written_hinders_nobody(place, form):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     before = snapshot(place.directory)
     files.temporary(place.path).write_text(sni.HEADER.decode()[:20])
 
@@ -674,13 +676,13 @@ def test_a_text_that_was_half_written_hinders_nobody(place, form):
     assert snapshot(place.directory) == before
     files.temporary(place.path).write_text(sni.HEADER.decode()[:20])
     place.build(form)
-    found = place.tables.answers(f"{form}:{place.path}", place.table.keys())
+    found = place.tables.postfix.answers(f"{form}:{place.path}", place.table.keys())
     assert found.keys() == place.table.keys()
 
 
 def test_a_text_is_written_where_a_database_was_half_made(place):
     place.build("hash")
-    place.tables.keep()
+    place.tables.databases.keep()
     (call, *_) = calls(place, "hash", ())
     place.postmap.kill_at(call, with_parent=True)
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
@@ -745,7 +747,7 @@ def test_a_database_is_never_readable_by_others_while_it_is_made(
     place, form, old, changed
 ):
     place.build(form)
-    place.tables.keep()
+    place.tables.databases.keep()
     place.database(form).chmod(old) if old else place.database(form).unlink()
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
 
@@ -782,7 +784,7 @@ def test_who_reads_meanwhile_finds_every_name(place, form):
         for version in range(2, 12):
             place.bundle(place.one, version)
             place.tables.build(form, place.table, {place.one})
-            place.tables.keep()
+            place.tables.databases.keep()
     finally:
         end.set()
         for reader in readers:

@@ -5,8 +5,8 @@ and what the table has from it stays as it is: no certificate waits for it.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,22 @@ logger = logging.getLogger(__name__)
 
 GROUP = "certbot_postfix.policy_sources"
 
+# What it says overrides what all others say.
+LAST = "lists"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the administrator wants of outbound policies; "" is nothing.
 
     *lists* are paths or https URLs, the later ones before the earlier ones; *domains*
-    is the file of recipient domains whose MTA-STS policies are looked up; *service* is
-    "auto", "none" or a table of Postfix's that a resolver daemon answers.
+    is the file of recipient domains whose MTA-STS policies are looked up.
     """
 
     lists: tuple[str, ...] = ()
     keyring: str = ""
     early_adopter: bool = False
     domains: str = ""
-    service: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def load(context: Context) -> tuple[list[Any], list[str]]:
     """Return the sources that there are, and a sentence for each that is broken."""
     sources: list[Any] = []
     broken: list[str] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    points = entry_points(group=GROUP)
+    for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
         try:
             sources += _made(point, context)
         # Whatever a stranger's module does when it is imported or called.
@@ -67,6 +69,23 @@ def load(context: Context) -> tuple[list[Any], list[str]]:
                 f" what it said before stays in force: {error}"
             )
     return sources, broken
+
+
+def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:
+    """Return what the options of the installer ask for, each read by *conf*.
+
+    What they do not mention stays as it was wanted *before*; an empty value ends it.
+    None if nobody wants anything.
+    """
+    found = before or Settings()
+    if (lists := conf("policy-list")) is not None:
+        found = replace(found, lists=tuple(filter(None, lists)), early_adopter=False)
+    for name, field in (("policy-keyring", "keyring"), ("mta-sts-domains", "domains")):
+        if (value := conf(name)) is not None:
+            found = replace(found, **{field: value})
+    if conf("policy-early-adopter"):
+        found = replace(found, early_adopter=True)
+    return found if before or found != Settings() else None
 
 
 def _made(point: EntryPoint, context: Context) -> Iterable[Any]:

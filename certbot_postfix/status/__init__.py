@@ -14,7 +14,6 @@ diagnosis     what is wrong with services and certificates
 freshness     what is in use although there is something newer
 settings      what is wrong with parameters
 keyfiles      what is wrong with files of keys and certificates
-purposes      what a certificate may be used for
 findings      what is wrong, as a value
 evidence      the facts, as values
 nametables    anybody's table of names, read

@@ -8,9 +8,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from certbot_postfix import sni
+from certbot_postfix import purposes, sni
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.status import evidence, purposes
+from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Chain, Facts, File, Key
 from certbot_postfix.status.findings import Code, Finding, missing
 

@@ -1,0 +1,117 @@
+"""The commands ``certbot-postfix policy ...``: parse, call, print."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from certbot_postfix import lock
+from certbot_postfix.deployment import Deployment
+from certbot_postfix.policy import lookup, model, outbound
+from certbot_postfix.policy.model import Entry
+
+logger = logging.getLogger(__name__)
+
+Commands = Any  # argparse has no public name for it
+Find = Callable[[argparse.Namespace], Deployment]
+
+# Exit status: done, and there is something to attend to.
+ATTEND = 3
+
+# Seconds to wait for a certbot that works on the same Postfix.
+PATIENCE = 120
+
+
+def declare(commands: Commands, find: Find) -> None:
+    """Declare the commands; *find* gives the instance that the arguments name."""
+    policy = commands.add_parser(
+        "policy",
+        help="refresh, show or test the policies for the mail that is sent",
+        description="Policies for the mail that is sent, which the options of the"
+        " installer name.",
+    )
+    verbs = policy.add_subparsers(metavar="VERB", required=True)
+    refresh = verbs.add_parser(
+        "refresh",
+        help="ask the sources that are due, and bring the table up to date",
+        description="Ask the sources that are due, and bring the table up to date, as"
+        " certbot renew does. Exit status 1: a source failed, and what it said before"
+        " stays in force.",
+    )
+    refresh.set_defaults(command=lambda arguments: _refresh(find(arguments)))
+    show = verbs.add_parser("show", help="show the policies that are in force")
+    show.add_argument("--json", action="store_true", help="print them as JSON")
+    show.set_defaults(
+        command=lambda arguments: _show(find(arguments), as_json=arguments.json)
+    )
+    test = verbs.add_parser(
+        "test",
+        help="show what Postfix demands of the servers of a domain",
+        description="Show which table answers for a domain, and what that means. Exit"
+        " status 3: mail would not be sent as the policy demands.",
+    )
+    test.add_argument("domain", metavar="DOMAIN")
+    test.add_argument(
+        "--connect",
+        action="store_true",
+        help="also ask the servers of the domain, by posttls-finger(1)",
+    )
+    test.set_defaults(
+        command=lambda arguments: _test(
+            find(arguments), arguments.domain, connect=arguments.connect
+        )
+    )
+
+
+def _refresh(deployment: Deployment) -> int:
+    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    table = deployment.outbound
+    if table.settings() is None:
+        print("there are no policies to refresh", file=sys.stderr)
+        return 0
+    complaints = table.refresh(datetime.now(timezone.utc))
+    for complaint in complaints:
+        logger.error("%s", complaint)
+    return 1 if complaints else 0
+
+
+def _show(deployment: Deployment, *, as_json: bool) -> int:
+    path = deployment.outbound.path
+    found = list(outbound.entries(path)) if path.exists() else []
+    if as_json:
+        print(json.dumps([_described(entry) for entry in found], indent=2))
+        return 0
+    for entry in found:
+        print(
+            f"{entry.domain}: {entry.policy.mode.value} until"
+            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {', '.join(entry.policy.mxs)}"
+            f" ({entry.source})"
+        )
+    return 0
+
+
+def _described(entry: Entry) -> dict[str, object]:
+    return {
+        "domain": entry.domain,
+        "mode": entry.policy.mode.value,
+        "mxs": list(entry.policy.mxs),
+        "expires": entry.expires.isoformat(),
+        "source": entry.source,
+    }
+
+
+def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
+    domain = model.domain(name, "DOMAIN")
+    postfix, configuration = deployment.postfix, deployment.configuration
+    answer = lookup.answer(postfix, configuration, domain)
+    print(answer)
+    if not connect:
+        return 0
+    fits, said = lookup.connect(postfix, configuration, domain, answer)
+    for line in said:
+        print(f"  {line}")
+    print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")
+    return 0 if fits else ATTEND

@@ -1,0 +1,136 @@
+"""The table certbot_tls_policy, as a value: what smtp_tls_policy_maps has of ours.
+
+Pure.  Its first lines say what the administrator wants, as JSON in a comment: so that
+is kept in one place, and restored with the table.  Before each entry stands how long it
+is in force, and where it comes from.  The entries are those of postconf(5),
+smtp_tls_policy_maps; the attributes for MTA-STS those of TLSRPT_README.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import TextIO
+
+from certbot_postfix.errors import Error
+from certbot_postfix.policy.model import Entry, Mode, Policy
+from certbot_postfix.policy.sources import Settings
+
+PARAMETER = "smtp_tls_policy_maps"
+NAME = "certbot_tls_policy"
+_TITLE = "# Which TLS mail to a domain must have, and which servers may take it."
+_HEADER = f"{_TITLE}\n# Written by certbot-postfix: edits are lost.\n"
+
+# Attributes that an older Postfix does not know make it defer the mail.
+_SERVERNAME = (3, 4)
+_MTA_STS = (3, 10)
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def merged(groups: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
+    """Return the entry of each domain; that of a later group overrides earlier ones.
+
+    What a list only tests does not end what MTA-STS enforces.
+    """
+    found: dict[str, Entry] = {}
+    for entry in (entry for entries in groups for entry in entries):
+        there = found.get(entry.domain)
+        if (
+            there
+            and there.max_age
+            and there.policy.mode is Mode.ENFORCE
+            and entry.policy.mode is Mode.TESTING
+        ):
+            continue
+        found[entry.domain] = entry
+    return found
+
+
+def render(
+    settings: Settings, entries: Mapping[str, Entry], version: tuple[int, int]
+) -> bytes:
+    """Return the text of the table for a Postfix of this *version*."""
+    until = min((entry.expires for entry in entries.values()), default=None)
+    wanted = {**asdict(settings), "until": _told(until) if until else ""}
+    lines = [f"{_HEADER}# {json.dumps(wanted)}\n"]
+    for domain in sorted(entries):
+        entry = entries[domain]
+        mode = entry.policy.mode
+        mark = "" if mode is Mode.ENFORCE else "# "
+        lines.append(
+            f"# {mode.value} until {_told(entry.expires)} from {entry.source}\n"
+            f"{mark}{domain} {_demand(entry, version)}\n"
+        )
+    return "".join(lines).encode()
+
+
+def _demand(entry: Entry, version: tuple[int, int]) -> str:
+    # A pattern with a dot before it means any host below, and a host has one more label
+    # only if the certificate says so: see README.rst, Limits.
+    words = [f"secure match={':'.join(entry.policy.mxs)}"]
+    if version >= _SERVERNAME:
+        words.append("servername=hostname")  # RFC 8461, 4.2: the host's name is asked
+    if version >= _MTA_STS and entry.max_age:
+        mxs = [f"*{mx}" if mx.startswith(".") else mx for mx in entry.policy.mxs]
+        words.append(f"policy_type=sts policy_domain={entry.domain}")
+        said = ["version: STSv1", f"mode: {entry.policy.mode.value}"]
+        said += [*(f"mx: {mx}" for mx in mxs), f"max_age: {entry.max_age}"]
+        words += [f"{{ policy_string = {each} }}" for each in said]
+        words += [f"mx_host_pattern={mx}" for mx in mxs]
+    return " ".join(words)
+
+
+def settings(text: TextIO, path: Path) -> tuple[Settings, datetime | None]:
+    """Read what the administrator wants, and until when all entries are in force.
+
+    Only the first lines are read; raises `Error` if `render` has not written them.
+    """
+    title, _, wanted = (text.readline().rstrip("\n") for _ in range(3))
+    try:
+        said = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
+        until = said.pop("until")
+        found = Settings(**{**said, "lists": tuple(said["lists"])})
+        return found, _time(until) if until else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Error(
+            f"{path} was not written by this plugin and stays: nothing was done",
+            hint="give it another name, there and in main.cf",
+        ) from error
+
+
+def parse(lines: Iterable[str]) -> Iterator[Entry]:
+    """Yield the entries in the *lines* of a table that `render` made."""
+    about: list[str] = []
+    for line in lines:
+        words = line.removeprefix("# ").rstrip("\n").split(" ", 4)
+        if about:
+            yield _entry(about, words[0], line.rpartition("max_age: ")[2], words[2])
+            about = []
+        elif line.startswith("# ") and words[1:2] == ["until"]:
+            about = words
+
+
+def _entry(about: list[str], domain: str, age: str, match: str) -> Entry:
+    mode, _, expires, _, source = about
+    mxs = tuple(match.removeprefix("match=").split(":"))
+    number = age.partition(" ")[0]
+    return Entry(
+        domain,
+        Policy(Mode(mode), mxs),
+        _time(expires),
+        source,
+        int(number) if number.isdigit() else 0,
+    )
+
+
+@lru_cache
+def _told(when: datetime) -> str:
+    return when.astimezone(timezone.utc).strftime(_TIME)
+
+
+@lru_cache
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)

@@ -1,0 +1,137 @@
+"""What main.cf must say so that the client follows policies, and what stands against.
+
+Pure: a `Configuration` in, decisions out.  The administrator's own tables stay in
+front, ours comes next, and a resolver daemon last.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from certbot_postfix import maplist, purposes, rules
+from certbot_postfix.certificates import Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.policy.table import PARAMETER
+from certbot_postfix.rules import Change, Decision, Remove
+
+# Types of tables that are asked without a network, and without a daemon.
+_LOCAL = frozenset(
+    (
+        "btree",
+        "cdb",
+        "cidr",
+        "dbm",
+        "hash",
+        "inline",
+        "lmdb",
+        "pcre",
+        "regexp",
+        "sdbm",
+        "static",
+        "texthash",
+    )
+)
+
+# Where mail for a domain may be sent elsewhere than to its MX hosts.
+_ROUTES = (
+    "relayhost",
+    "transport_maps",
+    "sender_dependent_relayhost_maps",
+    "sender_dependent_default_transport_maps",
+)
+
+# What our entries would not make stricter, or else by another kind of proof.
+_STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
+
+
+def name(configuration: Configuration, path: Path, form: str) -> Iterator[Decision]:
+    """Let main.cf name the table *path* as *form*, before any daemon."""
+    old = configuration.explicit.get(PARAMETER)
+    if maplist.form(configuration.value(PARAMETER), path) != form:
+        why = "mail to these domains is protected as they ask"
+        yield Change(PARAMETER, old, maplist.named(old or "", path, form), why)
+
+
+def trust(configuration: Configuration) -> Iterator[Decision]:
+    """Give the client authorities to judge servers by, if it has none."""
+    if not _authorities(configuration) and configuration.ca_bundle:
+        why = "the certificates of other servers can be verified"
+        new = str(configuration.ca_bundle)
+        old = configuration.explicit.get("smtp_tls_CAfile")
+        yield Change("smtp_tls_CAfile", old, new, why)
+
+
+def unname(configuration: Configuration, path: Path) -> Iterator[Decision]:
+    """Take the table *path* out of main.cf."""
+    old = configuration.explicit.get(PARAMETER, "")
+    new, why = maplist.unnamed(old, path), "there are no policies any more"
+    if new and new != old:
+        yield Change(PARAMETER, old, new, why)
+    elif new != old:
+        yield Remove(PARAMETER, old, why)
+
+
+def distrust(configuration: Configuration, trusted: Sequence[Certificate]) -> str:
+    """Return why no server could be verified, or ""; then mail would stay here.
+
+    *trusted* are the certificates in smtp_tls_CAfile.
+    """
+    named = configuration.value("smtp_tls_CAfile")
+    if not _authorities(configuration):
+        if configuration.ca_bundle:
+            return ""
+        return "there is no bundle of authorities on this machine"
+    if not named:
+        return ""  # a directory, in which authorities are looked up one by one
+    if any(each.self_signed and purposes.of_authorities(each) for each in trusted):
+        return ""
+    return f"smtp_tls_CAfile = {named} holds no root certificate of an authority"
+
+
+def stricter(configuration: Configuration) -> str:
+    """Return the level of the client if policies would not raise it, else ""."""
+    level = rules.client_level(configuration)
+    return level if level in _STRICTER else ""
+
+
+def prefers_dane(configuration: Configuration) -> bool:
+    """Whether the client uses DANE where there is some."""
+    return rules.client_level(configuration) == "dane"
+
+
+def routes(configuration: Configuration) -> list[str]:
+    """Return the parameters by which mail may go elsewhere than to MX hosts."""
+    return [each for each in _ROUTES if configuration.value(each)]
+
+
+def own_tables(configuration: Configuration, path: Path) -> list[str]:
+    """Return the administrator's tables before *path* that can be asked here."""
+    tables = maplist.before(configuration.value(PARAMETER), path)
+    return [each for each in tables if _type(each) in _LOCAL]
+
+
+def keys(domain: str) -> list[str]:
+    """Return what is looked up for *domain*, in order: itself, then its parents."""
+    labels = domain.split(".")
+    parents = (f".{'.'.join(labels[at:])}" for at in range(1, len(labels)))
+    return [domain, *parents]
+
+
+def overruled(domains: Collection[str], answered: Collection[str]) -> set[str]:
+    """Return the *domains* for which a table of the administrator's has an entry.
+
+    *answered* are the keys that it has.  Postfix would ask our table first for the
+    domain itself, where the administrator has an entry for a parent.
+    """
+    has = set(answered)
+    return {domain for domain in domains if not has.isdisjoint(keys(domain))}
+
+
+def _authorities(configuration: Configuration) -> bool:
+    named = ("smtp_tls_CAfile", "smtp_tls_CApath")
+    if any(map(configuration.value, named)):
+        return True
+    return configuration.value("tls_append_default_CA").lower() == "yes"
+
+
+def _type(table: str) -> str:
+    return table.removeprefix("proxy:").partition(":")[0]
