@@ -185,21 +185,22 @@ class Installer(common.Installer):
             self.finalize_checkpoint(title)
             self._finalised = True
 
-    def _policies(self) -> "policy.Proposal | None":
-        """Plan what the options say of outbound policies; None if that is nothing."""
+    def _policies(self) -> "policy.Policies | None":
+        """Return what the options want of outbound policies; None if nothing."""
         from certbot_postfix.policy import sources  # noqa: PLC0415
 
         outbound = self._ready.outbound
         wanted = sources.asked(self.conf, outbound.settings())
-        return outbound.propose(wanted, _now()) if wanted else None
+        return outbound.gather(wanted, _now()) if wanted else None
 
     def _apply_policies(
-        self, proposal: "policy.Proposal", checkpoint: CheckpointInProgress
+        self, policies: "policy.Policies", checkpoint: CheckpointInProgress
     ) -> None:
-        for complaint in proposal.complaints:
+        for complaint in policies.complaints:
             logger.error("%s", complaint)
-        for note in proposal.notes:
+        for note in policies.notes:
             _notify(f"Note: {note}.")
+        proposal = self._ready.outbound.propose(policies)
         if not proposal.plan.empty:
             self._agree(proposal.plan.diff())
         self._ready.outbound.apply(proposal, checkpoint)

@@ -151,7 +151,7 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
         left = plans.get(plan.ascii_only(str(path)))
         if left and path.exists():
             changed.append(path)
-            known = {left, plan.digest(files.read(saved))}
+            known = {*left, plan.digest(files.read(saved))}
             if plan.digest(files.read(path)) not in known:
                 _keep(path, kept)
         files.restore(path, saved)
@@ -189,14 +189,17 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
         _rmdir(staging)
 
 
-def _left_by_plans(checkpoint: Path) -> dict[str, str]:
-    """Return the digest of each file as a plan left it, from the checkpoint's note."""
+def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
+    """Return the digests of each file as plans left it, from the checkpoint's note."""
     notes = checkpoint / "CHANGES_SINCE"
     if not notes.exists():
         return {}
     lines = files.read(notes).decode(errors="replace").splitlines()
-    marked = (line.partition(plan.MARK) for line in lines if plan.MARK in line)
-    return {path: digest for path, _, digest in marked}
+    left: dict[str, set[str]] = {}
+    for path, mark, digest in (line.partition(plan.MARK) for line in lines):
+        if mark:
+            left.setdefault(path, set()).add(digest)
+    return left
 
 
 def _keep(path: Path, kept: Path) -> None:

@@ -35,11 +35,12 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The entries that are to be in force, and what there is to say about them.
+    """What is *wanted*, and the entries that are to be in force therefore.
 
     *complaints* are of sources that failed, *notes* of what has no effect.
     """
 
+    wanted: Settings
     entries: dict[str, Entry] = field(repr=False)
     complaints: list[str]
     notes: list[str]
@@ -47,11 +48,9 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A plan for main.cf and the table, and what there is to say about it."""
+    """A plan for main.cf and the table; with *stale*, the database is not theirs."""
 
     plan: Plan
-    complaints: list[str]
-    notes: list[str]
     stale: bool
 
     @property
@@ -87,16 +86,25 @@ class Outbound:
         """Return what the table says that the administrator wants; None without one."""
         return _settings(self.path)[0] if self.path.exists() else None
 
-    def propose(self, wanted: Settings, now: datetime) -> Proposal:
-        """Plan what fulfils *wanted*; sources are asked, and nothing live changes."""
-        before = files.read(self.path) if self.path.exists() else None
-        if before is not None:
+    def gather(self, wanted: Settings, now: datetime) -> Policies:
+        """Ask the sources for what fulfils *wanted*; no file of Postfix's changes.
+
+        Raises `Error` if policies would have no effect, or keep mail here.
+        """
+        if self.path.exists():
             _ = self.settings()  # it must be ours
         if not wanted.lists and not wanted.domains:
-            return self._without(before)
+            return Policies(wanted, {}, [], [])
         self._refuse_untrusting()
+        return self._policies(wanted, now)
+
+    def propose(self, policies: Policies) -> Proposal:
+        """Plan what puts *policies* in force; nothing live changes."""
+        wanted = policies.wanted
+        before = files.read(self.path) if self.path.exists() else None
+        if not wanted.lists and not wanted.domains:
+            return self._without(before)
         form = self.form or self._usual_form()
-        policies = self._policies(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
         decisions = (
             *wiring.name(self.configuration, self.path, form),
@@ -104,8 +112,6 @@ class Outbound:
         )
         return Proposal(
             self._planned(decisions, Edit(self.path, before, text, 0o644), form),
-            policies.complaints,
-            policies.notes,
             form != "texthash" and not self.databases.there(),
         )
 
@@ -113,7 +119,7 @@ class Outbound:
         decisions = tuple(wiring.unname(self.configuration, self.path))
         edit = Edit(self.path, before, None, 0o644)
         stale = bool(self.databases.there())
-        return Proposal(self._planned(decisions, edit, ""), [], [], stale)
+        return Proposal(self._planned(decisions, edit, ""), stale)
 
     def _planned(self, decisions: tuple[Decision, ...], edit: Edit, form: str) -> Plan:
         main_cf = transaction.stage(self.postfix, decisions, self.staging)
@@ -161,8 +167,7 @@ class Outbound:
                 table.PARAMETER,
             )
             return []
-        self._refuse_untrusting()
-        policies = self._policies(wanted, now)
+        policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
         lacking = self.form != "texthash" and not self.databases.there()
         if text != files.read(self.path) or lacking:
@@ -201,7 +206,7 @@ class Outbound:
             complaints += told
             groups.append(self._of(source, now) if known is None else known)
         merged = table.merged(groups)
-        return Policies(merged, complaints, self._notes(merged))
+        return Policies(wanted, merged, complaints, self._notes(merged))
 
     def _context(self, wanted: Settings) -> Context:
         return Context(

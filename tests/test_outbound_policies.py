@@ -1,0 +1,364 @@
+"""Policies enter Postfix, are kept up to date, and leave, as the options say."""
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.databases import Databases
+from certbot_postfix.deployment import Deployment
+from certbot_postfix.errors import Error
+from certbot_postfix.policy import outbound, table
+from certbot_postfix.policy.outbound import Outbound, Proposal
+from certbot_postfix.policy.sources import Settings
+from certbot_postfix.postfix import Postfix
+from tests.lab import Certbot, PrivatePostfix, install_lineage
+from tests.lab.postfix import snapshot
+from tests.lab.source import LATER, ThirdParty
+from tests.test_deployment import Checkpoint
+
+WANTED = Settings(domains="/somebody/wants/them")
+ONE = {"one.example.org": ("enforce", ["mx.one.example.org", ".example.net"], LATER)}
+TWO = {"two.example.org": ("testing", ["mx.two.example.org"], LATER)}
+FIRST = "secure match=mx.one.example.org:.example.net servername=hostname"
+
+pytestmark = pytest.mark.postfix
+
+
+class Scene:
+    """A Postfix, and a source of policies that somebody else has written."""
+
+    def __init__(self, postfix: PrivatePostfix, base: Path, third: ThirdParty) -> None:
+        self.postfix = postfix
+        self.third = third
+        self.bundles = base / "letsencrypt" / "postfix"
+        self.path = postfix.config_dir / table.NAME
+        self.now = datetime.now(timezone.utc)
+        self.notes: list[str] = []
+
+    @property
+    def outbound(self) -> Outbound:
+        """What a new run of the product would have."""
+        postfix = Postfix(self.postfix.config_dir)
+        return Deployment(postfix, self.bundles).outbound
+
+    def apply(self, wanted: Settings = WANTED) -> Proposal:
+        """Do what the installer does with options that say what is *wanted*."""
+        self.postfix.settle()
+        device = self.outbound
+        policies = device.gather(wanted, self.now)
+        self.notes = policies.notes
+        proposal = device.propose(policies)
+        device.apply(proposal, Checkpoint())
+        device.serve(proposal)
+        self.postfix.settle()
+        return proposal
+
+    def refresh(self) -> list[str]:
+        """Do what certbot renew does, if it is due; return what failed."""
+        if not outbound.due(self.path, self.bundles, self.now):
+            return []
+        return self.outbound.refresh(self.now)
+
+    def answer(self, domain: str) -> str:
+        """Return what Postfix finds, in all tables that main.cf names."""
+        postfix = Postfix(self.postfix.config_dir)
+        self.postfix.settle()
+        named = postfix.value("smtp_tls_policy_maps")
+        found = [postfix.answers(each, {domain}) for each in named.split(", ") if each]
+        return next((each[domain] for each in found if domain in each), "")
+
+
+@pytest.fixture
+def third(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThirdParty]:
+    party = ThirdParty(base / "third")
+    monkeypatch.syspath_prepend(str(party.directory))
+    yield party
+    sys.modules.pop("third_party_policies", None)
+
+
+@pytest.fixture
+def scene(stopped_postfix: PrivatePostfix, base: Path, third: ThirdParty) -> Scene:
+    return Scene(stopped_postfix, base, third)
+
+
+def test_policies_enter_postfix_and_a_second_time_there_is_nothing_to_do(scene):
+    scene.third.say({**ONE, **TWO})
+
+    scene.apply()
+
+    assert scene.answer("one.example.org") == FIRST
+    assert scene.answer("two.example.org") == ""
+    assert scene.path.stat().st_mode & 0o777 == 0o644
+    assert scene.apply().empty
+
+
+def test_the_client_gets_authorities_to_judge_by(scene):
+    scene.postfix.postconf("-X", "smtp_tls_CApath")
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    found = Postfix(scene.postfix.config_dir).value("smtp_tls_CAfile")
+    assert found == "/etc/ssl/certs/ca-certificates.crt"
+
+
+def test_without_a_bundle_that_is_one_no_policy_is_written(scene, base, authority):
+    chain = base / "chain.pem"
+    chain.write_bytes(authority.issue("mx.example.org").fullchain_pem)
+    scene.postfix.set(smtp_tls_CAfile=str(chain))
+    scene.third.say(ONE)
+    before = snapshot(scene.postfix.config_dir)
+
+    with pytest.raises(Error, match="holds no root certificate of an authority"):
+        scene.apply()
+
+    assert snapshot(scene.postfix.config_dir) == before
+
+
+def test_a_client_that_asks_for_more_is_left_alone(scene):
+    scene.postfix.set(smtp_tls_security_level="dane-only")
+    scene.third.say(ONE)
+
+    with pytest.raises(Error, match="dane-only asks no less than policies would"):
+        scene.apply()
+
+
+# The administrator's own tables
+
+
+@pytest.mark.parametrize("key", ["one.example.org", ".example.org", ".org"])
+def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
+    own = base / "own"
+    own.write_text(f"{key} may\n")
+    scene.postfix.set(smtp_tls_policy_maps=f"texthash:{own}")
+    scene.third.say({**ONE, "other.example.net": ("enforce", ["mx.net"], LATER)})
+
+    scene.apply()
+
+    assert scene.notes == [
+        f"texthash:{own} has an entry for one.example.org, and that stays"
+    ]
+    assert [one.domain for one in outbound.entries(scene.path)] == ["other.example.net"]
+    value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
+    assert value == f"texthash:{own}, hash:{scene.path}"
+
+
+def test_it_is_told_that_policies_do_not_matter_where_mail_goes_elsewhere(scene):
+    scene.postfix.set(relayhost="[127.0.0.1]:1")
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    (note,) = scene.notes
+    assert note.startswith("main.cf sets relayhost: for mail that is sent elsewhere")
+
+
+def test_a_table_that_somebody_else_wrote_is_not_overwritten(scene):
+    scene.path.write_text("example.org none\n")
+    scene.third.say(ONE)
+
+    with pytest.raises(Error, match="was not written by this plugin and stays"):
+        scene.apply()
+
+    assert scene.path.read_text() == "example.org none\n"
+
+
+# Refreshed
+
+
+@pytest.mark.parametrize("form", ["hash", "btree", "lmdb", "cdb", "texthash"])
+def test_what_the_source_says_later_is_followed(scene, form):
+    if form == "texthash":
+        scene.postfix.set(smtp_tls_policy_maps=f"texthash:{scene.path}")
+    else:
+        scene.postfix.set(default_database_type=form)
+    scene.third.say(ONE)
+    scene.apply()
+    scene.third.say({"one.example.org": ("enforce", ["other.org"], LATER), **TWO})
+    before = scene.postfix.main_cf.read_bytes()
+
+    assert scene.refresh() == []
+
+    wanted = "secure match=other.org servername=hostname"
+    assert scene.answer("one.example.org") == wanted
+    assert scene.postfix.main_cf.read_bytes() == before
+    assert not list(scene.postfix.config_dir.glob(".certbot_tls_policy*"))
+
+
+def test_a_refresh_reloads_a_postfix_that_runs_only_if_something_changed(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.start()
+
+    scene.refresh()
+    assert "reload" not in scene.postfix.log()
+    scene.third.say(TWO)
+    scene.refresh()
+
+    assert "reload" in scene.postfix.log()
+
+
+def test_a_policy_that_ends_leaves_the_table_though_no_source_is_due(scene):
+    scene.third.say({"one.example.org": (*ONE["one.example.org"][:2], 1_900_000_000)})
+    scene.apply()
+
+    scene.now = datetime.fromtimestamp(1_900_000_001, timezone.utc)
+    scene.refresh()
+
+    assert scene.answer("one.example.org") == ""
+
+
+def test_a_source_that_fails_is_told_and_what_it_said_stays(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.third.say(ONE, failure=True)
+
+    assert scene.refresh() == ["the third party does not answer"]
+    assert scene.refresh() == ["the third party does not answer"]
+    assert scene.answer("one.example.org") == FIRST
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("raise RuntimeError('no such thing')", id="cannot be loaded"),
+        pytest.param("sources = lambda context: [object()]", id="is no source"),
+        pytest.param("sources = None", id="cannot be called"),
+    ],
+)
+def test_a_source_that_is_broken_is_named_and_what_it_said_stays(scene, line):
+    scene.third.say(ONE)
+    scene.apply()
+    sys.modules.pop("third_party_policies")
+    scene.third.break_(line)
+
+    (told,) = scene.refresh()
+
+    assert told.startswith(
+        "the source of policies third (third_party_policies:sources) is broken"
+    )
+    assert scene.answer("one.example.org") == FIRST
+
+
+def test_a_missing_database_is_made_again(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    (database,) = Databases(scene.path).there()
+    database.unlink()
+
+    scene.refresh()
+
+    assert scene.answer("one.example.org") == FIRST
+
+
+def test_where_main_cf_does_not_name_the_table_it_is_left_alone(scene, caplog):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.set(smtp_tls_policy_maps="")
+    scene.postfix.settle()
+    scene.third.say(TWO)
+    before = snapshot(scene.postfix.config_dir)
+
+    scene.refresh()
+
+    assert snapshot(scene.postfix.config_dir) == before
+    assert "its policies have no effect" in caplog.text
+
+
+# Taken out
+
+
+def test_what_nobody_wants_any_more_leaves_main_cf_and_then_goes(scene, base):
+    own = base / "own"
+    own.touch()
+    scene.postfix.set(smtp_tls_policy_maps=f"texthash:{own}")
+    scene.third.say(ONE)
+    scene.apply()
+
+    scene.apply(Settings())
+
+    value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
+    assert value == f"texthash:{own}"
+    assert not list(scene.postfix.config_dir.glob("*certbot_tls_policy*"))
+
+
+# By certbot
+
+NAME = "mx.example.org"
+
+
+@pytest.fixture
+def certbot(base: Path, third: ThirdParty, authority, scene: Scene) -> Certbot:
+    found = Certbot(base)
+    found.environment["PYTHONPATH"] = str(third.directory)
+    install_lineage(found.config_dir, NAME, authority.issue(NAME))
+    scene.domains = base / "domains"
+    scene.domains.touch()
+    return found
+
+
+def install(certbot: Certbot, scene: Scene, *options: str) -> str:
+    scene.postfix.settle()
+    done = certbot(
+        "install",
+        *("-i", "postfix", "--cert-name", NAME),
+        *("--postfix-config-dir", str(scene.postfix.config_dir), *options),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    scene.postfix.settle()
+    return done.stdout + done.stderr
+
+
+def test_certbot_shows_and_writes_the_table_with_the_certificate(certbot, scene):
+    scene.third.say(ONE)
+
+    told = install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+
+    assert f"+one.example.org {FIRST}" in told
+    assert f"+smtp_tls_policy_maps = hash:{scene.path}" in told
+    assert scene.answer("one.example.org") == FIRST
+
+
+def test_a_rollback_takes_the_table_out_byte_for_byte(certbot, scene):
+    before = snapshot(scene.postfix.config_dir)
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+
+    done = certbot(
+        "rollback",
+        *("-i", "postfix", "--postfix-config-dir", str(scene.postfix.config_dir)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    after = snapshot(scene.postfix.config_dir)
+    after.pop(".certbot.lock", None)
+    assert after == before
+
+
+def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+    scene.third.say(TWO)
+    install(certbot, scene)
+    assert scene.answer("one.example.org") == ""
+
+    done = certbot(
+        "rollback",
+        *("-i", "postfix", "--postfix-config-dir", str(scene.postfix.config_dir)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert scene.answer("one.example.org") == FIRST
+
+
+def test_a_broken_source_stops_no_certificate(certbot, scene):
+    scene.third.break_("raise RuntimeError('no such thing')")
+
+    told = install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+
+    assert "the source of policies third (third_party_policies:sources)" in told
+    bundle = certbot.bundle(NAME)
+    assert str(bundle) in scene.postfix.main_cf.read_text()

@@ -1,0 +1,225 @@
+"""The table of outbound policies says what was meant, and nothing else."""
+
+import io
+import string
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certbot_postfix.errors import Error
+from certbot_postfix.policy import model, sources, table, wiring
+from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
+from certbot_postfix.policy.sources import Settings
+from certbot_postfix.postfix import Postfix
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+LATER = NOW + timedelta(days=30)
+NEWEST = (3, 12)
+PATH = Path("/etc/postfix/certbot_tls_policy")
+
+
+def entry(
+    domain: str, *mxs: str, mode: Mode = Mode.ENFORCE, age: int = 0, source: str = "a"
+) -> Entry:
+    return Entry(domain, Policy(mode, mxs or ("mx.example.org",)), LATER, source, age)
+
+
+def lines(*entries: Entry, version: tuple[int, int] = (3, 7)) -> list[str]:
+    """Return the lines of the table that are not its head."""
+    found = table.merged([entries])
+    return table.render(Settings(), found, version).decode().splitlines()[3:]
+
+
+def test_an_enforced_policy_is_an_entry_with_its_source_and_its_end():
+    assert lines(entry("example.org", "mx.example.org", ".example.net")) == [
+        "# enforce until 2026-12-26T12:00:00Z from a",
+        "example.org secure match=mx.example.org:.example.net servername=hostname",
+    ]
+
+
+def test_a_policy_that_is_tested_is_a_comment():
+    (about, demand) = lines(entry("example.org", mode=Mode.TESTING))
+
+    assert about.startswith("# testing until ")
+    assert demand.startswith("# example.org secure ")
+
+
+def test_before_3_4_no_server_name_is_sent():
+    assert lines(entry("example.org"), version=(3, 3))[1] == (
+        "example.org secure match=mx.example.org"
+    )
+
+
+def test_from_3_10_on_a_policy_of_mta_sts_lets_postfix_compare_the_hosts():
+    found = lines(entry("example.org", "mx.a.org", ".b.org", age=86400), version=NEWEST)
+
+    assert found[1] == (
+        "example.org secure match=mx.a.org:.b.org servername=hostname policy_type=sts"
+        " policy_domain=example.org { policy_string = version: STSv1 }"
+        " { policy_string = mode: enforce } { policy_string = mx: mx.a.org }"
+        " { policy_string = mx: *.b.org } { policy_string = max_age: 86400 }"
+        " mx_host_pattern=mx.a.org mx_host_pattern=*.b.org"
+    )
+
+
+@pytest.mark.parametrize(
+    ("age", "version"),
+    [
+        pytest.param(0, NEWEST, id="a list, for which it would be an error"),
+        pytest.param(86400, (3, 9), id="a Postfix that would defer the mail"),
+    ],
+)
+def test_attributes_of_mta_sts_are_for_mta_sts_where_postfix_knows_them(age, version):
+    assert "policy_" not in lines(entry("example.org", age=age), version=version)[1]
+
+
+# Which policy of several
+
+
+def test_a_later_policy_overrides_an_earlier_one():
+    first, second = entry("example.org", source="a"), entry("example.org", source="b")
+
+    assert table.merged([[first], [second]]) == {"example.org": second}
+
+
+def test_a_list_that_tests_overrides_one_that_enforces():
+    first, second = entry("example.org"), entry("example.org", mode=Mode.TESTING)
+
+    assert table.merged([[first], [second]]) == {"example.org": second}
+
+
+def test_what_a_list_only_tests_does_not_end_what_mta_sts_enforces():
+    first = entry("example.org", age=86400)
+    second = entry("example.org", mode=Mode.TESTING)
+
+    assert table.merged([[first], [second]]) == {"example.org": first}
+
+
+# Written and read
+
+LABELS = st.sampled_from(["a", "mx", "mail-1", "xn--mnchen-3ya", "example", "x" * 63])
+DOMAINS = st.lists(LABELS, min_size=2, max_size=3).map(".".join)
+MXS = st.lists(st.tuples(st.sampled_from(["", "."]), DOMAINS).map("".join), min_size=1)
+TEXTS = st.text(string.ascii_letters + string.digits + ":/.-_ #{}=%", min_size=1)
+ENTRIES = st.builds(
+    Entry,
+    DOMAINS,
+    st.builds(Policy, st.sampled_from([Mode.ENFORCE, Mode.TESTING]), MXS.map(tuple)),
+    st.integers(0, 4_000_000_000).map(
+        lambda at: datetime.fromtimestamp(at, timezone.utc)
+    ),
+    TEXTS.map(str.strip).filter(bool),
+    st.integers(0, 31_557_600),
+    st.just(""),
+)
+SETTINGS = st.builds(
+    Settings, st.lists(st.text()).map(tuple), st.text(), st.booleans(), st.text()
+)
+
+
+@given(st.lists(ENTRIES, max_size=5), SETTINGS)
+def test_reading_a_table_gives_what_was_written(found, settings):
+    merged = table.merged([found])
+    text = io.StringIO(table.render(settings, merged, NEWEST).decode())
+
+    said, until = table.settings(text, PATH)
+
+    assert said == settings
+    assert until == min((one.expires for one in merged.values()), default=None)
+    assert {one.domain: one for one in table.parse(text)} == merged
+
+
+@pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])
+def test_a_table_that_is_not_ours_stays(text):
+    with pytest.raises(Error, match="was not written by this plugin and stays"):
+        table.settings(io.StringIO(text), PATH)
+
+
+HOSTILE = st.text(
+    st.sampled_from("ab.-_:* \t\n\r\x00\x0b\x85\u2028{}=,$#ßİ\ud800"), max_size=12
+)
+
+
+@given(HOSTILE, HOSTILE)
+def test_no_name_ends_an_entry_or_begins_another(domain, mx):
+    try:
+        name = model.domain(domain, "d")
+        pattern = model.pattern(mx, "m", "*.")
+    except PolicyError:
+        return
+    about, demand = lines(entry(name, pattern))
+
+    assert demand == f"{name} secure match={pattern} servername=hostname"
+    assert about.startswith("# enforce")
+
+
+@pytest.mark.parametrize("form", ["hash", "btree", "lmdb", "cdb", "texthash"])
+def test_postfix_finds_what_was_meant_and_no_more(form, stopped_postfix):
+    found = [entry(f"d{at}.example.org", ".example.net") for at in range(300)]
+    found += [entry("tested.example.org", mode=Mode.TESTING)]
+    path = stopped_postfix.config_dir / table.NAME
+    path.write_bytes(table.render(Settings(), table.merged([found]), (3, 7)))
+    postfix = Postfix(stopped_postfix.config_dir)
+    if form != "texthash":
+        postfix.map(f"{form}:{path}")
+
+    asked = {one.domain for one in found}
+    answers = postfix.answers(f"{form}:{path}", asked)
+
+    wanted = "secure match=.example.net servername=hostname"
+    assert answers == dict.fromkeys(asked - {"tested.example.org"}, wanted)
+
+
+# What an administrator has, and asks for
+
+
+def test_an_entry_for_a_parent_counts_too():
+    domains = {"a.example.org", "b.example.net", "example.org"}
+
+    found = wiring.overruled(domains, {".example.org", "b.example.net"})
+
+    assert found == {"a.example.org", "b.example.net"}
+
+
+def test_what_is_looked_up_for_a_domain():
+    assert wiring.keys("a.b.org") == ["a.b.org", ".b.org", ".org"]
+
+
+def options(**given: object):
+    """Return what certbot has for each option."""
+    return lambda name: given.get(name.replace("-", "_"))
+
+
+BEFORE = Settings(("/a", "/b"), "/keys", early_adopter=True, domains="/domains")
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "after"),
+    [
+        pytest.param({}, None, None, id="nobody wants anything"),
+        pytest.param({}, BEFORE, BEFORE, id="what was wanted stays"),
+        pytest.param(
+            {"policy_list": ["/c"]},
+            BEFORE,
+            Settings(("/c",), "/keys", domains="/domains"),
+            id="other lists, which are not those that were trusted while tested",
+        ),
+        pytest.param(
+            {"policy_list": [""], "mta_sts_domains": "", "policy_keyring": ""},
+            BEFORE,
+            Settings(),
+            id="empty values end it",
+        ),
+        pytest.param(
+            {"policy_list": ["/c"], "policy_early_adopter": True},
+            None,
+            Settings(("/c",), early_adopter=True),
+            id="lists that are tested",
+        ),
+    ],
+)
+def test_options_say_what_is_wanted(given, before, after):
+    assert sources.asked(options(**given), before) == after
