@@ -24,6 +24,9 @@ from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change, Decision, Kept, Remove
 from certbot_postfix.sni import Table
 
+# The most bytes of a file whose diff is shown: a table may have a million entries.
+SHOWN = 2_000_000
+
 # Between a file's name and its digest in the note of a checkpoint.
 MARK = ": SHA-256 "
 
@@ -46,7 +49,15 @@ class Edit:
         return self.before == self.after
 
     def diff(self) -> str:
-        """Return the unified diff, empty if there is none."""
+        """Return the unified diff, empty if there is none.
+
+        Of a file that nobody would read to its end, only the numbers of lines.
+        """
+        texts = [text or b"" for text in (self.before, self.after)]
+        if not self.empty and max(map(len, texts)) > SHOWN:
+            old, new = (text.count(b"\n") for text in texts)
+            told = f"{old} lines become {new}, too many to be shown here"
+            return f"--- {self.path}\n+++ (planned)\n@@ {told} @@\n"
         before, after = (
             list(io.StringIO(text.decode(errors="backslashreplace"), newline="\n"))
             for text in (self.before or b"", self.after or b"")

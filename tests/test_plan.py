@@ -761,6 +761,15 @@ def test_the_diff_shows_any_line_as_one_line(before, line):
     assert planned((), before, b"").diff().partition("@@\n")[2] == line
 
 
+def test_of_a_file_that_nobody_would_read_only_the_lines_are_counted():
+    edit = Edit(Path("/table"), b"one\ntwo\n", b"line\n" * (plan.SHOWN // 5 + 1))
+
+    assert edit.diff() == (
+        "--- /table\n+++ (planned)\n"
+        "@@ 2 lines become 400001, too many to be shown here @@\n"
+    )
+
+
 def test_a_plan_without_a_change_is_empty_and_so_is_its_diff():
     change = planned((), b"a = 1\n", b"a = 1\n")
 
