@@ -166,6 +166,17 @@ IMPORTS: dict[str, set[str]] = {
     "status.deadline": {"errors"},
     "status.evidence": {"certificates", "chainfiles", "configuration", "probe", "sni"},
     "status.findings": set(),
+    "status.outgoing": {
+        "configuration",
+        "errors",
+        "maplist",
+        "policy.outbound",
+        "policy.table",
+        "postfix",
+        "status.deadline",
+        "status.evidence",
+        "status.findings",
+    },
     "status.freshness": {"certificates", "status.evidence", "status.findings"},
     "status.diagnosis": {
         "certificates",
@@ -194,6 +205,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.nametables",
     },
     "status.examination": {
+        "status.outgoing",
         "configuration",
         "postfix",
         "status.deadline",
@@ -217,6 +229,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.findings",
     },
     "status.conclusion": {
+        "status.outgoing",
         "certificates",
         "status.diagnosis",
         "status.evidence",

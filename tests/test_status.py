@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from certbot_postfix import cli
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
+from certbot_postfix.policy import table as policies
+from certbot_postfix.policy.model import Entry, Mode, Policy
+from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import Seen
 from certbot_postfix.status import conclusion, monitoring, nametables, report, settings
@@ -61,6 +64,7 @@ class Site:
     postfix: PrivatePostfix
     certbot_dir: Path
     authority: Authority
+    others: list[socket.socket] = field(default_factory=list)
 
     @property
     def bundle(self) -> Path:
@@ -120,14 +124,18 @@ class Site:
 
 
 @pytest.fixture
-def site(base: Path, stopped_postfix: PrivatePostfix, authority: Authority) -> Site:
+def site(
+    base: Path, stopped_postfix: PrivatePostfix, authority: Authority
+) -> Iterator[Site]:
     """A site that does not run yet."""
     found = Site(stopped_postfix, base / "letsencrypt", authority)
     found.deploy(authority.issue(HOST))
     stopped_postfix.set(smtpd_tls_chain_files=str(found.bundle))
     stopped_postfix.postconf("-#", "smtpd_tls_cert_file", "smtpd_tls_key_file")
     stopped_postfix.settle()
-    return found
+    yield found
+    for each in found.others:
+        each.close()
 
 
 def ago(**since: float) -> datetime:
@@ -274,6 +282,31 @@ def protocols_unheard_of(site: Site) -> None:
     site.postfix.set(smtpd_tls_protocols="bogus", smtpd_tls_mandatory_protocols="bogus")
 
 
+def no_policies(site: Site) -> None:
+    site.postfix.set(smtp_tls_policy_maps=f"hash:{site.postfix.config_dir}/missing")
+
+
+def dead_daemon(site: Site) -> None:
+    # A port below those that the lab hands out, at which nobody listens.
+    site.postfix.set(smtp_tls_policy_maps="socketmap:inet:127.0.0.1:1:postfix")
+
+
+def silent_daemon(site: Site) -> None:
+    site.others.append(socket.create_server((LOOPBACK, 0)))
+    where = f"inet:{LOOPBACK}:{site.others[0].getsockname()[1]}"
+    site.postfix.set(smtp_tls_policy_maps=f"socketmap:{where}:postfix")
+
+
+def ended_policies(site: Site) -> None:
+    path = site.postfix.config_dir / policies.NAME
+    ended = datetime(2026, 1, 31, tzinfo=timezone.utc)
+    policy = Policy(Mode.ENFORCE, ("mx.example.net",))
+    entry = Entry("example.net", policy, ended, "a list")
+    text = policies.render(Settings(("/a",)), {entry.domain: entry}, (3, 7))
+    site.write(path, text)
+    site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
+
+
 BEFORE_START = [
     (expired, "expired"),
     (nearly_expired, "expires-soon"),
@@ -302,6 +335,10 @@ BEFORE_START = [
     (damaged, "file-unusable"),
     (name_too_many, "sni-name-not-covered"),
     (protocols_unheard_of, "no-certificate"),
+    (no_policies, "policy-table-fails"),
+    (dead_daemon, "policy-table-fails"),
+    (silent_daemon, "policy-table-fails"),
+    (ended_policies, "policies-ended"),
 ]
 
 

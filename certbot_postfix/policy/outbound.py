@@ -310,6 +310,11 @@ def entries(path: Path) -> Iterable[Entry]:
         yield from table.parse(text)
 
 
+def until(path: Path) -> datetime | None:
+    """Return when the first of the policies in the table at *path* ends."""
+    return _settings(path)[1]
+
+
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
     with files.explained("read", path), path.open(encoding="utf-8") as text:
         return table.settings(text, path)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from certbot_postfix.certificates import Certificate
-from certbot_postfix.status import diagnosis, freshness, keyfiles, settings
+from certbot_postfix.status import diagnosis, freshness, keyfiles, outgoing, settings
 from certbot_postfix.status.evidence import Answer, Facts, Unseen
 from certbot_postfix.status.findings import Code, Finding, merged
 
@@ -92,6 +92,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     stale = freshness.stale(facts)
     yield from of_files
     yield from settings.of_parameters(facts)
+    yield from outgoing.findings(facts.policies, facts.now)
     yield from diagnosis.of_services(facts, broken)
     yield from stale.findings
     yield from diagnosis.of_certificates(facts, stale.leaves)

@@ -132,6 +132,20 @@ class Unseen:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyTable:
+    """A table of policies: the *fault* that it has, and when its first policy ends."""
+
+    name: str
+    fault: str = ""
+    until: datetime | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it is not for this user to see."""
+        return "Permission denied" in self.fault
+
+
 @dataclass(frozen=True)
 class Facts:
     """All there is to conclude from.
@@ -152,6 +166,7 @@ class Facts:
     answers: tuple[Answer, ...] = ()
     unseen: tuple[Unseen, ...] = ()
     notes: tuple[str, ...] = ()
+    policies: tuple[PolicyTable, ...] = ()
 
     @cached_property
     def table(self) -> Entries:

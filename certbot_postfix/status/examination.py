@@ -14,6 +14,7 @@ from pathlib import Path
 
 from certbot_postfix.configuration import Configuration, endpoints
 from certbot_postfix.postfix import Postfix
+from certbot_postfix.status import outgoing
 from certbot_postfix.status.deadline import Deadline, LateError
 from certbot_postfix.status.evidence import Facts, Unseen
 from certbot_postfix.status.inspection import Inspection
@@ -44,6 +45,9 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
         unseen=(*unseen, *found.unseen),
         notes=tuple(_notes(configuration)),
     )
+    asked = tuple(outgoing.look(postfix, configuration, deadline))
+    hidden = (Unseen(each.name, each.fault) for each in asked if each.hidden)
+    facts = replace(facts, policies=asked, unseen=(*facts.unseen, *hidden))
     running = _running(configuration)
     return Interview(replace(facts, running=running), deadline).facts()
 

@@ -35,6 +35,8 @@ class Code(Enum):
     DEPRECATED = "deprecated-parameter"
     CLIENT_PURPOSE = "client-purpose"
     CA_FILE = "ca-file-own-chain"
+    POLICY_TABLE = "policy-table-fails"
+    POLICY_ENDED = "policies-ended"
 
 
 @dataclass(frozen=True, slots=True)

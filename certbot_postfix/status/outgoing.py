@@ -1,0 +1,75 @@
+"""What stands against mail that is sent: policy tables that fail, policies that ended.
+
+Where a table of smtp_tls_policy_maps cannot be asked, mail to every domain is deferred.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix import maplist
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.policy import outbound
+from certbot_postfix.policy import table as policies
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.status.evidence import PolicyTable
+from certbot_postfix.status.findings import Code, Finding
+
+# A domain for which nobody has a policy: RFC 6761, 6.4.
+NOBODY = "certbot-postfix.invalid"
+
+# The seconds that a table has, and the part of the time that is left.
+_SECONDS = 5.0
+_PART = 0.3
+
+
+def look(
+    postfix: Postfix, configuration: Configuration, deadline: Deadline
+) -> Iterator[PolicyTable]:
+    """Yield the tables of policies that main.cf names, each asked once."""
+    value = configuration.value(policies.PARAMETER)
+    path = configuration.directory / policies.NAME
+    for name in maplist.listed(value):
+        fault = _fault(postfix, name, min(_SECONDS, deadline.left * _PART))
+        ours = bool(maplist.form(name, path))
+        yield PolicyTable(name, fault, _until(path) if ours else None)
+
+
+def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding]:
+    """Yield what is wrong with *tables*."""
+    for table in tables:
+        if table.fault and not table.hidden:
+            yield Finding(
+                Code.POLICY_TABLE,
+                table.name,
+                f"{table.name} cannot be asked, and while that is so mail to every"
+                f" domain is deferred: {table.fault}",
+                f"mend it, or take it out of {policies.PARAMETER}",
+                ("main.cf",),
+            )
+        if table.until and table.until <= now:
+            yield Finding(
+                Code.POLICY_ENDED,
+                table.name,
+                f"{table.name} has policies that ended, the first one at"
+                f" {table.until:%Y-%m-%d %H:%M} UTC",
+                "certbot-postfix policy refresh, which tells what fails",
+                ("main.cf",),
+            )
+
+
+def _fault(postfix: Postfix, name: str, seconds: float) -> str:
+    try:
+        postfix.answers(name, {NOBODY}, timeout=seconds)
+    except ProgramError as error:
+        return error.message
+    return ""
+
+
+def _until(path: Path) -> datetime | None:
+    try:
+        return outbound.until(path)
+    except Error:
+        return None
