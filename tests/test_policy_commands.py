@@ -1,0 +1,162 @@
+"""What certbot-postfix policy tells of the policies, and does for them."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import cli
+from tests.lab.source import LATER
+from tests.test_outbound_policies import FIRST, ONE, TWO, Scene, scene, third
+
+__all__ = ["scene", "third"]  # fixtures
+
+pytestmark = pytest.mark.postfix
+
+
+@pytest.fixture
+def policy(scene: Scene):
+    """Run ``certbot-postfix policy``; return its exit status."""
+
+    def run(*words: str) -> int:
+        scene.postfix.settle()
+        where = ["--config-dir", str(scene.postfix.config_dir)]
+        where += ["--certbot-config-dir", str(scene.bundles.parent)]
+        return cli.main([*where, "policy", *words])
+
+    return run
+
+
+def test_what_is_in_force_is_shown_with_its_end_and_its_source(scene, policy, capsys):
+    scene.third.say({**ONE, **TWO})
+    scene.apply()
+
+    assert policy("show") == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        (
+            "one.example.org: enforce until 2096-10-02 07:06 UTC, mx.one.example.org,"
+            " .example.net (third party)"
+        ),
+        (
+            "two.example.org: testing until 2096-10-02 07:06 UTC, mx.two.example.org"
+            " (third party)"
+        ),
+    ]
+
+
+def test_json_has_the_same(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+
+    assert policy("show", "--json") == 0
+
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "domain": "one.example.org",
+            "mode": "enforce",
+            "mxs": ["mx.one.example.org", ".example.net"],
+            "expires": "2096-10-02T07:06:40+00:00",
+            "source": "third party",
+        }
+    ]
+
+
+def test_without_policies_nothing_is_shown_and_nothing_refreshed(policy, capsys):
+    assert policy("show") == 0
+    assert policy("refresh") == 0
+
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "there are no policies to refresh\n")
+
+
+def test_refresh_brings_what_the_source_says_now(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.third.say({"one.example.org": ("enforce", ["other.org"], LATER)})
+
+    assert policy("refresh") == 0
+
+    assert scene.answer("one.example.org").startswith("secure match=other.org ")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_source_that_fails_is_an_error_of_refresh(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.third.say(ONE, failure=True)
+
+    assert policy("refresh") == 1
+
+    told = capsys.readouterr().err
+    assert told == "certbot-postfix: error: the third party does not answer\n"
+    assert scene.answer("one.example.org") == FIRST
+
+
+# test
+
+
+def test_the_table_that_answers_is_named_with_what_it_means(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+
+    assert policy("test", "One.Example.ORG") == 0
+
+    assert capsys.readouterr().out == (
+        f"hash:{scene.path} has for one.example.org: secure, a server must have a"
+        " trusted certificate with one of these names: mx.one.example.org,"
+        " .example.net\n"
+    )
+
+
+def test_where_no_table_answers_main_cf_does(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+
+    assert policy("test", "other.example") == 0
+
+    assert capsys.readouterr().out.startswith("main.cf has: ")
+
+
+@pytest.mark.parametrize(
+    ("own", "domain", "level"),
+    [
+        pytest.param(".example.org none", "one.example.org", "secure", id="a parent"),
+        pytest.param(".example.org none", "x.example.org", "none", id="another child"),
+        pytest.param("one.example.org may", "one.example.org", "may", id="itself"),
+    ],
+)
+def test_the_answer_is_that_of_postfix(
+    scene, policy, capsys, base: Path, own, domain, level
+):
+    scene.third.say(ONE)
+    scene.apply()
+    table = base / "own"
+    table.write_text(f"{own}\n")
+    ours = f"hash:{scene.path}"
+    scene.postfix.set(smtp_tls_policy_maps=f"texthash:{table}, {ours}")
+
+    assert policy("test", domain) == 0
+
+    assert f": {level}, " in capsys.readouterr().out
+
+
+def test_a_table_that_does_not_answer_is_told_with_the_consequence(
+    scene, policy, capsys
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"inet:127.0.0.1:{server.getsockname()[1]}"
+    scene.postfix.set(smtp_tls_policy_maps=f"socketmap:{where}:postfix")
+
+    assert policy("test", "example.org") == 1
+
+    told = capsys.readouterr().err
+    assert "does not answer, and mail to every domain is deferred" in told
+
+
+@pytest.mark.parametrize("name", ["", "a b", "exa\nmple.org", "127.0.0.1"])
+def test_what_is_no_domain_is_refused(policy, capsys, name):
+    assert policy("test", name) == 1
+
+    assert "is not the name of a domain" in capsys.readouterr().err
