@@ -29,6 +29,9 @@ setup(
     },
     entry_points={
         "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],
+        "certbot_postfix.policy_sources": [
+            "lists = certbot_postfix.policy.lists:sources",
+        ],
         "console_scripts": ["certbot-postfix = certbot_postfix.cli:main"],
     },
     classifiers=[

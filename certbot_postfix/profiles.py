@@ -87,7 +87,7 @@ def _declare_policies(add: Callable[..., None]) -> None:
         "policy-list",
         metavar="SRC",
         action="extend",
-        type=words,
+        type=places,
         help="STARTTLS Everywhere list of policies for the mail that is sent, a path or"
         " an https URL; can be repeated, later ones override earlier ones"
         "%(default).0s",
@@ -120,9 +120,10 @@ def _declare_policies(add: Callable[..., None]) -> None:
     )
 
 
-def words(text: str | list[str]) -> list[str]:
-    """Return what an option that can be repeated says; certbot restores a list."""
-    return [text] if isinstance(text, str) else text
+def places(text: str | list[str]) -> list[str]:
+    """Return the paths, absolute, and the URLs in *text*; certbot restores a list."""
+    found = [text] if isinstance(text, str) else text
+    return [each if "://" in each else path(each) for each in found]
 
 
 def path(text: str) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 import certbot_postfix
 from certbot_postfix.certificates import joined
 from tests import bench_names as names
+from tests import bench_policies as policies
 from tests.bench_table import bench_table
 from tests.lab import (
     Authority,
@@ -113,6 +114,7 @@ def main(parts: Sequence[str]) -> int:
         "programs": bench_programs,
         "names": bench_names,
         "table": bench_table,
+        "policies": bench_policies,
     }
     if unknown := set(parts) - set(benches):
         print(f"bench: error: there is no {min(unknown)}", file=sys.stderr)
@@ -147,6 +149,29 @@ def bench_names(_base: Path) -> None:
     few, _, many, _, bare, ours = times.values()
     report_ratio("renewal, many to few", many, few, 2.0)
     report_ratio("database, ours to postmap's", ours, bare, 1.3)
+
+
+# Policies for mail that is sent
+
+
+def bench_policies(_base: Path) -> None:
+    """Compare a list of policies, from its file to the table, with postmap alone."""
+    heading(f"a list of {policies.DOMAINS:,} domains, from its file to the table")
+    for each in policies.compilations():
+        for label, cost in (("postmap", each.bare), ("refresh", each.ours)):
+            print(
+                f"  {each.form:5} {label}: {cost.elapsed:6.1f} s, of the processor"
+                f" {cost.processor:6.1f} s, {cost.memory / (1 << 20):5.0f} MiB"
+            )
+        report_ratio(
+            f"{each.form}, refresh to postmap",
+            [each.ours.elapsed],
+            [each.bare.elapsed],
+            3.0,
+        )
+        report_ratio(
+            f"{each.form}, memory to 1 GiB", [each.ours.memory], [policies.GIB], 1.0
+        )
 
 
 # Importing the plugin

@@ -18,7 +18,7 @@ from certbot_postfix.errors import Error, ProgramError
 from certbot_postfix.inventory import Inventory, certificates_in
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.policy import sources, table, wiring
-from certbot_postfix.policy.model import Entry, Mode, PolicyError
+from certbot_postfix.policy.model import Entry, Mode
 from certbot_postfix.policy.sources import Context, Settings
 from certbot_postfix.rules import Decision
 from certbot_postfix.serving import Serving
@@ -202,7 +202,7 @@ class Outbound:
         found, complaints = sources.load(context)
         groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
         for source in found:
-            told, known = _asked(source, now)
+            told, known = sources.ask(source, now)
             complaints += told
             groups.append(self._of(source, now) if known is None else known)
         merged = table.merged(groups)
@@ -318,23 +318,6 @@ def until(path: Path) -> datetime | None:
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
     with files.explained("read", path), path.open(encoding="utf-8") as text:
         return table.settings(text, path)
-
-
-def _asked(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
-    """Ask a *source*, if it has something to say; return complaints and entries.
-
-    None for the entries means that they are not known.
-    """
-    told = []
-    try:
-        if source.due(now):
-            source.refresh(now)
-    except PolicyError as error:
-        told.append(str(error))
-    try:
-        return told, list(source.policies(now))
-    except PolicyError as error:
-        return [*told, str(error)], None
 
 
 def _enforced(entry: Entry) -> bool:

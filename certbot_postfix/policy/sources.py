@@ -1,12 +1,14 @@
 """The sources of policies: what the administrator named, and who implements it.
 
-Each is an entry point of the group `GROUP`.  One that is broken is an error in the log,
-and what the table has from it stays as it is: no certificate waits for it.
+Each is an entry point of the group `GROUP`.  Whatever a stranger's module does when it
+is imported or called, it is named, and what the table has from it stays as it is: no
+certificate waits for it.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
+from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy.model import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +65,6 @@ def load(context: Context) -> tuple[list[Any], list[str]]:
     for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
         try:
             sources += _made(point, context)
-        # Whatever a stranger's module does when it is imported or called.
         except Exception as error:
             logger.debug("source %s", point.name, exc_info=True)
             broken.append(
@@ -69,6 +72,30 @@ def load(context: Context) -> tuple[list[Any], list[str]]:
                 f" what it said before stays in force: {error}"
             )
     return sources, broken
+
+
+def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
+    """Let *source* refresh what it keeps, if it is due.
+
+    Returns what failed, a sentence each, and its entries, None if they are not known.
+    """
+    told = []
+    try:
+        if source.due(now):
+            source.refresh(now)
+    except Exception as error:
+        told.append(_told(source, error))
+    try:
+        return told, list(source.policies(now))
+    except Exception as error:
+        return [*told, _told(source, error)], None
+
+
+def _told(source: Any, error: Exception) -> str:
+    if isinstance(error, Error):
+        return str(error)
+    logger.debug("source %s fails", source.label, exc_info=error)
+    return f"the source of policies {source.label} is broken: {error}"
 
 
 def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:

@@ -1,0 +1,158 @@
+"""Gets what strangers publish over HTTPS: with a limit to its size, and to its time.
+
+The server's certificate is always verified, nothing but https is followed, and neither
+proxies nor passwords of the environment are used: `http.client` does no more than it is
+told.  Raises `PolicyError`.
+"""
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from certbot_postfix.policy.model import PolicyError, shown
+
+_PIECE = 256 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered; names of *headers* are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many bytes an answer may have, and how many *seconds* all may take.
+
+    So many *redirects* are followed, to https only; one more is an answer like others.
+    """
+
+    size: int
+    seconds: float
+    redirects: int = 0
+
+
+def get(
+    url: str,
+    bounds: Bounds,
+    authorities: Path | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Return the answer for *url* within *bounds*.
+
+    The server is judged by the file *authorities*; None means those of the system.
+    """
+    end = time.monotonic() + bounds.seconds
+    for left in range(bounds.redirects, -1, -1):
+        answer = _once(url, bounds.size, end, authorities, headers or {})
+        target = answer.headers.get("location")
+        if not left or answer.status not in _REDIRECTS or not target:
+            break
+        url = urljoin(url, target)
+    return answer
+
+
+def _once(
+    url: str,
+    limit: int,
+    end: float,
+    authorities: Path | None,
+    headers: Mapping[str, str],
+) -> Answer:
+    try:
+        host, port, target = _split(url)
+        with _connected(host, port, end, authorities) as tls:
+            connection = http.client.HTTPSConnection(host, port)
+            connection.sock = tls
+            # What is compressed could become any size.
+            connection.request(
+                "GET",
+                target,
+                headers={
+                    "User-Agent": "certbot-postfix",
+                    "Accept-Encoding": "identity",
+                    "Connection": "close",
+                    **headers,
+                },
+            )
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, _body(response, limit, end))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        late = time.monotonic() >= end
+        why = "it did not answer in time" if late else _reason(error)
+        raise PolicyError(f"{shown(url)}: {why}") from error
+
+
+def _split(url: str) -> tuple[str, int, str]:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        raise ValueError("only an https URL without a password is followed")
+    target = parts.path or "/"
+    if parts.query:
+        target += f"?{parts.query}"
+    return parts.hostname, parts.port or 443, target
+
+
+@contextlib.contextmanager
+def _connected(
+    host: str, port: int, end: float, authorities: Path | None
+) -> Iterator[ssl.SSLSocket]:
+    """Connect, and shut the connection down at the *end*, whatever it waits for."""
+    left = max(0.01, end - time.monotonic())
+    with socket.create_connection((host, port), timeout=left) as plain:
+        guard = plain.dup()  # TLS takes the first one over
+        timer = threading.Timer(end - time.monotonic(), _shut, [guard])
+        timer.daemon = True
+        timer.start()
+        try:
+            with _context(authorities).wrap_socket(plain, server_hostname=host) as tls:
+                yield tls
+        finally:
+            timer.cancel()
+            guard.close()
+
+
+def _shut(guard: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed
+        guard.shutdown(socket.SHUT_RDWR)
+
+
+@lru_cache(maxsize=1)
+def _context(authorities: Path | None) -> ssl.SSLContext:
+    """Return the context; to read a bundle of authorities takes 20 ms and more."""
+    return ssl.create_default_context(cafile=str(authorities) if authorities else None)
+
+
+def _body(response: http.client.HTTPResponse, limit: int, end: float) -> bytes:
+    if response.getheader("Content-Encoding", "identity").lower() != "identity":
+        raise ValueError("the answer is compressed, which was not asked for")
+    body = bytearray()
+    while piece := response.read1(_PIECE):
+        body += piece
+        if len(body) > limit:
+            raise ValueError(f"the answer is longer than {limit:,} bytes")
+    if response.length:  # http.client lets what was cut off pass
+        raise ValueError("the answer was cut off")
+    if time.monotonic() >= end:
+        raise ValueError("the answer was cut off")
+    return bytes(body)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return shown(str(text)).strip("'\"") or type(error).__name__

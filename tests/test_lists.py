@@ -1,0 +1,641 @@
+"""Of a list, only what is good is kept, and what is good stays."""
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy import https, lists
+from certbot_postfix.policy.https import Bounds
+from certbot_postfix.policy.model import Mode, PolicyError
+from certbot_postfix.policy.sources import Context, Settings
+from tests.lab import Authority
+from tests.lab.postfix import snapshot
+
+NOW = datetime.now(timezone.utc)
+HOUR = timedelta(hours=1)
+
+
+def written(
+    *domains: str, mode: str = "enforce", since: float = -1, until: float = 30
+) -> bytes:
+    """Return a list of *domains*, good *since* and *until* so many days from now."""
+    return json.dumps(
+        {
+            "version": "0.1",
+            "timestamp": (NOW + timedelta(days=since)).timestamp(),
+            "expires": (NOW + timedelta(days=until)).timestamp(),
+            "policies": {name: {"mode": mode, "mxs": ["mx.org"]} for name in domains},
+        }
+    ).encode()
+
+
+@dataclass
+class Place:
+    """A list in a file, and what a source makes of it."""
+
+    path: Path
+    context: Context
+    now: datetime = NOW
+
+    def publish(self, body: bytes) -> None:
+        self.path.write_bytes(body)
+
+    @property
+    def source(self) -> lists.List:
+        """The source as a new run has it."""
+        (found,) = lists.sources(self.context)
+        return found
+
+    def refresh(self) -> None:
+        source = self.source
+        if source.due(self.now):
+            source.refresh(self.now)
+
+    def domains(self) -> list[str]:
+        return [entry.domain for entry in self.source.policies(self.now)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o700)
+    path = tmp_path / "list.json"
+    path.write_bytes(written("example.org", "example.net"))
+    return Place(path, Context(Settings((str(path),)), kept))
+
+
+def test_a_list_is_a_source(place):
+    assert verifyObject(IPolicySource, place.source)
+
+
+def test_the_policies_of_a_list_have_its_end_and_its_name(place):
+    place.refresh()
+
+    first, second = place.source.policies(NOW)
+    assert (first.domain, second.domain) == ("example.org", "example.net")
+    assert first.policy == (Mode.ENFORCE, ("mx.org",))
+    assert abs(first.expires - NOW - timedelta(days=30)) < HOUR
+    assert first.source == str(place.path)
+
+
+def test_what_is_tested_is_enforced_for_early_adopters_only(place):
+    place.publish(written("example.org", mode="testing"))
+    place.refresh()
+    (tested,) = place.source.policies(NOW)
+    settings = Settings(place.context.settings.lists, early_adopter=True)
+    place.context = Context(settings, place.context.directory)
+
+    (enforced,) = place.source.policies(NOW)
+
+    assert tested.policy.mode is Mode.TESTING
+    assert enforced.policy.mode is Mode.ENFORCE
+
+
+def test_a_list_that_has_not_changed_is_not_due(place):
+    place.refresh()
+    assert not place.source.due(NOW)
+
+    place.publish(written("example.org", "example.com"))
+    assert place.source.due(NOW)
+
+
+def test_what_is_kept_is_for_root_alone(place):
+    place.refresh()
+
+    modes = {path.stat().st_mode & 0o777 for path in place.context.directory.iterdir()}
+    assert modes == {0o600}
+
+
+# What is not good
+
+
+BAD = [
+    pytest.param(b"{", "is not JSON", id="not JSON"),
+    pytest.param(written("exa mple"), r"policies\.exa mple", id="a bad name"),
+    pytest.param(
+        written("example.org", until=-0.5), "has expired, and is not", id="expired"
+    ),
+    pytest.param(written("example.org", "a.org", since=-2), "is older", id="older"),
+    pytest.param(written(), "0 domains where the list before has 2", id="shorter"),
+]
+
+
+@pytest.mark.parametrize(("body", "told"), BAD)
+def test_a_bad_list_is_an_error_each_time_and_changes_nothing(place, body, told):
+    place.refresh()
+    place.publish(body)
+
+    for _ in range(2):
+        with pytest.raises(PolicyError, match=told):
+            place.refresh()
+
+    assert place.domains() == ["example.org", "example.net"]
+
+
+def test_a_list_that_is_mended_is_followed(place):
+    place.refresh()
+    place.publish(b"{")
+    with pytest.raises(PolicyError):
+        place.refresh()
+    place.publish(written("example.com", "example.org"))
+
+    place.refresh()
+
+    assert place.domains() == ["example.com", "example.org"]
+    assert not place.source.due(NOW)
+
+
+def test_a_list_of_half_the_domains_is_followed(place):
+    place.refresh()
+    place.publish(written("example.org"))
+
+    place.refresh()
+
+    assert place.domains() == ["example.org"]
+
+
+def test_who_means_it_removes_what_is_kept(place):
+    place.refresh()
+    place.publish(written())
+    with pytest.raises(PolicyError) as caught:
+        place.refresh()
+    Path(caught.value.hint.rpartition(" ")[2]).unlink()
+
+    place.refresh()
+
+    assert place.domains() == []
+
+
+def test_a_list_that_is_gone_is_an_error_and_what_it_said_stays(place):
+    place.refresh()
+    place.path.unlink()
+
+    with pytest.raises(PolicyError, match=r"could not read .*No such file"):
+        place.refresh()
+
+    assert place.domains() == ["example.org", "example.net"]
+
+
+def test_a_list_that_has_expired_is_followed_no_more_and_that_is_repeated(place):
+    place.refresh()
+    place.now = NOW + timedelta(days=31)
+
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="has expired, and is not followed"):
+            place.refresh()
+
+    assert place.domains() == []
+
+
+@pytest.mark.parametrize("name", ["list.json", "http://127.0.0.1/list.json", "ftp://a"])
+def test_another_place_than_a_path_or_https_is_an_error_of_that_list(place, name):
+    place.context = Context(Settings((name,)), place.context.directory)
+
+    with pytest.raises(PolicyError, match="https URL"):
+        place.refresh()
+
+
+def test_a_label_fits_into_one_line(place):
+    place.context = Context(Settings(("/a\nb",)), place.context.directory)
+
+    assert place.source.label == r"'/a\nb'"
+
+
+def test_what_was_seen_may_be_lost(place):
+    place.refresh()
+    (seen,) = place.context.directory.glob("*.seen")
+    seen.write_bytes(b"{torn")
+    place.publish(written("a.org", "b.org", since=-2))
+
+    place.refresh()  # it is not known any more how old the one before was
+    seen.unlink()
+    place.publish(written("a.org", "b.org", since=-3))
+
+    with pytest.raises(PolicyError, match="is older"):
+        place.refresh()
+
+
+# Signed
+
+
+@dataclass
+class Signer:
+    """A key of OpenPGP, and the keyring that has it."""
+
+    home: Path
+    keyring: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(mode=0o700)
+        self.keyring = self.home / "keyring.gpg"
+        user = "lists@example.org"
+        self.gpg("--passphrase", "", "--quick-generate-key", user, "ed25519", "sign")
+        self.gpg("--output", str(self.keyring), "--export")
+
+    def gpg(self, *options: str) -> None:
+        command = ["gpg", "--batch", "--quiet", "--homedir", str(self.home)]
+        done = subprocess.run(
+            [*command, "--pinentry-mode", "loopback", *options],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def sign(self, path: Path) -> None:
+        signature = f"{path}.asc"
+        self.gpg("--yes", "--armor", "--output", signature, "--detach-sign", str(path))
+
+    def end(self) -> None:
+        command = ["gpgconf", "--homedir", str(self.home), "--kill", "all"]
+        subprocess.run(command, check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def signers() -> Iterator[list[Signer]]:
+    # The sockets of its agent need a short path.
+    base = Path(f"/tmp/gpg-{os.getpid()}")
+    base.mkdir(mode=0o700)
+    found = [Signer(base / name) for name in ("one", "two")]
+    yield found
+    for each in found:
+        each.end()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def signed(place: Place, signers: list[Signer]) -> Place:
+    signers[0].sign(place.path)
+    settings = Settings((str(place.path),), keyring=str(signers[0].keyring))
+    place.context = Context(settings, place.context.directory)
+    return place
+
+
+def test_a_list_that_is_signed_is_followed(signed):
+    signed.refresh()
+
+    assert signed.domains() == ["example.org", "example.net"]
+    assert {path.suffix for path in signed.context.directory.iterdir()} == {
+        ".list",
+        ".seen",
+    }
+
+
+@pytest.mark.parametrize("how", ["unsigned", "other key", "tampered", "no signature"])
+def test_a_list_that_is_not_signed_by_the_key_is_refused(signed, signers, how):
+    signed.refresh()
+    signed.publish(written("example.org", "evil.example"))
+    signature = Path(f"{signed.path}.asc")
+    if how == "unsigned":
+        signature.unlink()
+    elif how == "other key":
+        signers[1].sign(signed.path)
+    elif how == "no signature":
+        signature.write_bytes(b"\n")
+
+    for _ in range(2):
+        with pytest.raises(
+            PolicyError, match=r"is not signed by a key in|could not re"
+        ):
+            signed.refresh()
+
+    assert signed.domains() == ["example.org", "example.net"]
+
+
+def test_a_list_that_was_kept_unsigned_does_not_count_when_it_must_be_signed(
+    place, signers
+):
+    place.refresh()
+    settings = Settings((str(place.path),), keyring=str(signers[0].keyring))
+    place.context = Context(settings, place.context.directory)
+
+    with pytest.raises(PolicyError):
+        place.refresh()
+
+    assert place.domains() == []
+
+
+def test_a_keyring_that_gpgv_cannot_read_is_told(signed, tmp_path):
+    armored = tmp_path / "keyring.asc"
+    armored.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    settings = Settings((str(signed.path),), keyring=str(armored))
+    signed.context = Context(settings, signed.context.directory)
+
+    with pytest.raises(PolicyError) as caught:
+        signed.refresh()
+
+    assert "without --armor" in caught.value.hint
+
+
+# Over HTTPS
+
+
+Reply = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Web:
+    """A server on loopback; *replies* are by path."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.replies: dict[str, Reply] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                web.asked.append((self.path, dict(self.headers)))
+                with contextlib.suppress(OSError):
+                    web.replies.get(self.path, not_there)(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self, path: str, host: str = "localhost") -> str:
+        return f"https://{host}:{self.server.server_port}{path}"
+
+
+def not_there(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(404)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def body(text: bytes, **headers: str) -> Reply:
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        etag = headers.get("ETag")
+        if etag and handler.headers.get("If-None-Match") == etag:
+            handler.send_response(304)
+            handler.end_headers()
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(text)))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    return reply
+
+
+def redirect(target: str) -> Reply:
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return reply
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b" " * 65536)
+
+
+def cut_off(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"{")
+    handler.close_connection = True
+
+
+def drip_headers(handler: BaseHTTPRequestHandler) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            handler.wfile.write(b"H")
+            time.sleep(0.05)
+
+
+def served_by(authority: Authority, tmp_path: Path, *names: str, **how) -> Web:
+    issued = authority.issue(*names, **how)
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.pem"
+    path.write_bytes(issued.bundle_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return Web(context)
+
+
+@pytest.fixture
+def trusted(authority: Authority, tmp_path: Path) -> Path:
+    path = tmp_path / "authorities.pem"
+    path.write_bytes(authority.root_pem)
+    return path
+
+
+@pytest.fixture
+def web(authority: Authority, tmp_path: Path) -> Iterator[Web]:
+    found = served_by(authority, tmp_path, "localhost")
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def remote(place: Place, web: Web, trusted: Path) -> Place:
+    web.replies["/list.json"] = body(place.path.read_bytes(), ETag='"1"')
+    settings = Settings((web.url("/list.json"),))
+    place.context = Context(settings, place.context.directory, trusted)
+    return place
+
+
+LITTLE = Bounds(100_000, seconds=1.0, redirects=1)
+
+
+def test_a_list_is_fetched_and_then_asked_for_conditionally(remote, web):
+    remote.refresh()
+    remote.refresh()
+    assert len(web.asked) == 1  # within six hours
+    remote.now = NOW + 7 * HOUR
+
+    remote.refresh()
+
+    assert remote.domains() == ["example.org", "example.net"]
+    assert [headers.get("If-None-Match") for _, headers in web.asked] == [None, '"1"']
+    assert not remote.source.due(remote.now)
+
+
+def test_a_bad_list_is_an_error_each_time_though_it_has_not_changed(remote, web):
+    remote.refresh()
+    remote.now = NOW + 7 * HOUR
+    web.replies["/list.json"] = body(b"{", ETag='"2"')
+
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="is not JSON"):
+            remote.refresh()
+
+    assert remote.domains() == ["example.org", "example.net"]
+
+
+def test_a_server_that_has_no_list_is_an_error(remote, web):
+    web.replies.clear()
+
+    with pytest.raises(PolicyError, match="answers with the status 404"):
+        remote.refresh()
+
+
+def test_a_list_that_must_be_signed_is_fetched_with_its_signature(
+    remote, web, signers, trusted
+):
+    signers[0].sign(remote.path)
+    web.replies["/list.json.asc"] = body(Path(f"{remote.path}.asc").read_bytes())
+    settings = Settings(remote.context.settings.lists, str(signers[0].keyring))
+    remote.context = Context(settings, remote.context.directory, trusted)
+
+    remote.refresh()
+
+    assert remote.domains() == ["example.org", "example.net"]
+    assert [path for path, _ in web.asked] == ["/list.json", "/list.json.asc"]
+
+
+def test_one_redirect_is_followed(web, trusted):
+    web.replies["/a"] = redirect("/b")
+    web.replies["/b"] = body(b"there")
+
+    assert https.get(web.url("/a"), LITTLE, trusted).body == b"there"
+
+
+def test_a_second_redirect_is_not_followed(web, trusted):
+    web.replies["/a"] = redirect("/a")
+
+    assert https.get(web.url("/a"), LITTLE, trusted).status == 302
+    assert len(web.asked) == 2
+
+
+def test_where_no_redirect_is_allowed_it_is_the_answer(web, trusted):
+    web.replies["/a"] = redirect("/b")
+
+    answer = https.get(web.url("/a"), Bounds(1000, 1.0), trusted)
+
+    assert (answer.status, len(web.asked)) == (302, 1)
+
+
+def test_a_redirect_to_clear_text_is_refused(web, trusted):
+    web.replies["/a"] = redirect("http://localhost/b")
+
+    with pytest.raises(PolicyError, match="only an https URL"):
+        https.get(web.url("/a"), LITTLE, trusted)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        pytest.param(drip, "did not answer in time", id="drips"),
+        pytest.param(drip_headers, "did not answer in time", id="drips before it"),
+        pytest.param(endless, "longer than 100,000 bytes", id="never ends"),
+        pytest.param(cut_off, "cut off|did not answer in time", id="is cut off"),
+        pytest.param(
+            body(gzip.compress(b"{}"), Content_Encoding="gzip"),
+            "is compressed",
+            id="is compressed",
+        ),
+    ],
+)
+def test_a_server_that_behaves_badly_is_an_error(web, trusted, reply, told):
+    web.replies["/a"] = reply
+
+    with pytest.raises(PolicyError, match=told):
+        https.get(web.url("/a"), LITTLE, trusted)
+
+
+def test_a_server_that_is_silent_is_an_error_in_time(trusted):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}/"
+
+        with pytest.raises(PolicyError, match="did not answer in time"):
+            https.get(url, LITTLE, trusted)
+
+
+def test_a_server_that_nobody_knows_is_not_trusted(web, tmp_path):
+    other = tmp_path / "other.pem"
+    other.write_bytes(Authority().root_pem)
+
+    with pytest.raises(PolicyError, match="its certificate is not valid"):
+        https.get(web.url("/"), LITTLE, other)
+
+
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [
+        pytest.param(("other.example",), {}, id="of another name"),
+        pytest.param(
+            ("localhost",),
+            {
+                "not_before": NOW - timedelta(days=9),
+                "not_after": NOW - timedelta(days=1),
+            },
+            id="expired",
+        ),
+    ],
+)
+def test_a_certificate_that_is_not_good_is_refused(
+    authority, tmp_path, trusted, names, how
+):
+    found = served_by(authority, tmp_path, *names, **how)
+    try:
+        with pytest.raises(PolicyError, match="its certificate is not valid"):
+            https.get(found.url("/"), LITTLE, trusted)
+    finally:
+        found.server.shutdown()
+        found.server.server_close()
+
+
+def test_no_password_is_sent(web, trusted):
+    with pytest.raises(PolicyError, match="without a password"):
+        https.get(web.url("/", host="me:secret@localhost"), LITTLE, trusted)
+
+
+def test_an_error_changes_nothing_that_is_kept_but_that_it_failed(remote, web):
+    remote.refresh()
+    before = snapshot(remote.context.directory)
+    remote.now = NOW + 7 * HOUR
+    web.replies["/list.json"] = not_there
+
+    with pytest.raises(PolicyError):
+        remote.refresh()
+
+    after = snapshot(remote.context.directory)
+    assert {name for name in before if before[name] != after[name]} <= {
+        name for name in before if name.endswith(".seen") or name == "."
+    }
