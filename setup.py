@@ -20,7 +20,6 @@ setup(
         "certbot>=2.1",
         "cryptography>=38",
         "dnspython>=2.2",
-        "requests>=2.28",
         "zope.interface>=5.5",
     ],
     extras_require={
@@ -31,6 +30,7 @@ setup(
         "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],
         "certbot_postfix.policy_sources": [
             "lists = certbot_postfix.policy.lists:sources",
+            "mta_sts = certbot_postfix.policy.recipients:sources",
         ],
         "console_scripts": ["certbot-postfix = certbot_postfix.cli:main"],
     },

@@ -164,6 +164,16 @@ IMPORTS: dict[str, set[str]] = {
     },
     "policy.starttls_everywhere": {"policy.model"},
     "policy.mta_sts": {"policy.model"},
+    "policy.records": {"policy.model"},
+    "policy.recipients": {
+        "files",
+        "interfaces",
+        "policy.https",
+        "policy.model",
+        "policy.mta_sts",
+        "policy.records",
+        "policy.sources",
+    },
     "policy.lists": {
         "errors",
         "files",

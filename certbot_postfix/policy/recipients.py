@@ -1,0 +1,232 @@
+"""The source of MTA-STS policies, RFC 8461, of the recipient domains in a file.
+
+Domains are looked up side by side.  A policy is kept for its max_age from the time at
+which it was fetched, whatever fails meanwhile.  Raises `PolicyError`.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from zope.interface import implementer
+
+from certbot_postfix import files
+from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy import https, model, mta_sts
+from certbot_postfix.policy.https import Bounds
+from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
+from certbot_postfix.policy.records import Resolvers
+from certbot_postfix.policy.sources import Context
+
+logger = logging.getLogger(__name__)
+
+LABEL = "MTA-STS"
+_VERSION = 1
+
+# Seconds: section 3.3 wants a check each day at least; a failure is soon tried again.
+_INTERVAL = 12 * 3600
+_AGAIN = 3600
+
+_BOUNDS = Bounds(mta_sts.LARGEST, seconds=20)  # no redirects: section 3.3
+
+# At the same time: each waits for others most of the time.
+_SIDE_BY_SIDE = 64
+
+# How many domains a message names.
+_NAMED = 5
+
+# What is kept of a domain: *next* is when to look again, and of a policy its *id*, when
+# it was *fetched*, its *age*, *mode* and *mxs*; *dane* if that protects the domain.
+Kept = dict[str, Any]
+
+
+class Asks(Protocol):
+    """Who is asked for DNS records."""
+
+    def texts(self, name: str) -> list[str]:
+        """Return the TXT records of *name*."""
+
+    def has_dane(self, domain: str) -> bool:
+        """Whether DANE protects mail to *domain*."""
+
+
+def sources(context: Context) -> list["Recipients"]:
+    """Return the source, if the settings name a file of domains."""
+    return [Recipients(context)] if context.settings.domains else []
+
+
+@implementer(IPolicySource)
+class Recipients:
+    """The policies that the domains of the file in the settings publish."""
+
+    label = LABEL
+
+    def __init__(self, context: Context, resolvers: Asks | None = None) -> None:
+        self._context = context
+        self._path = Path(context.settings.domains)
+        self._cache = context.directory / "mta-sts.json"
+        self._resolvers = resolvers
+
+    def due(self, now: datetime) -> bool:
+        """Whether a domain is to be looked up, or the file cannot be read."""
+        try:
+            wanted = self._wanted()
+        except PolicyError:
+            return True
+        kept = self._read()
+        return kept.keys() != wanted.keys() or bool(_due(wanted, kept, now))
+
+    def refresh(self, now: datetime) -> None:
+        """Look up the domains that are due."""
+        wanted = self._wanted()
+        kept = self._read()
+        found = {name: one for name, one in kept.items() if name in wanted}
+        failed: dict[str, str] = {}
+        try:
+            for name, one, error in self._look_up(_due(wanted, kept, now), kept, now):
+                found[name] = one
+                if error:
+                    failed[name] = error
+        finally:
+            self._write(found)
+        if failed:
+            raise _failure(failed)
+
+    def policies(self, now: datetime) -> Iterator[Entry]:
+        """Yield the policies that are in force."""
+        for name, one in self._read().items():
+            entry = _entry(name, one)
+            if entry and entry.expires > now and not one.get("dane"):
+                yield entry
+
+    def _look_up(
+        self, names: list[str], kept: Mapping[str, Kept], now: datetime
+    ) -> Iterator[tuple[str, Kept, str]]:
+        """Yield for each domain what is to be kept, and what failed."""
+        if not names:
+            return
+        resolvers = self._resolvers or Resolvers()
+        pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
+        try:
+            found = {
+                pool.submit(self._one, resolvers, name, kept.get(name, {}), now): name
+                for name in names
+            }
+            for future in as_completed(found):
+                yield (found[future], *future.result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(
+        self, resolvers: Asks, name: str, before: Kept, now: datetime
+    ) -> tuple[Kept, str]:
+        at = int(now.timestamp())
+        before = before if _ends(before) > at else {}
+        try:
+            after = self._published(resolvers, name, before, at)
+            if self._context.dane and after.get("mode"):
+                after["dane"] = resolvers.has_dane(name)
+        except PolicyError as error:
+            return {**before, "next": at + _AGAIN}, error.message
+        return {**after, "next": at + _INTERVAL}, ""
+
+    def _published(self, resolvers: Asks, name: str, before: Kept, at: int) -> Kept:
+        """Return the policy that *name* publishes, or still the one *before*."""
+        identity = mta_sts.policy_id(resolvers.texts(f"_mta-sts.{name}"))
+        if not identity:
+            return before  # section 3.3: its end is that of its max_age
+        half = before.get("fetched", 0) + before.get("age", 0) // 2
+        if identity == before.get("id") and at < half:
+            return before
+        url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
+        answer = https.get(url, _BOUNDS, self._context.authorities)
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        if answer.status != 200 or kind.lower() != "text/plain":
+            raise PolicyError(
+                f"{url}: the server answers with the status {answer.status} and the"
+                f" type {model.shown(kind)}, not with a policy"
+            )
+        found = mta_sts.parse(answer.body, url)
+        return {
+            "id": identity,
+            "fetched": at,
+            "age": found.max_age,
+            "mode": found.mode.value,
+            "mxs": list(found.mxs),
+        }
+
+    def _wanted(self) -> dict[str, None]:
+        """Return the domains in the file."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"could not read {self._path}: {error}") from error
+        names = (
+            (number, line.partition("#")[0].strip())
+            for number, line in enumerate(lines, 1)
+        )
+        return {
+            model.domain(name, f"{self._path}, line {number}"): None
+            for number, name in names
+            if name
+        }
+
+    def _read(self) -> dict[str, Kept]:
+        if not self._cache.exists():
+            return {}
+        try:
+            found = json.loads(files.read(self._cache))
+            if found["version"] == _VERSION:
+                return dict(found["domains"])
+        except (ValueError, KeyError, TypeError):
+            pass
+        logger.warning("%s is damaged: all domains are looked up anew", self._cache)
+        return {}
+
+    def _write(self, found: dict[str, Kept]) -> None:
+        text = json.dumps({"version": _VERSION, "domains": found}).encode()
+        if not self._cache.exists() or files.read(self._cache) != text:
+            files.replace(self._cache, text, mode=0o600)
+
+
+def _due(
+    wanted: Mapping[str, None], kept: Mapping[str, Kept], now: datetime
+) -> list[str]:
+    at = now.timestamp()
+    return [name for name in wanted if kept.get(name, {}).get("next", 0) <= at]
+
+
+def _ends(one: Kept) -> int:
+    return int(one.get("fetched", 0)) + int(one.get("age", 0))
+
+
+def _entry(name: str, one: Kept) -> Entry | None:
+    """Return the policy that is kept of *name*, if it is one that says something.
+
+    What is read is checked as strictly as what was fetched.
+    """
+    mode = one.get("mode")
+    if mode not in (Mode.ENFORCE.value, Mode.TESTING.value):
+        return None
+    mxs = model.patterns(one.get("mxs", ()), f"{LABEL}: {name}", ".")
+    return Entry(
+        model.domain(name, LABEL),
+        Policy(Mode(mode), mxs),
+        datetime.fromtimestamp(_ends(one), timezone.utc),
+        LABEL,
+        int(one.get("age", 0)),
+        str(one.get("id", "")),
+    )
+
+
+def _failure(failed: Mapping[str, str]) -> PolicyError:
+    told = [failed[name] for name in sorted(failed)[:_NAMED]]
+    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+    return PolicyError(
+        f"{LABEL}: {len(failed)} domains could not be looked up, and what they said"
+        f" before stays until it ends: {'; '.join(told)}{more}"
+    )
