@@ -554,7 +554,7 @@ def middle_of(shop: Shop, form: str) -> Call:
     shop.postmap.watch()
     device = Tables(Postfix(shop.path.parent, postconf=f"{shop.postmap.directory}/x"))
     device.build(form, device.read(), {SHOP[0], SHOP[1]})
-    device.undo()
+    device.databases.undo()
     found = shop.postmap.calls()
     return found[len(found) // 2]
 
@@ -793,7 +793,7 @@ def refresh(shop: Shop, form: str, issued: Issued) -> None:
     device = Tables(Postfix(shop.path.parent))
     files.replace(shop.certbot.bundle("shop"), issued.bundle_pem, mode=0o600)
     device.build(form, device.read(), set(SHOP))
-    device.keep()
+    device.databases.keep()
 
 
 @pytest.mark.parametrize(

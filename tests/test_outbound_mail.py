@@ -1,0 +1,445 @@
+"""Mail goes to who may have it, verified, or it waits: real servers, real DNS."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.lab import (
+    Authority,
+    Certbot,
+    base_directory,
+    install_lineage,
+    pki,
+)
+from tests.lab.machine import wait_until
+from tests.lab.network import POLICIES, Inside, Network, Sender, marks
+
+RIGHT, WRONG, STRIPPED = "127.0.0.20", "127.0.0.30", "127.0.0.50"
+NAME = "sender.test"
+COMMAND = Path(__file__).parents[1] / ".venv/bin/certbot-postfix"
+
+pytestmark = pytest.mark.postfix
+
+
+class World:
+    """A sender, the right server, an impostor, and who has asked for what."""
+
+    def __init__(self, base: Path, authority: Authority, stack: ExitStack) -> None:
+        self.authority = authority
+        self.network = Network(base, authority)
+        stack.callback(self.network.close)
+        self.right = self._server(base / "right", RIGHT, "mx.right.test", stack)
+        self.wrong = self._server(base / "wrong", WRONG, "mx.wrong.test", stack)
+        self.sender = Sender(self.network, base / "sender")
+        stack.callback(self.sender.close)
+        self.certbot = Certbot(base)
+        install_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
+        self.list = base / "list.json"
+        self.domains = base / "domains"
+        self.domains.touch()
+        self.listed: dict[str, dict[str, object]] = {}
+        self.sent: list[str] = []
+        self.write_list()
+
+    def _server(
+        self, base: Path, address: str, hostname: str, stack: ExitStack
+    ) -> Inside:
+        found = Inside(self.network, base, hostname=hostname, address=address)
+        stack.callback(found.close)
+        found.certify(hostname)
+        found.start()
+        return found
+
+    # What is published, and asked for
+
+    def write_list(self, **policies: object) -> None:
+        """Let the list have these *policies*, by domain with _ for a dot."""
+        for name, policy in policies.items():
+            self.listed[name.replace("_", ".")] = policy
+        now = time.time()
+        self.list.write_text(
+            json.dumps(
+                {
+                    "version": "0.1",
+                    "timestamp": now,
+                    "expires": now + 1e6,
+                    "policies": self.listed,
+                }
+            )
+        )
+
+    def install(self, *options: str) -> str:
+        """Deploy certificate and policies, by certbot in the network."""
+        self.sender.settle()
+        argv = self.certbot.argv(
+            "install",
+            *("-i", "postfix", "--cert-name", NAME),
+            *("--postfix-config-dir", str(self.sender.config_dir), *options),
+        )
+        return self.succeed(argv)
+
+    def renew(self) -> str:
+        """Run certbot renew in the network, when nothing is due."""
+        self.sender.settle()
+        return self.succeed(self.certbot.argv("renew"))
+
+    def refresh(self) -> None:
+        """Run certbot-postfix policy refresh."""
+        self.policy("refresh")
+
+    def policy(self, *words: str) -> str:
+        self.sender.settle()
+        where = ["--config-dir", str(self.sender.config_dir)]
+        where += ["--certbot-config-dir", str(self.certbot.config_dir)]
+        return self.succeed([str(COMMAND), *where, "policy", *words])
+
+    def succeed(self, argv: list[str]) -> str:
+        done = self.network.run(*argv, env=self.certbot.environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    # Mail
+
+    def send(self, recipient: str) -> str:
+        self.sent.append(self.sender.send(recipient))
+        return self.sent[-1]
+
+    def arrives(self, mark: str) -> None:
+        """Wait until the message is at the right server."""
+        wait_until(lambda: mark in marks(self.right.arrived()), f"{mark} arrives")
+
+    def account(self) -> None:
+        """Every message is at the right server, once, and none at the impostor."""
+        assert marks(self.right.arrived()) == sorted(self.sent)
+        assert self.wrong.arrived() == []
+        assert self.sender.queued() == 0
+
+    def flush(self) -> None:
+        """Try again what waits; a session or a policy that is known does not count."""
+        self.sender.reload()
+        self.sender.flush()
+
+
+@pytest.fixture
+def world(authority: Authority) -> Iterator[World]:
+    with base_directory() as base, ExitStack() as stack:
+        yield World(base, authority, stack)
+
+
+@pytest.fixture
+def enforced(world: World) -> World:
+    """A world in which the policy of enforce.insecure is followed."""
+    world.network.publish(
+        "enforce.insecure", "@ MX 10 mx.enforce.insecure.", f"mx A {RIGHT}"
+    )
+    world.right.certify("mx.enforce.insecure")
+    world.write_list(
+        enforce_insecure={"mode": "enforce", "mxs": ["mx.enforce.insecure"]}
+    )
+    world.install("--postfix-policy-list", str(world.list))
+    world.sender.start()
+    return world
+
+
+RECIPIENT = "you@enforce.insecure"
+
+
+def test_mail_to_a_domain_with_a_policy_goes_to_its_server_verified(enforced):
+    mark = enforced.send(RECIPIENT)
+
+    enforced.arrives(mark)
+    assert (
+        f"Verified TLS connection established to mx.enforce.insecure[{RIGHT}]:25"
+        in enforced.sender.log()
+    )
+    enforced.account()
+
+
+# What stands between, and how it is mended
+
+
+def stripped(world: World) -> None:
+    world.network.serve("strip", RIGHT, address=STRIPPED, port=25)
+    world.network.publish(
+        "enforce.insecure", "@ MX 10 mx.enforce.insecure.", f"mx A {STRIPPED}"
+    )
+
+
+def at_the_right_address(world: World) -> None:
+    world.network.publish(
+        "enforce.insecure", "@ MX 10 mx.enforce.insecure.", f"mx A {RIGHT}"
+    )
+
+
+def of_another_name(world: World) -> None:
+    world.right.certify("mx.other.insecure")
+
+
+def self_signed(world: World) -> None:
+    world.right.install(pki.self_signed("mx.enforce.insecure").bundle_pem)
+
+
+def expired(world: World) -> None:
+    now = datetime.now(timezone.utc)
+    world.right.certify(
+        "mx.enforce.insecure",
+        not_before=now - timedelta(days=9),
+        not_after=now - timedelta(days=1),
+    )
+
+
+def certified(world: World) -> None:
+    world.right.certify("mx.enforce.insecure")
+
+
+def forged(world: World) -> None:
+    world.wrong.certify("mx.wrong.insecure")
+    world.network.publish("wrong.insecure", f"mx A {WRONG}")
+    world.network.publish(
+        "enforce.insecure", "@ MX 10 mx.wrong.insecure.", f"mx A {RIGHT}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("attack", "mend", "reason"),
+    [
+        pytest.param(
+            stripped, at_the_right_address, "TLS is required, but was not offered"
+        ),
+        pytest.param(of_another_name, certified, "Server certificate not verified"),
+        pytest.param(self_signed, certified, "Server certificate not verified"),
+        pytest.param(expired, certified, "Server certificate not verified"),
+        pytest.param(forged, at_the_right_address, "Server certificate not verified"),
+    ],
+)
+def test_mail_waits_while_somebody_is_between_and_arrives_when_that_is_mended(
+    enforced, attack, mend, reason
+):
+    attack(enforced)
+    mark = enforced.send(RECIPIENT)
+
+    assert reason in enforced.sender.deferred(RECIPIENT)
+    assert enforced.right.arrived() == enforced.wrong.arrived() == []
+
+    mend(enforced)
+    enforced.flush()
+    enforced.arrives(mark)
+    enforced.account()
+
+
+def test_without_a_policy_the_same_mail_goes_in_clear_text(enforced):
+    """What the others show is due to the policy."""
+    stripped(enforced)
+    enforced.install("--postfix-policy-list", "")
+
+    enforced.arrives(enforced.send(RECIPIENT))
+
+    assert "TLS connection established to mx.enforce" not in enforced.sender.log()
+
+
+# DANE
+
+
+def tlsa(bundle: bytes) -> str:
+    """Return the record that pins the key of the certificate in *bundle*."""
+    (leaf, *_) = x509.load_pem_x509_certificates(bundle)
+    key = leaf.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return f"_25._tcp.mx TLSA 3 1 1 {sha256(key).hexdigest()}"
+
+
+def publish_dane(world: World, *records: str) -> None:
+    world.network.publish(
+        "dane.test", "@ MX 10 mx.dane.test.", f"mx A {RIGHT}", *records
+    )
+
+
+def test_mail_waits_while_the_key_is_not_the_one_that_dnssec_pins(world):
+    issued, other = (world.authority.issue("mx.dane.test") for _ in range(2))
+    world.right.install(issued.bundle_pem)
+    publish_dane(world, tlsa(other.cert_pem))
+    world.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
+    world.sender.start()
+    mark = world.send("you@dane.test")
+
+    assert "not verified" in world.sender.deferred("you@dane.test")
+    assert world.right.arrived() == []
+
+    publish_dane(world, tlsa(issued.cert_pem))
+    world.flush()
+    world.arrives(mark)
+    assert "Verified TLS connection established to mx.dane.test" in world.sender.log()
+    world.account()
+
+
+# MTA-STS
+
+
+@pytest.fixture
+def sts(world: World) -> World:
+    """A world in which MTA-STS is looked up for the domains in a file."""
+    world.network.serve_policies("sts.insecure", "dane.test")
+    publish_sts(world)
+    world.right.certify("mx.sts.insecure")
+    world.domains.write_text("sts.insecure\n")
+    return world
+
+
+def publish_sts(world: World, *records: str, version: str = "1") -> None:
+    world.network.publish(
+        "sts.insecure",
+        "@ MX 10 mx.sts.insecure.",
+        f"mx A {RIGHT}",
+        f"mta-sts A {POLICIES}",
+        f'_mta-sts TXT "v=STSv1; id={version};"',
+        *records,
+    )
+
+
+def with_domains(world: World) -> tuple[str, str]:
+    return "--postfix-mta-sts-domains", str(world.domains)
+
+
+def test_a_policy_of_mta_sts_is_enforced(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    sts.sender.start()
+    sts.arrives(sts.send("you@sts.insecure"))
+    sts.right.certify("mx.other.insecure")
+
+    mark = sts.send("you@sts.insecure")
+
+    reason = sts.sender.deferred("you@sts.insecure")
+    assert "Server certificate not verified" in reason
+    sts.right.certify("mx.sts.insecure")
+    sts.flush()
+    sts.arrives(mark)
+    sts.account()
+
+
+def test_a_policy_that_is_tested_keeps_no_mail(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure", mode="testing")
+    sts.install(*with_domains(sts))
+    sts.sender.start()
+    sts.right.certify("mx.other.insecure")
+
+    sts.arrives(sts.send("you@sts.insecure"))
+
+    assert "sts.insecure: testing until " in sts.policy("show")
+
+
+def later(world: World) -> None:
+    """Let the domains be due again."""
+    cache = world.certbot.config_dir / "postfix/policies/mta-sts.json"
+    found = json.loads(cache.read_text())
+    for one in found["domains"].values():
+        one["next"] = 0
+    cache.write_text(json.dumps(found))
+
+
+def test_certbot_renew_follows_a_policy_that_changes_and_its_end(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    assert (
+        "match=mx.sts.insecure "
+        in sts.sender.config_dir.joinpath("certbot_tls_policy").read_text()
+    )
+
+    sts.network.policy("sts.insecure", "*.sts.insecure")
+    publish_sts(sts, version="2")
+    later(sts)
+    sts.renew()
+    assert ".sts.insecure (MTA-STS)" in sts.policy("show")
+
+    sts.network.policy("sts.insecure", mode="none")
+    publish_sts(sts, version="3")
+    later(sts)
+    sts.renew()
+    assert sts.policy("show") == ""
+
+
+def test_what_a_domain_said_stays_while_it_cannot_be_asked(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    (sts.network.policies / "sts.insecure").unlink()
+    publish_sts(sts, version="2")
+    later(sts)
+
+    told = sts.renew()
+
+    assert "the server answers with the status 404" in told
+    assert "sts.insecure: enforce" in sts.policy("show")
+
+
+def test_a_record_that_vanished_does_not_end_a_policy(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    sts.network.publish("sts.insecure", "@ MX 10 mx.sts.insecure.", f"mx A {RIGHT}")
+    later(sts)
+
+    sts.renew()
+
+    assert "sts.insecure: enforce" in sts.policy("show")
+
+
+@pytest.mark.parametrize("level", ["may", "dane"])
+def test_a_domain_with_dane_is_left_to_that_where_the_client_prefers_it(sts, level):
+    sts.domains.write_text("dane.test\n")
+    publish_dane(
+        sts,
+        tlsa(sts.authority.issue("mx.dane.test").cert_pem),
+        f"mta-sts A {POLICIES}",
+        '_mta-sts TXT "v=STSv1; id=1;"',
+    )
+    sts.network.policy("dane.test", "mx.dane.test")
+    sts.sender.set(smtp_tls_security_level=level, smtp_dns_support_level="dnssec")
+
+    sts.install(*with_domains(sts))
+
+    assert bool(sts.policy("show")) == (level == "may")
+
+
+# Who wins
+
+
+def test_the_list_overrides_mta_sts_and_the_administrator_all(sts, tmp_path):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.write_list(sts_insecure={"mode": "enforce", "mxs": ["mx.list.insecure"]})
+
+    sts.install(*with_domains(sts), "--postfix-policy-list", str(sts.list))
+    assert "match" not in sts.policy("show")
+    assert "mx.list.insecure" in sts.policy("test", "sts.insecure")
+
+    own = sts.sender.config_dir / "own"
+    own.write_text("sts.insecure may\n")
+    value = sts.sender.postconf("-h", "smtp_tls_policy_maps").strip()
+    sts.sender.set(smtp_tls_policy_maps=f"texthash:{own}, {value}")
+    told = sts.install()
+    assert f"texthash:{own} has an entry for sts.insecure, and that stays" in told
+    assert ": may, " in sts.policy("test", "sts.insecure")
+
+
+@pytest.mark.skipif(not shutil.which("posttls-finger"), reason="not installed")
+def test_the_servers_of_a_domain_are_asked(enforced):
+    told = enforced.policy("test", "enforce.insecure", "--connect")
+    assert (
+        f"Verified TLS connection established to mx.enforce.insecure[{RIGHT}]" in told
+    )
+    assert "mail to enforce.insecure is sent as demanded" in told
+
+    of_another_name(enforced)
+    where = ["--config-dir", str(enforced.sender.config_dir)]
+    argv = [str(COMMAND), *where, "policy", "test", "enforce.insecure", "--connect"]
+    done = enforced.network.run(*argv, env=enforced.certbot.environment)
+    assert done.returncode == 3
+    assert "mail to enforce.insecure is not sent as demanded" in done.stdout
