@@ -42,7 +42,12 @@ class World:
         self.sender = Sender(self.network, base / "sender")
         stack.callback(self.sender.close)
         self.certbot = Certbot(base)
-        install_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
+        install_lineage(
+            self.certbot.config_dir,
+            NAME,
+            authority.issue(NAME),
+            postfix_config_dir=str(self.sender.config_dir),
+        )
         self.list = base / "list.json"
         self.domains = base / "domains"
         self.domains.touch()

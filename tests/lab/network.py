@@ -223,7 +223,7 @@ class Network:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                start_new_session=True,
             )
         self._processes.append(process)
         return process
