@@ -189,9 +189,12 @@ class Installer(common.Installer):
         """Return what the options want of outbound policies; None if nothing."""
         from certbot_postfix.policy import sources  # noqa: PLC0415
 
-        outbound = self._ready.outbound
+        outbound, service = self._ready.outbound, self.conf("policy-service")
         wanted = sources.asked(self.conf, outbound.settings())
-        return outbound.gather(wanted, _now()) if wanted else None
+        if service == "auto" and self.conf("tls-profile") == Profile.CERTIFICATE.value:
+            service = "none"  # that is all there is to be changed
+        found = outbound.gather(wanted or sources.Settings(), _now(), service)
+        return found if wanted or found.daemon else None
 
     def _apply_policies(
         self, policies: "policy.Policies", checkpoint: CheckpointInProgress

@@ -19,7 +19,6 @@ from tests.lab.postfix import snapshot
 from tests.lab.source import LATER, ThirdParty
 from tests.test_deployment import Checkpoint
 
-WANTED = Settings(domains="/somebody/wants/them")
 ONE = {"one.example.org": ("enforce", ["mx.one.example.org", ".example.net"], LATER)}
 TWO = {"two.example.org": ("testing", ["mx.two.example.org"], LATER)}
 FIRST = "secure match=mx.one.example.org:.example.net servername=hostname"
@@ -37,6 +36,8 @@ class Scene:
         self.path = postfix.config_dir / table.NAME
         self.now = datetime.now(timezone.utc)
         self.notes: list[str] = []
+        self.domains = base / "domains"  # which the third party takes as its own
+        self.domains.touch()
 
     @property
     def outbound(self) -> Outbound:
@@ -44,8 +45,9 @@ class Scene:
         postfix = Postfix(self.postfix.config_dir)
         return Deployment(postfix, self.bundles).outbound
 
-    def apply(self, wanted: Settings = WANTED) -> Proposal:
+    def apply(self, wanted: Settings | None = None) -> Proposal:
         """Do what the installer does with options that say what is *wanted*."""
+        wanted = wanted or Settings(domains=str(self.domains))
         self.postfix.settle()
         device = self.outbound
         policies = device.gather(wanted, self.now)
@@ -295,8 +297,6 @@ def certbot(base: Path, third: ThirdParty, authority, scene: Scene) -> Certbot:
     found = Certbot(base)
     found.environment["PYTHONPATH"] = str(third.directory)
     install_lineage(found.config_dir, NAME, authority.issue(NAME))
-    scene.domains = base / "domains"
-    scene.domains.touch()
     return found
 
 

@@ -6,7 +6,7 @@ nothing: the table stays as it is.  Raises `errors.Error`.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error, ProgramError
 from certbot_postfix.inventory import Inventory, certificates_in
 from certbot_postfix.plan import Edit, Plan
+from certbot_postfix.policy import service as services
 from certbot_postfix.policy import sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode
 from certbot_postfix.policy.sources import Context, Settings
@@ -37,13 +38,15 @@ _NAMED = 5
 class Policies:
     """What is *wanted*, and the entries that are to be in force therefore.
 
-    *complaints* are of sources that failed, *notes* of what has no effect.
+    *complaints* are of sources that failed, *notes* of what has no effect.  The table
+    of a *daemon* is to be asked, too.
     """
 
     wanted: Settings
     entries: dict[str, Entry] = field(repr=False)
     complaints: list[str]
     notes: list[str]
+    daemon: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,44 +89,41 @@ class Outbound:
         """Return what the table says that the administrator wants; None without one."""
         return _settings(self.path)[0] if self.path.exists() else None
 
-    def gather(self, wanted: Settings, now: datetime) -> Policies:
-        """Ask the sources for what fulfils *wanted*; no file of Postfix's changes.
+    def gather(
+        self, wanted: Settings, now: datetime, service: str = "none"
+    ) -> Policies:
+        """Ask the sources for what fulfils *wanted*, and the daemon *service*.
 
-        Raises `Error` if policies would have no effect, or keep mail here.
+        No file of Postfix's changes.  Raises `Error` if policies would have no effect,
+        or keep mail here.
         """
         if self.path.exists():
             _ = self.settings()  # it must be ours
+        daemon = services.find(self.postfix, self.configuration, service)
         if not wanted.lists and not wanted.domains:
-            return Policies(wanted, {}, [], [])
+            return Policies(wanted, {}, [], [], daemon)
         self._refuse_untrusting()
-        return self._policies(wanted, now)
+        return replace(self._policies(wanted, now), daemon=daemon)
 
     def propose(self, policies: Policies) -> Proposal:
         """Plan what puts *policies* in force; nothing live changes."""
-        wanted = policies.wanted
+        configuration, wanted = self.configuration, policies.wanted
+        form, text, decisions = "", None, list[Decision]()
+        if wanted.lists or wanted.domains:
+            form = self.form or self._usual_form()
+            text = table.render(wanted, policies.entries, configuration.version)
+            decisions += wiring.trust(configuration)
+        known = services.known(configuration)
+        named = wiring.Named(self.path, form, policies.daemon, known)
+        decisions += wiring.name(configuration, named)
+        main_cf = transaction.stage(self.postfix, tuple(decisions), self.staging)
         before = files.read(self.path) if self.path.exists() else None
-        if not wanted.lists and not wanted.domains:
-            return self._without(before)
-        form = self.form or self._usual_form()
-        text = table.render(wanted, policies.entries, self.configuration.version)
-        decisions = (
-            *wiring.name(self.configuration, self.path, form),
-            *wiring.trust(self.configuration),
-        )
+        edit = Edit(self.path, before, text, 0o644)
+        needs_database = form not in ("", "texthash")
         return Proposal(
-            self._planned(decisions, Edit(self.path, before, text, 0o644), form),
-            form != "texthash" and not self.databases.there(),
+            Plan(tuple(decisions), main_cf, edit, form),
+            needs_database != bool(self.databases.there()),
         )
-
-    def _without(self, before: bytes | None) -> Proposal:
-        decisions = tuple(wiring.unname(self.configuration, self.path))
-        edit = Edit(self.path, before, None, 0o644)
-        stale = bool(self.databases.there())
-        return Proposal(self._planned(decisions, edit, ""), stale)
-
-    def _planned(self, decisions: tuple[Decision, ...], edit: Edit, form: str) -> Plan:
-        main_cf = transaction.stage(self.postfix, decisions, self.staging)
-        return Plan(decisions, main_cf, edit, form)
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the table, its database and main.cf; Postfix is not told yet."""
@@ -173,7 +173,7 @@ class Outbound:
         if text != files.read(self.path) or lacking:
             with signals.interruptible():
                 self._replace(text)
-        return policies.complaints
+        return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
 
     def bring_back(self) -> None:
         """Make the database fit to the text, which is an old one again."""

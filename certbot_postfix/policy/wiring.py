@@ -5,6 +5,7 @@ front, ours comes next, and a resolver daemon last.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix import maplist, purposes, rules
@@ -43,12 +44,43 @@ _ROUTES = (
 _STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
 
-def name(configuration: Configuration, path: Path, form: str) -> Iterator[Decision]:
-    """Let main.cf name the table *path* as *form*, before any daemon."""
-    old = configuration.explicit.get(PARAMETER)
-    if maplist.form(configuration.value(PARAMETER), path) != form:
-        why = "mail to these domains is protected as they ask"
-        yield Change(PARAMETER, old, maplist.named(old or "", path, form), why)
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What main.cf is to name: our table *path* as *form*, "" if not, and a daemon.
+
+    *daemons* are those that are known, which come last.
+    """
+
+    path: Path
+    form: str
+    daemon: str
+    daemons: Sequence[str]
+
+
+def name(configuration: Configuration, wanted: Named) -> Iterator[Decision]:
+    """Let main.cf name what is *wanted*, after all that the administrator has."""
+    old = configuration.explicit.get(PARAMETER, "")
+    new, last = _split(old, wanted.daemons)
+    if wanted.form:
+        new = maplist.named(new, wanted.path, wanted.form)
+    elif maplist.form(old, wanted.path):
+        new = maplist.unnamed(new, wanted.path)
+    new = ", ".join(filter(None, (new, last, wanted.daemon)))
+    if maplist.listed(new) == maplist.listed(old):
+        return
+    if new:
+        why = "mail is protected as the domains of recipients ask"
+        yield Change(PARAMETER, configuration.explicit.get(PARAMETER), new, why)
+    else:
+        yield Remove(PARAMETER, old, "there are no policies any more")
+
+
+def _split(value: str, daemons: Sequence[str]) -> tuple[str, str]:
+    """Return *value* without a daemon at its end, and that."""
+    for each in daemons:
+        if maplist.listed(value)[-1:] == [each]:
+            return value.rstrip().removesuffix(each).rstrip(", \t\n"), each
+    return value, ""
 
 
 def trust(configuration: Configuration) -> Iterator[Decision]:
@@ -58,16 +90,6 @@ def trust(configuration: Configuration) -> Iterator[Decision]:
         new = str(configuration.ca_bundle)
         old = configuration.explicit.get("smtp_tls_CAfile")
         yield Change("smtp_tls_CAfile", old, new, why)
-
-
-def unname(configuration: Configuration, path: Path) -> Iterator[Decision]:
-    """Take the table *path* out of main.cf."""
-    old = configuration.explicit.get(PARAMETER, "")
-    new, why = maplist.unnamed(old, path), "there are no policies any more"
-    if new and new != old:
-        yield Change(PARAMETER, old, new, why)
-    elif new != old:
-        yield Remove(PARAMETER, old, why)
 
 
 def distrust(configuration: Configuration, trusted: Sequence[Certificate]) -> str:

@@ -9,16 +9,13 @@ from pathlib import Path
 
 from certbot_postfix import maplist
 from certbot_postfix.configuration import Configuration
-from certbot_postfix.errors import Error, ProgramError
-from certbot_postfix.policy import outbound
+from certbot_postfix.errors import Error
+from certbot_postfix.policy import outbound, service
 from certbot_postfix.policy import table as policies
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.evidence import PolicyTable
 from certbot_postfix.status.findings import Code, Finding
-
-# A domain for which nobody has a policy: RFC 6761, 6.4.
-NOBODY = "certbot-postfix.invalid"
 
 # The seconds that a table has, and the part of the time that is left.
 _SECONDS = 5.0
@@ -32,7 +29,7 @@ def look(
     value = configuration.value(policies.PARAMETER)
     path = configuration.directory / policies.NAME
     for name in maplist.listed(value):
-        fault = _fault(postfix, name, min(_SECONDS, deadline.left * _PART))
+        fault = service.fault(postfix, name, min(_SECONDS, deadline.left * _PART))
         ours = bool(maplist.form(name, path))
         yield PolicyTable(name, fault, _until(path) if ours else None)
 
@@ -58,14 +55,6 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
                 "certbot-postfix policy refresh, which tells what fails",
                 ("main.cf",),
             )
-
-
-def _fault(postfix: Postfix, name: str, seconds: float) -> str:
-    try:
-        postfix.answers(name, {NOBODY}, timeout=seconds)
-    except ProgramError as error:
-        return error.message
-    return ""
 
 
 def _until(path: Path) -> datetime | None:
