@@ -1,7 +1,10 @@
 """Mail goes to who may have it, verified, or it waits: real servers, real DNS."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -51,6 +54,7 @@ class World:
         self.list = base / "list.json"
         self.domains = base / "domains"
         self.domains.touch()
+        self.daemon: subprocess.Popen[bytes] | None = None
         self.listed: dict[str, dict[str, object]] = {}
         self.sent: list[str] = []
         self.write_list()
@@ -448,3 +452,102 @@ def test_the_servers_of_a_domain_are_asked(enforced):
     done = enforced.network.run(*argv, env=enforced.certbot.environment)
     assert done.returncode == 3
     assert "mail to enforce.insecure is not sent as demanded" in done.stdout
+
+
+# A resolver daemon
+
+DAEMON = "socketmap:inet:127.0.0.1:8461:postfix"
+
+
+def start_daemon(world: World) -> subprocess.Popen[bytes]:
+    """Start Debian's postfix-mta-sts-resolver as it is delivered, without a disk."""
+    config = world.network.base / "mta-sts-daemon.yml"
+    config.write_text("cache:\n  type: internal\n")
+    daemon = world.network.start("mta-sts-daemon", "-c", str(config))
+    world.network.await_port("127.0.0.1", 8461)
+    return daemon
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(10)
+
+
+@pytest.fixture
+def resolved(sts: World) -> World:
+    """A world in which a daemon was found, and wired in."""
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.daemon = start_daemon(sts)
+    sts.install()
+    return sts
+
+
+def test_a_daemon_that_runs_is_wired_in_as_the_last_table_and_answers(resolved):
+    assert f"{DAEMON} has for sts.insecure: secure" in resolved.policy(
+        "test", "sts.insecure"
+    )
+
+    resolved.write_list(other_insecure={"mode": "enforce", "mxs": ["mx.insecure"]})
+    resolved.install("--postfix-policy-list", str(resolved.list))
+
+    value = resolved.sender.postconf("-h", "smtp_tls_policy_maps").strip()
+    ours = resolved.sender.config_dir / "certbot_tls_policy"
+    assert value == f"hash:{ours}, {DAEMON}"
+    assert "--- " not in resolved.install()
+
+
+def test_while_a_daemon_is_dead_all_mail_waits_and_status_tells(resolved):
+    resolved.sender.start()
+    end(resolved.daemon)
+    publish_plain(resolved)
+    mark = resolved.send("you@plain.insecure")
+
+    resolved.sender.deferred("you@plain.insecure")
+    where = ["--config-dir", str(resolved.sender.config_dir), "status"]
+    status = resolved.network.run(
+        str(COMMAND), *where, env=resolved.certbot.environment
+    )
+    assert f"{DAEMON} cannot be asked, and while that is so mail to every" in " ".join(
+        status.stdout.split()
+    )
+
+    start_daemon(resolved)
+    resolved.flush()
+    resolved.arrives(mark)
+    resolved.account()
+
+
+def publish_plain(world: World) -> None:
+    world.network.publish(
+        "plain.insecure", "@ MX 10 mx.plain.insecure.", f"mx A {RIGHT}"
+    )
+
+
+def test_a_daemon_that_is_not_there_is_not_named(world):
+    assert "smtp_tls_policy_maps" not in world.install()
+
+
+def test_a_daemon_that_was_named_and_does_not_answer_is_refused(world):
+    argv = world.certbot.argv(
+        "install",
+        *("-i", "postfix", "--cert-name", NAME, "--postfix-policy-service", DAEMON),
+        *("--postfix-config-dir", str(world.sender.config_dir)),
+    )
+    before = world.sender.main_cf.read_bytes()
+
+    done = world.network.run(*argv, env=world.certbot.environment)
+
+    assert done.returncode == 1
+    assert f"{DAEMON} does not answer" in done.stderr
+    assert world.sender.main_cf.read_bytes() == before
+
+
+@pytest.mark.parametrize("level", ["none", "certificate"])
+def test_who_wants_no_daemon_gets_none(sts, level):
+    start_daemon(sts)
+    options = {
+        "none": ("--postfix-policy-service", "none"),
+        "certificate": ("--postfix-tls-profile", "certificate"),
+    }
+
+    assert "smtp_tls_policy_maps" not in sts.install(*options[level])
