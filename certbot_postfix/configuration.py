@@ -30,7 +30,8 @@ LEGACY = (
 class Service:
     """An entry of master.cf, with the parameters that its ``-o`` options override.
 
-    *written* has them word by word, *overrides* with each ``$name`` expanded.
+    *written* has them word by word, *overrides* with each ``$name`` expanded.  *chroot*
+    is y, n, or - for the default.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Service:
     command: str
     overrides: Mapping[str, str]
     written: Mapping[str, str] = field(default_factory=dict)
+    chroot: str = "-"
 
     def __str__(self) -> str:
         return f"{self.name}/{self.kind}"

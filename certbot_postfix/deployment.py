@@ -18,6 +18,7 @@ from certbot_postfix import (
     placement,
     plan,
     renewal,
+    rules,
     signals,
     sni,
     tables,
@@ -30,6 +31,7 @@ from certbot_postfix.inventory import Inventory
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
 from certbot_postfix.plan import Edit, Override, Plan, Wanted
+from certbot_postfix.policy import resolver
 from certbot_postfix.policy.outbound import Outbound
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -136,6 +138,7 @@ class Deployment:
         if placed.table:
             size = len(placed.table)
             form = sni.fit(self.configuration, self.inventory.form, size)
+        warnings += self._resolvers(wish)
         wanted = Wanted(placed.chain, self.tables.path, form)
         decisions = plan.decide(self.configuration, wanted, wish.profile, wish.client)
         main_cf = transaction.stage(self.postfix, decisions, self.staging)
@@ -149,6 +152,13 @@ class Deployment:
             warnings,
             plan.overridden(self.configuration, decisions, wish.profile),
         )
+
+    def _resolvers(self, wish: Wish) -> list[str]:
+        """Return what is remarkable of the resolvers; raise `Error` if unfit."""
+        kept = wish.profile is Profile.CERTIFICATE
+        if kept or not rules.wants_dane(self.configuration, wish.client):
+            return []
+        return resolver.refuse_unvalidated(self.configuration)
 
     def _placed(self, new: Deployed, wish: Wish) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""

@@ -296,7 +296,7 @@ def _services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
     found: list[Service] = []
     for line in filter(None, entries.split("\n")):
         # name, type, private, unprivileged, chroot, wakeup, maximum, command
-        name, kind, *_, command = line.split(None, 7)
+        name, kind, _, _, chroot, _, _, command = line.split(None, 7)
         service = f"{name}/{kind}"
         if any(str(other) == service for other in found):
             raise MisconfiguredError(
@@ -311,6 +311,7 @@ def _services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
                 command.split(None, 1)[0],
                 overrides.get(service, {}),
                 raw.get(service, {}),
+                chroot,
             )
         )
     return tuple(found)

@@ -26,6 +26,7 @@ class ClientLevel(Enum):
     KEEP = "keep"
     MAY = "may"
     ENCRYPT = "encrypt"
+    DANE = "dane"
 
 
 def declare(add: Callable[..., None]) -> None:

@@ -130,12 +130,28 @@ def raise_client(
         client_level(configuration),
         wanted.value,
     )
+    if wants_dane(configuration, wanted):
+        # Without it, dane is no more than may.  smtp_tls_dane_insecure_mx_policy is
+        # dane by default where the level in main.cf is, in all versions.
+        why = "the level dane needs DNSSEC"
+        if configuration.value("smtp_dns_support_level").lower() != "dnssec":
+            yield _change(configuration, "smtp_dns_support_level", "dnssec", why)
     if wanted is ClientLevel.KEEP or now == new:
         return
     if stricter(new, now):
         yield _change(configuration, name, new, "mail is sent over TLS")
     elif now not in CLIENT_LEVELS or not stricter(now, new):
         yield Kept(name, now, f"{new} is not plainly stricter")
+
+
+def wants_dane(configuration: Configuration, wanted: ClientLevel) -> bool:
+    """Whether *wanted* makes the client use DANE, which it does not yet."""
+    now = client_level(configuration)
+    if wanted is not ClientLevel.DANE or now not in CLIENT_LEVELS:
+        return False
+    if now == "dane":
+        return configuration.value("smtp_dns_support_level").lower() != "dnssec"
+    return stricter("dane", now)
 
 
 def intermediate(configuration: Configuration) -> Iterator[Decision]:

@@ -148,7 +148,10 @@ IMPORTS: dict[str, set[str]] = {
         "postfix",
         "programs",
     },
+    "policy.resolver": {"configuration", "errors"},
     "deployment": {
+        "policy.resolver",
+        "rules",
         "databases",
         "policy.outbound",
         "certificates",

@@ -36,9 +36,16 @@ pytestmark = pytest.mark.postfix
 class World:
     """A sender, the right server, an impostor, and who has asked for what."""
 
-    def __init__(self, base: Path, authority: Authority, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        base: Path,
+        authority: Authority,
+        stack: ExitStack,
+        *,
+        validates: bool = True,
+    ) -> None:
         self.authority = authority
-        self.network = Network(base, authority)
+        self.network = Network(base, authority, validates=validates)
         stack.callback(self.network.close)
         self.right = self._server(base / "right", RIGHT, "mx.right.test", stack)
         self.wrong = self._server(base / "wrong", WRONG, "mx.wrong.test", stack)
@@ -289,6 +296,93 @@ def test_mail_waits_while_the_key_is_not_the_one_that_dnssec_pins(world):
     world.arrives(mark)
     assert "Verified TLS connection established to mx.dane.test" in world.sender.log()
     world.account()
+
+
+def test_the_level_dane_is_set_where_the_resolver_validates(world):
+    issued = world.authority.issue("mx.dane.test")
+    world.right.install(issued.bundle_pem)
+    publish_dane(world, tlsa(issued.cert_pem))
+
+    told = world.install("--postfix-client-level", "dane")
+
+    assert "+smtp_tls_security_level = dane" in told
+    assert "+smtp_dns_support_level = dnssec" in told
+    world.sender.start()
+    world.arrives(world.send("you@dane.test"))
+    assert "Verified TLS connection established to mx.dane.test" in world.sender.log()
+    assert "--- " not in world.install("--postfix-client-level", "dane")
+
+
+def refused(world: World) -> str:
+    """Ask for the level dane, which is refused; return why."""
+    world.sender.settle()
+    before = world.sender.main_cf.read_bytes()
+    argv = world.certbot.argv(
+        "install",
+        *("-i", "postfix", "--cert-name", NAME, "--postfix-client-level", "dane"),
+        *("--postfix-config-dir", str(world.sender.config_dir)),
+    )
+    done = world.network.run(*argv, env=world.certbot.environment)
+    assert done.returncode == 1
+    assert world.sender.main_cf.read_bytes() == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "told"),
+    [
+        ("smtp_host_lookup", "native", "smtp_host_lookup = native has no dns"),
+        ("ignore_mx_lookup_error", "yes", "ignore_mx_lookup_error = yes: the level"),
+        ("disable_dns_lookups", "yes", "disable_dns_lookups = yes: the level dane"),
+        (
+            "smtp_dns_resolver_options",
+            "res_defnames",
+            "smtp_dns_resolver_options = res_defnames: the level dane",
+        ),
+    ],
+)
+def test_the_level_dane_is_refused_where_postfix_asks_dns_otherwise(
+    world, parameter, value, told
+):
+    world.sender.set(**{parameter: value})
+
+    assert told in refused(world)
+
+
+def test_the_level_dane_is_refused_where_the_chroot_has_another_resolver(world):
+    world.sender.postconf("-F", "smtp/unix/chroot=y")
+    resolv = world.sender.base / "queue/etc/resolv.conf"
+    resolv.parent.mkdir(parents=True)
+    resolv.write_text("nameserver 127.0.0.99\n")
+
+    assert f"the resolver 127.0.0.99 in {resolv} does not answer" in refused(world)
+
+
+def test_the_level_dane_is_refused_where_the_resolver_does_not_validate(authority):
+    with base_directory() as base, ExitStack() as stack:
+        world = World(base, authority, stack, validates=False)
+
+        assert "the resolver 127.0.0.1 in /etc/resolv.conf does not validate" in (
+            refused(world)
+        )
+
+
+def test_a_resolver_that_is_elsewhere_is_warned_of(world):
+    """One whose address is not loopback, though it is on this machine."""
+    world.network.must("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+    config = world.network.base / "unbound.conf"
+    other = world.network.base / "elsewhere.conf"
+    text = config.read_text().replace("interface: 127.0.0.1", "interface: 192.0.2.1")
+    text = text.replace("127.0.0.0/8 allow", "0.0.0.0/0 allow")
+    other.write_text(text.replace("unbound.pid", "elsewhere.pid"))
+    world.network.start("unbound", "-d", "-c", str(other))
+    world.network.must("ss", "-Hltn")
+    (world.network.base / "resolv.conf").write_text("nameserver 192.0.2.1\n")
+    world.network.await_port("192.0.2.1", 53)
+
+    told = world.install("--postfix-client-level", "dane")
+
+    assert "names the resolver 192.0.2.1, whose answers are believed" in told
 
 
 # MTA-STS

@@ -128,6 +128,7 @@ def test_services_have_their_overrides_expanded_and_as_written(
             "smtpd",
             {"smtpd_tls_auth_only": "yes"},
             {"smtpd_tls_auth_only": "yes"},
+            "n",
         ),
         Service(
             "[::1]:465",
@@ -135,9 +136,10 @@ def test_services_have_their_overrides_expanded_and_as_written(
             "smtpd",
             {"smtpd_banner": "mx.example.org says =", **wrapped},
             {"smtpd_banner": "$myhostname says =", **wrapped},
+            "n",
         ),
-        Service("smtp", "unix", "smtp", {}, {}),
-        Service("policy", "unix", "spawn", {}, {}),
+        Service("smtp", "unix", "smtp", {}, {}, "n"),
+        Service("policy", "unix", "spawn", {}, {}, "n"),
     )
 
 

@@ -51,6 +51,7 @@ _DEFAULTS = (
     ("lmtp_tls_security_level", "2.11", ""),
     ("myhostname", "2.11", "mx.example.org"),
     ("queue_directory", "2.11", "/var/spool/postfix"),
+    ("smtp_dns_support_level", "2.11", ""),
     ("smtp_enforce_tls", "2.11", "no"),
     ("smtp_tls_CAfile", "2.11", ""),
     ("smtp_tls_CApath", "2.11", ""),

@@ -1,0 +1,118 @@
+"""Whether DANE can work: the resolvers that the SMTP client asks must validate.
+
+postconf(5), smtp_tls_security_level: without DNSSEC, the level dane is no more than
+may, silently.  Raises `errors.Error`, which says why not.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+from certbot_postfix.configuration import Configuration, Service
+from certbot_postfix.errors import Error
+
+# Where libresolv looks, also below a chroot; without that file, it asks this machine.
+_RESOLV = "etc/resolv.conf"
+_DEFAULT = "127.0.0.1"
+
+# Seconds for the answer of one resolver.
+_SECONDS = 3.0
+
+
+def refuse_unvalidated(configuration: Configuration) -> list[str]:
+    """Raise `Error` unless DANE would work; return what is remarkable if it does."""
+    if why := _unfit(configuration):
+        raise Error(
+            f"{why}: the level dane would protect no mail, and nothing was changed",
+            hint="another --postfix-client-level, or change that first",
+        )
+    warnings = []
+    for path in _files(configuration):
+        servers = _nameservers(path)
+        _refuse(path, servers)
+        warnings += [
+            f"{path} names the resolver {server}, whose answers are believed although"
+            " they can be forged on their way\nWhat to do: run a resolver that"
+            " validates on this machine"
+            for server in servers
+            if not ipaddress.ip_address(server.partition("%")[0]).is_loopback
+        ]
+    return warnings
+
+
+def _unfit(configuration: Configuration) -> str:
+    """Return the parameter that keeps the client from asking DNS as DANE needs it."""
+    if configuration.value("disable_dns_lookups").lower() == "yes":
+        return "disable_dns_lookups = yes"
+    if configuration.value("ignore_mx_lookup_error").lower() == "yes":
+        return "ignore_mx_lookup_error = yes"
+    lookup = configuration.value("smtp_host_lookup")
+    if "dns" not in lookup.replace(",", " ").split():
+        return f"smtp_host_lookup = {lookup} has no dns"
+    options = configuration.value("smtp_dns_resolver_options").lower()
+    if "res_defnames" in options or "res_dnsrch" in options:
+        return f"smtp_dns_resolver_options = {options}"
+    return ""
+
+
+def _files(configuration: Configuration) -> list[Path]:
+    """Return the files in which SMTP clients find their resolvers, once each."""
+    queue = Path(configuration.value("queue_directory"))
+    clients = [each for each in configuration.services if each.command == "smtp"]
+    roots = {queue if _chrooted(configuration, each) else Path("/") for each in clients}
+    return [root / _RESOLV for root in sorted(roots or {Path("/")})]
+
+
+def _chrooted(configuration: Configuration, service: Service) -> bool:
+    if service.chroot in "yn":
+        return service.chroot == "y"
+    # master(5): the default was yes before 3.0, and is with a level below 1.
+    level = configuration.value("compatibility_level").partition(".")[0]
+    return configuration.version < (3, 0) or level == "0"
+
+
+def _nameservers(path: Path) -> list[str]:
+    import dns.resolver  # noqa: PLC0415 - certbot loads us on every run
+
+    if not path.exists():
+        return [_DEFAULT]
+    try:
+        found = dns.resolver.Resolver(filename=str(path)).nameservers
+    except dns.resolver.NoResolverConfiguration:
+        return [_DEFAULT]
+    return [str(each) for each in found]
+
+
+def _refuse(path: Path, servers: list[str]) -> None:
+    """Raise `Error` unless each of *servers* that answers validates, and one does."""
+    answers = dict(_answers(servers))
+    wrong = [server for server, validates in answers.items() if not validates]
+    if wrong or not answers:
+        named = ", ".join(wrong or servers)
+        does = "does not validate DNSSEC" if wrong else "does not answer"
+        raise Error(
+            f"the resolver {named} in {path} {does}: the level dane would protect no"
+            " mail, and nothing was changed",
+            hint="run one that validates on this machine, such as unbound, and name it"
+            " alone there",
+        )
+
+
+def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield for each of *servers* that answers whether it validates the root.
+
+    As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
+    """
+    import dns.exception  # noqa: PLC0415
+    import dns.flags  # noqa: PLC0415
+    import dns.message  # noqa: PLC0415
+    import dns.query  # noqa: PLC0415
+
+    for server in servers:
+        query = dns.message.make_query(".", "NS", want_dnssec=True)
+        query.flags |= dns.flags.AD
+        try:
+            answer, _ = dns.query.udp_with_fallback(query, server, timeout=_SECONDS)
+        except (dns.exception.DNSException, OSError, ValueError):
+            continue
+        yield server, bool(answer.flags & dns.flags.AD)
