@@ -1,0 +1,195 @@
+"""Policies and kill -9, policies and a full disk: Postfix finds the old or the new."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.deployment import Deployment
+from certbot_postfix.errors import ProgramError
+from certbot_postfix.policy import table
+from certbot_postfix.policy.sources import Settings
+from certbot_postfix.postfix import Postfix
+from tests.lab import Authority, Certbot, PrivatePostfix, install_lineage
+from tests.lab.kill import Point, kill_at, points
+from tests.test_lists import written
+from tests.test_tables import no_space
+
+pytestmark = pytest.mark.postfix
+
+NAME = "mx.example.org"
+COMMAND = Path(sys.executable).with_name("certbot-postfix")
+FORMS = ("hash", "lmdb", "cdb", "texthash")
+
+# So many that a database does not fit into what is left of a full disk.
+MANY = [f"domain{at}.example.org" for at in range(2000)]
+
+
+class Scene:
+    """A Postfix that follows a list, which says that it is of one number or another."""
+
+    def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
+        self.postfix = postfix
+        self.list = base / "list.json"
+        self.certbot = Certbot(base)
+        self.path = postfix.config_dir / table.NAME
+        self.environment = self.certbot.environment
+        self.refresh = [
+            str(COMMAND),
+            *("--config-dir", str(postfix.config_dir)),
+            *("--certbot-config-dir", str(self.certbot.config_dir)),
+            *("policy", "refresh"),
+        ]
+
+    def say(self, number: int, *domains: str) -> None:
+        """Let the list be that of *number*."""
+        text = written("example.org", *domains, since=number - 10)
+        self.list.write_bytes(text.replace(b"mx.org", f"mx{number}.org".encode()))
+
+    def follow(self, form: str) -> None:
+        """Follow the list, as *form*."""
+        self.path.write_bytes(table.render(Settings((str(self.list),)), {}, (3, 7)))
+        self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
+        self.run()
+
+    def run(self) -> "subprocess.CompletedProcess[str]":
+        self.postfix.settle()
+        return subprocess.run(
+            self.refresh,
+            check=False,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+        )
+
+    def number(self, domain: str = "example.org") -> str:
+        """Return what Postfix finds, "" if main.cf names no table."""
+        self.postfix.settle()
+        postfix = Postfix(self.postfix.config_dir)
+        named = postfix.value("smtp_tls_policy_maps")
+        found = postfix.answers(named, {domain}) if named else {}
+        words = found.get(domain, "").split()
+        return words[1].removeprefix("match=") if words else ""
+
+    def leftovers(self) -> list[str]:
+        return [
+            path.name
+            for path in self.postfix.config_dir.iterdir()
+            if path.name.startswith(f".{table.NAME}")
+        ]
+
+
+@pytest.fixture
+def scene(stopped_postfix: PrivatePostfix, base: Path) -> Scene:
+    return Scene(stopped_postfix, base)
+
+
+def sample(found: list[Point], count: int) -> Iterator[Point]:
+    """Yield *count* of the points, the last one among them."""
+    step = max(1, len(found) // count)
+    yield from reversed(found[::-1][::step])
+
+
+@pytest.mark.parametrize(
+    "count", [6, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_refresh_that_is_killed_leaves_old_or_new_and_the_next_ends_it(
+    scene, form, count
+):
+    scene.say(0)
+    scene.follow(form)
+    watched = [scene.postfix.config_dir, scene.certbot.config_dir]
+    scene.say(1)
+    scene.postfix.settle()
+    found = points(scene.refresh, env=scene.environment, watched=watched)
+    assert scene.number() == "mx1.org"
+
+    for turn, point in enumerate(sample(found, count), 2):
+        scene.say(turn)
+        scene.postfix.settle()
+        kill_at(point, scene.refresh, env=scene.environment, may_end=False)
+
+        assert scene.number() in (f"mx{turn - 1}.org", f"mx{turn}.org"), point
+        done = scene.run()
+        assert done.returncode == 0, (point, done.stderr)
+        assert scene.number() == f"mx{turn}.org", point
+        assert scene.leftovers() == [], point
+
+
+@pytest.mark.parametrize(
+    "count", [8, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
+)
+def test_a_deployment_of_policies_that_is_killed_never_names_a_missing_table(
+    scene, authority: Authority, count
+):
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
+    where = ("-i", "postfix", "--postfix-config-dir", str(scene.postfix.config_dir))
+    install = ("install", "--cert-name", NAME, *where)
+    scene.postfix.settle()
+    assert scene.certbot(*install).returncode == 0
+    scene.say(1)
+    install += ("--postfix-policy-list", str(scene.list))
+    argv = scene.certbot.argv(*install)
+    watched = [scene.postfix.config_dir, scene.certbot.config_dir]
+    scene.postfix.settle()
+    found = points(argv, env=scene.environment, watched=watched)
+
+    for point in sample(found, count):
+        scene.postfix.settle()
+        done = scene.certbot("rollback", *where)
+        assert done.returncode == 0, done.stderr
+        assert scene.number() == ""
+        scene.postfix.settle()
+        # What the sources said is kept, so that there may be less to do.
+        kill_at(point, argv, env=scene.environment, may_end=True)
+
+        assert scene.number() in ("", "mx1.org"), point
+        done = scene.certbot(*install)
+        assert done.returncode == 0, (point, done.stderr)
+        assert scene.number() == "mx1.org", point
+        assert scene.leftovers() == [], point
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("free", [8192, 120_000], ids=["nothing", "half"])
+def test_on_a_full_disk_the_old_policies_stay_and_that_is_told(scene, form, free):
+    scene.say(0)
+    scene.follow(form)
+    scene.say(1, *MANY)
+
+    with no_space(scene.postfix.config_dir, free):
+        done = scene.run()
+
+        assert done.returncode == 1
+        assert any(
+            words in done.stderr
+            for words in ("No space left", "did not write", "postmap", "disk")
+        ), done.stderr
+        assert scene.number() == "mx0.org"
+        assert scene.leftovers() == []
+
+    done = scene.run()
+    assert done.returncode == 0, done.stderr
+    assert scene.number(MANY[-1]) == "mx1.org"
+
+
+def test_the_database_must_have_what_was_written(scene):
+    """postmap of 3.7 says nothing when lmdb finds the disk full."""
+    scene.say(0)
+    scene.follow("lmdb")
+    broken = Postfix(scene.postfix.config_dir, postconf=str(scene.postfix.base / "x"))
+    program = scene.postfix.base / "postmap"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+
+    with pytest.raises(ProgramError, match="postmap did not write"):
+        outbound_of(scene, broken)
+
+
+def outbound_of(scene: Scene, postfix: Postfix) -> None:
+    device = Deployment(postfix, scene.certbot.config_dir / "postfix").outbound
+    text = table.render(Settings(), {}, (3, 7)) + b"example.net secure match=a.org\n"
+    device._build("lmdb", text, lambda _: None)
