@@ -154,5 +154,7 @@ def _body(response: http.client.HTTPResponse, limit: int, end: float) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, http.client.HTTPException):
+        return "its answer is not that of an HTTP server"
     text = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shown(str(text)).strip("'\"") or type(error).__name__

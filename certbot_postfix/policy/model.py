@@ -75,12 +75,14 @@ def pattern(text: object, where: str, wildcard: str) -> str:
 
 def patterns(texts: Sequence[object], where: str, wildcard: str) -> tuple[str, ...]:
     """Return what `pattern` makes of each, once, in order."""
-    found = (pattern(text, f"{where}[{at}]", wildcard) for at, text in enumerate(texts))
+    found = [pattern(text, f"{where}[{at}]", wildcard) for at, text in enumerate(texts)]
     return tuple(dict.fromkeys(found))
 
 
 def _name(text: object, where: str, kind: str) -> str:
     if isinstance(text, str):
+        if is_host(text):
+            return text
         name = a_labels(text.lower()).lower()
         if is_host(name):
             return name

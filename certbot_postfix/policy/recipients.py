@@ -33,6 +33,9 @@ _AGAIN = 3600
 
 _BOUNDS = Bounds(mta_sts.LARGEST, seconds=20)  # no redirects: section 3.3
 
+# More than any policy that was fetched can last, in seconds since 1970.
+_LATEST = 1 << 36
+
 # At the same time: each waits for others most of the time.
 _SIDE_BY_SIDE = 64
 
@@ -181,8 +184,9 @@ class Recipients:
         try:
             found = json.loads(files.read(self._cache))
             if found["version"] == _VERSION:
-                return dict(found["domains"])
-        except (ValueError, KeyError, TypeError):
+                domains = found["domains"].items()
+                return {name: one for name, one in domains if _sound(one)}
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         logger.warning("%s is damaged: all domains are looked up anew", self._cache)
         return {}
@@ -193,6 +197,20 @@ class Recipients:
             files.replace(self._cache, text, mode=0o600)
 
 
+def _sound(one: Any) -> bool:
+    """Whether *one* is what is kept of a domain, as far as types go."""
+    if not isinstance(one, dict) or not isinstance(one.get("next"), int):
+        return False
+    if "mode" not in one:
+        return True
+    numbers, words = (one.get("fetched"), one.get("age")), (one.get("id"), one["mode"])
+    return (
+        all(isinstance(each, int) for each in numbers)
+        and all(isinstance(each, str) for each in words)
+        and isinstance(one.get("mxs"), list)
+    )
+
+
 def _due(
     wanted: Mapping[str, None], kept: Mapping[str, Kept], now: datetime
 ) -> list[str]:
@@ -201,7 +219,7 @@ def _due(
 
 
 def _ends(one: Kept) -> int:
-    return int(one.get("fetched", 0)) + int(one.get("age", 0))
+    return int(one.get("fetched", 0) + one.get("age", 0))
 
 
 def _entry(name: str, one: Kept) -> Entry | None:
@@ -209,17 +227,15 @@ def _entry(name: str, one: Kept) -> Entry | None:
 
     What is read is checked as strictly as what was fetched.
     """
-    mode = one.get("mode")
-    if mode not in (Mode.ENFORCE.value, Mode.TESTING.value):
+    if one.get("mode") not in (Mode.ENFORCE.value, Mode.TESTING.value):
         return None
-    mxs = model.patterns(one.get("mxs", ()), f"{LABEL}: {name}", ".")
     return Entry(
         model.domain(name, LABEL),
-        Policy(Mode(mode), mxs),
-        datetime.fromtimestamp(_ends(one), timezone.utc),
+        Policy(Mode(one["mode"]), model.patterns(one["mxs"], f"{LABEL}: {name}", ".")),
+        datetime.fromtimestamp(min(max(_ends(one), 0), _LATEST), timezone.utc),
         LABEL,
-        int(one.get("age", 0)),
-        str(one.get("id", "")),
+        one["age"],
+        one["id"],
     )
 
 

@@ -6,6 +6,7 @@ is in force, and where it comes from.  The entries are those of postconf(5),
 smtp_tls_policy_maps; the attributes for MTA-STS those of TLSRPT_README.
 """
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -55,16 +56,19 @@ def render(
     """Return the text of the table for a Postfix of this *version*."""
     until = min((entry.expires for entry in entries.values()), default=None)
     wanted = {**asdict(settings), "until": _told(until) if until else ""}
-    lines = [f"{_HEADER}# {json.dumps(wanted)}\n"]
+    # There may be a million: they are never all there twice.
+    text = io.BytesIO()
+    text.write(f"{_HEADER}# {json.dumps(wanted)}\n".encode())
     for domain in sorted(entries):
         entry = entries[domain]
         mode = entry.policy.mode
         mark = "" if mode is Mode.ENFORCE else "# "
-        lines.append(
+        lines = (
             f"# {mode.value} until {_told(entry.expires)} from {entry.source}\n"
             f"{mark}{domain} {_demand(entry, version)}\n"
         )
-    return "".join(lines).encode()
+        text.write(lines.encode())
+    return text.getvalue()
 
 
 def _demand(entry: Entry, version: tuple[int, int]) -> str:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
 from tests.lab.machine import LabError, wait_until
@@ -244,19 +245,22 @@ class Network:
             f"{address} listens at {port}",
         )
 
-    def serve_policies(self, *domains: str) -> None:
+    def serve_policies(self, *domains: str, **how: datetime) -> None:
         """Serve what `policy` says of *domains*, over HTTPS."""
-        issued = self.authority.issue(*(f"mta-sts.{domain}" for domain in domains))
+        names = (f"mta-sts.{domain}" for domain in domains)
+        issued = self.authority.issue(*names, **how)  # type: ignore[arg-type]
         path = self.base / "https.pem"
         path.write_bytes(issued.bundle_pem)
         self.serve(
             "policies", str(path), str(self.policies), address=POLICIES, port=443
         )
 
-    def policy(self, domain: str, *mxs: str, mode: str = "enforce") -> None:
+    def policy(
+        self, domain: str, *mxs: str, mode: str = "enforce", age: int = 86400
+    ) -> None:
         """Let *domain* have this policy of MTA-STS, from the next look on."""
         lines = ["version: STSv1", f"mode: {mode}", *(f"mx: {mx}" for mx in mxs)]
-        text = "".join(f"{line}\r\n" for line in [*lines, "max_age: 86400"])
+        text = "".join(f"{line}\r\n" for line in [*lines, f"max_age: {age}"])
         (self.policies / domain).write_text(text)
 
     def close(self) -> None:

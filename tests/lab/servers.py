@@ -14,7 +14,8 @@ def policies(
 ) -> None:
     """Serve the file of *directory* that has the name of the domain asked for.
 
-    Each answer comes after *latency* seconds.
+    One with ``.raw`` after that is a whole answer.  Each comes after *latency* seconds;
+    who is asked for is written to the file ``asked``.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(bundle)
@@ -24,6 +25,12 @@ def policies(
             time.sleep(float(latency))
             host = self.headers.get("Host", "").partition(":")[0]
             path = Path(directory, host.removeprefix("mta-sts."))
+            raw = path.with_name(f"{path.name}.raw")
+            with Path(directory, "asked").open("a") as log:
+                log.write(f"{path.name}\n")
+            if raw.is_file():
+                self.wfile.write(raw.read_bytes())
+                return
             text = path.read_bytes() if path.is_file() else b""
             self.send_response(200 if text else 404)
             self.send_header("Content-Type", "text/plain")

@@ -1,0 +1,370 @@
+"""MTA-STS: what domains publish is kept as RFC 8461 says, whatever servers do."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy.model import PolicyError
+from certbot_postfix.policy.recipients import Recipients, sources
+from certbot_postfix.policy.sources import Context, Settings
+from tests.lab import Authority, base_directory
+from tests.lab.network import POLICIES, Network
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+DOMAIN = "sts.insecure"
+
+LOOK = """
+import json, sys
+from datetime import datetime, timezone
+from pathlib import Path
+from certbot_postfix.policy.model import PolicyError
+from certbot_postfix.policy.recipients import Recipients
+from certbot_postfix.policy.sources import Context, Settings
+base, at = Path(sys.argv[1]), datetime.fromtimestamp(float(sys.argv[2]), timezone.utc)
+settings = Settings(domains=str(base / "domains"))
+source = Recipients(Context(settings, base / "kept", base / "authorities.pem"))
+told = ""
+if source.due(at):
+    try:
+        source.refresh(at)
+    except PolicyError as error:
+        told = str(error)
+found = {e.domain: [e.policy.mode.value, *e.policy.mxs] for e in source.policies(at)}
+print(json.dumps([told, found]))
+"""
+
+
+@dataclass
+class Scene:
+    """A network, in which *domains* are looked up."""
+
+    network: Network
+    now: datetime = NOW
+    told: str = ""
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def wanted(self, *domains: str) -> None:
+        text = "".join(f"{domain}\n" for domain in domains)
+        (self.network.base / "domains").write_text(text)
+
+    def publish(self, *texts: str, domain: str = DOMAIN) -> None:
+        records = (f'_mta-sts TXT "{text}"' for text in texts)
+        self.network.publish(domain, f"mta-sts A {POLICIES}", *records)
+
+    def look(self) -> None:
+        """Do what a refresh does; take note of what failed, and what is in force."""
+        at = str(self.now.timestamp())
+        argv = (sys.executable, "-c", LOOK, str(self.network.base), at)
+        self.told, self.found = json.loads(self.network.must(*argv).stdout)
+
+    def asked(self) -> int:
+        """Return how often a policy was fetched."""
+        path = self.network.policies / "asked"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def network(authority: Authority) -> Iterator[Network]:
+    with base_directory() as base:
+        found = Network(base, authority)
+        try:
+            found.serve_policies(DOMAIN, "other.insecure")
+            yield found
+        finally:
+            found.close()
+
+
+@pytest.fixture
+def scene(network: Network) -> Iterator[Scene]:
+    (network.base / "kept").mkdir(mode=0o700, exist_ok=True)
+    found = Scene(network)
+    found.wanted(DOMAIN)
+    found.publish("v=STSv1; id=1;")
+    network.policy(DOMAIN, "mx.sts.insecure", "*.example.net")
+    yield found
+    for path in [*network.policies.iterdir(), *(network.base / "kept").iterdir()]:
+        path.unlink()
+
+
+POLICY = ["enforce", "mx.sts.insecure", ".example.net"]
+
+
+def test_it_is_a_source():
+    context = Context(Settings(domains="/domains"), Path("/kept"))
+
+    (found,) = sources(context)
+
+    assert verifyObject(IPolicySource, found)
+    assert sources(Context(Settings(), Path("/kept"))) == []
+
+
+def test_a_policy_is_followed_and_not_fetched_again_while_its_id_is_the_same(scene):
+    scene.look()
+    assert (scene.told, scene.found) == ("", {DOMAIN: POLICY})
+    scene.look()
+    scene.now += 11 * HOUR  # 12 would be half of its life
+    scene.look()
+
+    assert (scene.told, scene.found, scene.asked()) == ("", {DOMAIN: POLICY}, 1)
+
+
+def test_a_policy_is_fetched_anew_in_the_second_half_of_its_life(scene):
+    scene.look()
+    scene.now += 13 * HOUR
+
+    scene.look()
+
+    assert scene.asked() == 2
+
+
+def test_a_new_id_brings_a_new_policy(scene):
+    scene.look()
+    scene.network.policy(DOMAIN, "mx.example.com", age=864000)
+    scene.publish("v=STSv1; id=2;")
+    scene.now += 12 * HOUR
+
+    scene.look()
+
+    assert scene.found == {DOMAIN: ["enforce", "mx.example.com"]}
+
+
+def test_none_ends_a_policy_at_once(scene):
+    scene.look()
+    scene.network.policy(DOMAIN, mode="none")
+    scene.publish("v=STSv1; id=2;")
+    scene.now += 12 * HOUR
+
+    scene.look()
+
+    assert (scene.told, scene.found) == ("", {})
+
+
+def test_a_policy_ends_with_its_max_age_if_it_is_published_no_more(scene):
+    scene.look()
+    scene.publish()
+    scene.now += 23 * HOUR
+    scene.look()
+    assert scene.found == {DOMAIN: POLICY}
+    scene.now += 2 * HOUR
+
+    scene.look()
+
+    assert scene.found == {}
+
+
+NOBODY = [
+    pytest.param((), id="no record"),
+    pytest.param(("v=spf1 -all",), id="another record"),
+    pytest.param(("v=STSv1; id=1;", "v=STSv1; id=2;"), id="two records"),
+    pytest.param(("v=STSv1; id=;",), id="no id"),
+]
+
+
+@pytest.mark.parametrize("texts", NOBODY)
+def test_without_one_valid_record_there_is_no_policy(scene, texts):
+    scene.publish(*texts)
+
+    scene.look()
+
+    assert (scene.told, scene.found, scene.asked()) == ("", {}, 0)
+
+
+def answer(status: str, kind: str, body: bytes, *more: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", *more]
+    lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+TEXT = b"version: STSv1\nmode: enforce\nmx: evil.example\nmax_age: 86400\n"
+BAD = [
+    pytest.param(
+        answer(
+            "302 Found", "text/plain", b"", "Location: https://mta-sts.other.insecure/"
+        ),
+        "answers with the status 302",
+        id="a redirect",
+    ),
+    pytest.param(answer("404 Not Found", "text/plain", TEXT), "status 404", id="404"),
+    pytest.param(answer("200 OK", "text/html", TEXT), "type 'text/html'", id="HTML"),
+    pytest.param(
+        answer("200 OK", "text/plain", TEXT + b"x: y\n" * 14000),
+        "longer than 65,536 bytes",
+        id="too long",
+    ),
+    pytest.param(
+        answer("200 OK", "text/plain", b"mode: x\n"), "no version", id="rubbish"
+    ),
+    pytest.param(
+        answer("200 OK", "text/plain", TEXT, "Content-Encoding: gzip"),
+        "is compressed",
+        id="compressed",
+    ),
+    pytest.param(b"\x00\x01", "is not that of an HTTP server", id="not HTTP"),
+]
+
+
+@pytest.mark.parametrize(("raw", "told"), BAD)
+def test_what_is_no_policy_is_told_and_the_one_before_stays(scene, raw, told):
+    scene.look()
+    (scene.network.policies / f"{DOMAIN}.raw").write_bytes(raw)
+    scene.publish("v=STSv1; id=2;")
+    scene.now += 12 * HOUR
+    scene.look()
+    assert told in scene.told
+    assert scene.found == {DOMAIN: POLICY}
+
+    scene.now += HOUR  # in which it is not asked again
+    (scene.network.policies / f"{DOMAIN}.raw").unlink()
+    scene.look()
+
+    assert (scene.told, scene.found) == ("", {DOMAIN: POLICY})
+
+
+def test_a_domain_that_fails_holds_up_no_other(scene):
+    scene.wanted(DOMAIN, "silent.insecure", "lame.insecure", "other.insecure")
+    scene.publish("v=STSv1; id=1;", domain="other.insecure")
+    scene.network.publish(
+        "silent.insecure", '_mta-sts TXT "v=STSv1; id=1;"', "mta-sts A 127.0.0.99"
+    )
+    scene.network.publish("lame.insecure", "@ NS ns.lame.insecure.", "ns A 127.0.0.98")
+    scene.network.policy("other.insecure", "mx.other.insecure")
+
+    scene.look()
+
+    assert scene.told.startswith("MTA-STS: 2 domains could not be looked up")
+    assert scene.found.keys() == {DOMAIN, "other.insecure"}
+
+
+def test_a_domain_that_leaves_the_file_leaves_the_policies(scene):
+    scene.look()
+    scene.wanted("other.insecure  # a comment", "", "# another")
+    scene.network.publish("other.insecure")
+
+    scene.look()
+
+    assert (scene.told, scene.found) == ("", {})
+
+
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [
+        pytest.param(("third.insecure",), {}, id="of another name"),
+        pytest.param(
+            (DOMAIN,),
+            {
+                "not_before": datetime.now(timezone.utc) - 9 * DAY,
+                "not_after": datetime.now(timezone.utc) - DAY,
+            },
+            id="expired",
+        ),
+    ],
+)
+def test_a_server_that_cannot_be_verified_is_not_believed(authority, names, how):
+    with base_directory() as base:
+        network = Network(base, authority)
+        try:
+            network.serve_policies(*names, **how)
+            (base / "kept").mkdir()
+            scene = Scene(network)
+            scene.wanted(DOMAIN)
+            scene.publish("v=STSv1; id=1;")
+            network.policy(DOMAIN, "mx.sts.insecure")
+
+            scene.look()
+
+            assert "its certificate is not valid" in scene.told
+            assert scene.found == {}
+        finally:
+            network.close()
+
+
+# Without servers
+
+
+class Nobody:
+    """Resolvers that know nothing."""
+
+    def texts(self, _: str) -> list[str]:
+        return []
+
+    def has_dane(self, _: str) -> bool:
+        return False
+
+
+def kept_by(directory: Path, text: bytes, *domains: str) -> Recipients:
+    directory.mkdir(exist_ok=True)
+    (directory / "mta-sts.json").write_bytes(text)
+    wanted = directory / "domains"
+    wanted.write_text("".join(f"{domain}\n" for domain in domains))
+    return Recipients(Context(Settings(domains=str(wanted)), directory), Nobody())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["next", "fetched", "age", "mode", "mxs", "id", "dane", "a.org"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_is_in_the_cache_ends_in_a_policy_or_an_error(tmp_path_factory, found):
+    directory = tmp_path_factory.getbasetemp() / "hostile"
+    text = json.dumps({"version": 1, "domains": found}).encode()
+    source = kept_by(directory, text, "a.org")
+
+    source.due(NOW)
+    try:
+        entries = list(source.policies(NOW))
+        source.refresh(NOW)
+    except PolicyError:
+        return
+    for entry in entries:
+        assert not set(entry.domain + "".join(entry.policy.mxs)) & set(" \n\r\t:,{}")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version": 0}'])
+def test_a_cache_that_is_damaged_is_made_anew(tmp_path, text, caplog):
+    source = kept_by(tmp_path, text, "a.org")
+
+    assert source.due(NOW)
+    source.refresh(NOW)
+
+    assert not source.due(NOW)
+    assert "is damaged: all domains are looked up anew" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["exa mple", "a.org b.org", "*.org", "127.0.0.1"])
+def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
+    source = kept_by(tmp_path, b"", "a.org", line)
+
+    with pytest.raises(PolicyError, match=r"domains, line 2: .* is not the name of a"):
+        source.refresh(NOW)
+
+
+def test_what_is_kept_is_not_written_when_nothing_has_changed(tmp_path):
+    source = kept_by(tmp_path, b'{"version": 1, "domains": {}}', "a.org")
+    source.refresh(NOW)
+    before = (tmp_path / "mta-sts.json").stat()
+
+    source.refresh(NOW)
+
+    assert (tmp_path / "mta-sts.json").stat() == before
