@@ -2,7 +2,8 @@
 
 A list of a million domains is brought from its file into the compiled table, as
 ``certbot-postfix policy refresh`` does it, beside a bare postmap(1) of the same text.
-Raises `LabError`.
+MTA-STS is looked up for many domains side by side, and for some one after the other, at
+servers whose answers take their time.  Raises `LabError`.
 """
 
 import json
@@ -16,13 +17,43 @@ from pathlib import Path
 
 from certbot_postfix.policy import table
 from certbot_postfix.policy.sources import Settings
-from tests.lab import PrivatePostfix, base_directory
+from tests.lab import Authority, PrivatePostfix, base_directory
 from tests.lab.machine import LabError
+from tests.lab.network import POLICIES, RESOLVER, Network
 
 DOMAINS = 1_000_000
 COMMAND = Path(sys.executable).with_name("certbot-postfix")
 
 GIB = 1 << 30
+
+RECIPIENTS = 10_000
+ONE_BY_ONE = 100
+LATENCY = 0.02
+
+_LOOK = """
+import json, sys, time
+from datetime import datetime, timezone
+from pathlib import Path
+from certbot_postfix.policy import recipients
+from certbot_postfix.policy.sources import Context, Settings
+base, domains, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+kept = base / f"kept-{workers}"
+kept.mkdir(exist_ok=True)
+recipients._SIDE_BY_SIDE = workers
+context = Context(Settings(domains=domains), kept, base / "authorities.pem")
+now = datetime.now(timezone.utc)
+source = recipients.Recipients(context)
+began = time.perf_counter()
+source.refresh(now)
+looked = time.perf_counter() - began
+assert len(list(source.policies(now))) == len(Path(domains).read_text().split())
+began = time.process_time()
+assert not recipients.Recipients(context).due(now)
+due = time.process_time() - began
+began = time.process_time()
+json.loads(kept.joinpath("mta-sts.json").read_bytes())
+print(json.dumps([looked, due, time.process_time() - began]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +124,48 @@ def cost(*command: str) -> Cost:
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * 1024,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Seconds for each domain, side by side and one by one; of the processor, for all:
+    to find that nothing is due, and to read the cache once.
+    """
+
+    together: float
+    single: float
+    due: float
+    read: float
+
+
+def looks() -> Looks:
+    """Measure how long it takes to look up MTA-STS."""
+    with base_directory() as base:
+        network = Network(base, Authority())
+        try:
+            return _looks(network)
+        finally:
+            network.close()
+
+
+def _looks(network: Network) -> Looks:
+    names = [f"d{at}.insecure" for at in range(RECIPIENTS)]
+    network.publish("insecure", f"* A {POLICIES}", '* TXT "v=STSv1; id=1;"')
+    network.policy("*", "mx.example.net")
+    network.serve_policies(*names, latency=LATENCY)
+    slow = "127.0.0.2"
+    network.serve("delay", RESOLVER, str(LATENCY), address=slow, port=53)
+    (network.base / "resolv.conf").write_text(f"nameserver {slow}\n")
+    together, due, read = _look(network, names, 64)
+    single, *_ = _look(network, names[:ONE_BY_ONE], 1)
+    return Looks(together / RECIPIENTS, single / ONE_BY_ONE, due, read)
+
+
+def _look(network: Network, names: list[str], workers: int) -> list[float]:
+    domains = network.base / f"domains-{workers}"
+    domains.write_text("\n".join(names))
+    argv = (sys.executable, "-c", _LOOK, str(network.base), str(domains), str(workers))
+    done = network.run(*argv, seconds=1800)
+    if done.returncode:
+        raise LabError(done.stderr[-2000:])
+    return list(json.loads(done.stdout))

@@ -173,7 +173,7 @@ IMPORTS: dict[str, set[str]] = {
         "tables",
         "transaction",
     },
-    "policy.starttls_everywhere": {"policy.model"},
+    "policy.starttls_everywhere": {"hostnames", "policy.model"},
     "policy.mta_sts": {"policy.model"},
     "policy.records": {"policy.model"},
     "policy.recipients": {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix import installer
 from certbot_postfix.databases import Databases
 from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import Error
@@ -352,6 +353,10 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
     assert done.returncode == 0, done.stderr
     assert scene.answer("one.example.org") == FIRST
+
+
+def test_certbot_knows_the_table_by_its_name():
+    assert installer.POLICY_TABLE == table.NAME
 
 
 def test_a_broken_source_stops_no_certificate(certbot, scene):

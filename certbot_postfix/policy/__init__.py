@@ -1,6 +1,18 @@
 """Outbound policies: which TLS the mail that this server sends must have.
 
-`model` is what all sources give; `starttls_everywhere` and `mta_sts` read what others
-publish.  All of it comes from strangers: every field is checked before it is a value,
-and a value fits into a line of a table.
+commands            certbot-postfix policy ...
+lookup              what Postfix demands for a domain, and what its servers say
+outbound            sources asked, table written, main.cf names it
+resolver            whether DANE can work here
+service             daemons that resolve policies for Postfix
+wiring              what main.cf must say, and what stands against: decisions
+table               the table certbot_tls_policy, as a value
+lists, recipients   our two sources: lists, and MTA-STS
+sources             what the administrator wants, and who implements it
+https, records      HTTPS and DNS, with bounds
+starttls_everywhere, mta_sts   what others publish, read
+model               what all sources give
+
+All of it comes from strangers: every field is checked before it is a value, and a value
+fits into a line of a table.
 """

@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 
 from certbot_postfix.policy.model import PolicyError, shown
 
+_PORT = 443
 _PIECE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -74,13 +75,15 @@ def _once(
     try:
         host, port, target = _split(url)
         with _connected(host, port, end, authorities) as tls:
-            connection = http.client.HTTPSConnection(host, port)
+            # HTTPSConnection would make a context of its own: that takes a while.
+            connection = http.client.HTTPConnection(host, port)
             connection.sock = tls
             # What is compressed could become any size.
             connection.request(
                 "GET",
                 target,
                 headers={
+                    "Host": host if port == _PORT else f"{host}:{port}",
                     "User-Agent": "certbot-postfix",
                     "Accept-Encoding": "identity",
                     "Connection": "close",
@@ -103,7 +106,7 @@ def _split(url: str) -> tuple[str, int, str]:
     target = parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
-    return parts.hostname, parts.port or 443, target
+    return parts.hostname, parts.port or _PORT, target
 
 
 @contextlib.contextmanager

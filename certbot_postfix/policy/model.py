@@ -75,6 +75,10 @@ def pattern(text: object, where: str, wildcard: str) -> str:
 
 def patterns(texts: Sequence[object], where: str, wildcard: str) -> tuple[str, ...]:
     """Return what `pattern` makes of each, once, in order."""
+    names = [text for text in texts if isinstance(text, str)]
+    plain = (name.removeprefix(".") for name in names)
+    if wildcard == "." and len(set(names)) == len(texts) and all(map(is_host, plain)):
+        return tuple(names)  # of a list with a million domains, nearly all
     found = [pattern(text, f"{where}[{at}]", wildcard) for at, text in enumerate(texts)]
     return tuple(dict.fromkeys(found))
 

@@ -240,20 +240,25 @@ class Outbound:
     def _notes(self, found: dict[str, Entry]) -> list[str]:
         """Take what the administrator has out of *found*; say what has no effect."""
         notes = []
-        domains = [each for each, one in found.items() if _enforced(one)]
-        keys = {key for domain in domains for key in wiring.keys(domain)}
         for own in wiring.own_tables(self.configuration, self.path):
-            answered = self.postfix.answers(own, keys) if keys else {}
-            if kept := wiring.overruled(domains, answered):
+            kept = self._answered(own, found)
+            if kept:
                 notes.append(f"{own} has an entry for {_some(kept)}, and that stays")
             for domain in kept:
-                found.pop(domain, None)
+                del found[domain]
         if routes := wiring.routes(self.configuration):
             notes.append(
                 f"main.cf sets {' and '.join(routes)}: for mail that is sent elsewhere"
                 " than to the MX hosts of its domain, policies have no effect"
             )
         return notes
+
+    def _answered(self, own: str, found: dict[str, Entry]) -> set[str]:
+        """Return those of *found* for which the administrator's table *own* counts."""
+        domains = [domain for domain, entry in found.items() if _enforced(entry)]
+        keys = {key for domain in domains for key in wiring.keys(domain)}
+        answered = self.postfix.answers(own, keys) if keys else {}
+        return wiring.overruled(domains, answered)
 
     def _refuse_untrusting(self) -> None:
         configuration = self.configuration
@@ -285,7 +290,8 @@ class Outbound:
 
     def _refuse_unwritten(self, database: str, text: bytes) -> None:
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
-        last = text.decode().rstrip("\n").rpartition("\n")[2]
+        end = text.rindex(b"\n")
+        last = text[text.rfind(b"\n", 0, end) + 1 : end].decode()
         key, _, value = last.partition(" ")
         if key != "#" and self.postfix.answers(database, {key}) != {key: value}:
             raise ProgramError(

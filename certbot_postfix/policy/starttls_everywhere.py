@@ -7,13 +7,13 @@ are names, or suffixes that stand for one more label.  Fields that are not known
 ignored, as those of later versions will be; another version is not.
 """
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from certbot_postfix.hostnames import is_host
 from certbot_postfix.policy import model
 from certbot_postfix.policy.model import Mode, Policy, PolicyError, shown
 
@@ -21,6 +21,7 @@ VERSION = "0.1"
 
 # The published format says that mode is required, and that testing is its default.
 _MODES = {mode.value: mode for mode in (Mode.TESTING, Mode.ENFORCE)}
+_DEFAULT = Mode.TESTING.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ def _list(fields: Mapping[str, Any]) -> PolicyList:
     }
     policies: dict[str, Policy] = {}
     for name, entry in _mapping(fields.get("policies"), "policies").items():
+        if isinstance(entry, Policy) and name not in policies and is_host(name):
+            policies[name] = entry  # as most are
+            continue
         where = f"policies.{_step(name)}"
         domain = model.domain(name, where)
         if domain in policies:
@@ -84,7 +88,7 @@ def _policy(entry: object, where: str, aliases: Mapping[str, Policy]) -> Policy:
                 f"{where}.policy-alias: {shown(alias)} is not in policy-aliases"
             )
         return aliases[alias]
-    mode = fields.get("mode", Mode.TESTING.value)
+    mode = fields.get("mode", _DEFAULT)
     if not isinstance(mode, str) or mode not in _MODES:
         raise PolicyError(f"{where}.mode: {shown(mode)} is not testing or enforce")
     mxs = fields.get("mxs")
@@ -116,8 +120,10 @@ def _object(pairs: list[tuple[str, Any]]) -> object:
         twice = next(name for name in names if names.count(name) > 1)
         raise PolicyError(f"{shown(twice)} is there twice in one object")
     if "mxs" in found and "policy-alias" not in found:
-        with contextlib.suppress(PolicyError):  # it is told when its path is known
+        try:
             return _policy(found, "", {})
+        except PolicyError:
+            pass  # it is told when its path is known
     return found
 
 

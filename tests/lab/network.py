@@ -23,6 +23,9 @@ SERVERS = Path(__file__).with_name("servers.py")
 
 NAMES, RESOLVER, POLICIES = "127.0.0.10", "127.0.0.1", "127.0.0.40"
 
+# How many names a certificate has.
+_TOGETHER = 100
+
 _KNOT = """\
 server:
   listen: {names}@53
@@ -175,7 +178,7 @@ class Network:
         Each is as ``@ MX 10 mx.example.test.``, with names below the domain.  Domains
         below ``insecure`` are not signed, all others are.
         """
-        zone = "insecure" if domain.endswith(".insecure") else "root"
+        zone = "insecure" if f".{domain}".endswith(".insecure") else "root"
         ours = re.compile(rf"(?:\S+\.)?{re.escape(domain)}\. ")
         kept = [each for each in self._records[zone] if not ours.match(each)]
         for record in records:
@@ -193,7 +196,11 @@ class Network:
         return ["nsenter", "-t", self._holder, "--net", "--mount", *command]
 
     def run(
-        self, *command: str, env: dict[str, str] | None = None, text: str | None = None
+        self,
+        *command: str,
+        env: dict[str, str] | None = None,
+        text: str | None = None,
+        seconds: float = 120,
     ) -> "subprocess.CompletedProcess[str]":
         """Run *command*, which reads *text*; whether it fails is a result."""
         return subprocess.run(
@@ -203,7 +210,7 @@ class Network:
             **({"input": text} if text is not None else {"stdin": subprocess.DEVNULL}),
             text=True,
             env=env,
-            timeout=120,
+            timeout=seconds,
         )
 
     def must(self, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -241,18 +248,28 @@ class Network:
         """Return when something listens there."""
         listening = f"{address}:{port} "
         wait_until(
-            lambda: listening in self.run("ss", "-Hltn").stdout,
+            lambda: listening in self.run("ss", "-Hlntu").stdout,
             f"{address} listens at {port}",
         )
 
-    def serve_policies(self, *domains: str, **how: datetime) -> None:
+    def serve_policies(
+        self, *domains: str, latency: float = 0, **how: datetime
+    ) -> None:
         """Serve what `policy` says of *domains*, over HTTPS."""
-        names = (f"mta-sts.{domain}" for domain in domains)
-        issued = self.authority.issue(*names, **how)  # type: ignore[arg-type]
-        path = self.base / "https.pem"
-        path.write_bytes(issued.bundle_pem)
+        bundles = []
+        for start in range(0, len(domains), _TOGETHER):
+            some = domains[start : start + _TOGETHER]
+            names = [f"mta-sts.{domain}" for domain in some]
+            issued = self.authority.issue(*names, **how)  # type: ignore[arg-type]
+            path = self.base / f"https-{start}.pem"
+            path.write_bytes(issued.bundle_pem)
+            path.with_name(f"{path.name}.names").write_text("\n".join(names))
+            bundles.append(str(path))
         self.serve(
-            "policies", str(path), str(self.policies), address=POLICIES, port=443
+            "policies",
+            *(",".join(bundles), str(self.policies), str(latency)),
+            address=POLICIES,
+            port=443,
         )
 
     def policy(

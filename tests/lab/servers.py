@@ -14,11 +14,12 @@ def policies(
 ) -> None:
     """Serve the file of *directory* that has the name of the domain asked for.
 
-    One with ``.raw`` after that is a whole answer.  Each comes after *latency* seconds;
-    who is asked for is written to the file ``asked``.
+    One with ``.raw`` after that is a whole answer; that with the name ``*`` is for all
+    that have none.  Each comes after *latency* seconds; without one, who is asked for
+    is written to the file ``asked``.  Of several in *bundle*, with commas between
+    them, who asks gets the one with the name.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(bundle)
+    context = _context(*bundle.split(","))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -26,11 +27,13 @@ def policies(
             host = self.headers.get("Host", "").partition(":")[0]
             path = Path(directory, host.removeprefix("mta-sts."))
             raw = path.with_name(f"{path.name}.raw")
-            with Path(directory, "asked").open("a") as log:
-                log.write(f"{path.name}\n")
+            if not float(latency):
+                with Path(directory, "asked").open("a") as log:
+                    log.write(f"{path.name}\n")
             if raw.is_file():
                 self.wfile.write(raw.read_bytes())
                 return
+            path = path if path.is_file() else path.with_name("*")
             text = path.read_bytes() if path.is_file() else b""
             self.send_response(200 if text else 404)
             self.send_header("Content-Type", "text/plain")
@@ -55,6 +58,64 @@ def policies(
             pass
 
     Server((address, int(port)), Handler).serve_forever()
+
+
+def _context(*bundles: str) -> ssl.SSLContext:
+    contexts = []
+    by_name = {}
+    for bundle in bundles:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(bundle)
+        contexts.append(context)
+        for name in Path(f"{bundle}.names").read_text().split():
+            by_name[name] = context
+
+    def choose(tls: ssl.SSLObject, name: str, _: ssl.SSLContext) -> None:
+        tls.context = by_name.get(name, tls.context)
+
+    contexts[0].sni_callback = choose
+    return contexts[0]
+
+
+def delay(address: str, port: str, server: str, latency: str) -> None:
+    """Pass DNS over UDP on to *server*, port 53, and answers back after *latency*."""
+
+    class Up(asyncio.DatagramProtocol):
+        def __init__(self, query: bytes, back) -> None:
+            self.query, self.back = query, back
+
+        def connection_made(self, transport) -> None:
+            self.transport = transport
+            transport.sendto(self.query)
+
+        def datagram_received(self, data: bytes, _: object) -> None:
+            asyncio.get_running_loop().call_later(float(latency), self.back, data)
+            self.transport.close()
+
+    class Down(asyncio.DatagramProtocol):
+        def connection_made(self, transport) -> None:
+            self.transport = transport
+            self.tasks = set()
+
+        def datagram_received(self, data: bytes, client: object) -> None:
+            def back(answer: bytes) -> None:
+                self.transport.sendto(answer, client)
+
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(
+                loop.create_datagram_endpoint(
+                    lambda: Up(data, back), remote_addr=(server, 53)
+                )
+            )
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(Down, local_addr=(address, int(port)))
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
 
 
 def strip(address: str, port: str, server: str) -> None:
@@ -83,4 +144,4 @@ def strip(address: str, port: str, server: str) -> None:
 
 
 if __name__ == "__main__":
-    {"policies": policies, "strip": strip}[sys.argv[1]](*sys.argv[2:])
+    {"delay": delay, "policies": policies, "strip": strip}[sys.argv[1]](*sys.argv[2:])
