@@ -191,8 +191,10 @@ class Installer(common.Installer):
 
         outbound, service = self._ready.outbound, self.conf("policy-service")
         wanted = sources.asked(self.conf, outbound.settings())
-        if service == "auto" and self.conf("tls-profile") == Profile.CERTIFICATE.value:
-            service = "none"  # that is all there is to be changed
+        if self.conf("tls-profile") != Profile.CERTIFICATE.value:
+            outbound.dane = self.conf("client-level") == ClientLevel.DANE.value
+        elif service == "auto":
+            service = "none"  # the certificate is all that is to be changed
         found = outbound.gather(wanted or sources.Settings(), _now(), service)
         return found if wanted or found.daemon else None
 

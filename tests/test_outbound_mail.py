@@ -512,6 +512,23 @@ def test_a_domain_with_dane_is_left_to_that_where_the_client_prefers_it(sts, lev
     assert bool(sts.policy("show")) == (level == "may")
 
 
+def test_a_domain_is_left_to_dane_from_the_run_on_that_sets_the_level(sts):
+    sts.domains.write_text("dane.test\n")
+    issued = sts.authority.issue("mx.dane.test")
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    publish_dane(sts, tlsa(issued.cert_pem), *published)
+    sts.network.policy("dane.test", "mx.dane.test")
+    sts.install(*with_domains(sts))
+    assert sts.policy("show")
+
+    sts.install("--postfix-client-level", "dane")
+    assert sts.policy("show") == ""
+
+    sts.sender.set(smtp_tls_security_level="may")
+    sts.refresh()
+    assert sts.policy("show")
+
+
 # Who wins
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import installer
+from certbot_postfix import files, installer
 from certbot_postfix.databases import Databases
 from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import Error
@@ -269,6 +269,28 @@ def test_where_main_cf_does_not_name_the_table_it_is_left_alone(scene, caplog):
 
     assert snapshot(scene.postfix.config_dir) == before
     assert "its policies have no effect" in caplog.text
+
+
+def test_what_was_killed_before_postfix_was_told_is_told_again(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    (database,) = Databases(scene.path).there()
+    files.keep(database)  # as it is until Postfix was reloaded
+    scene.postfix.start()
+
+    scene.refresh()
+
+    assert "reload" in scene.postfix.log()
+    assert not list(scene.postfix.config_dir.glob(".certbot_tls_policy*"))
+
+
+def test_what_sources_said_is_for_root_alone(scene):
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    for directory in (scene.bundles, scene.bundles / "policies"):
+        assert directory.stat().st_mode & 0o777 == 0o700
 
 
 # Taken out

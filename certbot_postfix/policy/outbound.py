@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from certbot_postfix import files, maplist, signals, sni, transaction
+from certbot_postfix import databases, files, maplist, signals, sni, transaction
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error, ProgramError
@@ -51,7 +51,7 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A plan for main.cf and the table; with *stale*, the database is not theirs."""
+    """A plan for main.cf and the table; *stale* if the database is, or was not told."""
 
     plan: Plan
     stale: bool
@@ -74,6 +74,7 @@ class Outbound:
         self.postfix = inventory.postfix
         self.path = self.postfix.directory / table.NAME
         self.databases = Databases(self.path)
+        self.dane = False  # whether the client is about to prefer DANE
 
     @property
     def configuration(self) -> Configuration:
@@ -120,10 +121,8 @@ class Outbound:
         before = files.read(self.path) if self.path.exists() else None
         edit = Edit(self.path, before, text, 0o644)
         needs_database = form not in ("", "texthash")
-        return Proposal(
-            Plan(tuple(decisions), main_cf, edit, form),
-            needs_database != bool(self.databases.there()),
-        )
+        stale = needs_database != bool(self.databases.there()) or self.databases.kept()
+        return Proposal(Plan(tuple(decisions), main_cf, edit, form), bool(stale))
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the table, its database and main.cf; Postfix is not told yet."""
@@ -160,6 +159,7 @@ class Outbound:
         wanted = self.settings()
         if wanted is None:
             return []
+        databases.sweep(self.path)
         if not self.form:
             logger.warning(
                 "main.cf does not name %s in %s: its policies have no effect",
@@ -170,7 +170,7 @@ class Outbound:
         policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
         lacking = self.form != "texthash" and not self.databases.there()
-        if text != files.read(self.path) or lacking:
+        if text != files.read(self.path) or lacking or self.databases.kept():
             with signals.interruptible():
                 self._replace(text)
         return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
@@ -197,8 +197,9 @@ class Outbound:
 
     def _policies(self, wanted: Settings, now: datetime) -> Policies:
         context = self._context(wanted)
-        with files.explained("create", context.directory):
-            context.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self.inventory.bundles, context.directory):
+            with files.explained("create", directory):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found, complaints = sources.load(context)
         groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
         for source in found:
@@ -213,7 +214,7 @@ class Outbound:
             wanted,
             self.inventory.bundles / KEPT,
             authorities=self.configuration.ca_bundle,
-            dane=wiring.prefers_dane(self.configuration),
+            dane=self.dane or wiring.prefers_dane(self.configuration),
         )
 
     def _left(
@@ -306,7 +307,10 @@ def due(path: Path, bundles: Path, now: datetime) -> bool:
     wanted, until = _settings(path)
     found, broken = sources.load(Context(wanted, bundles / KEPT))
     return bool(
-        broken or (until and until <= now) or any(each.due(now) for each in found)
+        broken
+        or (until and until <= now)
+        or Databases(path).kept()  # a run was killed before Postfix was told
+        or any(each.due(now) for each in found)
     )
 
 

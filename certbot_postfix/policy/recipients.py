@@ -81,7 +81,7 @@ class Recipients:
         except PolicyError:
             return True
         kept = self._read()
-        return kept.keys() != wanted.keys() or bool(_due(wanted, kept, now))
+        return kept.keys() != wanted.keys() or bool(self._due(wanted, kept, now))
 
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
@@ -90,7 +90,9 @@ class Recipients:
         found = {name: one for name, one in kept.items() if name in wanted}
         failed: dict[str, str] = {}
         try:
-            for name, one, error in self._look_up(_due(wanted, kept, now), kept, now):
+            for name, one, error in self._look_up(
+                self._due(wanted, kept, now), kept, now
+            ):
                 found[name] = one
                 if error:
                     failed[name] = error
@@ -103,8 +105,20 @@ class Recipients:
         """Yield the policies that are in force."""
         for name, one in self._read().items():
             entry = _entry(name, one)
-            if entry and entry.expires > now and not one.get("dane"):
+            left = self._context.dane and one.get("dane")
+            if entry and entry.expires > now and not left:
                 yield entry
+
+    def _due(
+        self, wanted: Mapping[str, None], kept: Mapping[str, Kept], now: datetime
+    ) -> list[str]:
+        at, dane = now.timestamp(), self._context.dane
+        return [
+            name
+            for name in wanted
+            if (one := kept.get(name, {})).get("next", 0) <= at
+            or (dane and one.get("mode") and "dane" not in one)
+        ]
 
     def _look_up(
         self, names: list[str], kept: Mapping[str, Kept], now: datetime
@@ -209,13 +223,6 @@ def _sound(one: Any) -> bool:
         and all(isinstance(each, str) for each in words)
         and isinstance(one.get("mxs"), list)
     )
-
-
-def _due(
-    wanted: Mapping[str, None], kept: Mapping[str, Kept], now: datetime
-) -> list[str]:
-    at = now.timestamp()
-    return [name for name in wanted if kept.get(name, {}).get("next", 0) <= at]
 
 
 def _ends(one: Kept) -> int:
