@@ -28,6 +28,7 @@ from certbot_postfix.profiles import ClientLevel, Profile
 if TYPE_CHECKING:
     from certbot_postfix.deployment import Deployment, Proposal
     from certbot_postfix.lineage import Lineage
+    from certbot_postfix.policy import gathering
     from certbot_postfix.policy import outbound as policy
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Installer(common.Installer):
 
     def _look(self) -> None:
         _ = self._deployment.configuration
-        for complaint in self._deployment.outbound.broken():
+        for complaint in self._deployment.outbound.gathering.broken():
             logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":
@@ -185,21 +186,22 @@ class Installer(common.Installer):
             self.finalize_checkpoint(title)
             self._finalised = True
 
-    def _policies(self) -> "policy.Policies | None":
+    def _policies(self) -> "gathering.Policies | None":
         """Return what the options want of outbound policies; None if nothing."""
         from certbot_postfix.policy import sources  # noqa: PLC0415
 
         outbound, service = self._ready.outbound, self.conf("policy-service")
-        wanted = sources.asked(self.conf, outbound.settings())
+        wanted = sources.asked(self.conf, outbound.gathering.settings())
         if self.conf("tls-profile") != Profile.CERTIFICATE.value:
-            outbound.dane = self.conf("client-level") == ClientLevel.DANE.value
+            level = ClientLevel(self.conf("client-level"))
+            outbound.gathering.dane = level is ClientLevel.DANE
         elif service == "auto":
             service = "none"  # the certificate is all that is to be changed
         found = outbound.gather(wanted or sources.Settings(), _now(), service)
         return found if wanted or found.daemon else None
 
     def _apply_policies(
-        self, policies: "policy.Policies", checkpoint: CheckpointInProgress
+        self, policies: "gathering.Policies", checkpoint: CheckpointInProgress
     ) -> None:
         for complaint in policies.complaints:
             logger.error("%s", complaint)
@@ -313,9 +315,9 @@ class Installer(common.Installer):
             return
         _refreshed.add(path)
         from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
-        from certbot_postfix.policy import outbound  # noqa: PLC0415
+        from certbot_postfix.policy import gathering  # noqa: PLC0415
 
-        if outbound.due(path, bundles_below(self.config.config_dir), _now()):
+        if gathering.due(path, bundles_below(self.config.config_dir), _now()):
             self.prepare()
             for complaint in self._ready.outbound.refresh(_now()):
                 logger.error("%s", complaint)

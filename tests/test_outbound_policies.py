@@ -11,7 +11,7 @@ from certbot_postfix import files, installer
 from certbot_postfix.databases import Databases
 from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import outbound, table
+from certbot_postfix.policy import gathering, table
 from certbot_postfix.policy.outbound import Outbound, Proposal
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import Postfix
@@ -61,7 +61,7 @@ class Scene:
 
     def refresh(self) -> list[str]:
         """Do what certbot renew does, if it is due; return what failed."""
-        if not outbound.due(self.path, self.bundles, self.now):
+        if not gathering.due(self.path, self.bundles, self.now):
             return []
         return self.outbound.refresh(self.now)
 
@@ -144,7 +144,9 @@ def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
     assert scene.notes == [
         f"texthash:{own} has an entry for one.example.org, and that stays"
     ]
-    assert [one.domain for one in outbound.entries(scene.path)] == ["other.example.net"]
+    assert [one.domain for one in gathering.entries(scene.path)] == [
+        "other.example.net"
+    ]
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
     assert value == f"texthash:{own}, hash:{scene.path}"
 

@@ -2,7 +2,8 @@
 
 commands            certbot-postfix policy ...
 lookup              what Postfix demands for a domain, and what its servers say
-outbound            sources asked, table written, main.cf names it
+outbound            the table is written, main.cf names it
+gathering           sources asked; what is to be in force
 resolver            whether DANE can work here
 service             daemons that resolve policies for Postfix
 wiring              what main.cf must say, and what stands against: decisions

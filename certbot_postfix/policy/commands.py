@@ -10,7 +10,7 @@ from typing import Any
 
 from certbot_postfix import lock
 from certbot_postfix.deployment import Deployment
-from certbot_postfix.policy import lookup, model, outbound
+from certbot_postfix.policy import gathering, lookup, model
 from certbot_postfix.policy.model import Entry
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def declare(commands: Commands, find: Find) -> None:
 def _refresh(deployment: Deployment) -> int:
     lock.take(deployment.postfix.directory, wait=PATIENCE)
     table = deployment.outbound
-    if table.settings() is None:
+    if table.gathering.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
     complaints = table.refresh(datetime.now(timezone.utc))
@@ -80,7 +80,7 @@ def _refresh(deployment: Deployment) -> int:
 
 def _show(deployment: Deployment, *, as_json: bool) -> int:
     path = deployment.outbound.path
-    found = list(outbound.entries(path)) if path.exists() else []
+    found = list(gathering.entries(path)) if path.exists() else []
     if as_json:
         print(json.dumps([_described(entry) for entry in found], indent=2))
         return 0

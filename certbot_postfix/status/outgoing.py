@@ -10,7 +10,7 @@ from pathlib import Path
 from certbot_postfix import maplist
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import outbound, service
+from certbot_postfix.policy import gathering, service
 from certbot_postfix.policy import table as policies
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.status.deadline import Deadline
@@ -59,6 +59,6 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
 
 def _until(path: Path) -> datetime | None:
     try:
-        return outbound.until(path)
+        return gathering.until(path)
     except Error:
         return None
