@@ -161,6 +161,17 @@ def test_a_list_that_is_mended_is_followed(place):
     assert not place.source.due(NOW)
 
 
+def test_a_list_of_less_than_half_the_domains_is_not_followed(place):
+    place.publish(written(*"abcde"))
+    place.refresh()
+    place.publish(written(*"ab"))
+
+    with pytest.raises(PolicyError, match="2 domains where the list before has 5"):
+        place.refresh()
+
+    assert place.domains() == [*"abcde"]
+
+
 def test_a_list_of_half_the_domains_is_followed(place):
     place.refresh()
     place.publish(written("example.org"))
@@ -369,6 +380,8 @@ class Web:
                 pass
 
         class Server(ThreadingHTTPServer):
+            ended: list[str] = []  # what was waited for to its end
+
             def handle_error(self, *_: object) -> None:
                 pass
 
@@ -419,9 +432,10 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
     handler.send_header("Content-Length", "100000")
     handler.end_headers()
     with contextlib.suppress(OSError):
-        for _ in range(1000):
+        for _ in range(400):
             handler.wfile.write(b" ")
             time.sleep(0.05)
+        handler.server.ended.append(handler.path)
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -443,9 +457,10 @@ def cut_off(handler: BaseHTTPRequestHandler) -> None:
 
 def drip_headers(handler: BaseHTTPRequestHandler) -> None:
     with contextlib.suppress(OSError):
-        for _ in range(1000):
+        for _ in range(400):
             handler.wfile.write(b"H")
             time.sleep(0.05)
+        handler.server.ended.append(handler.path)
 
 
 def served_by(authority: Authority, tmp_path: Path, *names: str, **how) -> Web:
@@ -577,6 +592,8 @@ def test_a_server_that_behaves_badly_is_an_error(web, trusted, reply, told):
 
     with pytest.raises(PolicyError, match=told):
         https.get(web.url("/a"), LITTLE, trusted)
+
+    assert web.server.ended == []
 
 
 def test_a_server_that_is_silent_is_an_error_in_time(trusted):

@@ -512,6 +512,27 @@ def test_a_domain_with_dane_is_left_to_that_where_the_client_prefers_it(sts, lev
     assert bool(sts.policy("show")) == (level == "may")
 
 
+@pytest.mark.parametrize("host", ["mx.sts.insecure", "mx.dane.test"])
+def test_dane_without_dnssec_from_the_domain_on_is_none(sts, host):
+    """The record, or only the way to it, could be forged."""
+    record = tlsa(sts.authority.issue(host).cert_pem)
+    publish_dane(sts, record)
+    sts.network.publish(
+        "sts.insecure",
+        f"@ MX 10 {host}.",
+        f"mx A {RIGHT}",
+        f"mta-sts A {POLICIES}",
+        '_mta-sts TXT "v=STSv1; id=1;"',
+        record,
+    )
+    sts.network.policy("sts.insecure", host)
+    sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
+
+    sts.install(*with_domains(sts))
+
+    assert "sts.insecure: enforce" in sts.policy("show")
+
+
 def test_a_domain_is_left_to_dane_from_the_run_on_that_sets_the_level(sts):
     sts.domains.write_text("dane.test\n")
     issued = sts.authority.issue("mx.dane.test")

@@ -226,6 +226,15 @@ def test_a_source_that_fails_is_told_and_what_it_said_stays(scene):
     assert scene.answer("one.example.org") == FIRST
 
 
+def test_a_source_that_has_lost_what_it_was_told_is_told_and_that_stays(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.third.say({}, unreadable=True)
+
+    assert scene.refresh() == ["the third party has lost what it was told"]
+    assert scene.answer("one.example.org") == FIRST
+
+
 @pytest.mark.parametrize(
     "line",
     [

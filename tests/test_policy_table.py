@@ -98,6 +98,13 @@ def test_what_a_list_only_tests_does_not_end_what_mta_sts_enforces():
     assert table.merged([[first], [second]]) == {"example.org": first}
 
 
+def test_of_two_that_test_the_list_counts():
+    first = entry("example.org", age=86400, mode=Mode.TESTING)
+    second = entry("example.org", mode=Mode.TESTING)
+
+    assert table.merged([[first], [second]]) == {"example.org": second}
+
+
 # Written and read
 
 LABELS = st.sampled_from(["a", "mx", "mail-1", "xn--mnchen-3ya", "example", "x" * 63])

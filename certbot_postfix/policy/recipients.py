@@ -142,7 +142,6 @@ class Recipients:
         self, resolvers: Asks, name: str, before: Kept, now: datetime
     ) -> tuple[Kept, str]:
         at = int(now.timestamp())
-        before = before if _ends(before) > at else {}
         try:
             after = self._published(resolvers, name, before, at)
             if self._context.dane and after.get("mode"):

@@ -28,7 +28,10 @@ class Source:
             raise PolicyError("the third party does not answer")
 
     def policies(self, now):
-        said = json.loads(SAID.read_text())["said"]
+        told = json.loads(SAID.read_text())
+        if "unreadable" in told:
+            raise PolicyError("the third party has lost what it was told")
+        said = told["said"]
         for domain, (mode, mxs, expires) in said.items():
             until = datetime.fromtimestamp(expires, timezone.utc)
             if until > now:
