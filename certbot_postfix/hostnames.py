@@ -7,7 +7,7 @@ import re
 
 # LDH labels (RFC 5890, 2.3.1), with the underscore that some hosts have in their names,
 # but not what could be an address.
-_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_LABEL = "(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _HOST = re.compile(rf"(?![0-9.]+$)(?:{_LABEL}\.)*{_LABEL}")
 _LONGEST = 253  # RFC 1035, 2.3.4: 255 octets, of which text has no first and no last
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from zope.interface.verify import verifyObject
 
+from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import https, lists
 from certbot_postfix.policy.https import Bounds
@@ -26,6 +27,7 @@ from certbot_postfix.policy.model import Mode, PolicyError
 from certbot_postfix.policy.sources import Context, Settings
 from tests.lab import Authority
 from tests.lab.postfix import snapshot
+from tests.test_tables import no_space
 
 NOW = datetime.now(timezone.utc)
 HOUR = timedelta(hours=1)
@@ -129,7 +131,7 @@ BAD = [
     pytest.param(b"{", "is not JSON", id="not JSON"),
     pytest.param(written("exa mple"), r"policies\.exa mple", id="a bad name"),
     pytest.param(
-        written("example.org", until=-0.5), "has expired, and is not", id="expired"
+        written("example.org", until=-0.5), "what is published expired", id="expired"
     ),
     pytest.param(written("example.org", "a.org", since=-2), "is older", id="older"),
     pytest.param(written(), "0 domains where the list before has 2", id="shorter"),
@@ -208,10 +210,19 @@ def test_a_list_that_has_expired_is_followed_no_more_and_that_is_repeated(place)
     place.now = NOW + timedelta(days=31)
 
     for _ in range(2):
-        with pytest.raises(PolicyError, match="has expired, and is not followed"):
+        with pytest.raises(PolicyError, match=r"expired on .*, and is not followed"):
             place.refresh()
 
     assert place.domains() == []
+
+
+def test_of_a_list_that_has_expired_it_is_also_told_that_no_other_is_there(place):
+    place.refresh()
+    place.path.unlink()
+    place.now = NOW + timedelta(days=31)
+
+    with pytest.raises(PolicyError, match=r"is not followed: .* could not read"):
+        place.refresh()
 
 
 @pytest.mark.parametrize("name", ["list.json", "http://127.0.0.1/list.json", "ftp://a"])
@@ -228,18 +239,43 @@ def test_a_label_fits_into_one_line(place):
     assert place.source.label == r"'/a\nb'"
 
 
-def test_what_was_seen_may_be_lost(place):
+# The last one is what a first list leaves that failed, and was killed when it came.
+@pytest.mark.parametrize("text", [None, b"{torn", b'{"failed": true, "checked": 1.0}'])
+def test_what_was_seen_may_be_lost(place, text):
     place.refresh()
     (seen,) = place.context.directory.glob("*.seen")
-    seen.write_bytes(b"{torn")
+    if text is None:
+        seen.unlink()
+    else:
+        seen.write_bytes(text)
     place.publish(written("a.org", "b.org", since=-2))
-
-    place.refresh()  # it is not known any more how old the one before was
-    seen.unlink()
-    place.publish(written("a.org", "b.org", since=-3))
 
     with pytest.raises(PolicyError, match="is older"):
         place.refresh()
+
+
+def test_what_was_seen_may_be_of_the_list_before(place):
+    place.refresh()
+    (seen,) = place.context.directory.glob("*.seen")
+    before = seen.read_bytes()
+    place.publish(written("a.org"))
+    place.refresh()
+    seen.write_bytes(before)  # as after a kill between the two files
+
+    assert place.domains() == ["a.org"]
+    place.refresh()
+    assert not place.source.due(NOW)
+
+
+@pytest.mark.postfix
+def test_a_full_disk_is_an_error_and_what_is_kept_stays(place):
+    place.refresh()
+    place.publish(written("example.com", "example.org"))
+
+    with no_space(place.context.directory, 0):
+        with pytest.raises(Error, match="No space left"):
+            place.refresh()
+        assert place.domains() == ["example.org", "example.net"]
 
 
 # Signed
@@ -272,6 +308,10 @@ class Signer:
     def sign(self, path: Path) -> None:
         signature = f"{path}.asc"
         self.gpg("--yes", "--armor", "--output", signature, "--detach-sign", str(path))
+
+    def sign_inside(self, path: Path) -> None:
+        """Sign *path*, and have it in the signature, which is not detached."""
+        self.gpg("--yes", "--armor", "--output", f"{path}.asc", "--sign", str(path))
 
     def end(self) -> None:
         command = ["gpgconf", "--homedir", str(self.home), "--kill", "all"]
@@ -308,9 +348,14 @@ def test_a_list_that_is_signed_is_followed(signed):
     }
 
 
-@pytest.mark.parametrize("how", ["unsigned", "other key", "tampered", "no signature"])
+@pytest.mark.parametrize(
+    "how", ["unsigned", "other key", "tampered", "no signature", "another inside"]
+)
 def test_a_list_that_is_not_signed_by_the_key_is_refused(signed, signers, how):
     signed.refresh()
+    signers[0].sign_inside(signed.path)
+    another_inside = Path(f"{signed.path}.asc").read_bytes()
+    signers[0].sign(signed.path)
     signed.publish(written("example.org", "evil.example"))
     signature = Path(f"{signed.path}.asc")
     if how == "unsigned":
@@ -319,6 +364,8 @@ def test_a_list_that_is_not_signed_by_the_key_is_refused(signed, signers, how):
         signers[1].sign(signed.path)
     elif how == "no signature":
         signature.write_bytes(b"\n")
+    elif how == "another inside":
+        signature.write_bytes(another_inside)
 
     for _ in range(2):
         with pytest.raises(
@@ -342,16 +389,49 @@ def test_a_list_that_was_kept_unsigned_does_not_count_when_it_must_be_signed(
     assert place.domains() == []
 
 
-def test_a_keyring_that_gpgv_cannot_read_is_told(signed, tmp_path):
-    armored = tmp_path / "keyring.asc"
-    armored.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
-    settings = Settings((str(signed.path),), keyring=str(armored))
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("armored.asc", "is armored, which gpgv does not read"),
+        ("../keyring.gpg", "is not an absolute path"),
+        ("none.gpg", "could not read .*No such file"),
+        ("empty.gpg", "is not signed by a key in"),
+    ],
+)
+def test_a_keyring_that_gpgv_cannot_read_is_told(signed, signers, tmp_path, name, told):
+    (tmp_path / "empty.gpg").touch()
+    signers[0].gpg(
+        "--armor", "--yes", "--output", str(tmp_path / "armored.asc"), "--export"
+    )
+    keyring = name if name.startswith("..") else str(tmp_path / name)
+    settings = Settings((str(signed.path),), keyring=keyring)
     signed.context = Context(settings, signed.context.directory)
 
-    with pytest.raises(PolicyError) as caught:
+    for _ in range(2):
+        with pytest.raises(Error, match=told):
+            signed.refresh()
+
+
+def test_of_a_signed_list_that_has_expired_it_is_told_that_its_keyring_is_gone(
+    signed, tmp_path
+):
+    keyring = tmp_path / "keyring.gpg"
+    shutil.copy(signed.context.settings.keyring, keyring)
+    settings = Settings((str(signed.path),), keyring=str(keyring))
+    signed.context = Context(settings, signed.context.directory)
+    signed.refresh()
+    keyring.unlink()
+    signed.now = NOW + timedelta(days=31)
+
+    with pytest.raises(PolicyError, match=r"is not followed: .* could not read"):
         signed.refresh()
 
-    assert "without --armor" in caught.value.hint
+
+def test_a_machine_without_gpgv_is_told(signed, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(Error, match=r"could not run gpgv .*No such file"):
+        signed.refresh()
 
 
 # Over HTTPS
@@ -363,7 +443,7 @@ Reply = Callable[[BaseHTTPRequestHandler], None]
 class Web:
     """A server on loopback; *replies* are by path."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
         self.replies: dict[str, Reply] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         web = self
@@ -381,11 +461,12 @@ class Web:
 
         class Server(ThreadingHTTPServer):
             ended: list[str] = []  # what was waited for to its end
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
             def handle_error(self, *_: object) -> None:
                 pass
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server((host, 0), Handler)
         self.server.daemon_threads = True
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -463,13 +544,26 @@ def drip_headers(handler: BaseHTTPRequestHandler) -> None:
         handler.server.ended.append(handler.path)
 
 
+def without_length(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(b"max_age: 6")
+
+
+def ended(handler: BaseHTTPRequestHandler) -> None:
+    without_length(handler)
+    handler.connection.settimeout(5)
+    handler.connection.unwrap()
+
+
 def served_by(authority: Authority, tmp_path: Path, *names: str, **how) -> Web:
     issued = authority.issue(*names, **how)
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.pem"
     path.write_bytes(issued.bundle_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
-    return Web(context)
+    return Web(context, names[0] if ":" in names[0] else "127.0.0.1")
 
 
 @pytest.fixture
@@ -521,6 +615,21 @@ def test_a_bad_list_is_an_error_each_time_though_it_has_not_changed(remote, web)
             remote.refresh()
 
     assert remote.domains() == ["example.org", "example.net"]
+
+
+def test_after_an_error_the_whole_list_is_asked_for(remote, web):
+    remote.refresh()
+    remote.now = NOW + 7 * HOUR
+    web.replies["/list.json"] = body(b"{", Last_Modified="today")
+    with pytest.raises(PolicyError):
+        remote.refresh()
+    web.replies["/list.json"] = body(remote.path.read_bytes(), ETag='"1"')
+
+    remote.refresh()
+
+    asked = [headers.get("If-None-Match") for _, headers in web.asked]
+    assert asked == [None, '"1"', None]
+    assert not remote.source.due(remote.now)
 
 
 def test_a_server_that_has_no_list_is_an_error(remote, web):
@@ -579,7 +688,9 @@ def test_a_redirect_to_clear_text_is_refused(web, trusted):
         pytest.param(drip, "did not answer in time", id="drips"),
         pytest.param(drip_headers, "did not answer in time", id="drips before it"),
         pytest.param(endless, "longer than 100,000 bytes", id="never ends"),
-        pytest.param(cut_off, "cut off|did not answer in time", id="is cut off"),
+        pytest.param(cut_off, "cut off", id="is cut off"),
+        pytest.param(without_length, "cut off", id="may be cut off"),
+        pytest.param(redirect("https://["), "which is no URL", id="redirects nowhere"),
         pytest.param(
             body(gzip.compress(b"{}"), Content_Encoding="gzip"),
             "is compressed",
@@ -594,6 +705,109 @@ def test_a_server_that_behaves_badly_is_an_error(web, trusted, reply, told):
         https.get(web.url("/a"), LITTLE, trusted)
 
     assert web.server.ended == []
+
+
+@contextlib.contextmanager
+def lenient(monkeypatch) -> Iterator[None]:
+    """Have contexts that take each end of a connection for good, as Debian's are."""
+    made = ssl.create_default_context
+
+    def create(**how: str | None) -> ssl.SSLContext:
+        context = made(**how)
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", create)
+        yield
+
+
+def test_an_answer_that_may_be_cut_off_is_refused_by_any_python(
+    web, trusted, monkeypatch
+):
+    web.replies["/a"] = without_length
+
+    with lenient(monkeypatch), pytest.raises(PolicyError, match="cut off"):
+        https.get(web.url("/a"), LITTLE, trusted)
+
+
+def test_a_connection_is_closed_though_an_error_is_still_looked_at(web, trusted):
+    closed = threading.Event()
+
+    def compressed(handler: BaseHTTPRequestHandler) -> None:
+        body(b"?" * 1000, Content_Encoding="gzip")(handler)
+        handler.connection.settimeout(10)
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            handler.connection.recv(1)
+        closed.set()
+
+    web.replies["/a"] = compressed
+    with pytest.raises(PolicyError) as caught:
+        https.get(web.url("/a"), LITTLE, trusted)
+
+    assert closed.wait(5), caught
+
+
+def test_an_answer_may_end_with_the_connection_if_tls_says_so(web, trusted):
+    web.replies["/a"] = ended
+
+    assert https.get(web.url("/a"), LITTLE, trusted).body == b"max_age: 6"
+
+
+def test_the_authorities_of_the_system_are_not_read_where_others_are_named(
+    web, trusted, monkeypatch
+):
+    web.replies["/a"] = body(b"there")
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", None)
+
+    assert https.get(web.url("/a"), LITTLE, trusted).body == b"there"
+
+
+@contextlib.contextmanager
+def full(port: int = 0) -> Iterator[int]:
+    """Listen at 127.0.0.2, with as many clients that the next one waits."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.2", port))
+        server.listen(0)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def have_addresses(monkeypatch, *found: str) -> None:
+    """Let the name localhost have these addresses."""
+    asked = socket.getaddrinfo
+
+    def answer(host: str, *how: object, **more: object) -> list[tuple]:
+        if host != "localhost":
+            return asked(host, *how, **more)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, 0)) for at in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+def test_all_addresses_of_a_server_share_its_time(trusted, monkeypatch):
+    with full() as port:
+        have_addresses(monkeypatch, *["127.0.0.2"] * 4)
+        began = time.monotonic()
+
+        with pytest.raises(PolicyError, match="did not answer in time"):
+            https.get(f"https://localhost:{port}/", LITTLE, trusted)
+
+    assert time.monotonic() - began < 2 * LITTLE.seconds
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    web, trusted, monkeypatch
+):
+    web.replies["/a"] = body(b"there")
+    with full(web.server.server_port):
+        have_addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
+
+        assert https.get(web.url("/a"), LITTLE, trusted).body == b"there"
 
 
 def test_a_server_that_is_silent_is_an_error_in_time(trusted):
@@ -633,6 +847,17 @@ def test_a_certificate_that_is_not_good_is_refused(
     try:
         with pytest.raises(PolicyError, match="its certificate is not valid"):
             https.get(found.url("/"), LITTLE, trusted)
+    finally:
+        found.server.shutdown()
+        found.server.server_close()
+
+
+def test_a_server_may_be_named_by_its_address(authority, tmp_path, trusted):
+    found = served_by(authority, tmp_path, "::1")
+    found.replies["/a"] = body(b"there")
+    try:
+        assert https.get(found.url("/a", "[::1]"), LITTLE, trusted).body == b"there"
+        assert found.asked[0][1]["Host"] == f"[::1]:{found.server.server_port}"
     finally:
         found.server.shutdown()
         found.server.server_close()

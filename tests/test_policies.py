@@ -1,5 +1,6 @@
 """Policies of recipient domains, and the two formats in which they are published."""
 
+import gc
 import json
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -243,6 +244,7 @@ def one(**fields: Any) -> dict[str, Any]:
         (one(mxs=["*.b"]), "policies.example.org.mxs[0]: '*.b' is not"),
         (one(mxs=["."]), "policies.example.org.mxs[0]: '' is not"),
         (one(mxs=[7]), "policies.example.org.mxs[0]: 7 is not"),
+        (one(mxs=["a.b", ["a.b"]]), "policies.example.org.mxs[1]: ['a.b'] is not"),
         ({"policies": {"a.org": 7}}, "policies.a.org: 7 is not an object"),
         (
             {"policies": {"a.org": {"policy-alias": "none"}}},
@@ -280,6 +282,13 @@ def test_what_is_no_list_is_refused(text):
         starttls_everywhere.parse(text, SOURCE)
 
     assert raised.value.message.startswith(SOURCE)
+
+
+@pytest.mark.parametrize("text", [listed(), b"{"])
+def test_the_collector_of_cycles_works_on_after_a_list(text):
+    unless_refused(lambda: starttls_everywhere.parse(text, SOURCE))
+
+    assert gc.isenabled()
 
 
 _JSON = st.recursive(

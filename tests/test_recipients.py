@@ -209,7 +209,7 @@ BAD = [
         "is compressed",
         id="compressed",
     ),
-    pytest.param(b"\x00\x01", "is not that of an HTTP server", id="not HTTP"),
+    pytest.param(b"\x00\x01\r\n", "is not that of an HTTP server", id="not HTTP"),
 ]
 
 

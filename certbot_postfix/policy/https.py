@@ -19,7 +19,6 @@ from urllib.parse import urljoin, urlsplit
 
 from certbot_postfix.policy.model import PolicyError, shown
 
-_PORT = 443
 _PIECE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -37,6 +36,7 @@ class Answer:
 class Bounds:
     """How many bytes an answer may have, and how many *seconds* all may take.
 
+    To look up the host takes as long as resolv.conf(5) allows, which is not in them.
     So many *redirects* are followed, to https only; one more is an answer like others.
     """
 
@@ -61,8 +61,16 @@ def get(
         target = answer.headers.get("location")
         if not left or answer.status not in _REDIRECTS or not target:
             break
-        url = urljoin(url, target)
+        url = _next(url, target)
     return answer
+
+
+def _next(url: str, target: str) -> str:
+    try:
+        return urljoin(url, target)
+    except ValueError as error:
+        why = f"it redirects to {shown(target)}, which is no URL"
+        raise PolicyError(f"{shown(url)}: {why}") from error
 
 
 def _once(
@@ -75,24 +83,25 @@ def _once(
     try:
         host, port, target = _split(url)
         with _connected(host, port, end, authorities) as tls:
-            # HTTPSConnection would make a context of its own: that takes a while.
-            connection = http.client.HTTPConnection(host, port)
+            # It would make a context of its own: that takes a while.
+            trusted = _context(authorities)
+            connection = http.client.HTTPSConnection(host, port, context=trusted)
             connection.sock = tls
             # What is compressed could become any size.
             connection.request(
                 "GET",
                 target,
                 headers={
-                    "Host": host if port == _PORT else f"{host}:{port}",
                     "User-Agent": "certbot-postfix",
                     "Accept-Encoding": "identity",
                     "Connection": "close",
                     **headers,
                 },
             )
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, _body(response, limit, end))
+            # What reads from it keeps the connection open, also if that fails.
+            with connection.getresponse() as response:
+                found = {name.lower(): value for name, value in response.getheaders()}
+                return Answer(response.status, found, _body(response, limit, end))
     except (OSError, ValueError, http.client.HTTPException) as error:
         late = time.monotonic() >= end
         why = "it did not answer in time" if late else _reason(error)
@@ -106,7 +115,7 @@ def _split(url: str) -> tuple[str, int, str]:
     target = parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
-    return parts.hostname, parts.port or _PORT, target
+    return parts.hostname, parts.port or 443, target
 
 
 @contextlib.contextmanager
@@ -114,18 +123,38 @@ def _connected(
     host: str, port: int, end: float, authorities: Path | None
 ) -> Iterator[ssl.SSLSocket]:
     """Connect, and shut the connection down at the *end*, whatever it waits for."""
-    left = max(0.01, end - time.monotonic())
-    with socket.create_connection((host, port), timeout=left) as plain:
+    with _dialled(host, port, end) as plain:
         guard = plain.dup()  # TLS takes the first one over
         timer = threading.Timer(end - time.monotonic(), _shut, [guard])
         timer.daemon = True
         timer.start()
         try:
-            with _context(authorities).wrap_socket(plain, server_hostname=host) as tls:
+            # Who is in between could cut off an answer that ends with the connection,
+            # unless TLS has to say that it ends: RFC 8446, 6.1.
+            with _context(authorities).wrap_socket(
+                plain, server_hostname=host, suppress_ragged_eofs=False
+            ) as tls:
                 yield tls
         finally:
             timer.cancel()
             guard.close()
+
+
+def _dialled(host: str, port: int, end: float) -> socket.socket:
+    """Connect to the first address that answers; they share the time that is left."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failed = OSError("it has no address")
+    for at, (*_, address) in enumerate(addresses):
+        left = max(0.01, end - time.monotonic())
+        try:
+            one = (str(address[0]), port)
+            found = socket.create_connection(one, left / (len(addresses) - at))
+        except OSError as error:
+            failed = error
+        else:
+            found.settimeout(left)
+            return found
+    raise failed
 
 
 def _shut(guard: socket.socket) -> None:
@@ -136,7 +165,10 @@ def _shut(guard: socket.socket) -> None:
 @lru_cache(maxsize=1)
 def _context(authorities: Path | None) -> ssl.SSLContext:
     """Return the context; to read a bundle of authorities takes 20 ms and more."""
-    return ssl.create_default_context(cafile=str(authorities) if authorities else None)
+    found = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+    # Debian's Python passes over it; before OpenSSL 3, there is no such option.
+    found.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return found
 
 
 def _body(response: http.client.HTTPResponse, limit: int, end: float) -> bytes:
@@ -159,5 +191,8 @@ def _reason(error: Exception) -> str:
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, http.client.HTTPException):
         return "its answer is not that of an HTTP server"
+    # Not every Python has SSLEOFError for it.
+    if isinstance(error, ssl.SSLError) and "EOF" in str(error):
+        return "the connection was cut off"
     text = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shown(str(text)).strip("'\"") or type(error).__name__

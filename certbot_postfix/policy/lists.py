@@ -8,7 +8,8 @@ that are kept, by gpgv(1).  Raises `PolicyError`.
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from zope.interface import implementer
 
 from certbot_postfix import files, programs
-from certbot_postfix.errors import ProgramError
+from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import https, starttls_everywhere
 from certbot_postfix.policy.https import Bounds
@@ -77,13 +78,15 @@ class List:
         seen = {**self._of_kept(), **self._read_seen()}
         try:
             changed = self._published(seen, now)
-        except (PolicyError, ProgramError):
+        except Error as error:
             self._write_seen({**seen, "failed": True, "checked": now.timestamp()})
+            if self._ended(seen, now):
+                raise self._expired(seen, f"; {error.message}") from error
             raise
         seen = {**seen, **changed, "failed": False, "checked": now.timestamp()}
         self._write_seen(seen)
-        if seen["expires"] <= now.timestamp():
-            raise self._expired()
+        if self._ended(seen, now):
+            raise self._expired(seen)
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies of the list that is kept."""
@@ -99,7 +102,7 @@ class List:
 
     @property
     def _remote(self) -> bool:
-        return "://" in self.place
+        return "://" in self.place and not self.place.startswith("/")
 
     def _enforced(self, policy: Policy) -> Policy:
         if self._settings.early_adopter and policy.mode is Mode.TESTING:
@@ -124,7 +127,8 @@ class List:
         return {**dict.fromkeys(_VALIDATORS), **about, **_described(found)}
 
     def _fetched(self, seen: dict[str, Any]) -> tuple[bytes | None, dict[str, Any]]:
-        known = self._kept.exists()
+        # After a failure, whatever is published is to be seen.
+        known = self._kept.exists() and not seen.get("failed")
         asked = {
             header: seen[name]
             for name, header in _VALIDATORS.items()
@@ -140,21 +144,22 @@ class List:
 
     def _verify(self, body: bytes) -> None:
         keyring = self._settings.keyring
+        _check_keyring(keyring)
         signature = self._signature()
-        with files.explained("verify", self._kept):
-            names = [self._kept.with_suffix(each) for each in (".asc", ".new")]
+        names = [self._kept.with_suffix(each) for each in (".asc", ".new")]
         try:
             for path, text in zip(names, (signature, body), strict=True):
                 files.replace(path, text, mode=0o600)
-            programs.run(["gpgv", "--keyring", keyring, *map(str, names)])
-        except ProgramError as error:
-            raise PolicyError(
-                f"the list {self.label} is not signed by a key in {keyring}, so the one"
-                f" before stays: {error.message}",
-                hint="gpgv reads what `gpg --export` writes, without --armor",
-            ) from error
+            command = ["gpgv", "--keyring", keyring, *map(str, names)]
+            done = programs.run(command, check=False)
         finally:
             files.remove(*names)
+        if done.returncode:
+            raise PolicyError(
+                f"the list {self.label} is not signed by a key in {keyring}, so the one"
+                f" before stays: {programs.complaint(done)}",
+                hint=f"ask its publisher, or add the key to {keyring}",
+            )
 
     def _signature(self) -> bytes:
         if not self._remote:
@@ -175,7 +180,11 @@ class List:
     def _refuse(self, found: PolicyList, seen: dict[str, Any], now: datetime) -> None:
         """Raise `PolicyError` if *found* must not take the place of what was *seen*."""
         if found.expires <= now:
-            raise self._expired()
+            raise PolicyError(
+                f"{self.label}: what is published expired on {_day(found.expires)}, so"
+                " the list before stays",
+                hint="ask its publisher for a new one, or take it out of the options",
+            )
         if not self._kept.exists() or "count" not in seen:
             return
         hint = f"if that is meant: remove {self._kept}"
@@ -191,10 +200,15 @@ class List:
                 hint=hint,
             )
 
-    def _expired(self) -> PolicyError:
+    def _ended(self, seen: dict[str, Any], now: datetime) -> bool:
+        """Whether the list that is kept has expired."""
+        return self._kept.exists() and seen.get("expires", inf) <= now.timestamp()
+
+    def _expired(self, seen: dict[str, Any], why: str = "") -> PolicyError:
+        day = _day(datetime.fromtimestamp(seen["expires"], timezone.utc))
         return PolicyError(
-            f"the list {self.label} has expired, and is not followed: mail to its"
-            " domains is protected only as far as others say",
+            f"the list {self.label} has expired on {day}, and is not followed: mail to"
+            f" its domains is protected only as far as others say{why}",
             hint="ask its publisher for a new one, or take it out of the options",
         )
 
@@ -213,13 +227,13 @@ class List:
 
     def _of_kept(self) -> dict[str, Any]:
         """Return what is known of the list that is kept, if that was lost."""
-        if self._seen.exists() or not self._kept.exists():
+        if "count" in self._read_seen() or not self._kept.exists():
             return {}
         try:
-            self._parsed = starttls_everywhere.parse(files.read(self._kept), self.label)
+            kept = files.read(self._kept)
+            return _described(starttls_everywhere.parse(kept, self.label))
         except PolicyError:
             return {}
-        return _described(self._parsed)
 
     def _read_seen(self) -> dict[str, Any]:
         try:
@@ -247,6 +261,25 @@ def _sound(seen: Any) -> bool:
     numbers = [seen.get(name) for name in ("checked", "expires", "timestamp", "count")]
     present = numbers if not seen["failed"] else [each for each in numbers if each]
     return all(isinstance(each, (int, float)) for each in present)
+
+
+def _day(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _check_keyring(keyring: str) -> None:
+    """Raise `PolicyError` for what gpgv(1) would not find, or not understand."""
+    if not Path(keyring).is_absolute():  # gpgv looks for it in ~/.gnupg
+        raise PolicyError(
+            f"the keyring {shown(keyring)} is not an absolute path, so no list can be"
+            " verified"
+        )
+    if files.read(Path(keyring)).lstrip().startswith(b"-----BEGIN"):
+        raise PolicyError(
+            f"the keyring {keyring} is armored, which gpgv does not read, so no list"
+            " can be verified",
+            hint=f"gpg --dearmor {keyring}, and name the file that it writes",
+        )
 
 
 def _bytes(place: str, bounds: Bounds) -> bytes:

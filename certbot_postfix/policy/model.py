@@ -8,6 +8,7 @@ entry of a table.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from certbot_postfix.errors import Error
@@ -75,17 +76,25 @@ def pattern(text: object, where: str, wildcard: str) -> str:
 
 def patterns(texts: Sequence[object], where: str, wildcard: str) -> tuple[str, ...]:
     """Return what `pattern` makes of each, once, in order."""
-    names = [text for text in texts if isinstance(text, str)]
-    plain = (name.removeprefix(".") for name in names)
-    if wildcard == "." and len(set(names)) == len(texts) and all(map(is_host, plain)):
-        return tuple(names)  # of a list with a million domains, nearly all
-    found = [pattern(text, f"{where}[{at}]", wildcard) for at, text in enumerate(texts)]
-    return tuple(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    for at, text in enumerate(texts):
+        name = _known(text, wildcard) if isinstance(text, str) else ""
+        found[name or pattern(text, f"{where}[{at}]", wildcard)] = None
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _known(text: str, wildcard: str) -> str:
+    """Return what `pattern` does, "" where it fails: many domains share servers."""
+    try:
+        return pattern(text, "", wildcard)
+    except PolicyError:
+        return ""
 
 
 def _name(text: object, where: str, kind: str) -> str:
     if isinstance(text, str):
-        if is_host(text):
+        if is_host(text):  # as nearly all are; what follows takes as long again
             return text
         name = a_labels(text.lower()).lower()
         if is_host(name):
