@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -358,6 +359,33 @@ def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
 
     with pytest.raises(PolicyError, match=r"domains, line 2: .* is not the name of a"):
         source.refresh(NOW)
+
+
+class Hanging(Nobody):
+    """Resolvers of which one question is not answered before `let_go`."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def texts(self, name: str) -> list[str]:
+        if name.endswith("slow.org"):
+            self.let_go.wait(60)
+        return []
+
+
+def test_a_domain_that_hangs_is_told_and_due_again(tmp_path):
+    kept = kept_by(tmp_path, b"{}", "a.org", "slow.org", "b.org")
+    hanging = Hanging()
+    source = Recipients(kept._context, hanging, seconds=0.5)
+    try:
+        with pytest.raises(PolicyError, match=r"slow\.org: there was no time for it"):
+            source.refresh(NOW)
+    finally:
+        hanging.let_go.set()
+
+    done = json.loads((tmp_path / "mta-sts.json").read_text())["domains"]
+    assert {name for name, one in done.items() if "next" in one} == {"a.org", "b.org"}
+    assert source.due(NOW)
 
 
 def test_what_is_kept_is_not_written_when_nothing_has_changed(tmp_path):

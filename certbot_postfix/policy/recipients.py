@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ _BOUNDS = Bounds(mta_sts.LARGEST, seconds=20)  # no redirects: section 3.3
 
 # More than any policy that was fetched can last, in seconds since 1970.
 _LATEST = 1 << 36
+
+# For a whole refresh: certbot waits for it, and others for certbot.
+_SECONDS = 300.0
 
 # At the same time: each waits for others most of the time.
 _SIDE_BY_SIDE = 64
@@ -64,12 +68,22 @@ def sources(context: Context) -> list["Recipients"]:
 
 @implementer(IPolicySource)
 class Recipients:
-    """The policies that the domains of the file in the settings publish."""
+    """The policies that the domains of the file in the settings publish.
+
+    A refresh takes so many *seconds* at most; what it did not come to is due again.
+    """
 
     label = LABEL
 
-    def __init__(self, context: Context, resolvers: Asks | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        resolvers: Asks | None = None,
+        *,
+        seconds: float = _SECONDS,
+    ) -> None:
         self._context = context
+        self._seconds = seconds
         self._path = Path(context.settings.domains)
         self._cache = context.directory / "mta-sts.json"
         self._resolvers = resolvers
@@ -133,8 +147,12 @@ class Recipients:
                 pool.submit(self._one, resolvers, name, kept.get(name, {}), now): name
                 for name in names
             }
-            for future in as_completed(found):
+            for future in as_completed(found, self._seconds):
                 yield (found[future], *future.result())
+        except FutureTimeoutError:  # the built-in since 3.11
+            for future, name in found.items():
+                if not future.done():
+                    yield name, kept.get(name, {}), f"{name}: there was no time for it"
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
