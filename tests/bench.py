@@ -42,7 +42,6 @@ from tests.lab.machine import LabError, wait_until
 from tests.lab.postfix import SERVICES
 
 NAME = "mx.example.org"
-EXECUTABLE = Path(sys.executable).with_name("certbot")
 
 # Turns of each variant.
 IMPORTS, DEPLOYMENTS, RENEWALS = 35, 8, 35
@@ -239,7 +238,7 @@ def bench_deploy(base: Path) -> None:
     """Compare ``certbot install -i postfix`` with the same done by hand."""
     heading("certbot install -i postfix, and the bare minimum by hand")
     with PrivatePostfix(base, hostname=NAME) as postfix:
-        contest = Contest(postfix, Certbot(base, executable=EXECUTABLE))
+        contest = Contest(postfix, Certbot(base))
         null: list[float] = []
         times = take_turns(
             {
@@ -329,7 +328,7 @@ def bench_renew(base: Path) -> None:
         processor: dict[str, list[float]] = {}
         for installer in ("null", "postfix"):
             (base / installer).mkdir()
-            client = Certbot(base / installer, executable=EXECUTABLE)
+            client = Certbot(base / installer)
             directory = str(postfix.config_dir)
             options = {"postfix_config_dir": directory} if installer != "null" else {}
             install_lineage(
@@ -382,7 +381,7 @@ def bench_programs(base: Path) -> None:
         for option, name in (("ctl", "postfix"), ("config-utility", "postconf")):
             wrapper = _wrapper(base / name, log)
             options += [f"--postfix-{option}", str(wrapper)]
-        client = Certbot(place, executable=EXECUTABLE, pebble=pebble)
+        client = Certbot(place, pebble=pebble)
         issue = ("run", "-a", "standalone", "-i", "postfix", "-d", NAME)
         install = ("install", "--cert-name", NAME, "-i", "postfix")
         for title, arguments in (

@@ -17,12 +17,11 @@ from pathlib import Path
 
 from certbot_postfix.policy import table
 from certbot_postfix.policy.sources import Settings
-from tests.lab import Authority, PrivatePostfix, base_directory
+from tests.lab import COMMAND, Authority, PrivatePostfix, base_directory
 from tests.lab.machine import LabError
 from tests.lab.network import POLICIES, RESOLVER, Network
 
 DOMAINS = 1_000_000
-COMMAND = Path(sys.executable).with_name("certbot-postfix")
 
 GIB = 1 << 30
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Authority, Pebble, PrivatePostfix, base_directory
+from tests.lab import (
+    NEWEST,
+    OLDEST,
+    Authority,
+    Pebble,
+    PrivatePostfix,
+    base_directory,
+)
 
 
 @pytest.fixture
@@ -15,6 +22,23 @@ def base() -> Iterator[Path]:
     """A short directory that every user may enter."""
     with base_directory() as path:
         yield path
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(NEWEST, id="newest certbot"),
+        pytest.param(
+            OLDEST,
+            id="oldest certbot",
+            marks=pytest.mark.skipif(
+                not OLDEST.exists(), reason="there is no .venv-oldest: run make test"
+            ),
+        ),
+    ]
+)
+def executable(request: pytest.FixtureRequest) -> Path:
+    """Each certbot that has to work."""
+    return request.param
 
 
 @pytest.fixture

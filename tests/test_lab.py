@@ -6,8 +6,6 @@ import pytest
 from cryptography import x509
 
 from tests.lab import (
-    NEWEST,
-    OLDEST,
     Authority,
     Certbot,
     Issued,
@@ -19,11 +17,6 @@ from tests.lab import (
 )
 from tests.lab.machine import LabError, Ports, wait_until
 from tests.lab.postfix import SERVICES, snapshot
-
-CERTBOTS = [
-    pytest.param(NEWEST, id="newest certbot"),
-    pytest.param(OLDEST, id="oldest certbot"),
-]
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -157,7 +150,6 @@ def test_no_key_is_in_a_repr(issued):
     assert "PRIVATE KEY" not in repr(issued)
 
 
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_certbot_accepts_a_lineage_of_the_lab(base, authority, issued, executable):
     certbot = Certbot(base, executable=executable)
     install_lineage(certbot.config_dir, "mx.example.org", issued)
@@ -173,7 +165,6 @@ def test_certbot_accepts_a_lineage_of_the_lab(base, authority, issued, executabl
 
 
 @pytest.mark.postfix
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_certbot_obtains_a_certificate_from_pebble(base, pebble: Pebble, executable):
     certbot = Certbot(base, executable=executable, pebble=pebble)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import (
-    NEWEST,
+    COMMAND,
     Authority,
     Certbot,
     Issued,
@@ -125,7 +125,7 @@ def hook(scene: Scene) -> Callable[[Certified], str]:
     def deploy(lineage: Certified) -> str:
         done = subprocess.run(
             [
-                NEWEST.with_name("certbot-postfix"),
+                COMMAND,
                 *("--config-dir", str(scene.postfix.config_dir)),
                 *("--certbot-config-dir", str(scene.certbot.config_dir)),
                 *("deploy", "--cert-name", lineage.name),

@@ -42,7 +42,7 @@ from tests.lab import (
 from tests.lab.machine import LOOPBACK, wait_until
 from tests.lab.postfix import SERVICES, STRANGER
 from tests.test_deployment import Checkpoint
-from tests.test_story import CERTBOTS, identity, options
+from tests.test_story import identity, options
 
 pytestmark = pytest.mark.postfix
 
@@ -465,7 +465,6 @@ class Story:
         return succeeded(self._certbot(*args))
 
 
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_four_lineages_are_deployed_renewed_healed_and_rolled_back_while_mail_flows(
     base, screened, pebble, executable
 ):

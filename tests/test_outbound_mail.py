@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.lab import (
+    COMMAND,
     Authority,
     Certbot,
     base_directory,
@@ -28,7 +29,6 @@ from tests.lab.network import POLICIES, Inside, Network, Sender, marks
 
 RIGHT, WRONG, STRIPPED = "127.0.0.20", "127.0.0.30", "127.0.0.50"
 NAME = "sender.test"
-COMMAND = Path(__file__).parents[1] / ".venv/bin/certbot-postfix"
 
 pytestmark = pytest.mark.postfix
 

@@ -1,7 +1,6 @@
 """Policies and kill -9, policies and a full disk: Postfix finds the old or the new."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,13 @@ from certbot_postfix.errors import ProgramError
 from certbot_postfix.policy import table
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import Postfix
-from tests.lab import Authority, Certbot, PrivatePostfix, install_lineage
+from tests.lab import (
+    COMMAND,
+    Authority,
+    Certbot,
+    PrivatePostfix,
+    install_lineage,
+)
 from tests.lab.kill import Point, kill_at, points
 from tests.test_lists import written
 from tests.test_tables import no_space
@@ -20,7 +25,6 @@ from tests.test_tables import no_space
 pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
-COMMAND = Path(sys.executable).with_name("certbot-postfix")
 FORMS = ("hash", "lmdb", "cdb", "texthash")
 
 # So many that a database does not fit into what is left of a full disk.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from certbot_postfix.policy import table
-from tests.lab import NEWEST, OLDEST, Certbot, PrivatePostfix
+from tests.lab import Certbot, PrivatePostfix
 from tests.test_lists import written
 
 pytestmark = pytest.mark.postfix
@@ -13,9 +13,6 @@ pytestmark = pytest.mark.postfix
 NAME = "mx.example.org"
 
 
-@pytest.mark.parametrize(
-    "executable", [NEWEST, OLDEST], ids=["newest certbot", "oldest certbot"]
-)
 def test_lists_are_followed_on_run_and_on_renewals(
     executable, stopped_postfix: PrivatePostfix, base, pebble
 ):

@@ -13,8 +13,6 @@ import pytest
 from cryptography import x509
 
 from tests.lab import (
-    NEWEST,
-    OLDEST,
     Authority,
     Certbot,
     Pebble,
@@ -29,17 +27,6 @@ from tests.lab.postfix import SERVICES, snapshot
 pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
-
-CERTBOTS = [
-    pytest.param(NEWEST, id="newest certbot"),
-    pytest.param(
-        OLDEST,
-        id="oldest certbot",
-        marks=pytest.mark.skipif(
-            not OLDEST.exists(), reason="there is no .venv-oldest: run make test"
-        ),
-    ),
-]
 
 
 @pytest.fixture
@@ -112,7 +99,6 @@ def identity(path: Path) -> tuple[bytes, int, int]:
 # From the first certificate to the last
 
 
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_a_certificate_is_deployed_renewed_and_rolled_back(
     postfix, base, pebble, executable
 ):
@@ -139,7 +125,6 @@ def test_a_certificate_is_deployed_renewed_and_rolled_back(
     assert served(postfix) == snake_oil
 
 
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_a_second_run_writes_nothing_and_says_so(postfix, base, pebble, executable):
     certbot = Certbot(base, executable=executable, pebble=pebble)
     run(certbot, postfix)
@@ -325,7 +310,6 @@ def test_a_yes_at_the_terminal_deploys(postfix, certbot, authority):
 # Undo
 
 
-@pytest.mark.parametrize("executable", CERTBOTS)
 def test_a_rollback_restores_a_linked_main_cf_with_mode_and_owner(
     base, postfix, authority, executable
 ):

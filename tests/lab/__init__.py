@@ -5,12 +5,13 @@ the machine's own Postfix or certbot, and whatever is started is stopped by its 
 """
 
 from tests.lab.acme import Pebble
-from tests.lab.certbot import NEWEST, OLDEST, Certbot
+from tests.lab.certbot import COMMAND, NEWEST, OLDEST, Certbot
 from tests.lab.machine import base_directory
 from tests.lab.pki import Authority, Issued, install_lineage, renew_lineage
 from tests.lab.postfix import PrivatePostfix
 
 __all__ = [
+    "COMMAND",
     "NEWEST",
     "OLDEST",
     "Authority",

@@ -4,16 +4,16 @@
 """
 
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.lab.acme import Pebble
 
-_ROOT = Path(__file__).parents[2]
-
-NEWEST = _ROOT / ".venv/bin/certbot"
-"""The newest certbot on PyPI."""
-OLDEST = _ROOT / ".venv-oldest/bin/certbot"
-"""certbot 2.1, Debian's."""
+NEWEST = Path(sys.executable).with_name("certbot")
+"""The one beside this Python: in `.venv`, the newest on PyPI."""
+OLDEST = Path(__file__).parents[2] / ".venv-oldest/bin/certbot"
+"""certbot 2.1, that of Debian 12, if it was prepared."""
+COMMAND = NEWEST.with_name("certbot-postfix")
 
 
 class Certbot:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.lab.certbot import NEWEST, Certbot
+from tests.lab.certbot import COMMAND, Certbot
 from tests.lab.machine import LabError, wait_until
 from tests.lab.postfix import PrivatePostfix
 
@@ -196,5 +196,4 @@ class CertbotInside(Certbot):
     def command(self, *args: str) -> list[str]:
         """Return the whole command that stands behind ``certbot-postfix ARGS``."""
         ours = ("--certbot-config-dir", str(self.config_dir))
-        program = NEWEST.with_name("certbot-postfix")
-        return self.family.inside(str(program), *ours, *args)
+        return self.family.inside(str(COMMAND), *ours, *args)
