@@ -238,7 +238,8 @@ def _key_type(public: object) -> str:
         case EllipticCurvePublicKey():
             return "ECDSA"
         case _:
-            return type(public).__name__.removesuffix("PublicKey")
+            # A private class before cryptography 40; Debian 12 has 38.
+            return type(public).__name__.lstrip("_").removesuffix("PublicKey")
 
 
 def _time(certificate: x509.Certificate, name: str) -> datetime:

@@ -68,13 +68,13 @@ def pebble() -> Iterator[Pebble]:
         yield server
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """Tell what tests counted."""
     _tell_points(terminalreporter)
     _tell_load(terminalreporter)
 
 
-def _tell_points(terminalreporter: pytest.TerminalReporter) -> None:
+def _tell_points(terminalreporter: "pytest.TerminalReporter") -> None:
     """Say at how many points certbot was killed, and how many there are."""
     tried, there = Counter[str](), dict[str, int]()
     for outcome in ("passed", "failed"):
@@ -89,7 +89,7 @@ def _tell_points(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{thing}: {count} of {there[thing]}")
 
 
-def _tell_load(terminalreporter: pytest.TerminalReporter) -> None:
+def _tell_load(terminalreporter: "pytest.TerminalReporter") -> None:
     """Say what became of the clients that came while certificates were renewed."""
     told = [
         value

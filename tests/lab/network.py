@@ -193,7 +193,8 @@ class Network:
 
     def argv(self, *command: str) -> list[str]:
         """Return what runs *command* in the network."""
-        return ["nsenter", "-t", self._holder, "--net", "--mount", *command]
+        here = f"--wd={Path.cwd()}"
+        return ["nsenter", "-t", self._holder, "--net", "--mount", here, *command]
 
     def run(
         self,
