@@ -48,7 +48,10 @@ examples:
   certbot renew --deploy-hook 'certbot-postfix deploy'
   certbot-postfix forget old.example.org
   certbot-postfix status
-  certbot-postfix policy test example.org
+  certbot-postfix status --json
+  certbot-postfix policy refresh
+  certbot-postfix policy show
+  certbot-postfix policy test example.org --connect
 """
 
 # Seconds for `status`, all in all.

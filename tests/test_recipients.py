@@ -97,6 +97,8 @@ def scene(network: Network) -> Iterator[Scene]:
         path.unlink()
 
 
+pytestmark = pytest.mark.postfix
+
 POLICY = ["enforce", "mx.sts.insecure", ".example.net"]
 
 

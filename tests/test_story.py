@@ -487,7 +487,7 @@ def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else(
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == INTERMEDIATE | RETIRED
     added = set(re.findall(r"^\+(\w+) = ", printed, re.MULTILINE))
-    retired = set(re.findall(r"^\+#(\w+)=", printed, re.MULTILINE))
+    retired = set(re.findall(r"^\+#(\w+) ?=", printed, re.MULTILINE))
     assert (added, retired) == (INTERMEDIATE, RETIRED)
     assert served(postfix) == everywhere(issued.leaf)
 

@@ -151,14 +151,17 @@ class PrivatePostfix:
         template = "".join(
             (_SHARED / name).read_text() for name in ("main.cf.debian", "main.cf.tls")
         )
-        template = re.sub(r"(?m)(?<=cert_file=).*", str(certificate), template)
-        template = re.sub(r"(?m)(?<=key_file=).*", str(key), template)
+        template = re.sub(
+            r"(?m)^(\w+cert_file ?= ?).*", rf"\g<1>{certificate}", template
+        )
+        template = re.sub(r"(?m)^(\w+key_file ?= ?).*", rf"\g<1>{key}", template)
+        settings = _DEBIAN.format(
+            hostname=self.hostname,
+            mynetworks=_MYNETWORKS_SCREENED if self.postscreen else _MYNETWORKS,
+        )
         self.main_cf.write_text(
-            template
-            + _DEBIAN.format(
-                hostname=self.hostname,
-                mynetworks=_MYNETWORKS_SCREENED if self.postscreen else _MYNETWORKS,
-            )
+            _without(template, settings)
+            + settings
             + _PRIVATE.format(base=self.base)
             + (_SCREENED if self.postscreen else "")
         )
@@ -284,17 +287,25 @@ class PrivatePostfix:
 
         It comes from the address *client*.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        connect = _connect if service == "submissions" else _start_tls
-        with (
-            connect(self.ports[service], client) as plain,
-            context.wrap_socket(plain, server_hostname=sni) as session,
-        ):
-            der = session.getpeercert(binary_form=True)
-        assert der is not None
-        return x509.load_der_x509_certificate(der)
+        port = self.ports[service]
+        return shown(port, sni=sni, client=client, wrapped=service == "submissions")
+
+
+def shown(
+    port: int, *, sni: str | None = None, client: str = LOOPBACK, wrapped: bool = False
+) -> x509.Certificate:
+    """Return the leaf that *port* shows, by STARTTLS unless it is *wrapped*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connect = _connect if wrapped else _start_tls
+    with (
+        connect(port, client) as plain,
+        context.wrap_socket(plain, server_hostname=sni) as session,
+    ):
+        der = session.getpeercert(binary_form=True)
+    assert der is not None
+    return x509.load_der_x509_certificate(der)
 
 
 def snapshot(directory: Path) -> dict[str, Entry]:
@@ -322,6 +333,16 @@ def _entry(path: Path) -> Entry:
 @functools.cache
 def _snake_oil() -> pki.Issued:
     return pki.self_signed(SNAKE_OIL, pki.generate_key("rsa"))
+
+
+def _without(template: str, settings: str) -> str:
+    """Return the lines of *template* that *settings* do not set again."""
+    names = {line.split(" =")[0] for line in settings.splitlines()}
+    return "".join(
+        line
+        for line in template.splitlines(keepends=True)
+        if line.split("=")[0].strip() not in names
+    )
 
 
 def _master(template: str) -> str:
