@@ -10,6 +10,9 @@ help:
 	@echo "make test       run all tests"
 	@echo "make test-fast  run the tests that start no Postfix"
 	@echo "make lint       check format, style and types"
+	@echo "make dist       build sdist and wheel, and check them"
+	@echo "make deb        build the Debian package, and check it"
+	@echo "make distro-test  try that package in Debian 12 and 13"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"
 	@echo "make clean      remove what these targets made"
@@ -34,6 +37,29 @@ soak: .venv/.stamp .venv-oldest/.stamp
 bench: .venv/.stamp
 	.venv/bin/python -m tests.bench
 
+# Of the commit that is checked out.
+.PHONY: dist
+dist: .venv/.stamp
+	tools/build-dist
+
+.PHONY: deb
+deb: | packages-to-build
+	tools/build-deb
+
+# Twice, with another umask, time zone and language: the same, byte for byte.
+.PHONY: reproducible
+reproducible: | packages-to-build
+	tools/build-deb build/deb
+	(umask 077 && LC_ALL=C.UTF-8 TZ=Asia/Tokyo DEB_BUILD_OPTIONS=nocheck tools/build-deb build/again)
+	for file in build/deb/*.deb build/deb/*.dsc build/deb/*.tar.*; do \
+	    cmp "$$file" "build/again/$${file##*/}" || exit 1; \
+	done
+
+SUITES = bookworm trixie
+.PHONY: distro-test
+distro-test: deb
+	tools/distro-test $(SUITES)
+
 .PHONY: lint
 lint: .venv/.stamp
 	.venv/bin/ruff format --check
@@ -42,13 +68,17 @@ lint: .venv/.stamp
 
 .PHONY: clean
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info
+	rm -rf .venv .venv-oldest .distro build dist *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: packages
 packages:
 	@tools/install-packages
+
+.PHONY: packages-to-build
+packages-to-build:
+	@tools/install-packages --to-build
 
 # The newest certbot.
 .venv/.stamp: setup.py pyproject.toml | packages

@@ -24,7 +24,7 @@ setup(
     ],
     extras_require={
         "test": ["hypothesis", "prometheus_client", "pytest", "pytest-xdist"],
-        "dev": ["mypy", "ruff"],
+        "dev": ["build", "mypy", "ruff", "twine"],
     },
     entry_points={
         "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],
