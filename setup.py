@@ -23,7 +23,13 @@ setup(
         "zope.interface>=5.5",
     ],
     extras_require={
-        "test": ["hypothesis", "prometheus_client", "pytest", "pytest-xdist"],
+        "test": [
+            "ansible-core",
+            "hypothesis",
+            "prometheus_client",
+            "pytest",
+            "pytest-xdist",
+        ],
         "dev": ["build", "mypy", "ruff", "twine"],
     },
     entry_points={

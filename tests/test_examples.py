@@ -1,10 +1,15 @@
 """The examples in the documentation are what the programs accept that read them."""
 
+import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.lab import NEWEST, Certbot, Pebble, PrivatePostfix
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 UNITS = sorted(EXAMPLES.glob("*.service")) + sorted(EXAMPLES.glob("*.timer"))
@@ -21,3 +26,64 @@ def test_systemd_accepts_the_units():
 
     assert UNITS
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+ANSIBLE = NEWEST.with_name("ansible-playbook")
+NAME = "mx.example.org"
+
+
+class Playbook:
+    """The playbook for Ansible, run on this machine with the lab's certbot."""
+
+    def __init__(self, certbot: Certbot, postfix: PrivatePostfix, base: Path) -> None:
+        beside = os.pathsep.join((str(ANSIBLE.parent), os.defpath, "/usr/sbin"))
+        self.environment = certbot.environment | {
+            "PATH": beside,
+            "LANG": "C.UTF-8",
+            "HOME": str(base),
+        }
+        there = str(postfix.config_dir)
+        options = certbot.argv("--postfix-config-dir", there)[1:]
+        ours = ["--config-dir", there, "--certbot-config-dir", str(certbot.config_dir)]
+        self.settings = {
+            "certificate": NAME,
+            "as_root": False,
+            "ansible_python_interpreter": sys.executable,
+            "certbot_options": options,
+            "certbot_postfix_options": ours,
+        }
+
+    def __call__(self, *arguments: str) -> str:
+        """Run it; return what it says at its end of what it did."""
+        done = subprocess.run(
+            [
+                *(ANSIBLE, "--connection", "local", "--inventory", "localhost,"),
+                *("--extra-vars", json.dumps(self.settings), *arguments),
+                EXAMPLES / "ansible/playbook.yml",
+            ],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        return " ".join(done.stdout.rpartition("PLAY RECAP")[2].split())
+
+
+@pytest.mark.postfix
+@pytest.mark.skipif(not ANSIBLE.exists(), reason="there is no Ansible")
+def test_ansible_deploys_certificate_and_profile_once(
+    postfix: PrivatePostfix, base: Path, pebble: Pebble
+):
+    play = Playbook(Certbot(base, pebble=pebble), postfix, base)
+
+    assert "changed=1 " in play()
+
+    deployed = postfix.snapshot()
+    assert b"smtpd_tls_auth_only = yes" in deployed["main.cf"].content
+    assert f"{NAME}.pem".encode() in deployed["main.cf"].content
+    assert "ok=1 changed=0 " in play()
+    assert "ok=1 changed=0 " in play("--check")
+    assert postfix.snapshot() == deployed
