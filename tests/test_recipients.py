@@ -130,6 +130,18 @@ def test_a_policy_is_fetched_anew_in_the_second_half_of_its_life(scene):
     assert scene.asked() == 2
 
 
+def test_a_clock_that_was_wrong_does_not_put_off_the_next_look(scene):
+    scene.now += 1000 * 24 * HOUR
+    scene.look()
+    scene.now -= 1000 * 24 * HOUR
+    scene.network.policy(DOMAIN, "mx.example.com")
+    scene.publish("v=STSv1; id=2;")
+
+    scene.look()
+
+    assert (scene.told, scene.found) == ("", {DOMAIN: ["enforce", "mx.example.com"]})
+
+
 def test_a_new_id_brings_a_new_policy(scene):
     scene.look()
     scene.network.policy(DOMAIN, "mx.example.com", age=864000)

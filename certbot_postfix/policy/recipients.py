@@ -130,7 +130,8 @@ class Recipients:
         return [
             name
             for name in wanted
-            if (one := kept.get(name, {})).get("next", 0) <= at
+            # A time further ahead than was ever set comes from a clock that was wrong.
+            if not at < (one := kept.get(name, {})).get("next", 0) <= at + _INTERVAL
             or (dane and one.get("mode") and "dane" not in one)
         ]
 
