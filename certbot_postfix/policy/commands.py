@@ -104,7 +104,7 @@ def _described(entry: Entry) -> dict[str, object]:
 
 
 def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
-    domain = model.domain(name, "DOMAIN")
+    domain = model.domain(name.removesuffix("."), "DOMAIN")
     postfix, configuration = deployment.postfix, deployment.configuration
     answer = lookup.answer(postfix, configuration, domain)
     print(answer)

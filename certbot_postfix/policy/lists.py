@@ -156,8 +156,8 @@ class List:
             files.remove(*names)
         if done.returncode:
             raise PolicyError(
-                f"the list {self.label} is not signed by a key in {keyring}, so the one"
-                f" before stays: {programs.complaint(done)}",
+                f"the list {self.label} is not signed by a key in {keyring}:"
+                f" {programs.complaint(done)}",
                 hint=f"ask its publisher, or add the key to {keyring}",
             )
 
@@ -173,16 +173,14 @@ class List:
     def _refuse_status(self, url: str, status: int) -> None:
         if status != 200:
             raise PolicyError(
-                f"{shown(url)}: the server answers with the status {status}, so the"
-                " list before stays"
+                f"{shown(url)}: the server answers with the status {status}"
             )
 
     def _refuse(self, found: PolicyList, seen: dict[str, Any], now: datetime) -> None:
         """Raise `PolicyError` if *found* must not take the place of what was *seen*."""
         if found.expires <= now:
             raise PolicyError(
-                f"{self.label}: what is published expired on {_day(found.expires)}, so"
-                " the list before stays",
+                f"{self.label}: what is published expired on {_day(found.expires)}",
                 hint="ask its publisher for a new one, or take it out of the options",
             )
         if not self._kept.exists() or "count" not in seen:
@@ -190,13 +188,13 @@ class List:
         hint = f"if that is meant: remove {self._kept}"
         if found.timestamp.timestamp() < seen["timestamp"]:
             raise PolicyError(
-                f"{self.label}: it is older than the list before, which stays",
+                f"{self.label}: it is older than the list before",
                 hint=hint,
             )
         if len(found.policies) * 2 < seen["count"]:
             raise PolicyError(
                 f"{self.label}: it has {len(found.policies)} domains where the list"
-                f" before has {seen['count']}, and that stays",
+                f" before has {seen['count']}",
                 hint=hint,
             )
 

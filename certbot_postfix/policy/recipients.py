@@ -268,6 +268,6 @@ def _failure(failed: Mapping[str, str]) -> PolicyError:
     told = [failed[name] for name in sorted(failed)[:_NAMED]]
     more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
     return PolicyError(
-        f"{LABEL}: {len(failed)} domains could not be looked up, and what they said"
-        f" before stays until it ends: {'; '.join(told)}{more}"
+        f"{LABEL}: {len(failed)} domains could not be looked up:"
+        f" {'; '.join(told)}{more}"
     )

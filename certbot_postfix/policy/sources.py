@@ -92,10 +92,12 @@ def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
 
 
 def _told(source: Any, error: Exception) -> str:
+    what, hint = f"the source of policies {source.label} is broken: {error}", ""
     if isinstance(error, Error):
-        return str(error)
-    logger.debug("source %s fails", source.label, exc_info=error)
-    return f"the source of policies {source.label} is broken: {error}"
+        what, hint = error.message, error.hint
+    else:
+        logger.debug("source %s fails", source.label, exc_info=error)
+    return str(Error(f"{what}; what was said before stays in force", hint=hint))
 
 
 def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:
