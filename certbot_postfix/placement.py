@@ -60,13 +60,18 @@ def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placem
     nobody; with the names of the default, but another type of key, it joins that; else
     it is served by name.  For its names, the lineage that was deployed last is served.
     """
-    default, table = standing.default, standing.table
+    default = standing.default
     bundles = [each for each in default if each.path.parent == new.path.parent]
     present = {each.path: each for each in bundles}
     same = [each for each in bundles if each.leaf.names == new.leaf.names]
     if new.path in present:
         members = [*({**present, new.path: new}).values()]
-    elif same or certificates.covers(new.leaf.names, host) or _useless(default, now):
+    elif (
+        # A default that was deployed again may have other names than its partner.
+        (same and same == bundles)
+        or certificates.covers(new.leaf.names, host)
+        or _useless(default, now)
+    ):
         beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
         members = [*beside, new]
     else:
@@ -75,7 +80,7 @@ def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placem
     gone = tuple(
         each for each in default if new.path not in present and each.path not in chain
     )
-    return Placement(chain, _with_default(members, bundles, table), gone)
+    return Placement(chain, _with_default(new, members, standing), gone)
 
 
 def refuse(
@@ -161,18 +166,25 @@ def _pairs(other: Certificate | None, new: Certificate) -> bool:
 
 
 def _with_default(
-    members: Collection[Deployed], before: Collection[Deployed], table: Table
+    new: Deployed, members: Collection[Deployed], standing: Standing
 ) -> Table:
-    """Return *table* for a default that *members* are now, and *before* were."""
-    served = _served(members)
+    """Return the table for a default that *members* are now, *new* among them.
+
+    Of the names that only other members have, nothing changes.
+    """
+    table, served = standing.table, _served(members)
     paths = {each.path for each in members}
+    before = [each for each in standing.default if each.path.parent == new.path.parent]
     orphans = _served([each for each in before if each.path not in paths])
     left = {key: value for key, value in orphans.items() if key not in served}
     if not table and not left:
         return {}
-    for path in map(str, paths):
-        table = sni.without(table, path, sni.keys_with(table, path) - served.keys())
-    return {**left, **table, **served}
+    for each in members:
+        lost = sni.keys_with(table, str(each.path)) - _served([each]).keys()
+        table = sni.without(table, str(each.path), lost)
+    ours = sni.keys(new.leaf.names)
+    taken = {key: it for key, it in served.items() if key in ours or key not in table}
+    return {**left, **table, **taken}
 
 
 def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:

@@ -596,6 +596,31 @@ def test_no_name_has_two_keys_of_one_type_or_a_key_that_is_not_safe(history, new
     assert {state.there[path].leaf.key_type for path in safe} <= set(sni.KEY_TYPES)
 
 
+def test_a_default_does_not_leave_with_the_names_that_its_partner_has_kept():
+    partner = lineage(WEB, name="rsa", kind="RSA")
+    state = server([lineage(WEB, name="first"), partner, lineage(HOST, name="first")])
+
+    state.deploy(lineage(WEB, name="new", kind="RSA"))
+
+    assert state.chain == [f"{BUNDLES}/first.pem", f"{BUNDLES}/rsa.pem"]
+    assert state.table[WEB] == (f"{BUNDLES}/new.pem",)
+
+
+def test_the_partner_of_a_default_that_is_deployed_again_takes_no_name():
+    names = (HOST, "a.net")
+    state = server(
+        [lineage(*names), lineage(*names, name="rsa", kind="RSA"), lineage("a.net")]
+    )
+    assert state.table["a.net"] == files(lineage("a.net"))
+
+    state.deploy(MX)
+
+    assert state.table == {
+        HOST: (*files(MX), f"{BUNDLES}/rsa.pem"),
+        "a.net": files(lineage("a.net")),
+    }
+
+
 @given(SERVERS, lineages())
 def test_no_name_that_was_served_is_lost_to_another_lineage(history, new):
     state = server(history)
