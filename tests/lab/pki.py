@@ -178,6 +178,19 @@ def _alternative_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 def _certificate(
     subject: x509.Name,
     key: Key,
@@ -215,6 +228,9 @@ def _certificate(
         ).add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
         )
+    else:
+        # RFC 5280, 4.2.1.3; Python 3.13 insists on it.
+        builder = builder.add_extension(_SIGNS, critical=True)
     return builder.sign(issuer_key, hashes.SHA256())
 
 
