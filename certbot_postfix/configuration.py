@@ -149,6 +149,22 @@ def own_certificate(configuration: Configuration, service: Service) -> str:
     return next((name for name in names if service.overrides.get(name)), "")
 
 
+def client_roots(configuration: Configuration) -> list[Path]:
+    """Return what SMTP clients take for the root directory, each once."""
+    queue = Path(configuration.value("queue_directory"))
+    clients = [each for each in configuration.services if each.command == "smtp"]
+    roots = {queue if _chrooted(configuration, each) else Path("/") for each in clients}
+    return sorted(roots) or [Path("/")]
+
+
+def _chrooted(configuration: Configuration, service: Service) -> bool:
+    if service.chroot in "yn":
+        return service.chroot == "y"
+    # master(5): the default was yes before 3.0, and is with a level below 1.
+    level = configuration.value("compatibility_level").partition(".")[0]
+    return configuration.version < (3, 0) or level == "0"
+
+
 def _smtp(configuration: Configuration) -> Iterator[Service]:
     for service in configuration.services:
         if service.kind == "inet" and service.command in ("smtpd", "postscreen"):

@@ -108,6 +108,49 @@ def test_the_client_gets_authorities_to_judge_by(scene):
     assert found == "/etc/ssl/certs/ca-certificates.crt"
 
 
+AUTHORITIES = Path("/etc/ssl/certs")
+
+
+def authorities(scene) -> list[str]:
+    """Return what the client has: a file of authorities, and a directory."""
+    names = ("smtp_tls_CAfile", "smtp_tls_CApath")
+    return [Postfix(scene.postfix.config_dir).value(name) for name in names]
+
+
+@pytest.mark.parametrize("chrooted", [False, True])
+def test_a_client_in_a_chroot_does_not_depend_on_a_copy_of_the_authorities(
+    scene, chrooted
+):
+    scene.postfix.postconf("-X", "smtp_tls_CAfile")
+    scene.postfix.set(smtp_tls_CApath=str(AUTHORITIES))
+    scene.postfix.postconf("-F", f"smtp/unix/chroot={'y' if chrooted else 'n'}")
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    named = str(AUTHORITIES / "ca-certificates.crt") if chrooted else ""
+    assert authorities(scene) == [named, str(AUTHORITIES)]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_directory_of_authorities_is_left_alone_unless_it_is_empty(
+    scene, base, there
+):
+    (base / "own").mkdir()
+    (base / "own" / ("1a2b3c4d.0" if there else "root.pem")).touch()
+    scene.postfix.postconf("-X", "smtp_tls_CAfile")
+    scene.postfix.set(smtp_tls_CApath=str(base / "own"))
+    scene.third.say(ONE)
+
+    if there:
+        scene.apply()
+    else:
+        with pytest.raises(Error, match="own has no authorities: no server could"):
+            scene.apply()
+
+    assert authorities(scene) == ["", str(base / "own")]
+
+
 def test_without_a_bundle_that_is_one_no_policy_is_written(scene, base, authority):
     chain = base / "chain.pem"
     chain.write_bytes(authority.issue("mx.example.org").fullchain_pem)

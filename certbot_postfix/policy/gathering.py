@@ -136,7 +136,12 @@ class Gathering:
             )
         named = configuration.value("smtp_tls_CAfile")
         trusted = certificates_in(Path(named)) if named else []
-        if why := wiring.distrust(configuration, trusted):
+        empty = [
+            directory
+            for directory in wiring.directories(configuration)
+            if not any(directory.glob("*.[0-9]"))  # as openssl-rehash(1) names them
+        ]
+        if why := wiring.distrust(configuration, trusted, empty):
             raise Error(
                 f"{why}: no server could be verified, and mail to domains with a policy"
                 " would not be sent; no policy is written",

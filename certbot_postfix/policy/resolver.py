@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
-from certbot_postfix.configuration import Configuration, Service
+from certbot_postfix.configuration import Configuration, client_roots
 from certbot_postfix.errors import Error
 
 # Where libresolv looks, also below a chroot; without that file, it asks this machine.
@@ -27,7 +27,8 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
             hint="another --postfix-client-level, or change that first",
         )
     warnings = []
-    for path in _files(configuration):
+    # Each client has its resolvers from the file that it finds.
+    for path in (root / _RESOLV for root in client_roots(configuration)):
         servers = _nameservers(path)
         _refuse(path, servers)
         warnings += [
@@ -53,22 +54,6 @@ def _unfit(configuration: Configuration) -> str:
     if "res_defnames" in options or "res_dnsrch" in options:
         return f"smtp_dns_resolver_options = {options}"
     return ""
-
-
-def _files(configuration: Configuration) -> list[Path]:
-    """Return the files in which SMTP clients find their resolvers, once each."""
-    queue = Path(configuration.value("queue_directory"))
-    clients = [each for each in configuration.services if each.command == "smtp"]
-    roots = {queue if _chrooted(configuration, each) else Path("/") for each in clients}
-    return [root / _RESOLV for root in sorted(roots or {Path("/")})]
-
-
-def _chrooted(configuration: Configuration, service: Service) -> bool:
-    if service.chroot in "yn":
-        return service.chroot == "y"
-    # master(5): the default was yes before 3.0, and is with a level below 1.
-    level = configuration.value("compatibility_level").partition(".")[0]
-    return configuration.version < (3, 0) or level == "0"
 
 
 def _nameservers(path: Path) -> list[str]:
