@@ -182,7 +182,7 @@ def _with_default(
     for each in members:
         lost = sni.keys_with(table, str(each.path)) - _served([each]).keys()
         table = sni.without(table, str(each.path), lost)
-    ours = sni.keys(new.leaf.names)
+    ours = _served([new]).keys()
     taken = {key: it for key, it in served.items() if key in ours or key not in table}
     return {**left, **table, **taken}
 
