@@ -902,7 +902,9 @@ def old_bundle(scene: Scene) -> None:
     scene.renew("shop")
     scene.deployment.renew(scene.live("shop"))
     Path(backup).replace(bundle)
+    reloads = scene.reloads
     scene.postfix.reload()
+    wait_until(lambda: scene.reloads == reloads + 1, "the mail log tells of the reload")
 
 
 def deleted_bundle(scene: Scene) -> None:
