@@ -113,7 +113,11 @@ class Installer(common.Installer):
 
     def _look(self) -> None:
         _ = self._deployment.configuration
-        for complaint in self._deployment.outbound.gathering.broken():
+        try:
+            complaints = self._deployment.outbound.gathering.broken()
+        except Error as error:  # the table is not ours: no certificate waits for it
+            complaints = [str(error)]
+        for complaint in complaints:
             logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":

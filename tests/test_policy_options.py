@@ -48,6 +48,15 @@ def test_lists_are_followed_on_run_and_on_renewals(
 
     assert done.returncode == 0, done.stdout + done.stderr
 
+    # A table that is not ours any more does not keep a certificate from being deployed.
+    path.write_text(path.read_text().partition("\n")[2])
+    stopped_postfix.settle()
+    done = certbot("renew", "--force-renewal")
+
+    assert f"{path} was not written by this plugin" in done.stderr
+    live = certbot.config_dir / f"live/{NAME}/fullchain.pem"
+    assert certbot.bundle(NAME).read_bytes().endswith(live.read_bytes())
+
 
 def entries(path) -> list[str]:
     """Return each domain in the table with its source."""
