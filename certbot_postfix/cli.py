@@ -192,6 +192,11 @@ def _deployment(arguments: argparse.Namespace, *, timeout: float = 20) -> Deploy
         plugin_util.path_surgery(program)
     postfix = Postfix.find(arguments.config_dir, postconf="postconf", postfix="postfix")
     bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
+    if not bundles.parent.is_dir():
+        raise Error(
+            f"certbot has no directory {bundles.parent}: nothing was done",
+            hint="--certbot-config-dir says where certbot keeps its certificates",
+        )
     # certbot warns of whatever its hooks tell: only a person is told of a success.
     say = _say if sys.stderr.isatty() else logger.info
     return Deployment(postfix, bundles, timeout=timeout, say=say)

@@ -113,11 +113,12 @@ class Installer(common.Installer):
 
     def _look(self) -> None:
         _ = self._deployment.configuration
+        outbound = self._deployment.outbound
         try:
-            complaints = self._deployment.outbound.gathering.broken()
+            complaints = [outbound.missing(), *outbound.gathering.broken()]
         except Error as error:  # the table is not ours: no certificate waits for it
             complaints = [str(error)]
-        for complaint in complaints:
+        for complaint in filter(None, complaints):
             logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":

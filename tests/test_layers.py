@@ -188,6 +188,7 @@ IMPORTS: dict[str, set[str]] = {
     "policy.records": {"policy.model"},
     "policy.recipients": {
         "files",
+        "hostnames",
         "interfaces",
         "policy.https",
         "policy.model",

@@ -135,6 +135,7 @@ BAD = [
     ),
     pytest.param(written("example.org", "a.org", since=-2), "is older", id="older"),
     pytest.param(written(), "0 domains where the list before has 2", id="shorter"),
+    pytest.param(written("a.org", "b.org", since=1.1), "is yet to come", id="ahead"),
 ]
 
 
@@ -816,6 +817,15 @@ def test_a_server_that_is_silent_is_an_error_in_time(trusted):
 
         with pytest.raises(PolicyError, match="did not answer in time"):
             https.get(url, LITTLE, trusted)
+
+
+def test_a_server_that_is_silent_is_not_waited_for_until_the_end(trusted):
+    bounds = Bounds(1024, seconds=300, silence=0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}/"
+
+        with pytest.raises(PolicyError, match="did not answer in time"):
+            https.get(url, bounds, trusted)
 
 
 def test_a_server_that_nobody_knows_is_not_trusted(web, tmp_path):

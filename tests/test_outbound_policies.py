@@ -19,6 +19,7 @@ from tests.lab import Certbot, PrivatePostfix, install_lineage
 from tests.lab.postfix import snapshot
 from tests.lab.source import LATER, ThirdParty
 from tests.test_deployment import Checkpoint
+from tests.test_lists import written
 
 ONE = {"one.example.org": ("enforce", ["mx.one.example.org", ".example.net"], LATER)}
 TWO = {"two.example.org": ("testing", ["mx.two.example.org"], LATER)}
@@ -37,6 +38,7 @@ class Scene:
         self.path = postfix.config_dir / table.NAME
         self.now = datetime.now(timezone.utc)
         self.notes: list[str] = []
+        self.told: list[str] = []
         self.domains = base / "domains"  # which the third party takes as its own
         self.domains.touch()
 
@@ -52,7 +54,7 @@ class Scene:
         self.postfix.settle()
         device = self.outbound
         policies = device.gather(wanted, self.now)
-        self.notes = policies.notes
+        self.notes, self.told = policies.notes, policies.complaints
         proposal = device.propose(policies)
         device.apply(proposal, Checkpoint())
         device.serve(proposal)
@@ -345,8 +347,115 @@ def test_what_sources_said_is_for_root_alone(scene):
 
     scene.apply()
 
-    for directory in (scene.bundles, scene.bundles / "policies"):
+    (kept,) = (scene.bundles / "policies").iterdir()
+    for directory in (scene.bundles, kept.parent, kept):
         assert directory.stat().st_mode & 0o777 == 0o700
+
+
+# What is wanted later
+
+
+@pytest.fixture
+def listed(scene: Scene, base: Path) -> Path:
+    """A list that is in force."""
+    path = base / "list.json"
+    path.write_bytes(written("listed.example.org"))
+    scene.apply(Settings((str(path),)))
+    assert scene.answer("listed.example.org") == LISTED
+    return path
+
+
+LISTED = "secure match=mx.org servername=hostname"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        pytest.param({"lists": ("{base}/none",)}, "could not read", id="no file"),
+        pytest.param({"lists": ("{base}/empty",)}, "is not JSON", id="an empty file"),
+        pytest.param({"lists": ("{base}/old",)}, "expired on", id="expired"),
+        pytest.param(
+            {"lists": ("http://localhost/",)}, "only an https URL", id="clear text"
+        ),
+        pytest.param({"lists": ("file:///list",)}, "only an https URL", id="file"),
+        pytest.param(
+            {"lists": ("{base}/list.json",), "keyring": "{base}/empty"},
+            "could not read {base}/list.json.asc",
+            id="unsigned",
+        ),
+        pytest.param(
+            {"lists": ("{base}/list.json",), "keyring": "{base}/none"},
+            "could not read {base}/none",
+            id="no keyring",
+        ),
+        pytest.param({"domains": "{base}/none"}, "could not read", id="no domains"),
+        pytest.param({"domains": "{base}/rubbish"}, "line 1: ", id="no domain"),
+    ],
+)
+def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
+    scene, base, listed, wrong, told
+):
+    (base / "empty").touch()
+    (base / "rubbish").write_text("exa mple\n")
+    (base / "old").write_bytes(written("listed.example.org", until=-0.5))
+    before = scene.path.read_bytes()
+    where = {"base": base}
+    wanted = {
+        name: tuple(each.format(**where) for each in value)
+        if isinstance(value, tuple)
+        else value.format(**where)
+        for name, value in wrong.items()
+    }
+
+    assert scene.apply(Settings(**wanted)).empty
+
+    assert scene.path.read_bytes() == before
+    assert told.format(**where) in scene.told[0]
+    assert "; nothing of it is in force" in scene.told[0]
+    assert scene.told[-1] == "the options of policies stay as they were"
+    assert gathering.failures(scene.path, scene.bundles) == scene.told
+
+
+def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(
+    scene, base, listed
+):
+    wanted = Settings((str(listed), str(base / "later.json")))
+
+    scene.apply(wanted)
+
+    assert scene.answer("listed.example.org") == LISTED
+    assert len(scene.told) == 1
+    (base / "later.json").write_bytes(written("later.example.org"))
+    assert scene.refresh() == []
+    assert scene.answer("later.example.org") == LISTED
+    assert gathering.failures(scene.path, scene.bundles) == []
+
+
+def test_what_is_replaced_by_what_is_good_goes(scene, base, listed):
+    (base / "other.json").write_bytes(written("other.example.org"))
+
+    scene.apply(Settings((str(base / "other.json"),)))
+
+    assert scene.told == []
+    assert scene.answer("listed.example.org") == ""
+    assert scene.answer("other.example.org") == LISTED
+
+
+def test_a_keyring_without_a_list_is_not_kept_and_that_is_told(scene, base):
+    scene.apply(Settings(keyring=str(base / "keyring.gpg")))
+
+    (note,) = scene.notes
+    assert f"so the keyring {base}/keyring.gpg is not kept" in note
+
+
+def test_instances_do_not_share_what_their_sources_said(scene, base, listed):
+    other = scene.path.parent.with_name("other") / scene.path.name
+
+    one, two = (gathering.kept_for(each, scene.bundles) for each in (scene.path, other))
+
+    assert one != two
+    assert one.parent == two.parent
+    assert [each.suffix for each in sorted(one.iterdir())] == [".list", ".seen"]
 
 
 # Taken out
@@ -435,6 +544,20 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
 def test_certbot_knows_the_table_by_its_name():
     assert installer.POLICY_TABLE == table.NAME
+
+
+def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+    scene.path.unlink()
+
+    told = install(certbot, scene)
+
+    assert f"{scene.path} is missing, and smtp_tls_policy_maps names it" in told
+
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+
+    assert scene.answer("one.example.org") == FIRST
 
 
 def test_a_broken_source_stops_no_certificate(certbot, scene):

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.postfix
 def policy(scene: Scene):
     """Run ``certbot-postfix policy``; return its exit status."""
 
+    scene.bundles.parent.mkdir()
+
     def run(*words: str) -> int:
         scene.postfix.settle()
         where = ["--config-dir", str(scene.postfix.config_dir)]
@@ -95,6 +97,28 @@ def test_a_source_that_fails_is_an_error_of_refresh(scene, policy, capsys):
         " what was said before stays in force\n"
     )
     assert scene.answer("one.example.org") == FIRST
+
+
+def test_a_table_that_is_gone_is_an_error_of_refresh(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.path.unlink()
+
+    assert policy("refresh") == 1
+
+    told = capsys.readouterr().err
+    assert f"{scene.path} is missing, and smtp_tls_policy_maps names it" in told
+    assert "What to do: certbot install" in told
+
+
+def test_a_directory_of_certbot_that_is_not_there_is_not_made(scene, base, capsys):
+    where = ["--config-dir", str(scene.postfix.config_dir)]
+    where += ["--certbot-config-dir", str(base / "none")]
+
+    assert cli.main([*where, "policy", "refresh"]) == 1
+
+    assert f"certbot has no directory {base}/none" in capsys.readouterr().err
+    assert not (base / "none").exists()
 
 
 # test

@@ -375,6 +375,54 @@ def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
         source.refresh(NOW)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("exa mple\na.org.\n", "line 1: 'exa mple' is not", id="a line"),
+        pytest.param("# nothing\n", "names no domain any more; --postfix-", id="empty"),
+        pytest.param(None, "could not read", id="no file"),
+    ],
+)
+def test_while_the_file_is_wrong_what_was_wanted_stays_and_is_looked_up(
+    tmp_path, text, told
+):
+    until = {"next": 0, "mode": "enforce", "mxs": ["mx.org"], "id": "1"}
+    until |= {"fetched": int(NOW.timestamp()), "age": 864000}
+    domains = {"kept.org": until, "not a domain": until}
+    cache = json.dumps({"version": 1, "domains": domains}).encode()
+    source = kept_by(tmp_path, cache, "a.org.")
+    path = tmp_path / "domains"
+    path.unlink() if text is None else path.write_text(text)
+
+    for _ in range(2):  # that is an error each time
+        assert source.due(NOW)
+        with pytest.raises(PolicyError, match=told):
+            source.refresh(NOW)
+
+    found = json.loads((tmp_path / "mta-sts.json").read_text())["domains"]
+    assert [entry.domain for entry in source.policies(NOW)] == ["kept.org"]
+    assert found.keys() == {
+        "kept.org",
+        *(["a.org"] if text and "a.org" in text else []),
+    }
+    assert all(one["next"] > NOW.timestamp() for one in found.values())
+
+    path.write_text("a.org\n")
+    source.refresh(NOW)
+
+    assert list(source.policies(NOW)) == []
+    assert not source.due(NOW)
+
+
+def test_of_many_lines_that_are_wrong_a_few_are_named(tmp_path):
+    lines = [f"exa mple{number}" for number in range(8)]
+    source = kept_by(tmp_path, b"", *lines)
+
+    with pytest.raises(PolicyError, match=r"line 5: .*; and 3 more$") as told:
+        source.refresh(NOW)
+    assert "line 6" not in str(told.value)
+
+
 class Hanging(Nobody):
     """Resolvers of which one question is not answered before `let_go`."""
 

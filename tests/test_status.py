@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from certbot_postfix import cli
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
+from certbot_postfix.policy import gathering
 from certbot_postfix.policy import table as policies
 from certbot_postfix.policy.model import Entry, Mode, Policy
 from certbot_postfix.policy.sources import Settings
@@ -307,6 +308,15 @@ def ended_policies(site: Site) -> None:
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
 
 
+def failing_source(site: Site) -> None:
+    path = site.postfix.config_dir / policies.NAME
+    site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
+    site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
+    kept = gathering.kept_for(path, site.bundle.parent)
+    kept.mkdir(parents=True)
+    (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
+
+
 BEFORE_START = [
     (expired, "expired"),
     (nearly_expired, "expires-soon"),
@@ -339,6 +349,7 @@ BEFORE_START = [
     (dead_daemon, "policy-table-fails"),
     (silent_daemon, "policy-table-fails"),
     (ended_policies, "policies-ended"),
+    (failing_source, "policy-source-fails"),
 ]
 
 

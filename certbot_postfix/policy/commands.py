@@ -69,6 +69,9 @@ def declare(commands: Commands, find: Find) -> None:
 def _refresh(deployment: Deployment) -> int:
     lock.take(deployment.postfix.directory, wait=PATIENCE)
     table = deployment.outbound
+    if missing := table.missing():
+        logger.error("%s", missing)
+        return 1
     if table.gathering.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0

@@ -4,11 +4,14 @@ Sources are asked when they have something to say.  What fails is told, and chan
 nothing: what the table has from them stays.  Raises `errors.Error`.
 """
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from certbot_postfix import files
 from certbot_postfix.databases import Databases
@@ -18,8 +21,10 @@ from certbot_postfix.policy import sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode
 from certbot_postfix.policy.sources import Context, Settings
 
-# Our directory for what sources keep, below that of the bundles.
-KEPT = "policies"
+# Our directory for what sources keep, below that of the bundles, and a file there, with
+# what failed the last time.
+_KEPT = "policies"
+_FAILED = "failed.json"
 
 # How many domains a message names.
 _NAMED = 5
@@ -29,8 +34,9 @@ _NAMED = 5
 class Policies:
     """What is *wanted*, and the entries that are to be in force therefore.
 
-    *complaints* are of sources that failed, *notes* of what has no effect.  The table
-    of a *daemon* is to be asked, too.
+    *complaints* are of sources that failed, *notes* of what has no effect; *silent* if
+    one of those that failed has nothing to say.  The table of a *daemon* is to be
+    asked, too.
     """
 
     wanted: Settings
@@ -38,6 +44,7 @@ class Policies:
     complaints: list[str]
     notes: list[str]
     daemon: str = ""
+    silent: bool = False
 
 
 class Gathering:
@@ -59,26 +66,52 @@ class Gathering:
     def policies(self, wanted: Settings, now: datetime) -> Policies:
         """Ask the sources, each if it is due, for what fulfils *wanted*.
 
-        Raises `Error` if policies would have no effect, or keep mail here.
+        A source that is new and fails takes nothing out of force: then what was wanted
+        before is still what is wanted.  Raises `Error` if policies would have no
+        effect, or keep mail here.
         """
         self._refuse_untrusting()
+        found = self._asked(wanted, now)
+        before = self.settings()
+        if before and before != wanted and found.silent and self._loses(found, now):
+            told = [*found.complaints, "the options of policies stay as they were"]
+            found = replace(self._asked(before, now), complaints=told)
+        self._note_failures(found.complaints)
+        return found
+
+    def _asked(self, wanted: Settings, now: datetime) -> Policies:
         context = self._context(wanted)
-        for directory in (self.inventory.bundles, context.directory):
+        kept = context.directory
+        for directory in (self.inventory.bundles, kept.parent, kept):
             with files.explained("create", directory):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found, complaints = sources.load(context)
         groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
+        silent = False
         for source in found:
             told, known = sources.ask(source, now)
             complaints += told
+            silent |= bool(told) and known == []
             groups.append(self._of(source, now) if known is None else known)
         merged = table.merged(groups)
-        return Policies(wanted, merged, complaints, self._notes(merged))
+        notes = self._notes(merged)
+        return Policies(wanted, merged, complaints, notes, silent=silent)
+
+    def _loses(self, found: Policies, now: datetime) -> bool:
+        """Whether a domain has an entry in the table, and would have none."""
+        return any(one.domain not in found.entries for one in self._entries(now))
+
+    def _note_failures(self, complaints: list[str]) -> None:
+        path = kept_for(self.path, self.inventory.bundles) / _FAILED
+        if complaints:
+            files.replace(path, json.dumps(complaints).encode(), mode=0o600)
+        else:
+            files.remove(path)
 
     def _context(self, wanted: Settings) -> Context:
         return Context(
             wanted,
-            self.inventory.bundles / KEPT,
+            kept_for(self.path, self.inventory.bundles),
             authorities=self.inventory.configuration.ca_bundle,
             dane=self.dane or wiring.prefers_dane(self.inventory.configuration),
         )
@@ -152,13 +185,25 @@ class Gathering:
 def due(path: Path, bundles: Path, now: datetime) -> bool:
     """Whether the table at *path* may have to change; it is one of ours."""
     wanted, until = _settings(path)
-    found, broken = sources.load(Context(wanted, bundles / KEPT))
+    found, broken = sources.load(Context(wanted, kept_for(path, bundles)))
     return bool(
         broken
         or (until and until <= now)
         or Databases(path).kept()  # a run was killed before Postfix was told
         or any(each.due(now) for each in found)
     )
+
+
+def kept_for(path: Path, bundles: Path) -> Path:
+    """Return where sources keep what they say for the table at *path*."""
+    return bundles / _KEPT / quote(str(path.parent.resolve()), safe="")
+
+
+def failures(path: Path, bundles: Path) -> list[str]:
+    """Return what failed the last time, as far as this user may know."""
+    with suppress(OSError, ValueError):
+        return [*map(str, json.loads((kept_for(path, bundles) / _FAILED).read_bytes()))]
+    return []
 
 
 def entries(path: Path) -> Iterable[Entry]:

@@ -37,12 +37,14 @@ class Bounds:
     """How many bytes an answer may have, and how many *seconds* all may take.
 
     To look up the host takes as long as resolv.conf(5) allows, which is not in them.
+    Who says nothing for so many seconds as *silence* has is waited for no longer.
     So many *redirects* are followed, to https only; one more is an answer like others.
     """
 
     size: int
     seconds: float
     redirects: int = 0
+    silence: float = 20.0
 
 
 def get(
@@ -57,7 +59,7 @@ def get(
     """
     end = time.monotonic() + bounds.seconds
     for left in range(bounds.redirects, -1, -1):
-        answer = _once(url, bounds.size, end, authorities, headers or {})
+        answer = _once(url, bounds, end, authorities, headers or {})
         target = answer.headers.get("location")
         if not left or answer.status not in _REDIRECTS or not target:
             break
@@ -75,14 +77,14 @@ def _next(url: str, target: str) -> str:
 
 def _once(
     url: str,
-    limit: int,
+    bounds: Bounds,
     end: float,
     authorities: Path | None,
     headers: Mapping[str, str],
 ) -> Answer:
     try:
         host, port, target = _split(url)
-        with _connected(host, port, end, authorities) as tls:
+        with _connected(host, port, end, bounds.silence, authorities) as tls:
             # It would make a context of its own: that takes a while.
             trusted = _context(authorities)
             connection = http.client.HTTPSConnection(host, port, context=trusted)
@@ -101,9 +103,9 @@ def _once(
             # What reads from it keeps the connection open, also if that fails.
             with connection.getresponse() as response:
                 found = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, found, _body(response, limit, end))
+                return Answer(response.status, found, _body(response, bounds.size, end))
     except (OSError, ValueError, http.client.HTTPException) as error:
-        late = time.monotonic() >= end
+        late = isinstance(error, TimeoutError) or time.monotonic() >= end
         why = "it did not answer in time" if late else _reason(error)
         raise PolicyError(f"{shown(url)}: {why}") from error
 
@@ -120,10 +122,10 @@ def _split(url: str) -> tuple[str, int, str]:
 
 @contextlib.contextmanager
 def _connected(
-    host: str, port: int, end: float, authorities: Path | None
+    host: str, port: int, end: float, silence: float, authorities: Path | None
 ) -> Iterator[ssl.SSLSocket]:
     """Connect, and shut the connection down at the *end*, whatever it waits for."""
-    with _dialled(host, port, end) as plain:
+    with _dialled(host, port, end, silence) as plain:
         guard = plain.dup()  # TLS takes the first one over
         timer = threading.Timer(end - time.monotonic(), _shut, [guard])
         timer.daemon = True
@@ -140,7 +142,7 @@ def _connected(
             guard.close()
 
 
-def _dialled(host: str, port: int, end: float) -> socket.socket:
+def _dialled(host: str, port: int, end: float, silence: float) -> socket.socket:
     """Connect to the first address that answers; they share the time that is left."""
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failed = OSError("it has no address")
@@ -148,11 +150,12 @@ def _dialled(host: str, port: int, end: float) -> socket.socket:
         left = max(0.01, end - time.monotonic())
         try:
             one = (str(address[0]), port)
-            found = socket.create_connection(one, left / (len(addresses) - at))
+            share = min(silence, left / (len(addresses) - at))
+            found = socket.create_connection(one, share)
         except OSError as error:
             failed = error
         else:
-            found.settimeout(left)
+            found.settimeout(min(silence, left))
             return found
     raise failed
 

@@ -32,6 +32,9 @@ _SIGNATURE = Bounds(64 * 1024, seconds=30, redirects=1)
 # How often an address is asked, if all is well.
 _INTERVAL = timedelta(hours=6)
 
+# How far the clock of a publisher may be ahead.
+_AHEAD = timedelta(days=1)
+
 # What a server said of a list, and how it is told so the next time: RFC 9110, 13.1.
 _VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
@@ -182,6 +185,10 @@ class List:
             raise PolicyError(
                 f"{self.label}: what is published expired on {_day(found.expires)}",
                 hint="ask its publisher for a new one, or take it out of the options",
+            )
+        if found.timestamp > now + _AHEAD:  # each right one would be older
+            raise PolicyError(
+                f"{self.label}: its timestamp, {_day(found.timestamp)}, is yet to come"
             )
         if not self._kept.exists() or "count" not in seen:
             return

@@ -75,8 +75,19 @@ class Outbound:
         _ = self.gathering.settings()  # the table must be ours
         daemon = services.find(self.postfix, self.configuration, service)
         if not wanted.lists and not wanted.domains:
-            return Policies(wanted, {}, [], [], daemon)
+            return Policies(wanted, {}, [], _forgotten(wanted), daemon)
         return replace(self.gathering.policies(wanted, now), daemon=daemon)
+
+    def missing(self) -> str:
+        """Return what is to be said if main.cf names the table, and it is gone."""
+        if not self.form or self.path.exists():
+            return ""
+        return (
+            f"{self.path} is missing, and {table.PARAMETER} names it: policies are not"
+            " refreshed, and without its database mail to every domain is deferred\n"
+            "What to do: certbot install -i postfix --cert-name NAME, with the options"
+            " of policies that you want; or take it out of main.cf"
+        )
 
     def propose(self, policies: Policies) -> Proposal:
         """Plan what puts *policies* in force; nothing live changes."""
@@ -186,3 +197,10 @@ class Outbound:
                 " stay as they were",
                 hint="is the disk full?",
             )
+
+
+def _forgotten(wanted: Settings) -> list[str]:
+    if not wanted.keyring:
+        return []
+    why = f"no list is named, so the keyring {wanted.keyring} is not kept"
+    return [f"{why}: name it again with the list"]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from zope.interface import implementer
 
 from certbot_postfix import files
+from certbot_postfix.hostnames import is_host
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import https, model, mta_sts
 from certbot_postfix.policy.https import Bounds
@@ -89,18 +90,16 @@ class Recipients:
         self._resolvers = resolvers
 
     def due(self, now: datetime) -> bool:
-        """Whether a domain is to be looked up, or the file cannot be read."""
-        try:
-            wanted = self._wanted()
-        except PolicyError:
-            return True
+        """Whether a domain is to be looked up, or the file is wrong."""
         kept = self._read()
-        return kept.keys() != wanted.keys() or bool(self._due(wanted, kept, now))
+        wanted, wrong = self._wanted(kept)
+        changed = kept.keys() != wanted.keys()
+        return bool(wrong or changed or self._due(wanted, kept, now))
 
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
-        wanted = self._wanted()
         kept = self._read()
+        wanted, wrong = self._wanted(kept)
         found = {name: one for name, one in kept.items() if name in wanted}
         failed: dict[str, str] = {}
         try:
@@ -112,8 +111,8 @@ class Recipients:
                     failed[name] = error
         finally:
             self._write(found)
-        if failed:
-            raise _failure(failed)
+        if wrong or failed:
+            raise PolicyError(f"{LABEL}: {'; '.join([*wrong, *_failure(failed)])}")
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies that are in force."""
@@ -194,21 +193,31 @@ class Recipients:
             "mxs": list(found.mxs),
         }
 
-    def _wanted(self) -> dict[str, None]:
-        """Return the domains in the file."""
+    def _wanted(self, kept: Mapping[str, Kept]) -> tuple[dict[str, None], list[str]]:
+        """Return the domains in the file, and a sentence for what is wrong with it.
+
+        While something is, those that are *kept* stay wanted.
+        """
+        wanted: dict[str, None] = {}
+        wrong = []
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise PolicyError(f"could not read {self._path}: {error}") from error
-        names = (
-            (number, line.partition("#")[0].strip())
-            for number, line in enumerate(lines, 1)
-        )
-        return {
-            model.domain(name, f"{self._path}, line {number}"): None
-            for number, name in names
-            if name
-        }
+            lines = []
+            wrong.append(f"could not read {self._path}: {error}")
+        for number, line in enumerate(lines, 1):
+            name = line.partition("#")[0].strip().removesuffix(".")
+            try:
+                if name:
+                    wanted[model.domain(name, f"{self._path}, line {number}")] = None
+            except PolicyError as error:
+                wrong.append(error.message)
+        if kept and not wanted and not wrong:
+            end = '--postfix-mta-sts-domains "" ends MTA-STS'
+            wrong.append(f"{self._path} names no domain any more; {end}")
+        if wrong:
+            wanted.update(dict.fromkeys(filter(is_host, kept)))
+        return wanted, _some(wrong)
 
     def _read(self) -> dict[str, Kept]:
         if not self._cache.exists():
@@ -264,10 +273,13 @@ def _entry(name: str, one: Kept) -> Entry | None:
     )
 
 
-def _failure(failed: Mapping[str, str]) -> PolicyError:
-    told = [failed[name] for name in sorted(failed)[:_NAMED]]
-    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-    return PolicyError(
-        f"{LABEL}: {len(failed)} domains could not be looked up:"
-        f" {'; '.join(told)}{more}"
-    )
+def _failure(failed: Mapping[str, str]) -> list[str]:
+    if not failed:
+        return []
+    told = "; ".join(_some([failed[name] for name in sorted(failed)]))
+    return [f"{len(failed)} domains could not be looked up: {told}"]
+
+
+def _some(told: list[str]) -> list[str]:
+    more = len(told) - _NAMED
+    return [*told[:_NAMED], f"and {more} more"] if more > 0 else told

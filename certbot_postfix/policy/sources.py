@@ -79,25 +79,30 @@ def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
 
     Returns what failed, a sentence each, and its entries, None if they are not known.
     """
-    told = []
+    failures: list[Exception] = []
+    known: list[Entry] | None = None
     try:
         if source.due(now):
             source.refresh(now)
     except Exception as error:
-        told.append(_told(source, error))
+        failures.append(error)
     try:
-        return told, list(source.policies(now))
+        known = list(source.policies(now))
     except Exception as error:
-        return [*told, _told(source, error)], None
+        failures.append(error)
+    end = "nothing of it is in force"
+    if known != []:
+        end = "what was said before stays in force"
+    return [_told(source, error, end) for error in failures], known
 
 
-def _told(source: Any, error: Exception) -> str:
+def _told(source: Any, error: Exception, end: str) -> str:
     what, hint = f"the source of policies {source.label} is broken: {error}", ""
     if isinstance(error, Error):
         what, hint = error.message, error.hint
     else:
         logger.debug("source %s fails", source.label, exc_info=error)
-    return str(Error(f"{what}; what was said before stays in force", hint=hint))
+    return str(Error(f"{what}; {end}", hint=hint))
 
 
 def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:

@@ -134,11 +134,15 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTable:
-    """A table of policies: the *fault* that it has, and when its first policy ends."""
+    """A table of policies: the *fault* that it has, and when its first policy ends.
+
+    *failures* are what sources of its policies complained of the last time.
+    """
 
     name: str
     fault: str = ""
     until: datetime | None = None
+    failures: tuple[str, ...] = ()
 
     @property
     def hidden(self) -> bool:

@@ -45,7 +45,7 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
         unseen=(*unseen, *found.unseen),
         notes=tuple(_notes(configuration)),
     )
-    asked = tuple(outgoing.look(postfix, configuration, deadline))
+    asked = tuple(outgoing.look(postfix, configuration, bundles, deadline))
     hidden = (Unseen(each.name, each.fault) for each in asked if each.hidden)
     facts = replace(facts, policies=asked, unseen=(*facts.unseen, *hidden))
     running = _running(configuration)

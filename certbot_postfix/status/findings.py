@@ -37,6 +37,7 @@ class Code(Enum):
     CA_FILE = "ca-file-own-chain"
     POLICY_TABLE = "policy-table-fails"
     POLICY_ENDED = "policies-ended"
+    POLICY_SOURCE = "policy-source-fails"
 
 
 @dataclass(frozen=True, slots=True)

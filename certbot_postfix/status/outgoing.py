@@ -23,15 +23,18 @@ _PART = 0.3
 
 
 def look(
-    postfix: Postfix, configuration: Configuration, deadline: Deadline
+    postfix: Postfix, configuration: Configuration, bundles: Path, deadline: Deadline
 ) -> Iterator[PolicyTable]:
     """Yield the tables of policies that main.cf names, each asked once."""
     value = configuration.value(policies.PARAMETER)
     path = configuration.directory / policies.NAME
     for name in maplist.listed(value):
         fault = service.fault(postfix, name, min(_SECONDS, deadline.left * _PART))
-        ours = bool(maplist.form(name, path))
-        yield PolicyTable(name, fault, _until(path) if ours else None)
+        if maplist.form(name, path):
+            failures = tuple(gathering.failures(path, bundles))
+            yield PolicyTable(name, fault, _until(path), failures)
+        else:
+            yield PolicyTable(name, fault)
 
 
 def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding]:
@@ -53,6 +56,15 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
                 f"{table.name} has policies that ended, the first one at"
                 f" {table.until:%Y-%m-%d %H:%M} UTC",
                 "certbot-postfix policy refresh, which tells what fails",
+                ("main.cf",),
+            )
+        if table.failures:
+            told = [each.partition("\n")[0] for each in table.failures]
+            yield Finding(
+                Code.POLICY_SOURCE,
+                table.name,
+                f"{table.name} could not be refreshed the last time: {'; '.join(told)}",
+                "certbot-postfix policy refresh, which tells whether that is so still",
                 ("main.cf",),
             )
 
