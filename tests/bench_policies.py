@@ -80,7 +80,8 @@ def compilations(forms: tuple[str, ...] = ("hash", "lmdb", "cdb")) -> list[Compi
 
 def _compilation(form: str) -> Compilation:
     with base_directory() as base, closing(PrivatePostfix(base)) as postfix:
-        listed = base / "list.json"
+        listed, certbot = base / "list.json", base / "letsencrypt"
+        certbot.mkdir()
         write_list(listed, DOMAINS)
         path = postfix.config_dir / table.NAME
         path.write_bytes(table.render(Settings((str(listed),)), {}, (3, 7)))
@@ -88,7 +89,7 @@ def _compilation(form: str) -> Compilation:
         ours = cost(
             str(COMMAND),
             *("--config-dir", str(postfix.config_dir)),
-            *("--certbot-config-dir", str(base / "letsencrypt"), "policy", "refresh"),
+            *("--certbot-config-dir", str(certbot), "policy", "refresh"),
         )
         copy = base / "bare"
         copy.write_bytes(path.read_bytes())

@@ -26,6 +26,10 @@ from tests.lab import (
 )
 from tests.lab.machine import wait_until
 from tests.lab.network import POLICIES, Inside, Network, Sender, marks
+from tests.test_lists import NOW as LIST_NOW
+from tests.test_lists import signers, written
+
+__all__ = ["signers"]  # a fixture
 
 RIGHT, WRONG, STRIPPED = "127.0.0.20", "127.0.0.30", "127.0.0.50"
 NAME = "sender.test"
@@ -445,7 +449,8 @@ def test_a_policy_that_is_tested_keeps_no_mail(sts):
 
 def later(world: World) -> None:
     """Let the domains be due again."""
-    cache = world.certbot.config_dir / "postfix/policies/mta-sts.json"
+    kept = world.certbot.config_dir / "postfix/policies"
+    (cache,) = kept.glob("*/mta-sts.json")
     found = json.loads(cache.read_text())
     for one in found["domains"].values():
         one["next"] = 0
@@ -550,6 +555,51 @@ def test_a_domain_is_left_to_dane_from_the_run_on_that_sets_the_level(sts):
     sts.sender.set(smtp_tls_security_level="may")
     sts.refresh()
     assert sts.policy("show")
+
+
+# A list at an address
+
+
+def test_a_list_is_fetched_and_must_be_signed(world, signers):
+    published = world.network.policies / "list.json"
+    url = f"https://mta-sts.lists.insecure/{published.name}"
+    world.network.serve_policies("lists.insecure")
+    world.network.publish("lists.insecure", f"mta-sts A {POLICIES}")
+    published.write_bytes(written("one.insecure"))
+    signers[0].sign(published)
+    keyring = ("--postfix-policy-keyring", str(signers[0].keyring))
+    world.install("--postfix-policy-list", url, *keyring)
+    assert f"one.insecure: enforce until {LIST_ENDS}, mx.org ({url})" in world.policy(
+        "show"
+    )
+
+    published.write_bytes(written("two.insecure"))
+    let_lists_be_due(world)
+    told = world.renew()
+
+    assert f"the list {url} is not signed by a key in {signers[0].keyring}" in told
+    assert "one.insecure: enforce" in world.policy("show")
+    where = ["--config-dir", str(world.sender.config_dir)]
+    where += ["--certbot-config-dir", str(world.certbot.config_dir), "status", "--json"]
+    status = world.network.run(str(COMMAND), *where, env=world.certbot.environment)
+    codes = {each["code"] for each in json.loads(status.stdout)["findings"]}
+    assert "policy-source-fails" in codes
+
+    signers[0].sign(published)
+    assert "is not signed" not in world.renew()
+
+    assert "two.insecure: enforce" in world.policy("show")
+    assert "one.insecure" not in world.policy("show")
+    status = world.network.run(str(COMMAND), *where, env=world.certbot.environment)
+    assert "policy-source-fails" not in status.stdout
+
+
+def let_lists_be_due(world: World) -> None:
+    for path in world.certbot.config_dir.glob("postfix/policies/*/*.seen"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "checked": 0}))
+
+
+LIST_ENDS = f"{LIST_NOW + timedelta(days=30):%Y-%m-%d %H:%M} UTC"
 
 
 # Who wins

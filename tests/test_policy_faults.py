@@ -39,6 +39,7 @@ class Scene:
         self.list = base / "list.json"
         self.certbot = Certbot(base)
         self.path = postfix.config_dir / table.NAME
+        self.certbot.config_dir.mkdir()
         self.environment = self.certbot.environment
         self.refresh = [
             str(COMMAND),

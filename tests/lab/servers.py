@@ -14,6 +14,8 @@ def policies(
 ) -> None:
     """Serve the file of *directory* that has the name of the domain asked for.
 
+    Or the name in the path, if that is not where policies of MTA-STS are.
+
     One with ``.raw`` after that is a whole answer; that with the name ``*`` is for all
     that have none.  Each comes after *latency* seconds; without one, who is asked for
     is written to the file ``asked``.  Of several in *bundle*, with commas between
@@ -25,7 +27,10 @@ def policies(
         def do_GET(self) -> None:
             time.sleep(float(latency))
             host = self.headers.get("Host", "").partition(":")[0]
-            path = Path(directory, host.removeprefix("mta-sts."))
+            name = Path(self.path).name
+            if name == "mta-sts.txt":
+                name = host.removeprefix("mta-sts.")
+            path = Path(directory, name)
             raw = path.with_name(f"{path.name}.raw")
             if not float(latency):
                 with Path(directory, "asked").open("a") as log:
