@@ -124,6 +124,9 @@ def _deploy(arguments: argparse.Namespace) -> int:
     name = arguments.cert_name or Path(renewed or "").name
     lineage = _lineage(arguments, name)
     lock.take(deployment.postfix.directory, wait=PATIENCE)
+    bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
+    if bundles.is_dir():  # which the hook for another instance may be writing
+        lock.take(bundles, wait=PATIENCE)
     tables.sweep(deployment.postfix)
     if not deployment.renew(lineage):
         deployment.say(f"Postfix does not use {name}: nothing was done.")
@@ -192,11 +195,6 @@ def _deployment(arguments: argparse.Namespace, *, timeout: float = 20) -> Deploy
         plugin_util.path_surgery(program)
     postfix = Postfix.find(arguments.config_dir, postconf="postconf", postfix="postfix")
     bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
-    if not bundles.parent.is_dir():
-        raise Error(
-            f"certbot has no directory {bundles.parent}: nothing was done",
-            hint="--certbot-config-dir says where certbot keeps its certificates",
-        )
     # certbot warns of whatever its hooks tell: only a person is told of a success.
     say = _say if sys.stderr.isatty() else logger.info
     return Deployment(postfix, bundles, timeout=timeout, say=say)

@@ -117,6 +117,14 @@ def test_a_list_that_has_not_changed_is_not_due(place):
     assert place.source.due(NOW)
 
 
+def test_a_clock_that_was_wrong_does_not_put_off_the_next_look(remote, web):
+    remote.now += timedelta(days=20)
+    remote.refresh()
+    remote.now = NOW
+
+    assert remote.source.due(NOW)
+
+
 def test_what_is_kept_is_for_root_alone(place):
     place.refresh()
 

@@ -35,6 +35,7 @@ class Scene:
         self.postfix = postfix
         self.third = third
         self.bundles = base / "letsencrypt" / "postfix"
+        self.bundles.parent.mkdir(exist_ok=True)
         self.path = postfix.config_dir / table.NAME
         self.now = datetime.now(timezone.utc)
         self.notes: list[str] = []
@@ -304,6 +305,47 @@ def test_a_source_that_is_broken_is_named_and_what_it_said_stays(scene, line):
     assert scene.answer("one.example.org") == FIRST
 
 
+@pytest.mark.parametrize("form", ["lmdb", "texthash"])
+def test_a_refresh_makes_the_database_that_main_cf_names_now(scene, form):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.set(smtp_tls_policy_maps=f"{form}:{scene.path}")
+    scene.postfix.settle()
+
+    assert scene.refresh() == []
+
+    assert scene.answer("one.example.org") == FIRST
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(b"# Which", b"# F\xfcr", id="the first line"),
+        pytest.param(b"# {", b'# "abc" {', id="what is wanted"),
+        pytest.param(b" secure match", b"", id="an entry cut short"),
+    ],
+)
+def test_a_table_that_was_edited_is_a_clear_error(scene, old, new):
+    scene.third.say(ONE)
+    scene.apply()
+    text = scene.path.read_bytes()
+    cut = text[: text.index(old)] + new
+    scene.path.write_bytes(cut if not new else text.replace(old, new, 1))
+
+    with pytest.raises(Error, match=r"was not written by|was edited, and its"):
+        _ = scene.outbound.gathering.settings(), [*gathering.entries(scene.path)]
+
+
+def test_another_encoding_in_a_comment_does_no_harm(scene):
+    scene.third.say(ONE)
+    scene.apply()
+    with scene.path.open("ab") as file:
+        file.write(b"# f\xfcr uns\n")
+
+    assert [one.domain for one in gathering.entries(scene.path)] == ["one.example.org"]
+    assert scene.refresh() == []
+
+
 def test_a_missing_database_is_made_again(scene):
     scene.third.say(ONE)
     scene.apply()
@@ -414,6 +456,21 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
     assert "; nothing of it is in force" in scene.told[0]
     assert scene.told[-1] == "the options of policies stay as they were"
     assert gathering.failures(scene.path, scene.bundles) == scene.told
+
+
+def test_what_is_enforced_is_not_only_tested_because_a_list_fails(scene, base, listed):
+    (base / "tested.json").write_bytes(written("listed.example.org", mode="testing"))
+    before = scene.path.read_bytes()
+
+    scene.apply(Settings((str(base / "tested.json"), str(base / "none"))))
+
+    assert scene.path.read_bytes() == before
+    assert scene.told[-1] == "the options of policies stay as they were"
+
+
+def test_a_socket_that_only_root_may_reach_is_not_named(scene):
+    with pytest.raises(Error, match="cannot be proven from here: it is not named"):
+        scene.outbound.gather(Settings(), scene.now, "socketmap:unix:/run/x:postfix")
 
 
 def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(

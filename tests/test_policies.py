@@ -469,3 +469,18 @@ def test_a_hostile_policy_is_refused_or_gives_names_that_fit(body):
     found = unless_refused(lambda: mta_sts.parse(body, "example.com"))
 
     assert UNSAFE.isdisjoint("".join(found.mxs if found else ()))
+
+
+def test_hostile_input_takes_no_time_that_grows_with_its_square():
+    """Each took minutes, or hours."""
+    many = ", ".join(f'"d{number}.org": 7' for number in range(200_000))
+    with pytest.raises(PolicyError, match=r"'d7\.org' is there twice"):
+        starttls_everywhere.parse(f'{{{many}, "d7.org": 7}}'.encode(), SOURCE)
+
+    record = f"v=STSv1; id=1; a{' ' * 300_000}b"
+    assert mta_sts.policy_id([record]) == ""
+
+
+def test_a_list_of_more_values_than_memory_may_be_taken_for_is_not_read():
+    with pytest.raises(PolicyError, match="it has more than 8,000,000 values"):
+        starttls_everywhere.parse(b"[" + b"{}," * 4_000_001, SOURCE)

@@ -19,8 +19,6 @@ pytestmark = pytest.mark.postfix
 def policy(scene: Scene):
     """Run ``certbot-postfix policy``; return its exit status."""
 
-    scene.bundles.parent.mkdir()
-
     def run(*words: str) -> int:
         scene.postfix.settle()
         where = ["--config-dir", str(scene.postfix.config_dir)]
@@ -111,14 +109,19 @@ def test_a_table_that_is_gone_is_an_error_of_refresh(scene, policy, capsys):
     assert "What to do: certbot install" in told
 
 
-def test_a_directory_of_certbot_that_is_not_there_is_not_made(scene, base, capsys):
+def test_a_directory_of_certbot_that_is_not_there_is_not_made(
+    scene, policy, base, capsys
+):
+    scene.third.say(ONE)
+    scene.apply()
     where = ["--config-dir", str(scene.postfix.config_dir)]
     where += ["--certbot-config-dir", str(base / "none")]
 
     assert cli.main([*where, "policy", "refresh"]) == 1
 
-    assert f"certbot has no directory {base}/none" in capsys.readouterr().err
+    assert f"could not create {base}/none/postfix" in capsys.readouterr().err
     assert not (base / "none").exists()
+    assert scene.answer("one.example.org") == FIRST
 
 
 # test

@@ -197,4 +197,5 @@ def test_the_database_must_have_what_was_written(scene):
 def outbound_of(scene: Scene, postfix: Postfix) -> None:
     device = Deployment(postfix, scene.certbot.config_dir / "postfix").outbound
     text = table.render(Settings(), {}, (3, 7)) + b"example.net secure match=a.org\n"
+    text += b"# testing until then from a list\n# example.org secure match=a.org\n"
     device._build("lmdb", text, lambda _: None)

@@ -136,7 +136,7 @@ def test_reading_a_table_gives_what_was_written(found, settings):
 
     assert said == settings
     assert until == min((one.expires for one in merged.values()), default=None)
-    assert {one.domain: one for one in table.parse(text)} == merged
+    assert {one.domain: one for one in table.parse(text, Path("/table"))} == merged
 
 
 @pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])

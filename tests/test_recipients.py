@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy.model import PolicyError
+from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
 from certbot_postfix.policy.recipients import Recipients, sources
 from certbot_postfix.policy.sources import Context, Settings
 from tests.lab import Authority, base_directory
@@ -412,6 +412,75 @@ def test_while_the_file_is_wrong_what_was_wanted_stays_and_is_looked_up(
 
     assert list(source.policies(NOW)) == []
     assert not source.due(NOW)
+
+
+def test_what_is_in_force_stays_though_the_cache_is_lost(tmp_path):
+    policy = Policy(Mode.ENFORCE, ("mx.org", ".example.net"))
+    entries = [
+        Entry("a.org", policy, NOW + DAY, "MTA-STS"),
+        Entry("b.org", policy, NOW - DAY, "MTA-STS"),
+        Entry("c.org", policy, NOW + DAY, "a list"),
+    ]
+    (tmp_path / "domains").write_text("a.org\nb.org\nc.org\n")
+    settings = Settings(domains=str(tmp_path / "domains"))
+    context = Context(settings, tmp_path, entries=lambda: entries)
+    source = Recipients(context, Failing())
+
+    with pytest.raises(PolicyError, match="3 domains could not be looked up"):
+        source.refresh(NOW)
+
+    (found,) = source.policies(NOW)
+    assert found[:4] == entries[0][:4]
+
+
+class Failing(Nobody):
+    """Resolvers that do not answer of records, but of DANE."""
+
+    def texts(self, name: str) -> list[str]:
+        raise PolicyError(f"{name}: no answer")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_whether_dane_protects_a_domain_is_asked_though_its_policy_fails(
+    tmp_path, before
+):
+    class Asked(Failing):
+        def has_dane(self, _: str) -> bool:
+            return not before
+
+    one = {"next": 0, "mode": "enforce", "mxs": ["mx.org"], "id": "1", "dane": before}
+    one |= {"fetched": int(NOW.timestamp()), "age": 864000}
+    kept = kept_by(
+        tmp_path,
+        json.dumps({"version": 1, "domains": {"a.org": one}}).encode(),
+        "a.org",
+    )
+    source = Recipients(replace(kept._context, dane=True), Asked())
+
+    with pytest.raises(PolicyError, match="no answer"):
+        source.refresh(NOW)
+
+    assert len(list(source.policies(NOW))) == before
+
+
+def test_a_policy_is_kept_though_nobody_says_whether_dane_protects_it(tmp_path):
+    class Asked(Nobody):
+        def has_dane(self, domain: str) -> bool:
+            raise PolicyError(f"{domain}: no answer")
+
+    one = {"next": 0, "mode": "enforce", "mxs": ["mx.org"], "id": "1"}
+    one |= {"fetched": int(NOW.timestamp()), "age": 864000}
+    kept = kept_by(
+        tmp_path,
+        json.dumps({"version": 1, "domains": {"a.org": one}}).encode(),
+        "a.org",
+    )
+    source = Recipients(replace(kept._context, dane=True), Asked())
+
+    with pytest.raises(PolicyError, match=r"a\.org: no answer"):
+        source.refresh(NOW)
+
+    assert [entry.domain for entry in source.policies(NOW)] == ["a.org"]
 
 
 def test_of_many_lines_that_are_wrong_a_few_are_named(tmp_path):

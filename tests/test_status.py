@@ -317,6 +317,12 @@ def failing_source(site: Site) -> None:
     (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
 
 
+def edited_policies(site: Site) -> None:
+    path = site.postfix.config_dir / policies.NAME
+    site.write(path, b"# \xfc\n")
+    site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
+
+
 BEFORE_START = [
     (expired, "expired"),
     (nearly_expired, "expires-soon"),
@@ -350,6 +356,7 @@ BEFORE_START = [
     (silent_daemon, "policy-table-fails"),
     (ended_policies, "policies-ended"),
     (failing_source, "policy-source-fails"),
+    (edited_policies, "policy-source-fails"),
 ]
 
 

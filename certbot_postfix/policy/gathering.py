@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from certbot_postfix import files
@@ -84,7 +84,7 @@ class Gathering:
         kept = context.directory
         for directory in (self.inventory.bundles, kept.parent, kept):
             with files.explained("create", directory):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory.mkdir(mode=0o700, exist_ok=True)
         found, complaints = sources.load(context)
         groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
         silent = False
@@ -98,8 +98,12 @@ class Gathering:
         return Policies(wanted, merged, complaints, notes, silent=silent)
 
     def _loses(self, found: Policies, now: datetime) -> bool:
-        """Whether a domain has an entry in the table, and would have none."""
-        return any(one.domain not in found.entries for one in self._entries(now))
+        """Whether a domain has an entry in the table, and would have none so strict."""
+        return any(
+            one.domain not in found.entries
+            or (_enforced(one) and not _enforced(found.entries[one.domain]))
+            for one in self._entries(now)
+        )
 
     def _note_failures(self, complaints: list[str]) -> None:
         path = kept_for(self.path, self.inventory.bundles) / _FAILED
@@ -114,6 +118,7 @@ class Gathering:
             kept_for(self.path, self.inventory.bundles),
             authorities=self.inventory.configuration.ca_bundle,
             dane=self.dane or wiring.prefers_dane(self.inventory.configuration),
+            entries=lambda: entries(self.path) if self.path.exists() else [],
         )
 
     def _left(
@@ -208,8 +213,8 @@ def failures(path: Path, bundles: Path) -> list[str]:
 
 def entries(path: Path) -> Iterable[Entry]:
     """Yield the entries of the table at *path*."""
-    with files.explained("read", path), path.open(encoding="utf-8") as text:
-        yield from table.parse(text)
+    with files.explained("read", path), _opened(path) as text:
+        yield from table.parse(text, path)
 
 
 def until(path: Path) -> datetime | None:
@@ -218,8 +223,13 @@ def until(path: Path) -> datetime | None:
 
 
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
-    with files.explained("read", path), path.open(encoding="utf-8") as text:
+    with files.explained("read", path), _opened(path) as text:
         return table.settings(text, path)
+
+
+def _opened(path: Path) -> TextIO:
+    # Whoever edits it may write another encoding.
+    return path.open(encoding="utf-8", errors="surrogateescape")
 
 
 def _enforced(entry: Entry) -> bool:

@@ -73,7 +73,8 @@ class List:
         if seen["expires"] <= now.timestamp():
             return True
         if self._remote:
-            return bool(now.timestamp() - seen["checked"] >= _INTERVAL.total_seconds())
+            age = now.timestamp() - seen["checked"]  # below 0 if the clock was wrong
+            return not 0 <= age < _INTERVAL.total_seconds()
         return bool(seen.get("look") != self._look())
 
     def refresh(self, now: datetime) -> None:

@@ -19,7 +19,6 @@ LARGEST = 64 * 1024
 VERSION = "STSv1"
 
 # The grammar of section 3.1.
-_DELIMITER = re.compile(r"[ \t]*;[ \t]*")
 _ID = re.compile(r"id=([A-Za-z0-9]{1,32})")
 _EXTENSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}=[!-:<>-~]+")
 
@@ -47,7 +46,7 @@ def policy_id(records: Iterable[str]) -> str:
     ours = [text for text in records if text.startswith(f"v={VERSION};")]
     if len(ours) != 1:
         return ""
-    fields = _DELIMITER.split(ours[0].rstrip(" \t"))[1:]
+    fields = [field.strip(" \t") for field in ours[0].split(";")][1:]
     if fields and not fields[-1]:
         del fields[-1]  # the last delimiter may stay
     ids = [found[1] for field in fields if (found := _ID.fullmatch(field))]

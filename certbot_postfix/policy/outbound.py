@@ -148,7 +148,7 @@ class Outbound:
             return []
         policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
-        lacking = self.form != "texthash" and not self.databases.there()
+        lacking = services.fault(self.postfix, f"{self.form}:{self.path}")
         if text != files.read(self.path) or lacking or self.databases.kept():
             with signals.interruptible():
                 self._replace(text)
@@ -189,9 +189,12 @@ class Outbound:
     def _refuse_unwritten(self, database: str, text: bytes) -> None:
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
         end = text.rindex(b"\n")
-        last = text[text.rfind(b"\n", 0, end) + 1 : end].decode()
-        key, _, value = last.partition(" ")
-        if key != "#" and self.postfix.answers(database, {key}) != {key: value}:
+        while text.startswith(b"#", start := text.rfind(b"\n", 0, end) + 1):
+            if not start:
+                return
+            end = start - 1
+        key, _, value = text[start:end].decode().partition(" ")
+        if self.postfix.answers(database, {key}) != {key: value}:
             raise ProgramError(
                 f"postmap did not write {database}, and gave no reason: the policies"
                 " stay as they were",

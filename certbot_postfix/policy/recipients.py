@@ -100,6 +100,8 @@ class Recipients:
         """Look up the domains that are due."""
         kept = self._read()
         wanted, wrong = self._wanted(kept)
+        if wanted.keys() - kept.keys():
+            kept = {**self._in_force(now), **kept}
         found = {name: one for name, one in kept.items() if name in wanted}
         failed: dict[str, str] = {}
         try:
@@ -160,13 +162,18 @@ class Recipients:
         self, resolvers: Asks, name: str, before: Kept, now: datetime
     ) -> tuple[Kept, str]:
         at = int(now.timestamp())
+        after, told = before, []
         try:
             after = self._published(resolvers, name, before, at)
-            if self._context.dane and after.get("mode"):
-                after["dane"] = resolvers.has_dane(name)
         except PolicyError as error:
-            return {**before, "next": at + _AGAIN}, error.message
-        return {**after, "next": at + _INTERVAL}, ""
+            told.append(error.message)
+        try:
+            if self._context.dane and after.get("mode"):
+                after = {**after, "dane": resolvers.has_dane(name)}
+        except PolicyError as error:
+            told.append(error.message)
+        wait = _AGAIN if told else _INTERVAL
+        return {**after, "next": at + wait}, "; ".join(told)
 
     def _published(self, resolvers: Asks, name: str, before: Kept, at: int) -> Kept:
         """Return the policy that *name* publishes, or still the one *before*."""
@@ -231,6 +238,22 @@ class Recipients:
             pass
         logger.warning("%s is damaged: all domains are looked up anew", self._cache)
         return {}
+
+    def _in_force(self, now: datetime) -> dict[str, Kept]:
+        """Return what the table has, as it was kept: the cache may have been lost."""
+        at = int(now.timestamp())
+        return {
+            one.domain: {
+                "next": 0,
+                "id": "",
+                "fetched": at,
+                "age": int(one.expires.timestamp()) - at,
+                "mode": one.policy.mode.value,
+                "mxs": list(one.policy.mxs),
+            }
+            for one in self._context.entries()
+            if one.source == LABEL and one.expires > now
+        }
 
     def _write(self, found: dict[str, Kept]) -> None:
         text = json.dumps({"version": _VERSION, "domains": found}).encode()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Seconds for one question, to all resolvers together.
 _SECONDS = 10.0
 
+# So many servers of a domain are asked about: more are those of nobody honest.
+_SERVERS = 20
+
 # RFC 7672, 3.1: what SMTP can use; 1.3.2: PKIX-TA(0) and PKIX-EE(1) are not among it.
 _USAGES = frozenset({2, 3})
 _SELECTORS = frozenset({0, 1})
@@ -60,7 +63,7 @@ class Resolvers:
         if not servers.secure:
             return False
         hosts = [str(each.exchange).removesuffix(".") for each in servers.records]
-        return any(map(self._has_tlsa, hosts or [domain]))
+        return any(map(self._has_tlsa, hosts[:_SERVERS] or [domain]))
 
     def _has_tlsa(self, host: str) -> bool:
         if not host:  # a null MX: RFC 7505

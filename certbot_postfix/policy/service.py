@@ -52,6 +52,12 @@ def find(postfix: Postfix, configuration: Configuration, wanted: str) -> str:
         )
     if wanted in maplist.listed(configuration.value(PARAMETER)):
         return ""
+    if ":unix:" in wanted:
+        raise Error(
+            f"{wanted}: whether Postfix's client, in its chroot and as its user, could"
+            " reach that socket cannot be proven from here: it is not named",
+            hint="let the daemon listen on an address of loopback, and name that",
+        )
     if why := fault(postfix, wanted):
         raise Error(
             f"{wanted} does not answer, and while that is so Postfix would defer all"

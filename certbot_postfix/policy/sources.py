@@ -48,13 +48,15 @@ class Context:
 
     *directory* is where sources keep what they were told; it exists, and only root may
     enter.  *authorities* is the file of authorities that HTTPS servers are judged by;
-    with *dane*, the SMTP client prefers DANE where there is some.
+    with *dane*, the SMTP client prefers DANE where there is some.  *entries* yields
+    what is in the table, of all sources.
     """
 
     settings: Settings
     directory: Path
     authorities: Path | None = None
     dane: bool = False
+    entries: Callable[[], Iterable[Entry]] = tuple
 
 
 def load(context: Context) -> tuple[list[Any], list[str]]:

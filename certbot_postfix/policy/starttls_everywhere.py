@@ -21,6 +21,9 @@ from certbot_postfix.policy.model import Mode, Policy, PolicyError, shown
 
 VERSION = "0.1"
 
+# Each takes 200 bytes of memory at most, and each domain of a list has five or so.
+_MOST = 8_000_000
+
 # The published format says that mode is required, and that testing is its default.
 _MODES = {mode.value: mode for mode in (Mode.TESTING, Mode.ENFORCE)}
 _DEFAULT = Mode.TESTING.value
@@ -37,6 +40,8 @@ class PolicyList:
 
 def parse(text: bytes, source: str) -> PolicyList:
     """Read a list from *source*; raise `PolicyError` if anything in it is not valid."""
+    if sum(map(text.count, (b"{", b"[", b","))) > _MOST:
+        raise PolicyError(f"{source}: it has more than {_MOST:,} values")
     try:
         with _uncollected():
             fields = json.loads(text, object_pairs_hook=_object)
@@ -130,8 +135,10 @@ def _object(pairs: list[tuple[str, Any]]) -> object:
     """Return a policy if *pairs* are one, which takes less memory than they do."""
     found = dict(pairs)
     if len(found) != len(pairs):  # RFC 8259, 4: which of two counts is left open
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        positions = {name: at for at, (name, _) in enumerate(pairs)}
+        twice = next(
+            name for at, (name, _) in enumerate(pairs) if positions[name] != at
+        )
         raise PolicyError(f"{shown(twice)} is there twice in one object")
     if "mxs" in found and "policy-alias" not in found:
         try:

@@ -98,31 +98,41 @@ def settings(text: TextIO, path: Path) -> tuple[Settings, datetime | None]:
         until = said.pop("until")
         found = Settings(**{**said, "lists": tuple(said["lists"])})
         return found, _time(until) if until else None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Error(
             f"{path} was not written by this plugin and stays: nothing was done",
             hint="give it another name, there and in main.cf",
         ) from error
 
 
-def parse(lines: Iterable[str]) -> Iterator[Entry]:
-    """Yield the entries in the *lines* of a table that `render` made."""
+def parse(lines: Iterable[str], path: Path) -> Iterator[Entry]:
+    """Yield the entries in the *lines* of the table *path*, which `render` made.
+
+    Raises `Error` where they were edited.
+    """
     about: list[str] = []
     for line in lines:
         words = line.removeprefix("# ").rstrip("\n").split(" ", 4)
         if about:
-            yield _entry(about, words[0], line.rpartition("max_age: ")[2], words[2])
+            try:
+                entry = _entry(about, words, line.rpartition("max_age: ")[2])
+            except (ValueError, IndexError) as error:
+                raise Error(
+                    f"{path} was edited, and its entry for {words[0]} cannot be read",
+                    hint=f"undo that, or remove {path} and install the policies anew",
+                ) from error
+            yield entry
             about = []
         elif line.startswith("# ") and words[1:2] == ["until"]:
             about = words
 
 
-def _entry(about: list[str], domain: str, age: str, match: str) -> Entry:
+def _entry(about: list[str], words: list[str], age: str) -> Entry:
     mode, _, expires, _, source = about
-    mxs = tuple(match.removeprefix("match=").split(":"))
+    mxs = tuple(words[2].removeprefix("match=").split(":"))
     number = age.partition(" ")[0]
     return Entry(
-        domain,
+        words[0],
         Policy(Mode(mode), mxs),
         _time(expires),
         source,

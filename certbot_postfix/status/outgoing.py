@@ -31,8 +31,12 @@ def look(
     for name in maplist.listed(value):
         fault = service.fault(postfix, name, min(_SECONDS, deadline.left * _PART))
         if maplist.form(name, path):
-            failures = tuple(gathering.failures(path, bundles))
-            yield PolicyTable(name, fault, _until(path), failures)
+            until, failures = None, gathering.failures(path, bundles)
+            try:
+                until = gathering.until(path)
+            except Error as error:
+                failures = [error.message, *failures]
+            yield PolicyTable(name, fault, until, tuple(failures))
         else:
             yield PolicyTable(name, fault)
 
@@ -67,10 +71,3 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
                 "certbot-postfix policy refresh, which tells whether that is so still",
                 ("main.cf",),
             )
-
-
-def _until(path: Path) -> datetime | None:
-    try:
-        return gathering.until(path)
-    except Error:
-        return None
