@@ -538,7 +538,7 @@ def test_a_rollback_keeps_the_bundle_that_it_had_created_if_the_other_uses_it(sc
     assert done.returncode == 0, done.stderr
     assert served(first) != deployed
     second.reload()
-    assert served(second) == deployed
+    wait_until(lambda: served(second) == deployed, "the second one shows it")
 
 
 @pytest.mark.postfix
