@@ -123,11 +123,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments, timeout=arguments.verify_timeout)
     name = arguments.cert_name or Path(renewed or "").name
     lineage = _lineage(arguments, name)
-    lock.take(deployment.postfix.directory, wait=PATIENCE)
-    bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
-    if bundles.is_dir():  # which the hook for another instance may be writing
-        lock.take(bundles, wait=PATIENCE)
-    tables.sweep(deployment.postfix)
+    _lock(deployment)
     if not deployment.renew(lineage):
         deployment.say(f"Postfix does not use {name}: nothing was done.")
     return 0
@@ -136,14 +132,21 @@ def _deploy(arguments: argparse.Namespace) -> int:
 def _forget(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments, timeout=arguments.verify_timeout)
     _refuse_path(arguments.name)
-    lock.take(deployment.postfix.directory, wait=PATIENCE)
-    tables.sweep(deployment.postfix)
+    _lock(deployment)
     removal = deployment.removal(arguments.name)
     planned = removal.propose(None)
     print(planned.diff(), end="")
     if removal.carry_out(planned):
         _say(f"removed {removal.path}")
     return 0
+
+
+def _lock(deployment: Deployment) -> None:
+    """Be the only one who writes, and remove what a killed run left."""
+    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    if deployment.bundles.is_dir():  # instances share them
+        lock.take(deployment.bundles, wait=PATIENCE)
+    tables.sweep(deployment.postfix)
 
 
 def _status(arguments: argparse.Namespace) -> int:

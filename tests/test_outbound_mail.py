@@ -519,6 +519,20 @@ def test_a_domain_with_dane_is_left_to_that_where_the_client_prefers_it(sts, lev
     assert bool(sts.policy("show")) == (level == "may")
 
 
+def test_a_policy_is_followed_though_it_cannot_be_known_whether_there_is_dane(sts):
+    sts.domains.write_text("dane.test\n")
+    sts.network.publish("lame.test", "@ NS ns.lame.test.", "ns A 127.0.0.98")
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    sts.network.publish("dane.test", "@ MX 10 mx.lame.test.", *published)
+    sts.network.policy("dane.test", "mx.lame.test")
+    sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
+
+    told = sts.install(*with_domains(sts))
+
+    assert "TLSA of _25._tcp.mx.lame.test" in told
+    assert "dane.test: enforce" in sts.policy("show")
+
+
 @pytest.mark.parametrize("host", ["mx.sts.insecure", "mx.dane.test"])
 def test_dane_without_dnssec_from_the_domain_on_is_none(sts, host):
     """The record, or only the way to it, could be forged."""

@@ -463,26 +463,6 @@ def test_whether_dane_protects_a_domain_is_asked_though_its_policy_fails(
     assert len(list(source.policies(NOW))) == before
 
 
-def test_a_policy_is_kept_though_nobody_says_whether_dane_protects_it(tmp_path):
-    class Asked(Nobody):
-        def has_dane(self, domain: str) -> bool:
-            raise PolicyError(f"{domain}: no answer")
-
-    one = {"next": 0, "mode": "enforce", "mxs": ["mx.org"], "id": "1"}
-    one |= {"fetched": int(NOW.timestamp()), "age": 864000}
-    kept = kept_by(
-        tmp_path,
-        json.dumps({"version": 1, "domains": {"a.org": one}}).encode(),
-        "a.org",
-    )
-    source = Recipients(replace(kept._context, dane=True), Asked())
-
-    with pytest.raises(PolicyError, match=r"a\.org: no answer"):
-        source.refresh(NOW)
-
-    assert [entry.domain for entry in source.policies(NOW)] == ["a.org"]
-
-
 def test_of_many_lines_that_are_wrong_a_few_are_named(tmp_path):
     lines = [f"exa mple{number}" for number in range(8)]
     source = kept_by(tmp_path, b"", *lines)

@@ -74,7 +74,12 @@ class Gathering:
         found = self._asked(wanted, now)
         before = self.settings()
         if before and before != wanted and found.silent and self._loses(found, now):
-            told = [*found.complaints, "the options of policies stay as they were"]
+            kept = Error(
+                "the options of policies stay as they were, since policies that are in"
+                " force would go",
+                hint="mend what failed, and give the options again",
+            )
+            told = [*found.complaints, str(kept)]
             found = replace(self._asked(before, now), complaints=told)
         self._note_failures(found.complaints)
         return found

@@ -189,7 +189,8 @@ class List:
             )
         if found.timestamp > now + _AHEAD:  # each right one would be older
             raise PolicyError(
-                f"{self.label}: its timestamp, {_day(found.timestamp)}, is yet to come"
+                f"{self.label}: its timestamp, {_day(found.timestamp)}, is yet to come",
+                hint="ask its publisher, or set the clock of this machine",
             )
         if not self._kept.exists() or "count" not in seen:
             return
