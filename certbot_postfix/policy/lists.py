@@ -16,10 +16,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
 
-from certbot_postfix import files, programs
+from certbot_postfix import files
 from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy import https, starttls_everywhere
+from certbot_postfix.policy import https, signatures, starttls_everywhere
 from certbot_postfix.policy.https import Bounds
 from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError, shown
 from certbot_postfix.policy.sources import Context
@@ -148,20 +148,10 @@ class List:
 
     def _verify(self, body: bytes) -> None:
         keyring = self._settings.keyring
-        _check_keyring(keyring)
-        signature = self._signature()
-        names = [self._kept.with_suffix(each) for each in (".asc", ".new")]
-        try:
-            for path, text in zip(names, (signature, body), strict=True):
-                files.replace(path, text, mode=0o600)
-            command = ["gpgv", "--keyring", keyring, *map(str, names)]
-            done = programs.run(command, check=False)
-        finally:
-            files.remove(*names)
-        if done.returncode:
+        signatures.check(keyring)
+        if why := signatures.fault(body, self._signature(), keyring, self._kept):
             raise PolicyError(
-                f"the list {self.label} is not signed by a key in {keyring}:"
-                f" {programs.complaint(done)}",
+                f"the list {self.label} is not signed by a key in {keyring}: {why}",
                 hint=f"ask its publisher, or add the key to {keyring}",
             )
 
@@ -272,21 +262,6 @@ def _sound(seen: Any) -> bool:
 
 def _day(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
-
-
-def _check_keyring(keyring: str) -> None:
-    """Raise `PolicyError` for what gpgv(1) would not find, or not understand."""
-    if not Path(keyring).is_absolute():  # gpgv looks for it in ~/.gnupg
-        raise PolicyError(
-            f"the keyring {shown(keyring)} is not an absolute path, so no list can be"
-            " verified"
-        )
-    if files.read(Path(keyring)).lstrip().startswith(b"-----BEGIN"):
-        raise PolicyError(
-            f"the keyring {keyring} is armored, which gpgv does not read, so no list"
-            " can be verified",
-            hint=f"gpg --dearmor {keyring}, and name the file that it writes",
-        )
 
 
 def _bytes(place: str, bounds: Bounds) -> bytes:

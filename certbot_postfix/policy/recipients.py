@@ -4,39 +4,29 @@ Domains are looked up side by side.  A policy is kept for its max_age from the t
 which it was fetched, whatever fails meanwhile.  Raises `PolicyError`.
 """
 
-import json
-import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from zope.interface import implementer
 
-from certbot_postfix import files
 from certbot_postfix.hostnames import is_host
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy import https, model, mta_sts
+from certbot_postfix.policy import cache, https, model, mta_sts
+from certbot_postfix.policy.cache import LABEL, Kept
 from certbot_postfix.policy.https import Bounds
-from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
+from certbot_postfix.policy.model import Entry, PolicyError
 from certbot_postfix.policy.records import Resolvers
 from certbot_postfix.policy.sources import Context
-
-logger = logging.getLogger(__name__)
-
-LABEL = "MTA-STS"
-_VERSION = 1
 
 # Seconds: section 3.3 wants a check each day at least; a failure is soon tried again.
 _INTERVAL = 12 * 3600
 _AGAIN = 3600
 
 _BOUNDS = Bounds(mta_sts.LARGEST, seconds=20)  # no redirects: section 3.3
-
-# More than any policy that was fetched can last, in seconds since 1970.
-_LATEST = 1 << 36
 
 # For a whole refresh: certbot waits for it, and others for certbot.
 _SECONDS = 300.0
@@ -46,10 +36,6 @@ _SIDE_BY_SIDE = 64
 
 # How many domains a message names.
 _NAMED = 5
-
-# What is kept of a domain: *next* is when to look again, and of a policy its *id*, when
-# it was *fetched*, its *age*, *mode* and *mxs*; *dane* if that protects the domain.
-Kept = dict[str, Any]
 
 
 class Asks(Protocol):
@@ -91,17 +77,17 @@ class Recipients:
 
     def due(self, now: datetime) -> bool:
         """Whether a domain is to be looked up, or the file is wrong."""
-        kept = self._read()
+        kept = cache.read(self._cache)
         wanted, wrong = self._wanted(kept)
         changed = kept.keys() != wanted.keys()
         return bool(wrong or changed or self._due(wanted, kept, now))
 
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
-        kept = self._read()
+        kept = cache.read(self._cache)
         wanted, wrong = self._wanted(kept)
         if wanted.keys() - kept.keys():
-            kept = {**self._in_force(now), **kept}
+            kept = {**cache.of(self._context.entries(), now), **kept}
         found = {name: one for name, one in kept.items() if name in wanted}
         failed: dict[str, str] = {}
         try:
@@ -112,14 +98,14 @@ class Recipients:
                 if error:
                     failed[name] = error
         finally:
-            self._write(found)
+            cache.write(self._cache, found)
         if wrong or failed:
             raise PolicyError(f"{LABEL}: {'; '.join([*wrong, *_failure(failed)])}")
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies that are in force."""
-        for name, one in self._read().items():
-            entry = _entry(name, one)
+        for name, one in cache.read(self._cache).items():
+            entry = cache.entry(name, one)
             left = self._context.dane and one.get("dane")
             if entry and entry.expires > now and not left:
                 yield entry
@@ -225,75 +211,6 @@ class Recipients:
         if wrong:
             wanted.update(dict.fromkeys(filter(is_host, kept)))
         return wanted, _some(wrong)
-
-    def _read(self) -> dict[str, Kept]:
-        if not self._cache.exists():
-            return {}
-        try:
-            found = json.loads(files.read(self._cache))
-            if found["version"] == _VERSION:
-                domains = found["domains"].items()
-                return {name: one for name, one in domains if _sound(one)}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        logger.warning("%s is damaged: all domains are looked up anew", self._cache)
-        return {}
-
-    def _in_force(self, now: datetime) -> dict[str, Kept]:
-        """Return what the table has, as it was kept: the cache may have been lost."""
-        at = int(now.timestamp())
-        return {
-            one.domain: {
-                "next": 0,
-                "id": "",
-                "fetched": at,
-                "age": int(one.expires.timestamp()) - at,
-                "mode": one.policy.mode.value,
-                "mxs": list(one.policy.mxs),
-            }
-            for one in self._context.entries()
-            if one.source == LABEL and one.expires > now
-        }
-
-    def _write(self, found: dict[str, Kept]) -> None:
-        text = json.dumps({"version": _VERSION, "domains": found}).encode()
-        if not self._cache.exists() or files.read(self._cache) != text:
-            files.replace(self._cache, text, mode=0o600)
-
-
-def _sound(one: Any) -> bool:
-    """Whether *one* is what is kept of a domain, as far as types go."""
-    if not isinstance(one, dict) or not isinstance(one.get("next"), int):
-        return False
-    if "mode" not in one:
-        return True
-    numbers, words = (one.get("fetched"), one.get("age")), (one.get("id"), one["mode"])
-    return (
-        all(isinstance(each, int) for each in numbers)
-        and all(isinstance(each, str) for each in words)
-        and isinstance(one.get("mxs"), list)
-    )
-
-
-def _ends(one: Kept) -> int:
-    return int(one.get("fetched", 0) + one.get("age", 0))
-
-
-def _entry(name: str, one: Kept) -> Entry | None:
-    """Return the policy that is kept of *name*, if it is one that says something.
-
-    What is read is checked as strictly as what was fetched.
-    """
-    if one.get("mode") not in (Mode.ENFORCE.value, Mode.TESTING.value):
-        return None
-    return Entry(
-        model.domain(name, LABEL),
-        Policy(Mode(one["mode"]), model.patterns(one["mxs"], f"{LABEL}: {name}", ".")),
-        datetime.fromtimestamp(min(max(_ends(one), 0), _LATEST), timezone.utc),
-        LABEL,
-        one["age"],
-        one["id"],
-    )
 
 
 def _failure(failed: Mapping[str, str]) -> list[str]:
