@@ -18,7 +18,7 @@ from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory, certificates_in
 from certbot_postfix.policy import sources, table, wiring
-from certbot_postfix.policy.model import Entry, Mode
+from certbot_postfix.policy.model import Entry, Mode, uncollected
 from certbot_postfix.policy.sources import Context, Settings
 
 # Our directory for what sources keep, below that of the bundles, and a file there, with
@@ -98,7 +98,8 @@ class Gathering:
             complaints += told
             silent |= bool(told) and known == []
             groups.append(self._of(source, now) if known is None else known)
-        merged = table.merged(groups)
+        with uncollected():
+            merged = table.merged(groups)
         notes = self._notes(merged)
         return Policies(wanted, merged, complaints, notes, silent=silent)
 

@@ -5,7 +5,9 @@ in lower case, as A-labels (RFC 5890, 2.3.2.1), and without anything that could 
 entry of a table.
 """
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -106,3 +108,18 @@ def shown(value: object) -> str:
     """Return *value* for a message, on one line and not too long."""
     text = ascii(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python not look for cycles, of which policies have none, in a million of them.
+
+    It would do so again and again: a fifth of the time.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

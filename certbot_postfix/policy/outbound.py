@@ -148,8 +148,8 @@ class Outbound:
             return []
         policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
-        lacking = services.fault(self.postfix, f"{self.form}:{self.path}")
-        if text != files.read(self.path) or lacking or self.databases.kept():
+        changed = text != files.read(self.path) or self.databases.kept()
+        if changed or services.fault(self.postfix, f"{self.form}:{self.path}"):
             with signals.interruptible():
                 self._replace(text)
         return [*policies.complaints, *services.dead(self.postfix, self.configuration)]

@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy.model import Entry
+from certbot_postfix.policy.model import Entry, uncollected
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
     except Exception as error:
         failures.append(error)
     try:
-        known = list(source.policies(now))
+        with uncollected():
+            known = list(source.policies(now))
     except Exception as error:
         failures.append(error)
     end = "nothing of it is in force"

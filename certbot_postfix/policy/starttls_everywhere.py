@@ -7,10 +7,8 @@ are names, or suffixes that stand for one more label.  Fields that are not known
 ignored, as those of later versions will be; another version is not.
 """
 
-import contextlib
-import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -43,7 +41,7 @@ def parse(text: bytes, source: str) -> PolicyList:
     if sum(map(text.count, (b"{", b"[", b","))) > _MOST:
         raise PolicyError(f"{source}: it has more than {_MOST:,} values")
     try:
-        with _uncollected():
+        with model.uncollected():
             fields = json.loads(text, object_pairs_hook=_object)
             return _list(_mapping(fields, "the list"))
     except (ValueError, RecursionError) as error:
@@ -51,21 +49,6 @@ def parse(text: bytes, source: str) -> PolicyList:
     except PolicyError as error:
         error.message = f"{source}: {error.message}"
         raise
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let Python not look for cycles, of which JSON has none, in a million objects.
-
-    It would do so again and again: a quarter of the time.
-    """
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _list(fields: Mapping[str, Any]) -> PolicyList:
