@@ -836,6 +836,27 @@ def test_a_server_that_is_silent_is_not_waited_for_until_the_end(trusted):
             https.get(url, bounds, trusted)
 
 
+def test_a_handshake_that_drips_is_an_error_in_time(trusted):
+    ended = []
+
+    def drip_handshake(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")  # a record begins
+            for _ in range(400):
+                connection.sendall(b"\x02")
+                time.sleep(0.05)
+            ended.append(True)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip_handshake, args=[server], daemon=True).start()
+        url = f"https://localhost:{server.getsockname()[1]}/"
+        with pytest.raises(PolicyError, match="did not answer in time"):
+            https.get(url, LITTLE, trusted)
+
+    assert not ended
+
+
 def test_a_server_that_nobody_knows_is_not_trusted(web, tmp_path):
     other = tmp_path / "other.pem"
     other.write_bytes(Authority().root_pem)

@@ -5,16 +5,15 @@ proxies nor passwords of the environment are used: `http.client` does no more th
 told.  Raises `PolicyError`.
 """
 
-import contextlib
 import http.client
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 from certbot_postfix.policy.model import PolicyError, shown
@@ -103,7 +102,7 @@ def _once(
             # What reads from it keeps the connection open, also if that fails.
             with connection.getresponse() as response:
                 found = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, found, _body(response, bounds.size, end))
+                return Answer(response.status, found, _body(response, bounds.size))
     except (OSError, ValueError, http.client.HTTPException) as error:
         late = isinstance(error, TimeoutError) or time.monotonic() >= end
         why = "it did not answer in time" if late else _reason(error)
@@ -120,26 +119,43 @@ def _split(url: str) -> tuple[str, int, str]:
     return parts.hostname, parts.port or 443, target
 
 
-@contextlib.contextmanager
+class _Timed(ssl.SSLSocket):
+    """A connection of which nothing is waited for when *end* has come.
+
+    That is a time of `time.monotonic`.  Each wait takes *silence*, in seconds, at most.
+    """
+
+    end: float
+    silence: float
+
+    def recv_into(self, *arguments: Any) -> int:
+        self.settimeout(_left(self.end, self.silence))
+        return super().recv_into(*arguments)
+
+
+def _left(end: float, silence: float) -> float:
+    """Return how long to wait now; raise `TimeoutError` at the *end*."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return min(left, silence)
+
+
 def _connected(
     host: str, port: int, end: float, silence: float, authorities: Path | None
-) -> Iterator[ssl.SSLSocket]:
-    """Connect, and shut the connection down at the *end*, whatever it waits for."""
+) -> _Timed:
     with _dialled(host, port, end, silence) as plain:
-        guard = plain.dup()  # TLS takes the first one over
-        timer = threading.Timer(end - time.monotonic(), _shut, [guard])
-        timer.daemon = True
-        timer.start()
-        try:
-            # Who is in between could cut off an answer that ends with the connection,
-            # unless TLS has to say that it ends: RFC 8446, 6.1.
-            with _context(authorities).wrap_socket(
+        plain.settimeout(_left(end, silence))  # for the handshake as a whole
+        # Who is in between could cut off an answer that ends with the connection,
+        # unless TLS has to say that it ends: RFC 8446, 6.1.
+        tls = cast(
+            _Timed,
+            _context(authorities).wrap_socket(
                 plain, server_hostname=host, suppress_ragged_eofs=False
-            ) as tls:
-                yield tls
-        finally:
-            timer.cancel()
-            guard.close()
+            ),
+        )
+    tls.end, tls.silence = end, silence
+    return tls
 
 
 def _dialled(host: str, port: int, end: float, silence: float) -> socket.socket:
@@ -155,26 +171,21 @@ def _dialled(host: str, port: int, end: float, silence: float) -> socket.socket:
         except OSError as error:
             failed = error
         else:
-            found.settimeout(min(silence, left))
             return found
     raise failed
-
-
-def _shut(guard: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is closed
-        guard.shutdown(socket.SHUT_RDWR)
 
 
 @lru_cache(maxsize=1)
 def _context(authorities: Path | None) -> ssl.SSLContext:
     """Return the context; to read a bundle of authorities takes 20 ms and more."""
     found = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+    found.sslsocket_class = _Timed
     # Debian's Python passes over it; before OpenSSL 3, there is no such option.
     found.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return found
 
 
-def _body(response: http.client.HTTPResponse, limit: int, end: float) -> bytes:
+def _body(response: http.client.HTTPResponse, limit: int) -> bytes:
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
         raise ValueError("the answer is compressed, which was not asked for")
     body = bytearray()
@@ -183,8 +194,6 @@ def _body(response: http.client.HTTPResponse, limit: int, end: float) -> bytes:
         if len(body) > limit:
             raise ValueError(f"the answer is longer than {limit:,} bytes")
     if response.length:  # http.client lets what was cut off pass
-        raise ValueError("the answer was cut off")
-    if time.monotonic() >= end:
         raise ValueError("the answer was cut off")
     return bytes(body)
 

@@ -112,7 +112,7 @@ def shown(value: object) -> str:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Let Python not look for cycles, of which policies have none, in a million of them.
+    """Let Python not look for cycles in a million policies, which have none.
 
     It would do so again and again: a fifth of the time.
     """

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import ssl
 import sys
 import time
@@ -85,39 +86,28 @@ def _context(*bundles: str) -> ssl.SSLContext:
 def delay(address: str, port: str, server: str, latency: str) -> None:
     """Pass DNS over UDP on to *server*, port 53, and answers back after *latency*."""
 
+    asked: dict[bytes, tuple[bytes, object]] = {}  # who, by the ID of the question
+    identities = itertools.cycle(range(1 << 16))
+
     class Up(asyncio.DatagramProtocol):
-        def __init__(self, query: bytes, back) -> None:
-            self.query, self.back = query, back
-
-        def connection_made(self, transport) -> None:
-            self.transport = transport
-            transport.sendto(self.query)
-
         def datagram_received(self, data: bytes, _: object) -> None:
-            asyncio.get_running_loop().call_later(float(latency), self.back, data)
-            self.transport.close()
+            identity, client = asked.pop(data[:2])
+            loop = asyncio.get_running_loop()
+            loop.call_later(float(latency), self.back, identity + data[2:], client)
 
     class Down(asyncio.DatagramProtocol):
-        def connection_made(self, transport) -> None:
-            self.transport = transport
-            self.tasks = set()
-
         def datagram_received(self, data: bytes, client: object) -> None:
-            def back(answer: bytes) -> None:
-                self.transport.sendto(answer, client)
-
-            loop = asyncio.get_running_loop()
-            task = loop.create_task(
-                loop.create_datagram_endpoint(
-                    lambda: Up(data, back), remote_addr=(server, 53)
-                )
-            )
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            identity = next(identities).to_bytes(2, "big")
+            asked[identity] = data[:2], client
+            self.forth(identity + data[2:])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(Down, local_addr=(address, int(port)))
+        sender, up = await loop.create_datagram_endpoint(Up, remote_addr=(server, 53))
+        receiver, down = await loop.create_datagram_endpoint(
+            Down, local_addr=(address, int(port))
+        )
+        up.back, down.forth = receiver.sendto, sender.sendto
         await asyncio.Event().wait()
 
     asyncio.run(main())
