@@ -57,9 +57,6 @@ examples:
 # Seconds for `status`, all in all.
 STATUS = 20
 
-# Seconds to wait for a certbot that works on the same Postfix.
-PATIENCE = 120
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``certbot-postfix`` and return its exit status."""
@@ -143,9 +140,9 @@ def _forget(arguments: argparse.Namespace) -> int:
 
 def _lock(deployment: Deployment) -> None:
     """Be the only one who writes, and remove what a killed run left."""
-    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
     if deployment.bundles.is_dir():  # instances share them
-        lock.take(deployment.bundles, wait=PATIENCE)
+        lock.take(deployment.bundles, wait=lock.PATIENCE)
     tables.sweep(deployment.postfix)
 
 

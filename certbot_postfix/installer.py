@@ -95,10 +95,8 @@ class Installer(common.Installer):
                     f"the program {program} of Postfix was not found",
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
-        from certbot_postfix import lock  # noqa: PLC0415
-
         self._deployment = self._find()
-        lock.take(self._deployment.postfix.directory)
+        self._lock()
         if not self.config.dry_run:
             interrupted = Path(self.config.in_progress_dir).is_dir()
             if interrupted:
@@ -110,6 +108,13 @@ class Installer(common.Installer):
                 self.restart()
         if self.config.verb != "rollback":
             self._look()
+
+    def _lock(self) -> None:
+        from certbot_postfix import lock  # noqa: PLC0415
+
+        lock.take(self._deployment.postfix.directory)
+        if self._deployment.bundles.is_dir():  # other instances share them
+            lock.take(self._deployment.bundles, wait=lock.PATIENCE)
 
     def _look(self) -> None:
         _ = self._deployment.configuration

@@ -16,7 +16,8 @@ from certbot import errors, util
 from certbot_postfix.errors import Error
 from certbot_postfix.listeners import open_files
 
-# Seconds between two attempts.
+# Seconds to wait for another one that works on the same files, and between attempts.
+PATIENCE = 120
 PAUSE = 0.2
 
 

@@ -1428,32 +1428,49 @@ sys.stdin.read()
 """
 
 
-def test_the_hook_waits_while_another_certbot_works_on_the_same_postfix(shop, base):
+@pytest.mark.parametrize(
+    ("who", "held"),
+    [("the hook", "postfix"), ("the hook", "bundles"), ("certbot", "bundles")],
+)
+def test_each_waits_while_another_one_works_on_the_same_files(shop, base, who, held):
+    """Postfix's configuration, or the bundles that instances share."""
+    locked = {
+        "postfix": shop.postfix.config_dir,
+        "bundles": shop.certbot.bundle("shop").parent,
+    }
+    command = {
+        "the hook": shop.argv("deploy", "--cert-name", "shop"),
+        "certbot": shop.certbot.argv(
+            "install", "--cert-name", "shop", *options(shop.postfix)
+        ),
+    }
     issued, bundle = shop.renew("shop"), identity(shop.certbot.bundle("shop"))
     trace = base / "trace"
     strace = ["strace", "-f", "-qq", "-e", "trace=fcntl", "-o", str(trace)]
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(shop.postfix.config_dir)],
+        [sys.executable, "-c", _HOLD, str(locked[held])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with subprocess.Popen(
-            [*strace, *shop.argv("deploy", "--cert-name", "shop")],
+            [*strace, *command[who]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env=shop.certbot.environment,
-        ) as hook:
+        ) as waiting:
             wait_until(
                 lambda: (
-                    hook.poll() is not None
+                    waiting.poll() is not None
                     or (trace.exists() and trace.read_text().count("EAGAIN") > 1)
                 ),
-                "the hook has tried twice to get the lock",
+                f"{who} has tried twice to get the lock",
             )
-            assert hook.poll() is None
+            assert waiting.poll() is None
             assert identity(shop.certbot.bundle("shop")) == bundle
             other.communicate()
-            assert hook.wait(60) == 0
+            assert waiting.wait(60) == 0
 
     assert everywhere(shop.postfix, SHOP[0]) == issued.leaf
 

@@ -21,9 +21,6 @@ Find = Callable[[argparse.Namespace], Deployment]
 # Exit status: done, and there is something to attend to.
 ATTEND = 3
 
-# Seconds to wait for a certbot that works on the same Postfix.
-PATIENCE = 120
-
 
 def declare(commands: Commands, find: Find) -> None:
     """Declare the commands; *find* gives the instance that the arguments name."""
@@ -67,7 +64,7 @@ def declare(commands: Commands, find: Find) -> None:
 
 
 def _refresh(deployment: Deployment) -> int:
-    lock.take(deployment.postfix.directory, wait=PATIENCE)
+    lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
     table = deployment.outbound
     if missing := table.missing():
         logger.error("%s", missing)
