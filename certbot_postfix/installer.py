@@ -201,13 +201,22 @@ class Installer(common.Installer):
         from certbot_postfix.policy import sources  # noqa: PLC0415
 
         outbound, service = self._ready.outbound, self.conf("policy-service")
-        wanted = sources.asked(self.conf, outbound.gathering.settings())
         if self.conf("tls-profile") != Profile.CERTIFICATE.value:
             level = ClientLevel(self.conf("client-level"))
             outbound.gathering.dane = level is ClientLevel.DANE
         elif service == "auto":
             service = "none"  # the certificate is all that is to be changed
-        found = outbound.gather(wanted or sources.Settings(), _now(), service)
+        mentioned = sources.mentioned(self.conf)
+        try:
+            wanted = sources.asked(self.conf, outbound.gathering.settings())
+            if mentioned and outbound.missing():
+                wanted = wanted or sources.Settings()
+            found = outbound.gather(wanted or sources.Settings(), _now(), service)
+        except Error as error:
+            if mentioned:
+                raise
+            logger.error("%s", error)  # noqa: TRY400 - no certificate waits for it
+            return None
         return found if wanted or found.daemon else None
 
     def _apply_policies(
@@ -327,10 +336,15 @@ class Installer(common.Installer):
         from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
         from certbot_postfix.policy import gathering  # noqa: PLC0415
 
-        if gathering.due(path, bundles_below(self.config.config_dir), _now()):
-            self.prepare()
-            for complaint in self._ready.outbound.refresh(_now()):
-                logger.error("%s", complaint)
+        complaints = []
+        try:
+            if gathering.due(path, bundles_below(self.config.config_dir), _now()):
+                self.prepare()
+                complaints = self._ready.outbound.refresh(_now())
+        except errors.PluginError as error:  # no renewal of this lineage has failed
+            complaints = [str(error)]
+        for complaint in complaints:
+            logger.error("%s", complaint)
 
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
         from certbot_postfix.lineage import Lineage  # noqa: PLC0415

@@ -175,6 +175,46 @@ def test_a_client_that_asks_for_more_is_left_alone(scene):
         scene.apply()
 
 
+def untrusted(scene, base) -> dict[str, str]:
+    chain = base / "chain.pem"
+    chain.write_bytes(b"nothing\n")
+    return {"smtp_tls_CAfile": str(chain)}
+
+
+def stricter(*_: object) -> dict[str, str]:
+    return {"smtp_tls_security_level": "secure"}
+
+
+def broken(scene, base) -> dict[str, str]:
+    return {"smtp_tls_policy_maps": f"hash:{base}/none, hash:{scene.path}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (untrusted, "holds no root certificate of an authority"),
+        (stricter, "secure asks no less than policies would"),
+        (broken, "/none does not answer, and mail to every domain is deferred"),
+    ],
+)
+def test_what_comes_to_stand_against_policies_is_told_and_they_stay_until_they_end(
+    scene, base, change, told
+):
+    ending = {"soon.example.org": ("enforce", ["mx.org"], 1_900_000_000)}
+    scene.third.say({**ONE, **ending})
+    scene.apply()
+    scene.postfix.set(**change(scene, base))
+
+    scene.apply()  # a certificate is deployed, and nothing said of policies
+
+    assert [told in each for each in scene.told] == [True]
+    scene.now = datetime.fromtimestamp(1_900_000_001, timezone.utc)
+    assert [told in each for each in scene.refresh()] == [True]
+    assert [one.domain for one in gathering.entries(scene.path)] == ["one.example.org"]
+    (failure,) = gathering.failures(scene.path, scene.bundles)
+    assert told in failure
+
+
 # The administrator's own tables
 
 
@@ -205,6 +245,16 @@ def test_it_is_told_that_policies_do_not_matter_where_mail_goes_elsewhere(scene)
 
     (note,) = scene.notes
     assert note.startswith("main.cf sets relayhost: for mail that is sent elsewhere")
+
+
+def test_it_is_told_where_master_cf_hides_the_table(scene):
+    scene.postfix.postconf("-P", "smtp/unix/smtp_tls_policy_maps=")
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    (note,) = scene.notes
+    assert note.startswith("master.cf: smtp/unix overrides smtp_tls_policy_maps =")
 
 
 def test_a_table_that_somebody_else_wrote_is_not_overwritten(scene):
@@ -332,7 +382,9 @@ def test_a_table_that_was_edited_is_a_clear_error(scene, old, new):
     cut = text[: text.index(old)] + new
     scene.path.write_bytes(cut if not new else text.replace(old, new, 1))
 
-    with pytest.raises(Error, match=r"was not written by|was edited, and its"):
+    with pytest.raises(
+        Error, match=r"was not written by|was edited, and its (entry|third line)"
+    ):
         _ = scene.outbound.gathering.settings(), [*gathering.entries(scene.path)]
 
 
@@ -453,7 +505,7 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
 
     assert scene.path.read_bytes() == before
     assert told.format(**where) in scene.told[0]
-    assert "; nothing of it is in force" in scene.told[0]
+    assert "; there is nothing of it to follow" in scene.told[0]
     assert scene.told[-1].startswith("the options of policies stay as they were")
     assert gathering.failures(scene.path, scene.bundles) == scene.told
 

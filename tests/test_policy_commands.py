@@ -109,6 +109,43 @@ def test_a_table_that_is_gone_is_an_error_of_refresh(scene, policy, capsys):
     assert "What to do: certbot install" in told
 
 
+@pytest.mark.parametrize("verb", ["show", "refresh"])
+def test_a_table_that_main_cf_does_not_name_is_not_said_to_be_in_force(
+    scene, policy, capsys, verb
+):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.postconf("-X", "smtp_tls_policy_maps")
+
+    assert policy(verb) == 3
+
+    told = capsys.readouterr().err
+    assert f"main.cf does not name {scene.path} in smtp_tls_policy_maps" in told
+
+
+def test_what_is_gone_is_not_shown_as_nothing(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.path.unlink()
+
+    assert policy("show") == 1
+
+    assert f"{scene.path} is missing" in capsys.readouterr().err
+
+
+def test_it_is_told_that_mail_goes_elsewhere(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.postconf("-P", "smtp/unix/smtp_tls_policy_maps=")
+    scene.postfix.set(relayhost="[127.0.0.1]:1")
+
+    assert policy("test", "one.example.org") == 3
+
+    told = capsys.readouterr().err
+    assert "main.cf sets relayhost: for mail that is sent elsewhere" in told
+    assert "master.cf: smtp/unix overrides smtp_tls_policy_maps" in told
+
+
 def test_a_directory_of_certbot_that_is_not_there_is_not_made(
     scene, policy, base, capsys
 ):

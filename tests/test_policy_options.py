@@ -5,7 +5,13 @@ import json
 import pytest
 
 from certbot_postfix.policy import table
-from tests.lab import Certbot, PrivatePostfix
+from tests.lab import (
+    Authority,
+    Certbot,
+    PrivatePostfix,
+    install_lineage,
+    renew_lineage,
+)
 from tests.test_lists import written
 
 pytestmark = pytest.mark.postfix
@@ -54,8 +60,83 @@ def test_lists_are_followed_on_run_and_on_renewals(
     done = certbot("renew", "--force-renewal")
 
     assert f"{path} was not written by this plugin" in done.stderr
+    assert done.returncode == 0, done.stderr
     live = certbot.config_dir / f"live/{NAME}/fullchain.pem"
     assert certbot.bundle(NAME).read_bytes().endswith(live.read_bytes())
+
+
+@pytest.fixture
+def install(stopped_postfix: PrivatePostfix, base, authority: Authority):
+    """Run ``certbot install`` with options of policies."""
+    certbot = Certbot(base)
+    install_lineage(certbot.config_dir, NAME, authority.issue(NAME))
+
+    def run(*options: str):
+        stopped_postfix.settle()
+        where = ("--postfix-config-dir", str(stopped_postfix.config_dir))
+        return certbot(
+            *("install", "-i", "postfix", "--cert-name", NAME, *where, *options)
+        )
+
+    run.certbot = certbot
+    return run
+
+
+def test_policies_stop_no_certificate_and_no_renewal(
+    install, stopped_postfix: PrivatePostfix, base, authority
+):
+    place = base / "list.json"
+    place.write_bytes(written("example.org"))
+    done = install("--postfix-policy-list", str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = stopped_postfix.config_dir / table.NAME
+    stopped_postfix.set(smtp_tls_security_level="secure")
+    place.write_bytes(written("example.org", "example.net"))
+    issued = authority.issue(NAME)
+    params = {"postfix_config_dir": str(stopped_postfix.config_dir)}
+    renew_lineage(install.certbot.config_dir, NAME, issued)
+
+    done = install()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert install.certbot.bundle(NAME).read_bytes() == issued.bundle_pem
+    assert "secure asks no less than policies would" in done.stderr
+    assert entries(path) == [f"example.org {place}"]
+
+    stopped_postfix.settle()
+    install_lineage(
+        install.certbot.config_dir, "other", authority.issue(NAME), **params
+    )
+    done = install.certbot("renew", "--cert-name", "other")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "secure asks no less than policies would" in done.stderr
+
+
+def test_an_option_ends_policies_though_their_table_is_gone(
+    install, stopped_postfix: PrivatePostfix, base
+):
+    place = base / "list.json"
+    place.write_bytes(written("example.org"))
+    done = install("--postfix-policy-list", str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (stopped_postfix.config_dir / table.NAME).unlink()
+
+    done = install("--postfix-policy-list", "")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(stopped_postfix.config_dir.glob(f"{table.NAME}*"))
+    assert "smtp_tls_policy_maps" not in stopped_postfix.main_cf.read_text()
+
+
+def test_a_list_that_cannot_be_one_is_refused(install, stopped_postfix: PrivatePostfix):
+    before = stopped_postfix.main_cf.read_bytes()
+
+    done = install("--postfix-policy-list", "http://lists.example.org/list.json")
+
+    assert done.returncode == 1
+    assert "is neither a path nor an https URL: nothing was done" in done.stderr
+    assert stopped_postfix.main_cf.read_bytes() == before
 
 
 def entries(path) -> list[str]:

@@ -379,7 +379,7 @@ def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
     ("text", "told"),
     [
         pytest.param("exa mple\na.org.\n", "line 1: 'exa mple' is not", id="a line"),
-        pytest.param("# nothing\n", "names no domain any more; --postfix-", id="empty"),
+        pytest.param("# nothing\n", "names no domain; --postfix-", id="empty"),
         pytest.param(None, "could not read", id="no file"),
     ],
 )

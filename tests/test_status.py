@@ -308,6 +308,18 @@ def ended_policies(site: Site) -> None:
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
 
 
+def unused_policies(site: Site) -> None:
+    path = site.postfix.config_dir / policies.NAME
+    site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
+
+
+def hidden_policies(site: Site) -> None:
+    unused_policies(site)
+    path = site.postfix.config_dir / policies.NAME
+    site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
+    site.postfix.postconf("-P", "smtp/unix/smtp_tls_policy_maps=")
+
+
 def failing_source(site: Site) -> None:
     path = site.postfix.config_dir / policies.NAME
     site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
@@ -356,6 +368,8 @@ BEFORE_START = [
     (silent_daemon, "policy-table-fails"),
     (ended_policies, "policies-ended"),
     (failing_source, "policy-source-fails"),
+    (unused_policies, "policies-unused"),
+    (hidden_policies, "override-hides"),
     (edited_policies, "policy-source-fails"),
 ]
 

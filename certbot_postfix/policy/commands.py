@@ -10,7 +10,7 @@ from typing import Any
 
 from certbot_postfix import lock
 from certbot_postfix.deployment import Deployment
-from certbot_postfix.policy import gathering, lookup, model
+from certbot_postfix.policy import gathering, lookup, model, wiring
 from certbot_postfix.policy.model import Entry
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,13 @@ def _refresh(deployment: Deployment) -> int:
 
 
 def _show(deployment: Deployment, *, as_json: bool) -> int:
-    path = deployment.outbound.path
+    outbound = deployment.outbound
+    if missing := outbound.missing():
+        logger.error("%s", missing)
+        return 1
+    if unnamed := outbound.unnamed():
+        logger.warning("%s", unnamed)
+    path = outbound.path
     found = list(gathering.entries(path)) if path.exists() else []
     if as_json:
         print(json.dumps([_described(entry) for entry in found], indent=2))
@@ -107,7 +113,11 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     domain = model.domain(name.removesuffix("."), "DOMAIN")
     postfix, configuration = deployment.postfix, deployment.configuration
     answer = lookup.answer(postfix, configuration, domain)
+    overrides = wiring.overrides(configuration, deployment.outbound.path)
     print(answer)
+    for why in (wiring.rerouted(configuration), *overrides):
+        if why and answer.table:
+            logger.warning("%s", why)
     if not connect:
         return 0
     fits, said = lookup.connect(postfix, configuration, domain, answer)

@@ -17,7 +17,7 @@ from certbot_postfix import files
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory, certificates_in
-from certbot_postfix.policy import sources, table, wiring
+from certbot_postfix.policy import lookup, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
 from certbot_postfix.policy.sources import Context, Settings
 
@@ -68,11 +68,19 @@ class Gathering:
 
         A source that is new and fails takes nothing out of force: then what was wanted
         before is still what is wanted.  Raises `Error` if policies would have no
-        effect, or keep mail here.
+        effect, or keep mail here; if they are wanted already, that is a complaint, and
+        those that are in force stay until they end.
         """
-        self._refuse_untrusting()
-        found = self._asked(wanted, now)
         before = self.settings()
+        self._make_directories()
+        try:
+            self._refuse_untrusting()
+            found = self._asked(wanted, now)
+        except Error as error:
+            if wanted != before:
+                raise
+            held = table.merged([self._entries(now)])
+            found = Policies(wanted, held, [str(error)], [])
         if before and before != wanted and found.silent and self._loses(found, now):
             kept = Error(
                 "the options of policies stay as they were, since policies that are in"
@@ -85,12 +93,7 @@ class Gathering:
         return found
 
     def _asked(self, wanted: Settings, now: datetime) -> Policies:
-        context = self._context(wanted)
-        kept = context.directory
-        for directory in (self.inventory.bundles, kept.parent, kept):
-            with files.explained("create", directory):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        found, complaints = sources.load(context)
+        found, complaints = sources.load(self._context(wanted))
         groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
         silent = False
         for source in found:
@@ -102,6 +105,12 @@ class Gathering:
             merged = table.merged(groups)
         notes = self._notes(merged)
         return Policies(wanted, merged, complaints, notes, silent=silent)
+
+    def _make_directories(self) -> None:
+        kept = kept_for(self.path, self.inventory.bundles)
+        for directory in (self.inventory.bundles, kept.parent, kept):
+            with files.explained("create", directory):
+                directory.mkdir(mode=0o700, exist_ok=True)
 
     def _loses(self, found: Policies, now: datetime) -> bool:
         """Whether a domain has an entry in the table, and would have none so strict."""
@@ -157,18 +166,16 @@ class Gathering:
                 notes.append(f"{own} has an entry for {_some(kept)}, and that stays")
             for domain in kept:
                 del found[domain]
-        if routes := wiring.routes(self.inventory.configuration):
-            notes.append(
-                f"main.cf sets {' and '.join(routes)}: for mail that is sent elsewhere"
-                " than to the MX hosts of its domain, policies have no effect"
-            )
-        return notes
+        configuration = self.inventory.configuration
+        notes += map(str, wiring.overrides(configuration, self.path))
+        rerouted = wiring.rerouted(configuration)
+        return [*notes, rerouted] if rerouted else notes
 
     def _answered(self, own: str, found: dict[str, Entry]) -> set[str]:
         """Return those of *found* for which the administrator's table *own* counts."""
         domains = [domain for domain, entry in found.items() if _enforced(entry)]
         keys = {key for domain in domains for key in wiring.keys(domain)}
-        answered = self.inventory.postfix.answers(own, keys) if keys else {}
+        answered = lookup.asked(self.inventory.postfix, own, keys) if keys else {}
         return wiring.overruled(domains, answered)
 
     def _refuse_untrusting(self) -> None:
@@ -176,7 +183,9 @@ class Gathering:
         if level := wiring.stricter(configuration):
             raise Error(
                 f"smtp_tls_security_level = {level} asks no less than policies would:"
-                " none is written"
+                " none is written",
+                hint="do without them; with --postfix-policy-list ''"
+                " --postfix-mta-sts-domains '', certbot install ends those there are",
             )
         named = configuration.value("smtp_tls_CAfile")
         trusted = certificates_in(Path(named)) if named else []
@@ -189,7 +198,8 @@ class Gathering:
             raise Error(
                 f"{why}: no server could be verified, and mail to domains with a policy"
                 " would not be sent; no policy is written",
-                hint=f"smtp_tls_CAfile = {configuration.ca_bundle or 'a bundle'}",
+                hint="let main.cf say smtp_tls_CAfile ="
+                f" {configuration.ca_bundle or 'a bundle'}",
             )
 
 

@@ -184,7 +184,10 @@ class List:
             )
         if not self._kept.exists() or "count" not in seen:
             return
-        hint = f"if that is meant: remove {self._kept}"
+        hint = (
+            "if that is meant, call certbot-postfix policy refresh when you have"
+            f" removed {self._kept}"
+        )
         if found.timestamp.timestamp() < seen["timestamp"]:
             raise PolicyError(
                 f"{self.label}: it is older than the list before",

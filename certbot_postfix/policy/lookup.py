@@ -15,7 +15,7 @@ from certbot_postfix.errors import Error, ProgramError
 from certbot_postfix.policy import wiring
 from certbot_postfix.policy.table import PARAMETER
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.programs import run
+from certbot_postfix.programs import TIMEOUT, run
 
 # What a level means, postconf(5), smtp_tls_security_level.
 _MEANING = {
@@ -64,6 +64,20 @@ class Answer:
         return f"{where}: {self.level or 'no level'}, {meaning}{names}"
 
 
+def asked(
+    postfix: Postfix, table: str, keys: set[str], *, seconds: float = TIMEOUT
+) -> dict[str, str]:
+    """Return what *table*, which main.cf names, has for *keys*, within *seconds*."""
+    try:
+        return postfix.answers(table, keys, timeout=seconds)
+    except ProgramError as error:
+        raise Error(
+            f"{table} does not answer, and mail to every domain is deferred while"
+            f" it does not: {error.message}",
+            hint=f"mend it, or take it out of {PARAMETER}",
+        ) from error
+
+
 def answer(postfix: Postfix, configuration: Configuration, domain: str) -> Answer:
     """Return what Postfix finds for *domain*.
 
@@ -73,14 +87,7 @@ def answer(postfix: Postfix, configuration: Configuration, domain: str) -> Answe
     keys = wiring.keys(domain)
     found: dict[str, dict[str, str]] = {}
     for table in maplist.listed(configuration.value(PARAMETER)):
-        try:
-            found[table] = postfix.answers(table, set(keys), timeout=_PATIENCE)
-        except ProgramError as error:
-            raise Error(
-                f"{table} does not answer, and mail to every domain is deferred while"
-                f" it does not: {error.message}",
-                hint=f"mend it, or take it out of {PARAMETER}",
-            ) from error
+        found[table] = asked(postfix, table, set(keys), seconds=_PATIENCE)
     for key in keys:
         for table, answers in found.items():
             if key in answers:

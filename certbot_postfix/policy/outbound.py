@@ -89,6 +89,16 @@ class Outbound:
             " of policies that you want; or take it out of main.cf"
         )
 
+    def unnamed(self) -> str:
+        """Return what is to be said if the table is there, and main.cf has it not."""
+        if self.form or not self.path.exists():
+            return ""
+        return (
+            f"main.cf does not name {self.path} in {table.PARAMETER}: its policies have"
+            " no effect\nWhat to do: certbot install -i postfix --cert-name NAME; with"
+            " --postfix-policy-list '' --postfix-mta-sts-domains '' the table goes"
+        )
+
     def propose(self, policies: Policies) -> Proposal:
         """Plan what puts *policies* in force; nothing live changes."""
         configuration, wanted = self.configuration, policies.wanted
@@ -139,12 +149,8 @@ class Outbound:
         if wanted is None:
             return []
         databases.sweep(self.path)
-        if not self.form:
-            logger.warning(
-                "main.cf does not name %s in %s: its policies have no effect",
-                self.path,
-                table.PARAMETER,
-            )
+        if unnamed := self.unnamed():
+            logger.warning("%s", unnamed)
             return []
         policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)

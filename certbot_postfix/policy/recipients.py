@@ -207,7 +207,7 @@ class Recipients:
                 wrong.append(error.message)
         if kept and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
-            wrong.append(f"{self._path} names no domain any more; {end}")
+            wrong.append(f"{self._path} names no domain; {end}")
         if wrong:
             wanted.update(dict.fromkeys(filter(is_host, kept)))
         return wanted, _some(wrong)
@@ -217,7 +217,8 @@ def _failure(failed: Mapping[str, str]) -> list[str]:
     if not failed:
         return []
     told = "; ".join(_some([failed[name] for name in sorted(failed)]))
-    return [f"{len(failed)} domains could not be looked up: {told}"]
+    domains = "1 domain" if len(failed) == 1 else f"{len(failed)} domains"
+    return [f"{domains} could not be looked up: {told}"]
 
 
 def _some(told: list[str]) -> list[str]:

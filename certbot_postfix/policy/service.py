@@ -48,7 +48,7 @@ def find(postfix: Postfix, configuration: Configuration, wanted: str) -> str:
     if not _TABLE.fullmatch(wanted):
         raise Error(
             f"{wanted!r} is not a table that can be named: nothing was done",
-            hint="name one such as socketmap:inet:127.0.0.1:8461:postfix",
+            hint="give auto, none, or such as socketmap:inet:127.0.0.1:8461:postfix",
         )
     if wanted in maplist.listed(configuration.value(PARAMETER)):
         return ""

@@ -18,11 +18,15 @@ from zope.interface.verify import verifyObject
 
 from certbot_postfix.errors import Error
 from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy import model
 from certbot_postfix.policy.model import Entry, uncollected
 
 logger = logging.getLogger(__name__)
 
 GROUP = "certbot_postfix.policy_sources"
+
+# The options of which an empty value ends what was wanted.
+_OPTIONS = ("policy-list", "policy-keyring", "mta-sts-domains")
 
 # What it says overrides what all others say.
 LAST = "lists"
@@ -93,7 +97,7 @@ def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
             known = list(source.policies(now))
     except Exception as error:
         failures.append(error)
-    end = "nothing of it is in force"
+    end = "there is nothing of it to follow"
     if known != []:
         end = "what was said before stays in force"
     return [_told(source, error, end) for error in failures], known
@@ -108,14 +112,30 @@ def _told(source: Any, error: Exception, end: str) -> str:
     return str(Error(f"{what}; {end}", hint=hint))
 
 
+def mentioned(conf: Callable[[str], Any]) -> bool:
+    """Whether the options of the installer say something of policies."""
+    named = any(conf(name) is not None for name in _OPTIONS)
+    return bool(
+        named
+        or conf("policy-early-adopter")
+        or conf("policy-service") not in ("auto", "none")
+    )
+
+
 def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:
     """Return what the options of the installer ask for, each read by *conf*.
 
     What they do not mention stays as it was wanted *before*; an empty value ends it.
-    None if nobody wants anything.
+    None if nobody wants anything.  Raises `Error` if nothing could come of it.
     """
     found = before or Settings()
     if (lists := conf("policy-list")) is not None:
+        for place in filter(_senseless, lists):
+            raise Error(
+                f"{model.shown(place)} is neither a path nor an https URL: nothing was"
+                " done",
+                hint="give --postfix-policy-list one of them",
+            )
         found = replace(found, lists=tuple(filter(None, lists)), early_adopter=False)
     for name, field in (("policy-keyring", "keyring"), ("mta-sts-domains", "domains")):
         if (value := conf(name)) is not None:
@@ -123,6 +143,10 @@ def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | Non
     if conf("policy-early-adopter"):
         found = replace(found, early_adopter=True)
     return found if before or found != Settings() else None
+
+
+def _senseless(place: str) -> bool:
+    return "://" in place and not place.startswith(("/", "https://"))
 
 
 def _made(point: EntryPoint, context: Context) -> Iterable[Any]:

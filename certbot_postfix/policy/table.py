@@ -99,6 +99,12 @@ def settings(text: TextIO, path: Path) -> tuple[Settings, datetime | None]:
         found = Settings(**{**said, "lists": tuple(said["lists"])})
         return found, _time(until) if until else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if title == _TITLE:
+            raise Error(
+                f"{path} was edited, and its third line, with what was asked for,"
+                " cannot be read",
+                hint=f"undo that, or remove {path} and install the policies anew",
+            ) from error
         raise Error(
             f"{path} was not written by this plugin and stays: nothing was done",
             hint="give it another name, there and in main.cf",

@@ -11,6 +11,7 @@ from pathlib import Path
 from certbot_postfix import maplist, purposes, rules
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration, client_roots
+from certbot_postfix.plan import Override
 from certbot_postfix.policy.table import PARAMETER
 from certbot_postfix.rules import Change, Decision, Remove
 
@@ -158,9 +159,26 @@ def prefers_dane(configuration: Configuration) -> bool:
     return rules.client_level(configuration) == "dane"
 
 
-def routes(configuration: Configuration) -> list[str]:
-    """Return the parameters by which mail may go elsewhere than to MX hosts."""
-    return [each for each in _ROUTES if configuration.value(each)]
+def rerouted(configuration: Configuration) -> str:
+    """Return a sentence where mail may go elsewhere than to MX hosts, else ""."""
+    named = [each for each in _ROUTES if configuration.value(each)]
+    if not named:
+        return ""
+    return (
+        f"main.cf sets {' and '.join(named)}: for mail that is sent elsewhere than to"
+        " the MX hosts of its domain, policies have no effect"
+    )
+
+
+def overrides(configuration: Configuration, path: Path) -> list[Override]:
+    """Return where master.cf hides from the client that main.cf names *path*."""
+    return [
+        Override(str(service), PARAMETER, value)
+        for service in configuration.services
+        if service.command == "smtp"
+        and (value := service.overrides.get(PARAMETER)) is not None
+        and not maplist.form(value, path)
+    ]
 
 
 def own_tables(configuration: Configuration, path: Path) -> list[str]:

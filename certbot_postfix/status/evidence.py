@@ -136,13 +136,15 @@ class Unseen:
 class PolicyTable:
     """A table of policies: the *fault* that it has, and when its first policy ends.
 
-    *failures* are what sources of its policies complained of the last time.
+    *failures* are what sources of its policies complained of the last time; it is
+    *unused* if it is ours, and main.cf does not name it.
     """
 
     name: str
     fault: str = ""
     until: datetime | None = None
     failures: tuple[str, ...] = ()
+    unused: bool = False
 
     @property
     def hidden(self) -> bool:

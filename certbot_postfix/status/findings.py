@@ -38,6 +38,7 @@ class Code(Enum):
     POLICY_TABLE = "policy-table-fails"
     POLICY_ENDED = "policies-ended"
     POLICY_SOURCE = "policy-source-fails"
+    POLICY_UNUSED = "policies-unused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ def look(
             yield PolicyTable(name, fault, until, tuple(failures))
         else:
             yield PolicyTable(name, fault)
+    if path.exists() and not maplist.form(value, path):
+        yield PolicyTable(str(path), "", unused=True)
 
 
 def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding]:
@@ -60,6 +62,15 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
                 f"{table.name} has policies that ended, the first one at"
                 f" {table.until:%Y-%m-%d %H:%M} UTC",
                 "certbot-postfix policy refresh, which tells what fails",
+                ("main.cf",),
+            )
+        if table.unused:
+            yield Finding(
+                Code.POLICY_UNUSED,
+                table.name,
+                f"{table.name} is there, and {policies.PARAMETER} does not name it: its"
+                " policies have no effect",
+                "certbot-postfix policy refresh, which tells how to end that",
                 ("main.cf",),
             )
         if table.failures:

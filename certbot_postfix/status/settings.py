@@ -16,6 +16,8 @@ from certbot_postfix.configuration import (
     address,
     own_certificate,
 )
+from certbot_postfix.policy import table as policies
+from certbot_postfix.policy import wiring
 from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Code, Finding
@@ -132,14 +134,22 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
         if service.kind == "inet" and service.command in ("smtpd", "postscreen"):
             names = list(_hiding(facts, service))
             if names:
-                yield Finding(
-                    Code.OVERRIDE,
-                    str(service),
-                    f"master.cf: {service} overrides {', '.join(names)}, so that"
-                    " the value of main.cf is not in force there",
-                    "take the override out, unless it is meant",
-                    ("master.cf",),
-                )
+                yield _override(str(service), names)
+    path = configuration.directory / policies.NAME
+    if maplist.form(configuration.value(policies.PARAMETER), path):
+        for each in wiring.overrides(configuration, path):
+            yield _override(each.service, [each.name])
+
+
+def _override(service: str, names: list[str]) -> Finding:
+    return Finding(
+        Code.OVERRIDE,
+        service,
+        f"master.cf: {service} overrides {', '.join(names)}, so that the value of"
+        " main.cf is not in force there",
+        "take the override out, unless it is meant",
+        ("master.cf",),
+    )
 
 
 def _hiding(facts: Facts, service: Service) -> Iterator[str]:
