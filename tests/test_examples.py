@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix.policy import starttls_everywhere
+from certbot_postfix.policy.model import Mode, Policy
 from tests.lab import NEWEST, Certbot, Pebble, PrivatePostfix
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
@@ -26,6 +28,18 @@ def test_systemd_accepts_the_units():
 
     assert UNITS
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_list_of_policies_in_the_readme_is_one():
+    readme = (EXAMPLES.parents[1] / "README.rst").read_text()
+    text = readme.partition("to pin partners of yours::\n")[2]
+
+    found = starttls_everywhere.parse(text.partition("\n  Times")[0].encode(), "it")
+
+    assert found.policies == {
+        "example.com": Policy(Mode.ENFORCE, ("mx.example.com", ".example.net")),
+        "partner.example": Policy(Mode.ENFORCE, (".mail.example.net",)),
+    }
 
 
 ANSIBLE = NEWEST.with_name("ansible-playbook")

@@ -39,7 +39,7 @@ def declare(commands: Commands, find: Find) -> None:
         " stays in force.",
     )
     refresh.set_defaults(command=lambda arguments: _refresh(find(arguments)))
-    show = verbs.add_parser("show", help="show the policies that are in force")
+    show = verbs.add_parser("show", help="show the policies in the table")
     show.add_argument("--json", action="store_true", help="print them as JSON")
     show.set_defaults(
         command=lambda arguments: _show(find(arguments), as_json=arguments.json)
@@ -48,7 +48,8 @@ def declare(commands: Commands, find: Find) -> None:
         "test",
         help="show what Postfix demands of the servers of a domain",
         description="Show which table answers for a domain, and what that means. Exit"
-        " status 3: mail would not be sent as the policy demands.",
+        " status 3: that has no effect everywhere, or with --connect, no server of the"
+        " domain is as demanded.",
     )
     test.add_argument("domain", metavar="DOMAIN")
     test.add_argument(
