@@ -82,35 +82,46 @@ def install(stopped_postfix: PrivatePostfix, base, authority: Authority):
     return run
 
 
+def stricter(postfix: PrivatePostfix) -> str:
+    postfix.set(smtp_tls_security_level="secure")
+    return "secure asks no less than policies would"
+
+
+def edited(postfix: PrivatePostfix) -> str:
+    path = postfix.config_dir / table.NAME
+    path.write_text(path.read_text().replace("# {", "# ", 1))
+    return f"{path} was edited, and its third line, with what was asked for, cannot"
+
+
+@pytest.mark.parametrize("stands_against", [stricter, edited])
 def test_policies_stop_no_certificate_and_no_renewal(
-    install, stopped_postfix: PrivatePostfix, base, authority
+    install, stopped_postfix: PrivatePostfix, base, authority, stands_against
 ):
     place = base / "list.json"
     place.write_bytes(written("example.org"))
     done = install("--postfix-policy-list", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     path = stopped_postfix.config_dir / table.NAME
-    stopped_postfix.set(smtp_tls_security_level="secure")
+    told = stands_against(stopped_postfix)
     place.write_bytes(written("example.org", "example.net"))
     issued = authority.issue(NAME)
-    params = {"postfix_config_dir": str(stopped_postfix.config_dir)}
-    renew_lineage(install.certbot.config_dir, NAME, issued)
+    directory = install.certbot.config_dir
+    renew_lineage(directory, NAME, issued)
 
     done = install()
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert install.certbot.bundle(NAME).read_bytes() == issued.bundle_pem
-    assert "secure asks no less than policies would" in done.stderr
+    assert told in done.stderr
     assert entries(path) == [f"example.org {place}"]
 
     stopped_postfix.settle()
-    install_lineage(
-        install.certbot.config_dir, "other", authority.issue(NAME), **params
-    )
+    params = {"postfix_config_dir": str(stopped_postfix.config_dir)}
+    install_lineage(directory, "other", authority.issue(NAME), **params)
     done = install.certbot("renew", "--cert-name", "other")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "secure asks no less than policies would" in done.stderr
+    assert told in done.stderr
 
 
 def test_an_option_ends_policies_though_their_table_is_gone(
