@@ -51,6 +51,7 @@ class Installer(common.Installer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._problem: errors.PluginError | None = None
+        self._complaints: set[str] = set()  # what was told already
         self._pending: dict[Path, Lineage] = {}
         self._applied: list[Proposal] = []
         self._applied_policies: policy.Proposal | None = None
@@ -123,8 +124,14 @@ class Installer(common.Installer):
             complaints = [outbound.missing(), *outbound.gathering.broken()]
         except Error as error:  # the table is not ours: no certificate waits for it
             complaints = [str(error)]
-        for complaint in filter(None, complaints):
-            logger.error("%s", complaint)
+        self._complain(filter(None, complaints))
+
+    def _complain(self, complaints: Iterable[str]) -> None:
+        """Log each of the *complaints*, once in a run."""
+        for complaint in complaints:
+            if complaint not in self._complaints:
+                self._complaints.add(complaint)
+                logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":
         # certbot loads every plugin on every run; few runs come here.
@@ -215,15 +222,14 @@ class Installer(common.Installer):
         except Error as error:
             if mentioned:
                 raise
-            logger.error("%s", error)  # noqa: TRY400 - no certificate waits for it
+            self._complain([str(error)])  # no certificate waits for it
             return None
         return found if wanted or found.daemon else None
 
     def _apply_policies(
         self, policies: "gathering.Policies", checkpoint: CheckpointInProgress
     ) -> None:
-        for complaint in policies.complaints:
-            logger.error("%s", complaint)
+        self._complain(policies.complaints)
         for note in policies.notes:
             _notify(f"Note: {note}.")
         proposal = self._ready.outbound.propose(policies)
@@ -343,8 +349,7 @@ class Installer(common.Installer):
                 complaints = self._ready.outbound.refresh(_now())
         except errors.PluginError as error:  # no renewal of this lineage has failed
             complaints = [str(error)]
-        for complaint in complaints:
-            logger.error("%s", complaint)
+        self._complain(complaints)
 
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
         from certbot_postfix.lineage import Lineage  # noqa: PLC0415

@@ -130,10 +130,10 @@ def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | Non
     """
     found = before or Settings()
     if (lists := conf("policy-list")) is not None:
-        for place in filter(_senseless, lists):
+        if wrong := list(filter(_senseless, lists)):
             raise Error(
-                f"{model.shown(place)} is neither a path nor an https URL: nothing was"
-                " done",
+                f"{model.shown(wrong[0])} is neither a path nor an https URL: nothing"
+                " was done",
                 hint="give --postfix-policy-list one of them",
             )
         found = replace(found, lists=tuple(filter(None, lists)), early_adopter=False)

@@ -25,7 +25,7 @@ _PART = 0.3
 def look(
     postfix: Postfix, configuration: Configuration, bundles: Path, deadline: Deadline
 ) -> Iterator[PolicyTable]:
-    """Yield the tables of policies that main.cf names, each asked once."""
+    """Yield the tables of policies that main.cf names, each asked once, and ours."""
     value = configuration.value(policies.PARAMETER)
     path = configuration.directory / policies.NAME
     for name in maplist.listed(value):
