@@ -6,6 +6,7 @@ are those of postconf(1), master(5) and postfix(1).
 """
 
 import math
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -94,7 +95,12 @@ class Postfix:
         if any("$" in text for each in services for text in each.written.values()):
             overrides = _by_service(self._query("-Px"))
             services = tuple(
-                replace(service, overrides=overrides.get(str(service), {}))
+                replace(
+                    service,
+                    overrides=_of_names(
+                        overrides.get(str(service), {}), service.written
+                    ),
+                )
                 for service in services
             )
         return replace(
@@ -292,29 +298,29 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
+    """Return the services; of several entries for one, the last counts."""
     raw, overrides = _by_service(written), _by_service(expanded)
-    found: list[Service] = []
+    found: dict[str, Service] = {}
     for line in filter(None, entries.split("\n")):
         # name, type, private, unprivileged, chroot, wakeup, maximum, command
         name, kind, _, _, chroot, _, _, command = line.split(None, 7)
         service = f"{name}/{kind}"
-        if any(str(other) == service for other in found):
-            raise MisconfiguredError(
-                f"master.cf has two entries for {service}: Postfix uses the last, but"
-                " does not tell their options apart",
-                hint="take one of them out of master.cf",
-            )
-        found.append(
-            Service(
-                name,
-                kind,
-                command.split(None, 1)[0],
-                overrides.get(service, {}),
-                raw.get(service, {}),
-                chroot,
-            )
-        )
-    return tuple(found)
+        own, other = raw.get(service, {}), overrides.get(service, {})
+        if service in found:
+            # postconf -P merges the options of all entries.
+            in_force = {one[1] or one[2] for one in _OPTION.finditer(command)}
+            own, other = _of_names(own, in_force), _of_names(other, in_force)
+        program = command.split(None, 1)[0]
+        found[service] = Service(name, kind, program, other, own, chroot)
+    return tuple(found.values())
+
+
+# An option as postconf -M prints it, whichever form it has in master.cf.
+_OPTION = re.compile(r"\s-o (?:\{([^=}]+)=[^}]*\}|([^\s={]+)=)")
+
+
+def _of_names(values: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _by_service(text: str) -> dict[str, dict[str, str]]:

@@ -143,12 +143,32 @@ def test_services_have_their_overrides_expanded_and_as_written(
     )
 
 
-def test_two_entries_for_one_service_are_refused(stopped_postfix, postfix):
-    append(stopped_postfix.master_cf, "again unix - - n - - smtp\n" * 2)
+def test_of_several_entries_for_one_service_the_last_counts(stopped_postfix, postfix):
+    stopped_postfix.master_cf.write_text(
+        "filter unix - n n - 10 pipe flags=R user=nobody argv=/bin/a\n"
+        "25 inet n - y - - smtpd -o smtpd_tls_auth_only=yes -o smtpd_banner=a\n"
+        "filter unix - n n - 10 pipe flags=R user=nobody argv=/bin/a\n"
+        "25 inet n - n - - postscreen -vo smtpd_banner=$mail_name -o {\n"
+        "  smtpd_tls_cert_file = -o smtpd_tls_auth_only=no }\n"
+        "  -o smtpd_tls_loglevel=2 -osmtpd_tls_key_file=/b\n"
+    )
     stopped_postfix.settle()
 
-    with pytest.raises(MisconfiguredError, match="two entries for again/unix"):
-        postfix.read()
+    configuration = postfix.read()
+
+    overrides = {
+        "smtpd_banner": "Postfix",
+        "smtpd_tls_cert_file": "-o smtpd_tls_auth_only=no",
+        "smtpd_tls_loglevel": "2",
+        "smtpd_tls_key_file": "/b",
+    }
+    written = {**overrides, "smtpd_banner": "$mail_name"}
+    services = (
+        Service("filter", "unix", "pipe", {}, {}, "n"),
+        Service("25", "inet", "postscreen", overrides, written, "n"),
+    )
+    assert configuration.services == services
+    assert postfix.read_again(configuration).services == services
 
 
 # A configuration that Postfix cannot read

@@ -393,6 +393,23 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
 
 
 @pytest.mark.postfix
+def test_of_several_entries_for_one_service_the_last_is_examined(site):
+    name, _, kind = site.entry("smtp").partition("/")
+    first = f"{name} {kind} n - n - - smtpd -o smtpd_tls_security_level=none\n"
+    filters = "filter unix - n n - 10 pipe flags=R user=nobody argv=/bin/false\n" * 2
+    text = site.postfix.master_cf.read_text()
+    site.postfix.master_cf.write_text(first + filters + text)
+    site.postfix.settle()
+    site.postfix.start()
+
+    found = site.examine()
+
+    assert codes(found) == []
+    assert {row.answer.endpoint.service for row in found.rows} == set(site.entries)
+    assert all(row.leaf for row in found.rows)
+
+
+@pytest.mark.postfix
 def test_a_certificate_that_has_expired_on_three_services_is_one_finding(site):
     expired(site)
     site.postfix.start()
