@@ -9,6 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,14 @@ from certbot_postfix.configuration import (
 )
 from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
 from certbot_postfix.manager import Manager
-from certbot_postfix.programs import TIMEOUT, Done, complaint, run
+from certbot_postfix.programs import (
+    NO_REASON,
+    TIMEOUT,
+    Done,
+    complaint,
+    complaints,
+    run,
+)
 
 OLDEST = (2, 11)
 
@@ -145,8 +153,7 @@ class Postfix:
         It reads *text*, and ends in *timeout* seconds.  With *empty*, to find nothing
         is no failure.
         """
-        postmap = str(Path(self.postconf).with_name("postmap"))
-        command = [postmap, "-c", str(self.directory), *arguments]
+        command = [*self._postmap(), *arguments]
         done = run(command, check=False, text=text, timeout=timeout)
         if done.stderr.strip() or (done.returncode and not empty):
             raise ProgramError(
@@ -172,8 +179,7 @@ class Postfix:
         done = self._control("check")
         if done.returncode:
             raise MisconfiguredError(
-                f"postfix check does not accept the configuration in {self.directory}:"
-                f" {complaint(done)}",
+                f"`postfix check` fails for {self.directory}: {self._reason(done)}",
                 hint=f"run: postfix -c {self.directory} check",
             )
 
@@ -246,9 +252,26 @@ class Postfix:
         done = self._control(verb)
         if done.returncode:
             raise ProgramError(
-                f"postfix {verb} failed for {self.directory}: {complaint(done)}",
+                f"postfix {verb} failed for {self.directory}: {self._reason(done)}",
                 hint="look at the end of the mail log",
             )
+
+    def _reason(self, done: Done) -> str:
+        """Return why postfix(1) failed.
+
+        Up to 3.7 it tells that to a terminal only.  What it dislikes of main.cf, every
+        program dislikes: this one says so, and reads nothing else.
+        """
+        told = complaints(done)
+        if "fatal: " not in told:
+            with suppress(ProgramError):  # it is not there
+                asked = run([*self._postmap(), "-q", "x", "static:y"], check=False)
+                told = complaints(asked) or told
+        return told or NO_REASON
+
+    def _postmap(self) -> list[str]:
+        postmap = str(Path(self.postconf).with_name("postmap"))
+        return [postmap, "-c", str(self.directory)]
 
     def _control(self, verb: str) -> Done:
         return run([self.postfix, "-c", str(self.directory), verb], check=False)

@@ -64,6 +64,18 @@ def run(
 
 def complaint(done: Done) -> str:
     """Return in one line what the program complained of."""
-    # Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
-    told = " ".join(done.stderr.split()) or "it gave no reason, the mail log has it"
-    return told.removeprefix("postconf: ")
+    return complaints(done) or NO_REASON
+
+
+# Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
+NO_REASON = "it gave no reason, the mail log has it"
+
+
+def complaints(done: Done) -> str:
+    """Return in one line what the program complained of, empty if of nothing.
+
+    postconf(1) may warn of many unused parameters: that is never the reason.
+    """
+    lines = done.stderr.splitlines()
+    told = dict.fromkeys(line for line in lines if "unused parameter: " not in line)
+    return " ".join(" ".join(told).split()).removeprefix("postconf: ")

@@ -59,7 +59,7 @@ def stage(
     removed = [item.name for item in decisions if isinstance(item, Remove)]
     if not changes and not retired and not removed:
         return Edit(main_cf, before, before)
-    with _copy(postfix, before, directory) as staged:
+    with _copy(postfix, before, directory) as staged, _named(staged, postfix):
         if changes:
             staged.edit(changes)
         if retired:
@@ -71,6 +71,7 @@ def stage(
         after = _in_style(before, edited)
         _write(staged.directory / "main.cf", after)
         _accept(staged, changes, [*retired, *removed])
+        _check(staged, postfix)
     return Edit(main_cf, before, after)
 
 
@@ -278,4 +279,36 @@ def _accept(staged: Postfix, changes: dict[str, str], retired: list[str]) -> Non
         raise MisconfiguredError(
             f"postconf did not set {', '.join(sorted(wrong))} as told: nothing was done"
         )
-    staged.check()
+
+
+def _check(staged: Postfix, postfix: Postfix) -> None:
+    """Raise `MisconfiguredError` unless Postfix accepts *staged*, a copy of *postfix*.
+
+    If what is there was not accepted either, that is told in place of it.
+    """
+    try:
+        staged.check()
+    except MisconfiguredError as refused:
+        try:
+            postfix.check()
+        except MisconfiguredError as error:
+            told = error.message.replace("` fails for", "` already fails for")
+            error.message = f"{told}; nothing was changed"
+            raise
+        _, _, reason = refused.message.partition(": ")
+        raise MisconfiguredError(
+            f"`postfix check` rejects the new configuration: {reason}; nothing was"
+            " changed"
+        ) from refused
+
+
+@contextlib.contextmanager
+def _named(staged: Postfix, postfix: Postfix) -> Iterator[None]:
+    """Let errors name the directory of *postfix*, since that of *staged* is gone."""
+    try:
+        yield
+    except Error as error:
+        gone, there = str(staged.directory), str(postfix.directory)
+        error.message = error.message.replace(gone, there)
+        error.hint = error.hint.replace(gone, there)
+        raise

@@ -577,7 +577,8 @@ def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(
     done = missed(certbot, postfix)
 
     assert done.returncode == 1
-    assert f"does not accept the configuration in {postfix.config_dir}" in told(done)
+    assert f"`postfix check` fails for {postfix.config_dir}" in told(done)
+    assert "message_size_limit = 50M" in told(done)
     assert "does not run" not in told(done)
     assert (postfix.master_pid, certbot.bundle(NAME).read_bytes()) == (master, old)
     postfix.main_cf.write_bytes(whole)

@@ -271,8 +271,43 @@ def test_a_sound_configuration_passes_the_check(postfix):
 def test_a_configuration_that_fails_the_check_is_told(stopped_postfix, postfix):
     stopped_postfix.set(daemon_directory="/nowhere")
 
-    with pytest.raises(MisconfiguredError, match="postfix check does not accept"):
+    with pytest.raises(MisconfiguredError, match="`postfix check` fails for") as caught:
         postfix.check()
+
+    assert caught.value.hint == f"run: postfix -c {postfix.directory} check"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("myhostname =", "bad string length 0 < 1: myhostname ="),
+        (
+            "message_size_limit = 10240000 # 10 MB",
+            "bad numerical configuration: message_size_limit = 10240000 # 10 MB",
+        ),
+        ("myhostname = @HOST NAME@", "bad parameter value: @HOST NAME@"),
+        ("inet_protocols = ipv5", 'unknown inet_protocols value "ipv5"'),
+    ],
+)
+def test_why_the_check_fails_is_told_without_a_terminal(
+    stopped_postfix, postfix, line, reason
+):
+    append(stopped_postfix.main_cf, f"not_used = 1\n{line}\n")
+    stopped_postfix.settle()
+
+    with pytest.raises(MisconfiguredError) as caught:
+        postfix.check()
+
+    assert reason in caught.value.message
+    assert "not_used" not in caught.value.message
+
+
+def test_why_a_reload_fails_is_told_without_a_terminal(stopped_postfix, postfix):
+    append(stopped_postfix.main_cf, "myhostname =\n")
+    stopped_postfix.settle()
+
+    with pytest.raises(ProgramError, match="length 0 < 1: myhostname"):
+        postfix.reload()
 
 
 def test_a_postfix_that_was_never_started_does_not_run(postfix):

@@ -102,6 +102,39 @@ def test_a_place_to_work_whose_name_has_a_blank_is_not_used(postfix, tmp_path):
     assert not elsewhere.exists()
 
 
+def test_a_check_that_failed_before_is_told_as_such(stopped_postfix, postfix, tmp_path):
+    stopped_postfix.set(myhostname="")
+
+    with pytest.raises(MisconfiguredError) as caught:
+        transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+
+    directory = stopped_postfix.config_dir
+    assert f"`postfix check` already fails for {directory}: " in caught.value.message
+    assert "length 0 < 1: myhostname" in caught.value.message
+    assert caught.value.hint == f"run: postfix -c {directory} check"
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("program", ["postfix", "postconf"])
+def test_what_is_wrong_with_a_copy_is_told_without_its_name(
+    stopped_postfix, tmp_path, program
+):
+    picky = tmp_path / program
+    live = stopped_postfix.config_dir
+    picky.write_text(
+        "#!/bin/sh\n"
+        f'[ "$2" = {live} ] && exec /usr/sbin/{program} "$@"\n'
+        'echo "fatal: $2/main.cf is not to my taste" >&2\nexit 1\n'
+    )
+    picky.chmod(0o755)
+    postfix = Postfix(live, **{program: str(picky)})
+
+    with pytest.raises(Error, match=f"{live}/main.cf is not to my taste") as caught:
+        transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+
+    assert str(tmp_path / "staging") not in str(caught.value)
+
+
 def test_staging_that_fails_leaves_nothing_either(postfix, tmp_path):
     bad = (Change("smtpd_tls_loglevel", None, "${unended", "to fail"),)
 
