@@ -139,6 +139,21 @@ def bound(configuration: Configuration) -> list[tuple[str, int]]:
     return found
 
 
+# How the parameters begin that each program reads, here or by their defaults.
+_READ = {
+    "smtpd": ("smtpd_", "tls_"),
+    "postscreen": ("postscreen_", "smtpd_", "tls_"),
+    "tlsproxy": ("tlsproxy_", "smtpd_", "smtp_", "tls_"),
+    "smtp": ("smtp_", "tls_"),
+    "lmtp": ("lmtp_", "tls_"),
+}
+
+
+def reads(service: Service, name: str) -> bool:
+    """Whether the program of *service* reads the parameter *name* of TLS."""
+    return name.startswith(_READ.get(service.command, ()))
+
+
 def own_certificate(configuration: Configuration, service: Service) -> str:
     """Return the override that names a certificate of *service*'s own, if one does.
 

@@ -18,6 +18,7 @@ from certbot_postfix.configuration import (
     CHAIN,
     LEGACY,
     Configuration,
+    reads,
 )
 from certbot_postfix.errors import printable
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -195,7 +196,9 @@ def overridden(
         Override(str(service), name, value)
         for service in configuration.services
         for name, value in sorted(service.overrides.items())
-        if name in governed and value != planned.get(name, configuration.value(name))
+        if name in governed
+        and reads(service, name)
+        and value != planned.get(name, configuration.value(name))
     ]
 
 

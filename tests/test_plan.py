@@ -694,6 +694,30 @@ def test_overrides_of_what_the_plan_governs_are_told(overrides, profile, told):
     ]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("smtpd", ["smtpd_tls_chain_files", "tls_medium_cipherlist"]),
+        ("smtp", ["smtp_tls_security_level", "tls_medium_cipherlist"]),
+        ("pipe", []),
+    ],
+)
+def test_an_override_that_the_program_does_not_read_is_not_told(command, told):
+    overrides = {
+        "smtp_tls_security_level": "none",
+        "smtpd_tls_chain_files": "/own.pem",
+        "tls_medium_cipherlist": "HIGH",
+    }
+    service = Service("another", "unix", command, overrides)
+    configuration = configured({}, services=(service,))
+    profile = Profile.INTERMEDIATE
+    decisions = plan.decide(configuration, served(), profile, ClientLevel.MAY)
+
+    found = plan.overridden(configuration, decisions, profile)
+
+    assert [each.name for each in found] == told
+
+
 def test_an_override_says_service_parameter_and_value():
     override = Override("submission/inet", "smtpd_tls_security_level", "none")
 
