@@ -2,7 +2,9 @@
 # The machine's own Postfix is neither configured nor started.
 
 PYTHON ?= python3
-PYTEST = .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+# Tests of servers wait more than they compute: more of them than processors run at a time,
+# handed out one by one, the longest first (tests/conftest.py).
+PYTEST = .venv/bin/python -m pytest --numprocesses 6 --dist load --maxschedchunk 1
 
 .PHONY: help
 help:

@@ -16,6 +16,21 @@ from tests.lab import (
     base_directory,
 )
 
+# The files whose tests take longest, so that none of them begins when all others ended.
+LONGEST = ("test_load", "test_kill", "test_policy_faults", "test_names", "test_secrets")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, and end with what starts no server."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.stem)
+            if item.path.stem in LONGEST
+            else len(LONGEST),
+            item.get_closest_marker("postfix") is None,
+        )
+    )
+
 
 @pytest.fixture
 def base() -> Iterator[Path]:
