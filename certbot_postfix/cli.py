@@ -326,7 +326,7 @@ def _declare_timeout(command: argparse.ArgumentParser) -> None:
         metavar="S",
         type=profiles.seconds,
         default=20,
-        help="seconds until every service must serve it; 0: no proof"
+        help="seconds to wait for every service to present it; 0 skips verification"
         " (default: %(default)s)",
     )
 

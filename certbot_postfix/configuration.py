@@ -83,10 +83,20 @@ class Endpoint:
     port: int
     implicit: bool
 
+    @property
+    def name(self) -> str:
+        """The first field of its entry in master.cf."""
+        return self.service.removesuffix("/inet")
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
     def __str__(self) -> str:
-        if self.service.startswith((f"{self.host}:", f"[{self.host}]:")):
-            return self.service
-        return f"{self.service} at {self.host} port {self.port}"
+        name, address = self.name, self.address
+        return name if name == address else f"{name} ({address})"
 
 
 def version(text: str) -> tuple[int, int]:
@@ -122,6 +132,17 @@ def with_own_certificate(configuration: Configuration) -> list[Endpoint]:
         for service in _smtp(configuration)
         if own_certificate(configuration, service)
         and _speaks_tls(configuration, service)
+        and not _behind_proxy(configuration, service)
+        for endpoint in _endpoints(configuration, service)
+    ]
+
+
+def without_tls(configuration: Configuration) -> list[Endpoint]:
+    """Return where SMTP is served without TLS."""
+    return [
+        endpoint
+        for service in _smtp(configuration)
+        if not _speaks_tls(configuration, service)
         and not _behind_proxy(configuration, service)
         for endpoint in _endpoints(configuration, service)
     ]

@@ -35,6 +35,7 @@ from certbot_postfix.policy import resolver
 from certbot_postfix.policy.outbound import Outbound
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.questions import Purpose
 from certbot_postfix.removal import Removal
 from certbot_postfix.renewal import Family, Renewal
 from certbot_postfix.serving import Serving
@@ -191,6 +192,7 @@ class Deployment:
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the bundle, the table and main.cf; Postfix is not told yet."""
         self.serving.foresee(self.configuration)
+        self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty
         if proposal.stale:
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
@@ -220,7 +222,7 @@ class Deployment:
             with signals.interruptible():
                 if proposal.empty:  # copies may be old
                     self.tables.build(proposal.plan.form, table)
-                self.serving.activate(self.configuration, promises)
+                self.serving.activate(self.configuration, promises, Purpose.INSTALLED)
         self.tables.databases.keep()
         try:
             self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})

@@ -46,7 +46,14 @@ class CertificateError(Error):
 
 
 class ProofError(Error):
-    """A service does not show the certificate that it should."""
+    """A service does not present the certificate that it should.
+
+    *reason* is why, without the name of the service.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class SignalError(Error):
@@ -59,3 +66,11 @@ class SignalError(Error):
 
 class UnansweredError(ProofError):
     """A service does not even greet, as if it were dead."""
+
+
+class RefusedError(ProofError):
+    """A service that is alive does not let a client of this machine in."""
+
+
+class OtherCertificateError(ProofError):
+    """A service presents another certificate than it should."""

@@ -6,37 +6,36 @@ is sent as RFC 6066, section 3, says.
 """
 
 import contextlib
-import smtplib
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
+from certbot_postfix.dialogue import LITERAL, Dialogue, ReplyError
 from certbot_postfix.errors import (
     CertificateError,
+    OtherCertificateError,
     ProgramError,
     ProofError,
+    RefusedError,
     UnansweredError,
 )
 from certbot_postfix.programs import run
 
-# Seconds: at most and at least for one attempt, and between two.  smtpd looks up the
-# client's name before it greets; a new process loads keys and tables first, and where
-# tlsmgr starts anew at that moment, too, it sleeps for a second before it goes on.
-ATTEMPT = 10.0
+# Seconds, at least for one attempt.  smtpd looks up the client's name
+# before it greets; a new process loads keys and tables first, and where tlsmgr starts
+# anew at that moment, too, it sleeps for a second before it goes on.
 LEAST = 3.0
-PAUSE = 0.1
 
-# Side by side; a small server allows few smtpd processes.
-PARALLEL = 8
+# Seconds until a connection is there: the address is this machine's own, where the
+# kernel answers, however busy the service is.  A firewall may drop what is sent to it.
+CONNECT = 3.0
 
-# The client's name is an address literal (RFC 5321, 4.1.3): smtplib would ask the DNS.
-LITERAL = "[127.0.0.1]"
+# Seconds for a further handshake when no time is left.
+SHORT = 0.5
 
 # Which types of key the cipher suites of TLS 1.2 tell apart, and what openssl(1) calls
 # the signatures of each; those of EdDSA have the name of the key.
@@ -46,26 +45,25 @@ _SIGNATURES = {
     "ECDSA": "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512",
 }
 
-# How many failures an error tells one by one.
-MENTIONED = 10
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One handshake to be made: where, and with which server name, if any.
 
     It should be answered by one of *expected*; if there is none, any will do.  With
-    *key_type*, a server with keys of several types is asked for that one.
+    *key_type*, a server with keys of several types is asked for that one.  Without
+    *tls*, any sign of life will do.
     """
 
     endpoint: Endpoint
     server_name: str | None
     expected: tuple[Certificate, ...] = ()
     key_type: str = ""
+    tls: bool = True
 
     def __str__(self) -> str:
         return f"{self.endpoint}" + (
-            f" asked for {self.server_name}" if self.server_name else ""
+            f" via SNI {self.server_name}" if self.server_name else ""
         )
 
 
@@ -78,101 +76,97 @@ class Seen:
 
 
 def look(question: Question, *, timeout: float) -> Seen:
-    """Return what the service shows within *timeout* seconds."""
-    endpoint = question.endpoint
-    greeted = False
-    try:
-        connection = socket.create_connection((endpoint.host, endpoint.port), timeout)
-        # smtplib's file keeps the connection open until it is closed as well.
-        with (
-            contextlib.closing(connection),
-            contextlib.closing(_Client(connection, timeout)) as smtp,
-        ):
-            if not endpoint.implicit:
-                smtp.getreply()  # whatever it says, it is alive
-                greeted = True
-                smtp.ask_for_tls()
-            wrapped = _context(question).wrap_socket(
-                connection, server_hostname=question.server_name
-            )
-            with contextlib.closing(wrapped):
-                der = wrapped.getpeercert(binary_form=True)
-                protocol = wrapped.version() or ""
-                smtp.part(wrapped, greeted=greeted)
+    """Return what the service presents; all of it may last *timeout* seconds."""
+    with _dialogue(question, timeout) as dialogue:
+        if not question.endpoint.implicit:
+            dialogue.start_tls()
+        dialogue.connection.settimeout(dialogue.left())
+        with _context(question).wrap_socket(
+            dialogue.connection, server_hostname=question.server_name
+        ) as wrapped:
+            der = wrapped.getpeercert(binary_form=True)
+            protocol = wrapped.version() or ""
+            dialogue.end(wrapped)
         return Seen(Certificate.from_der(der or b""), protocol)
-    except (OSError, smtplib.SMTPException, CertificateError) as error:
-        told = f"{question} shows no certificate: {error}"
-        # An alert in a handshake, too, is a sign of life.
-        if greeted or (isinstance(error, ssl.SSLError) and "EOF" not in str(error)):
-            raise ProofError(told) from error
-        raise UnansweredError(told) from error
 
 
-def prove(questions: Collection[Question], *, timeout: float) -> None:
-    """Return as soon as every one of *questions* is answered as expected.
+def greet(question: Question, *, timeout: float) -> None:
+    """Return if the service lets a client in, whether it has TLS or not."""
+    with _dialogue(question, timeout) as dialogue:
+        dialogue.begin()
+        dialogue.end(dialogue.connection)
 
-    A process that serves a client from before the change may answer for a while, so
-    ask again, for at most *timeout* seconds; then raise `ProofError` for all that
-    failed, `UnansweredError` if one did not even greet.
-    """
+
+@contextlib.contextmanager
+def _dialogue(question: Question, timeout: float) -> Iterator[Dialogue]:
+    endpoint, greeted = question.endpoint, False
     deadline = time.monotonic() + timeout
-    stopped = threading.Event()
-
-    def ask(question: Question) -> ProofError | None:
-        while True:
-            left = max(deadline - time.monotonic(), LEAST)
-            failure = _answer(question, min(left, ATTEMPT))
-            late = time.monotonic() + PAUSE >= deadline
-            if not failure or late or stopped.wait(PAUSE):
-                return failure
-
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        try:
-            failures = [failure for failure in pool.map(ask, questions) if failure]
-        finally:
-            stopped.set()  # Ctrl-C need not wait for the deadline
-    if failures:
-        raise _summary(failures)
+    where, patience = (endpoint.host, endpoint.port), min(timeout, CONNECT)
+    try:
+        with socket.create_connection(where, patience) as connection:
+            dialogue = Dialogue(connection, deadline)
+            try:
+                yield dialogue
+            finally:
+                greeted = dialogue.greeted
+    except (OSError, ReplyError, CertificateError, ValueError) as error:
+        # An alert in a handshake, too, is a sign of life.  ValueError: ssl's, of a name
+        # that is none.
+        alert = isinstance(error, ssl.SSLError) and "EOF" not in str(error)
+        greeted |= alert or isinstance(error, CertificateError | ValueError)
+        raise _failure(question, error, greeted=greeted) from error
 
 
-def showing(questions: Collection[Question], *, timeout: float) -> frozenset[str]:
-    """Return the names of the services that answer as expected now."""
-
-    def ask(question: Question) -> str:
-        failure = _answer(question, timeout)
-        return "" if failure else question.endpoint.service
-
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        return frozenset(filter(None, pool.map(ask, questions)))
+def _failure(question: Question, error: Exception, *, greeted: bool) -> ProofError:
+    reason = str((isinstance(error, OSError) and error.strerror) or error)
+    refused = isinstance(error, ReplyError) and error.refused
+    kind = ProofError if greeted else UnansweredError
+    kind = RefusedError if refused else kind
+    return kind(f"{question}: {reason}", reason=reason)
 
 
-def _answer(question: Question, timeout: float) -> ProofError | None:
-    """Ask once; return what is wrong with the answer."""
-    expected = question.expected
+def attempt(question: Question, *, timeout: float) -> ProofError | None:
+    """Return why there is no certificate, or where none is asked for no greeting."""
+    try:
+        if question.tls or question.endpoint.implicit:
+            look(question, timeout=timeout)
+        else:
+            greet(question, timeout=timeout)
+    except ProofError as error:
+        return error
+    return None
+
+
+def ask(question: Question, *, timeout: float) -> ProofError | None:
+    """Ask once; return what is wrong with the answer, if anything."""
+    if timeout <= 0:
+        return ProofError(f"{question}: no time was left", reason="no time was left")
+    if not question.tls:
+        error = attempt(question, timeout=timeout)
+        return error if isinstance(error, UnansweredError) else None
+    expected, end = question.expected, time.monotonic() + timeout
     try:
         seen = look(question, timeout=timeout).leaf
         wanted = {certificate.key_type for certificate in expected}
         if len(wanted) == 1 and seen.key_type not in wanted:
-            seen = _of_type(question, wanted.pop(), timeout) or seen
+            seen = _of_type(question, wanted.pop(), end) or seen
     except ProofError as error:
         return error
     if not expected or seen in expected:
         return None
-    wished = " or ".join(map(str, expected))
-    return ProofError(
-        f"{question} shows the certificate for {seen} instead of {wished}"
-    )
+    reason = f"{seen} instead of {' or '.join(map(str, expected))}"
+    return OtherCertificateError(f"{question}: {reason}", reason=reason)
 
 
-def _of_type(question: Question, key_type: str, timeout: float) -> Certificate | None:
-    """Return the leaf that a server with several shows to who wants *key_type*."""
+def _of_type(question: Question, key_type: str, end: float) -> Certificate | None:
+    """Return the leaf that a server with several presents to who wants *key_type*."""
     if key_type in _BY_CIPHER:
         with contextlib.suppress(ProofError):  # it may speak nothing but TLS 1.3
+            timeout = max(end - time.monotonic(), SHORT)
             return look(replace(question, key_type=key_type), timeout=timeout).leaf
     endpoint = question.endpoint
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     # Python's ssl cannot choose the signature algorithms before 3.15.
-    command = ["openssl", "s_client", "-connect", f"{host}:{endpoint.port}"]
+    command = ["openssl", "s_client", "-connect", endpoint.address]
     if question.server_name:
         command += ["-servername", question.server_name]
     else:
@@ -181,20 +175,12 @@ def _of_type(question: Question, key_type: str, timeout: float) -> Certificate |
         command += ["-starttls", "smtp", "-name", LITERAL]
     command += ["-sigalgs", _SIGNATURES.get(key_type, key_type.lower())]
     try:
+        timeout = max(end - time.monotonic(), SHORT)
         shown = run(command, check=False, timeout=timeout).stdout
         found = Certificate.all_from_pem(shown.encode(errors="replace"))
     except (ProgramError, CertificateError):
         return None
     return found[0] if found else None
-
-
-def _summary(failures: Sequence[ProofError]) -> ProofError:
-    told = "; ".join(failure.message for failure in failures[:MENTIONED])
-    if len(failures) > MENTIONED:
-        told += f"; and {len(failures) - MENTIONED} more of the kind"
-    hint = 'look for "disabling TLS support" or "fatal" in the mail log'
-    dead = any(isinstance(failure, UnansweredError) for failure in failures)
-    return (UnansweredError if dead else ProofError)(told, hint=hint)
 
 
 def _context(question: Question) -> ssl.SSLContext:
@@ -210,26 +196,3 @@ def _context(question: Question) -> ssl.SSLContext:
         ciphers = f"a{question.key_type}"
     context.set_ciphers(f"{ciphers}:!aNULL:@SECLEVEL=0")
     return context
-
-
-class _Client(smtplib.SMTP):
-    """smtplib's client on a connection that its caller makes and closes."""
-
-    def __init__(self, connection: socket.socket, timeout: float) -> None:
-        super().__init__(local_hostname=LITERAL, timeout=timeout)
-        self.sock = connection
-
-    def ask_for_tls(self) -> None:
-        self.ehlo()
-        code, answer = self.docmd("STARTTLS")
-        if code != 220:
-            raise smtplib.SMTPException(f"{code} {answer.decode(errors='replace')}")
-
-    def part(self, connection: ssl.SSLSocket, *, greeted: bool) -> None:
-        """Leave politely, so that the mail log tells of no lost connection."""
-        self.sock = connection
-        self.file = None  # as smtplib.SMTP.starttls() does
-        with contextlib.suppress(OSError, smtplib.SMTPException):
-            if not greeted:
-                self.getreply()
-            self.docmd("QUIT")

@@ -74,7 +74,8 @@ def declare(add: Callable[..., None]) -> None:
         metavar="S",
         type=seconds,
         default=20,
-        help="seconds until every service must serve the certificate; 0: no proof",
+        help="seconds to wait for every service to present the certificate; 0 skips"
+        " verification",
     )
     add(
         "ignore-master-overrides",

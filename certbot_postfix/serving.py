@@ -5,23 +5,32 @@ Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredErr
 """
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import probe, signals, sni
-from certbot_postfix.configuration import (
-    Configuration,
-    Endpoint,
-    endpoints,
-    with_own_certificate,
+from certbot_postfix import baseline, questions, signals
+from certbot_postfix.baseline import Baseline
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import (
+    OtherCertificateError,
+    ProgramError,
+    ProofError,
+    RefusedError,
+    UnansweredError,
 )
-from certbot_postfix.errors import ProgramError, ProofError, UnansweredError
 from certbot_postfix.postfix import Postfix
-from certbot_postfix.probe import Question
+from certbot_postfix.probe import LEAST, Question
 from certbot_postfix.promises import Promise
+from certbot_postfix.questions import Purpose
+from certbot_postfix.verification import (
+    Failure,
+    clauses,
+    enumerated,
+    presenting,
+    verify,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +57,8 @@ class Serving:
         self.postfix = postfix
         self.timeout = timeout
         self.say = say
-        # The services that showed a certificate before anything was changed, if known.
-        self.healthy: frozenset[str] | None = None
+        # What each endpoint answered before anything was changed, if known.
+        self.baseline: Baseline | None = None
 
     @cached_property
     def ran(self) -> bool:
@@ -67,16 +76,12 @@ class Serving:
         Another process than the one that was asked may have read what was there before
         the files *paths*: then nobody knows.
         """
-        questions = _questions(configuration, promises)
-        if not (self.ran and self.timeout and questions):
+        asked = questions.after(configuration, promises)
+        if not (self.ran and self.timeout and asked):
             return False
         if self.postfix.outdated(configuration, paths):
             return False
-        try:
-            probe.prove(questions, timeout=0)
-        except ProofError:
-            return False
-        return True
+        return not verify(asked, timeout=0)
 
     def foresee(self, configuration: Configuration) -> None:
         """Look at the services before anything is changed.
@@ -85,14 +90,44 @@ class Serving:
         """
         self.postfix.refuse_fatal_reload(configuration)
         if self.ran and self.timeout:
-            found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
-            self.healthy = probe.showing(_plain(found), timeout=probe.LEAST)
+            asked = questions.before(configuration)
+            self.baseline = baseline.take(asked, self.timeout)
+
+    def refuse_refusals(self, configuration: Configuration) -> None:
+        """Raise `RefusedError` if a service to be verified lets no client in."""
+        known = self.baseline.failures if self.baseline else {}
+        failures = [
+            Failure(Question(endpoint, None), error)
+            for endpoint in questions.to_be_verified(configuration)
+            if isinstance(error := known.get(endpoint), RefusedError)
+        ]
+        if failures:
+            raise RefusedError(
+                f"{'; '.join(clauses(failures))}; no certificate could be verified"
+                " there, so no changes were made",
+                hint=_hint(failures),
+            )
 
     def activate(
-        self, configuration: Configuration, promises: Collection[Promise]
+        self,
+        configuration: Configuration,
+        promises: Collection[Promise],
+        purpose: Purpose = Purpose.RENEWED,
     ) -> None:
-        """Reload, and return when every service keeps the *promises*."""
-        self._activate(configuration, promises, self.timeout)
+        """Reload, and return when every service keeps the *promises*.
+
+        One that could not be verified before is reported, and no more; but where a
+        certificate is installed, all that were alive must be verified.
+        """
+        if not self.ran:
+            logger.warning(
+                "Postfix in %s does not run and was not started; what it will serve"
+                " could not be proven.",
+                self.postfix.directory,
+            )
+            return
+        self.postfix.reload()
+        self._verify(configuration, promises, self.timeout, purpose)
 
     def reload(self, configuration: Configuration) -> None:
         """Reload, where no certificate has changed, and see that Postfix lives."""
@@ -115,85 +150,88 @@ class Serving:
         self, configuration: Configuration, promises: Collection[Promise]
     ) -> None:
         self.postfix.refuse_fatal_reload(configuration)
-        self.say("What was there before is put back.")
+        self.say("Restoring the previous configuration.")
+        patience = min(self.timeout, max(BACK, self._patience))
+        if not self.ran:
+            return
         try:
-            self._activate(
-                configuration, promises, min(self.timeout, BACK), self.healthy
-            )
+            self.postfix.reload()
+            self._verify(configuration, promises, patience, Purpose.UNDONE)
         except ProgramError:
             if self.postfix.running():
                 raise
             self.postfix.start()  # it ran, and died of what is undone now
         except UnansweredError:
             # A service that died at its start stays down for a minute, whatever is
-            # mended and reloaded.  One that did not answer before is not ours to mend.
-            if self.healthy is None:
+            # fixed and reloaded.  One that did not answer before is no reason.
+            if self.baseline is None:
                 raise
             self.postfix.restart()
         else:
             return
-        self._prove(configuration, promises, self.timeout, self.healthy)
+        self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
 
-    def _activate(
+    def _verify(
         self,
         configuration: Configuration,
         promises: Collection[Promise],
         timeout: float,
-        names: frozenset[str] | None = None,
+        purpose: Purpose,
     ) -> None:
-        if not self.ran:
-            logger.warning(
-                "Postfix in %s does not run and was not started; what it will serve"
-                " could not be proven.",
-                self.postfix.directory,
-            )
-            return
-        self.postfix.reload()
-        self._prove(configuration, promises, timeout, names)
-
-    def _prove(
-        self,
-        configuration: Configuration,
-        promises: Collection[Promise],
-        timeout: float,
-        names: frozenset[str] | None,
-    ) -> None:
-        """Prove for the services with *names*, None for all of them."""
         if not timeout:
-            self.say("No proof was wanted, and none was made.")
+            self.say("Verification is disabled (timeout 0).")
             return
         settled = time.monotonic() + SETTLE
-        questions = _questions(configuration, promises)
-        if names is not None:
-            questions = [one for one in questions if one.endpoint.service in names]
-        seen_alive = self._ask(questions, timeout)
-        # A service's own certificate is not ours, and not to be harmed either.
-        others = _plain(with_own_certificate(configuration))
-        known = self.healthy or frozenset()
-        healthy = [one for one in others if one.endpoint.service in known]
-        seen_alive = self._ask(healthy, timeout) or seen_alive
-        if not seen_alive:
-            time.sleep(max(0.0, settled - time.monotonic()))
+
+        def watch() -> None:
+            if time.monotonic() >= settled:
+                self._must_run()
+
+        asked = questions.after(configuration, promises)
+        must, may = questions.parted(asked, configuration, self.baseline, purpose)
+        if failures := verify(must, timeout=timeout, watch=watch):
             self._must_run()
-        self.say(_told(questions))
+            raise _error(failures)
+        failures = verify(may, timeout=min(timeout, self._patience), watch=watch)
+        time.sleep(max(0.0, settled - time.monotonic()))
+        self._must_run()
+        self._tolerate(failures)
+        failed = {failure.question.endpoint for failure in failures}
+        verified = [each for each in asked if each.endpoint not in failed]
+        silent = all(isinstance(each.error, UnansweredError) for each in failures)
+        if asked and not verified and silent and purpose is not Purpose.UNDONE:
+            raise _error(failures)
+        if verified or not asked:
+            self.say(_told(verified))
 
-    def _ask(self, questions: list[Question], timeout: float) -> bool:
-        """Prove, but do not wait for a Postfix that is dead.
+    @property
+    def _patience(self) -> float:
+        """Seconds for a service that is not known to be well."""
+        return max(LEAST, 2 * self.baseline.slowest if self.baseline else 0)
 
-        Returns whether it was seen to run when the time to settle was over.
+    def _tolerate(self, failures: list[Failure]) -> None:
+        """Report what could not be verified before either; raise the first of others.
+
+        A service that was alive is so no more, or now presents a wrong certificate.
         """
-        try:
-            probe.prove(questions, timeout=min(timeout, SETTLE))
-        except ProofError:
-            self._must_run()
-        else:
-            return False
-        try:
-            probe.prove(questions, timeout=timeout - SETTLE)
-        except ProofError:
-            self._must_run()
-            raise
-        return timeout >= SETTLE
+        known = self.baseline
+        dead, unverified, new = list[Failure](), list[Failure](), list[Failure]()
+        for failure in failures:
+            silent = isinstance(failure.error, UnansweredError)
+            if isinstance(failure.error, OtherCertificateError):
+                new.append(failure)
+            elif not silent:
+                unverified.append(failure)
+            elif known and known.greeted(failure.question.endpoint):
+                new.append(failure)
+            else:
+                dead.append(failure)
+        if new:
+            raise _error(new)
+        for clause in clauses(dead):
+            logger.warning("%s; it did not answer before the change either", clause)
+        for clause in clauses(unverified):
+            logger.warning("%s; nor could it be verified before the change", clause)
 
     def _must_run(self) -> None:
         if not self.postfix.running():
@@ -203,68 +241,56 @@ class Serving:
             )
 
 
-def _told(questions: list[Question]) -> str:
-    """Say what is proven when *questions* were answered as expected."""
-    if not questions:
+def _told(verified: list[Question]) -> str:
+    """Say what is verified when all questions were answered as expected."""
+    if not verified:
         return (
-            "No service of Postfix shows the certificate that main.cf names:"
-            " nothing could be proven."
+            "No Postfix service uses the certificate configured in main.cf, so there"
+            " was nothing to verify."
         )
     asked: dict[str, list[Question]] = {}  # in the order of the questions
-    for one in questions:
+    for one in verified:
         asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
-    shown: dict[str, list[str]] = {}
+    served: dict[str, list[str]] = {}
     for expected, ones in asked.items():
-        where = ", ".join(sorted({str(one.endpoint) for one in ones}))
+        where = presenting(dict.fromkeys(one.endpoint for one in ones))
         names = {one.server_name or NO_NAME for one in ones}
         several = len(asked) > 1 or len(names - {NO_NAME}) > 1
-        told = f"{expected} to who asks for {_some(names)}" if several else expected
-        shown.setdefault(where, []).append(told)
-    parts = (f"{where} serve {', and '.join(told)}" for where, told in shown.items())
-    return f"Proven: {'; '.join(parts)}."
+        clients = f" to clients requesting {_some(names)}" if several else ""
+        served.setdefault(where, []).append(f"{expected}{clients}")
+    parts = (f"{where} {', '.join(each)}" for where, each in served.items())
+    return f"Verified: {'; '.join(parts)}."
 
 
 def _some(names: set[str]) -> str:
-    """Return some of *names* for a sentence."""
-    told = sorted(names - {NO_NAME})
-    if len(told) > 3:
-        told[3:] = [f"{len(told) - 3} more names"]
-    told += [NO_NAME] if NO_NAME in names else []
-    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+    """Return some of *names* for a sentence, the absence of one last."""
+    named = sorted(names - {NO_NAME})
+    last = [NO_NAME] if NO_NAME in names else []
+    if len(named) > 3:
+        named[3:] = [f"{len(named) - 3:,} more"]
+    return enumerated([*named, *last], limit=4)
 
 
-def _questions(
-    configuration: Configuration, promises: Collection[Promise]
-) -> list[Question]:
-    found, notes = endpoints(configuration)
-    for note in notes:
-        logger.info("%s", note)
-    of_services = with_own_certificate(configuration)
-    table = configuration.value(sni.PARAMETER)
-    services = {str(each): each for each in configuration.services}
-    return [
-        Question(endpoint, promise.server_name, promise.expected)
-        for endpoint in (*found, *of_services)
-        if _here(endpoint)
-        for promise in promises
-        if endpoint.service in (promise.services or {one.service for one in found})
-        # A service's own table is not ours.
-        if promise.server_name is None
-        or configuration.value(sni.PARAMETER, services[endpoint.service]) == table
-    ]
+def _error(failures: list[Failure]) -> ProofError:
+    """Return the error for *failures*, of which there is one at least."""
+    kinds = [type(failure.error) for failure in failures]
+    kind = UnansweredError if UnansweredError in kinds else ProofError
+    return kind("; ".join(clauses(failures)), hint=_hint(failures))
 
 
-def _plain(found: Iterable[Endpoint]) -> list[Question]:
-    return [Question(endpoint, None) for endpoint in found if _here(endpoint)]
-
-
-def _here(endpoint: Endpoint) -> bool:
-    """Whether this machine has the address, which an IPv6 one may not be."""
-    if ":" not in endpoint.host:
-        return True
-    try:
-        with socket.socket(socket.AF_INET6) as attempt:
-            attempt.bind((endpoint.host, 0))
-    except OSError:
-        return False
-    return True
+def _hint(failures: list[Failure]) -> str:
+    """Return what is to be done about *failures*."""
+    refusals = {
+        failure.error.reason
+        for failure in failures
+        if isinstance(failure.error, RefusedError)
+    }
+    if not refusals:
+        return 'look for "disabling TLS support" or "fatal" in the mail log'
+    limited = any(reason.startswith("421") for reason in refusals)
+    return (
+        "exempt the addresses of this machine from limits for clients"
+        " (smtpd_client_event_limit_exceptions)"
+        if limited
+        else "allow connections from this machine (is smtpd_delay_reject = no?)"
+    ) + ", or skip the verification with --postfix-verify-timeout 0"

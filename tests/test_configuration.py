@@ -246,9 +246,9 @@ def test_every_service_is_asked():
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
-        (Endpoint("smtp/inet", "::1", 25, False), "smtp/inet at ::1 port 25"),
-        (Endpoint("192.0.2.1:25/inet", "192.0.2.1", 25, False), "192.0.2.1:25/inet"),
-        (Endpoint("[::1]:465/inet", "::1", 465, True), "[::1]:465/inet"),
+        (Endpoint("smtp/inet", "::1", 25, False), "smtp ([::1]:25)"),
+        (Endpoint("192.0.2.1:25/inet", "192.0.2.1", 25, False), "192.0.2.1:25"),
+        (Endpoint("[::1]:465/inet", "::1", 465, True), "[::1]:465"),
     ],
 )
 def test_an_endpoint_says_service_and_address_once(endpoint, words):

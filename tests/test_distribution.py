@@ -215,9 +215,9 @@ def test_the_story_of_a_certificate_renewed_by_the_timer(package):
     assert (settings(), served()) == (before, oil)
 
 
-def test_a_renewal_that_is_not_served_is_told_in_one_line(package):
+def test_a_renewal_is_deployed_though_services_turn_this_machine_away(package):
     deploy()
-    old, was = live(), BUNDLE.read_bytes()
+    old = live()
     due()
     # Postfix turns away whoever connects, so that no certificate is ever shown.
     must(
@@ -229,15 +229,9 @@ def test_a_renewal_that_is_not_served_is_told_in_one_line(package):
 
     must("postconf", "-#", "smtpd_delay_reject", "smtpd_client_restrictions")
     must("postconf", "-X", "smtpd_delay_reject", "smtpd_client_restrictions")
-    assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if "not in service" in line)
-    assert NAME in line
-    assert "smtp/inet at 127.0.0.1 port 25 shows no certificate: 503" in line
-    assert BUNDLE.read_bytes() == was
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     must("postfix", "reload")
-    wait_until(lambda: served() == {old}, "Postfix serves the old certificate")
-    assert timer().returncode == 0
-    assert served() == {live()} != {old}
+    wait_until(lambda: served() == {live()} != {old}, "Postfix serves the renewed one")
 
 
 def test_an_upgrade_keeps_renewals_going(package, tmp_path):

@@ -1115,11 +1115,10 @@ def test_a_renewal_is_undone_if_a_service_shows_the_old_one_to_who_asks_for(
 
     done = shop.command("deploy", "--cert-name", name, "--verify-timeout", "3")
 
-    asked = f" asked for {SHOP[1]}" if by_name else ""
+    clients = f" to clients requesting {SHOP[1]}" if by_name else ""
     assert done.returncode == 1
-    assert f"{entry}{asked} shows the certificate for" in told(done)
-    assert f"{entry} asked for {SHOP[0]}" not in told(done)
-    assert "the old certificate was put back" in told(done)
+    assert f"{entry.removesuffix('/inet')} presents " in told(done)
+    assert f"{clients}; the old certificate was put back" in told(done)
     assert "unproven" not in told(done)
     assert (shop.postfix.snapshot(), bundle.read_bytes()) == before
     shown = everywhere(shop.postfix, SHOP[0] if by_name else None)
@@ -1146,8 +1145,8 @@ def test_a_renewal_is_undone_if_tlsproxy_shows_the_old_certificate(manifold, bas
     done = manifold.command("deploy", "--cert-name", "ecdsa", "--verify-timeout", "3")
 
     assert done.returncode == 1
-    service = f"{LOOPBACK}:{manifold.postfix.ports['smtp']}/inet"
-    assert f"{service} shows the certificate for {NAME}" in told(done)
+    service = f"{LOOPBACK}:{manifold.postfix.ports['smtp']}"
+    assert f"{service} presents {NAME}" in told(done)
     assert "the old certificate was put back" in told(done)
     assert everywhere(manifold.postfix, roads=SCREENED) == shown
 
@@ -1234,7 +1233,7 @@ def test_what_master_cf_names_by_hand_is_renewed_and_proven_for_that_service(
 
     assert own.deployment.renew(own.live("own"))
 
-    assert own.said[-1].startswith("Proven: ")
+    assert own.said[-1].startswith("Verified: ")
     assert entry in own.said[-1]
     assert f"{SHOP[0]} (SHA-256" in own.said[-1]
     assert leaf(own.postfix, service="submissions") == issued.leaf
@@ -1254,7 +1253,7 @@ def test_what_a_table_names_by_hand_is_renewed_and_proven_for_the_name(
 
     assert own.deployment.renew(own.live("own"))
 
-    assert own.said[-1].startswith("Proven: ")
+    assert own.said[-1].startswith("Verified: ")
     assert f"{SHOP[0]} (SHA-256" in own.said[-1]
     assert everywhere(own.postfix, SHOP[0]) == issued.leaf
     assert everywhere(own.postfix, SHOP[1]) == newest(own, NAME)
@@ -1275,7 +1274,8 @@ def test_files_that_are_named_by_hand_and_that_a_service_does_not_show_are_an_er
     done = own.command("deploy", "--cert-name", "own", "--verify-timeout", "3")
 
     assert done.returncode == 1
-    assert f"{entry} asked for {SHOP[0]} shows the certificate for" in told(done)
+    assert f"{entry.removesuffix('/inet')} presents " in told(done)
+    assert f" to clients requesting {SHOP[0]}" in told(done)
     assert "put back" not in told(done)
 
 
@@ -1761,7 +1761,8 @@ def test_a_removal_that_is_not_proven_is_undone(wild, base):
     done = wild.command("forget", "shop", "--verify-timeout", "3")
 
     assert done.returncode == 1
-    assert f"{entry} asked for {SHOP[1]} shows the certificate for" in told(done)
+    assert f"{entry.removesuffix('/inet')} presents " in told(done)
+    assert f" to clients requesting {SHOP[1]}" in told(done)
     assert "what was there before is back" in told(done)
     assert (
         wild.postfix.snapshot(),

@@ -1,4 +1,4 @@
-"""What counts as proven of a Postfix that runs, and whom a failure concerns."""
+"""What counts as verified of a Postfix that runs, and whom a failure concerns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,7 +55,8 @@ def stage(stopped_postfix: PrivatePostfix) -> Callable[..., Stage]:
 
 
 def entry(postfix: PrivatePostfix, service: str) -> str:
-    return f"{LOOPBACK}:{postfix.ports[service]}/inet"
+    """Return what messages call the service."""
+    return f"{LOOPBACK}:{postfix.ports[service]}"
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_service_that_showed_no_certificate_of_its_own_hinders_nobody(stage, o
 
     scene.serving.activate(scene.configuration, scene.promises)
 
-    assert [words.partition(":")[0] for words in scene.said] == ["Proven"]
+    assert [words.partition(":")[0] for words in scene.said] == ["Verified"]
 
 
 def test_it_is_said_if_no_service_shows_the_certificate(stage):
@@ -103,7 +104,7 @@ def test_it_is_said_if_no_service_shows_the_certificate(stage):
     scene.serving.activate(scene.configuration, scene.promises)
 
     (words,) = scene.said
-    assert words.endswith("nothing could be proven.")
+    assert words.endswith("nothing to verify.")
 
 
 def test_a_service_that_wants_certificates_of_its_clients_is_proven(
@@ -122,7 +123,7 @@ def test_a_service_that_wants_certificates_of_its_clients_is_proven(
     scene.serving.activate(scene.configuration, scene.promises)
 
     (words,) = scene.said
-    assert words.startswith("Proven: ")
+    assert words.startswith("Verified: ")
     assert entry(stopped_postfix, "submissions") in words
 
 
@@ -136,7 +137,7 @@ def test_a_service_that_was_dead_before_is_no_reason_to_start_postfix_anew(
     scene.serving.bring_back(scene.configuration, scene.promises)
 
     words = scene.said[-1]
-    assert words.startswith("Proven: ")
+    assert words.startswith("Verified: ")
     assert entry(stopped_postfix, "submissions") not in words
     assert stopped_postfix.master_pid == master
 
@@ -148,7 +149,7 @@ def test_postfix_is_not_started_anew_if_nobody_knows_what_was_dead_before(
     master = stopped_postfix.master_pid
 
     dead = entry(stopped_postfix, "submissions")
-    with pytest.raises(UnansweredError, match=rf"{dead} .*shows no certificate"):
+    with pytest.raises(UnansweredError, match=rf"{dead} did not answer"):
         scene.serving.bring_back(scene.configuration, scene.promises)
 
     assert stopped_postfix.master_pid == master
@@ -160,7 +161,7 @@ def test_postfix_is_not_started_anew_if_nobody_knows_what_was_dead_before(
 def test_a_promise_to_some_services_is_asked_of_no_other(stopped_postfix, stage, own):
     scene = stage(submission=own)
     leaves = Certificate.all_from_pem(Path(own["smtpd_tls_cert_file"]).read_bytes())
-    submission = frozenset({entry(stopped_postfix, "submission")})
+    submission = frozenset({f"{entry(stopped_postfix, 'submission')}/inet"})
     promises = [*scene.promises, Promise(None, tuple(leaves[:1]), submission)]
 
     scene.serving.activate(scene.configuration, promises)
@@ -179,12 +180,12 @@ def test_a_promise_to_some_services_that_is_broken_is_told_of_those(
     scene = stage()
     leaf = Certificate.all_from_pem(authority.issue("a.example.org").cert_pem)[0]
     smtp = entry(stopped_postfix, "smtp")
-    promises = [*scene.promises, Promise(None, (leaf,), frozenset({smtp}))]
+    promises = [*scene.promises, Promise(None, (leaf,), frozenset({f"{smtp}/inet"}))]
 
     with pytest.raises(ProofError) as caught:
         scene.serving.activate(scene.configuration, promises)
 
-    assert f"{smtp} shows the certificate for" in caught.value.message
+    assert f"{smtp} presents " in caught.value.message
     assert f"instead of {leaf}" in caught.value.message
     assert entry(stopped_postfix, "submissions") not in caught.value.message
 
@@ -213,7 +214,7 @@ def test_a_name_that_is_not_served_is_told(stage, named):
     stranger = replace(named, server_name="stranger.example.org")
 
     assert not scene.serving.shows(scene.configuration, [stranger], [])
-    with pytest.raises(ProofError, match=r"asked for stranger\.example\.org shows the"):
+    with pytest.raises(ProofError, match=r" requesting stranger\.example\.org"):
         scene.serving.activate(scene.configuration, [stranger])
 
 
@@ -239,10 +240,10 @@ def test_of_many_names_some_are_told(stage, named):
 
     (words,) = scene.said
     assert (
-        "to who asks for a.example.net, b.example.net, c.example.net, 1 more names"
-        " and no name, and www.example.org"
+        "to clients requesting a.example.net, b.example.net, c.example.net, 1 more"
+        " and no name, www.example.org"
     ) in words
-    assert words.endswith(" to who asks for www.example.org.")
+    assert words.endswith(" to clients requesting www.example.org.")
 
 
 def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_before(

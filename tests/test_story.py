@@ -108,7 +108,7 @@ def test_a_certificate_is_deployed_renewed_and_rolled_back(
     printed = run(certbot, postfix)
 
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in printed
-    assert "Proven:" in printed
+    assert "Verified:" in printed
     assert served(postfix) == everywhere(live(certbot))
     first, main_cf = live(certbot), identity(postfix.main_cf)
 

@@ -24,6 +24,12 @@ CHAINS = 50
 # Which types of key a service can be asked for; see `probe`.
 _TYPES = frozenset({"RSA", "ECDSA"})
 
+# Side by side; a small server allows few smtpd processes.
+PARALLEL = 8
+
+# Seconds for one attempt: what hangs must not take the time of all others.
+ATTEMPT = 10.0
+
 # A question, and the key of the table that it is about, if any.
 Asked = tuple[Question, str]
 
@@ -125,7 +131,7 @@ class Interview:
         pending = list(reversed(questions))
         done: dict[Asked, Answer] = {}
         end = time.monotonic() + seconds
-        attempt = max(0.1, min(probe.ATTEMPT, seconds / 2))
+        attempt = max(0.1, min(ATTEMPT, seconds / 2))
 
         def work() -> None:
             while pending and time.monotonic() < end:
@@ -137,7 +143,7 @@ class Interview:
 
         threads = [
             threading.Thread(target=work, daemon=True)
-            for _ in range(min(probe.PARALLEL, len(questions)))
+            for _ in range(min(PARALLEL, len(questions)))
         ]
         for thread in threads:
             thread.start()
@@ -194,8 +200,7 @@ def _answer(question: Question, key: str, timeout: float) -> Answer:
         return replace(told, seen=probe.look(question, timeout=timeout))
     except ProofError as error:
         alive = not isinstance(error, UnansweredError)
-        reason = str(error.__cause__ or error.message)
-        return replace(told, failure=reason, alive=alive)
+        return replace(told, failure=error.reason, alive=alive)
 
 
 def _here(endpoint: Endpoint) -> bool:

@@ -1,0 +1,110 @@
+"""Which services are asked what: before a change, after it, and after its undo.
+
+Promises in, questions out; nothing is asked here.
+"""
+
+import socket
+from collections.abc import Collection
+from dataclasses import replace
+from enum import Enum, auto
+
+from certbot_postfix import sni
+from certbot_postfix.baseline import Baseline
+from certbot_postfix.configuration import (
+    Configuration,
+    Endpoint,
+    endpoints,
+    with_own_certificate,
+    without_tls,
+)
+from certbot_postfix.probe import Question
+from certbot_postfix.promises import Promise
+
+
+class Purpose(Enum):
+    """What has changed, which decides who must answer as expected."""
+
+    INSTALLED = auto()
+    RENEWED = auto()
+    UNDONE = auto()
+
+
+def before(configuration: Configuration) -> list[Question]:
+    """Return a question for every endpoint, for a certificate or for a greeting."""
+    found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
+    plain = without_tls(configuration)
+    return [
+        *(Question(each, None) for each in found if _here(each)),
+        *(Question(each, None, tls=False) for each in plain if _here(each)),
+    ]
+
+
+def to_be_verified(configuration: Configuration) -> list[Endpoint]:
+    """Return where a certificate is served once TLS is not off any more."""
+    values = dict(configuration.values)
+    for command in ("smtpd", "postscreen"):
+        name = f"{command}_tls_security_level"
+        inherited = command == "smtpd" or name not in configuration.explicit
+        if inherited and values.get(name, "").lower() in ("", "none"):
+            values[name] = "may"
+    return endpoints(replace(configuration, values=values))[0]
+
+
+def after(
+    configuration: Configuration, promises: Collection[Promise]
+) -> list[Question]:
+    """Return what is to be asked where certificates of ours are served."""
+    found, _ = endpoints(configuration)
+    table = configuration.value(sni.PARAMETER)
+    services = {str(each): each for each in configuration.services}
+    return [
+        Question(endpoint, promise.server_name, promise.expected)
+        for endpoint in (*found, *with_own_certificate(configuration))
+        if _here(endpoint)
+        for promise in promises
+        if endpoint.service in (promise.services or {one.service for one in found})
+        # A service's own table is not ours.
+        if promise.server_name is None
+        or configuration.value(sni.PARAMETER, services[endpoint.service]) == table
+    ]
+
+
+def parted(
+    questions: Collection[Question],
+    configuration: Configuration,
+    baseline: Baseline | None,
+    purpose: Purpose,
+) -> tuple[list[Question], list[Question]]:
+    """Return what must be answered as expected after a change, and what may be.
+
+    A service that was alive before must be alive, whatever it serves.
+    """
+    if not baseline:
+        return list(questions), []
+    must: list[Question] = []
+    may: list[Question] = []
+    alive = purpose is Purpose.INSTALLED
+    for question in questions:
+        at = question.endpoint
+        due = baseline.greeted(at) if alive else baseline.well(at)
+        (must if due else may).append(question)
+    ours = {question.endpoint for question in questions}
+    for question in before(configuration):
+        at = question.endpoint
+        if at not in ours:
+            # A service's own certificate is not ours, and not to be harmed either.
+            other = replace(question, tls=question.tls and baseline.well(at))
+            (must if baseline.greeted(at) else may).append(other)
+    return must, may
+
+
+def _here(endpoint: Endpoint) -> bool:
+    """Whether this machine has the address, which an IPv6 one may not be."""
+    if ":" not in endpoint.host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind((endpoint.host, 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""Asks services until they answer as expected, and says in one sentence who did not.
+
+Every endpoint is asked by a thread of its own, one question after the other: one that
+hangs keeps nobody from another, and no service has more than one client of ours at an
+address.  Raises nothing but what *watch* raises.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from certbot_postfix import probe
+from certbot_postfix.configuration import Endpoint
+from certbot_postfix.errors import (
+    OtherCertificateError,
+    ProofError,
+    RefusedError,
+    UnansweredError,
+)
+from certbot_postfix.probe import LEAST, Question
+
+T = TypeVar("T")
+
+# Seconds between two attempts, and between two looks at who is asked.
+PAUSE = 0.1
+WATCH = 1.0
+
+# How many names are told one by one.
+NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A question that was not answered as expected, and how it was answered last."""
+
+    question: Question
+    error: ProofError
+
+
+def verify(
+    questions: Collection[Question],
+    *,
+    timeout: float,
+    watch: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Return which *questions* were not answered as expected within *timeout* seconds.
+
+    A process that serves a client from before the change may answer for a while, so
+    each is asked again until then; at least once, for which there are `probe.LEAST`
+    seconds.  Meanwhile, *watch* is called each second, and may end it all.
+    """
+    end = time.monotonic() + timeout
+    stopped = threading.Event()
+    pending: dict[Endpoint, list[Question]] = {}
+    for question in questions:
+        pending.setdefault(question.endpoint, []).append(question)
+    failures = {
+        endpoint: [Failure(each, ProofError("it was not asked")) for each in mine]
+        for endpoint, mine in pending.items()
+    }
+
+    def work(endpoint: Endpoint) -> None:
+        failures[endpoint] = _until(pending[endpoint], end, stopped)
+
+    try:
+        side_by_side(work, pending, watch)
+    finally:
+        stopped.set()
+    return [failure for endpoint in pending for failure in failures[endpoint]]
+
+
+def side_by_side(
+    work: Callable[[T], None],
+    things: Iterable[T],
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Do *work* for each of *things* at once; *watch* is called meanwhile."""
+    threads = [
+        # Ctrl-C need not wait for the deadline.
+        threading.Thread(target=work, args=(thing,), daemon=True)
+        for thing in things
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(WATCH)
+            if thread.is_alive():
+                watch()
+
+
+def _until(
+    questions: list[Question], end: float, stopped: threading.Event
+) -> list[Failure]:
+    """Ask one endpoint, until it has answered all as expected or the time is over."""
+    last = max(end, time.monotonic() + LEAST)
+    while True:
+        failures = _round(questions, last)
+        over = time.monotonic() + PAUSE >= end
+        if not failures or over or stopped.wait(PAUSE):
+            return failures
+        if not isinstance(failures[-1].error, UnansweredError):
+            questions = [failure.question for failure in failures]
+
+
+def _round(questions: list[Question], last: float) -> list[Failure]:
+    failures = []
+    for question in questions:
+        error = probe.ask(question, timeout=last - time.monotonic())
+        if error:
+            failures.append(Failure(question, error))
+        if isinstance(error, UnansweredError):
+            break  # nor will it answer the others
+    return failures
+
+
+def clauses(failures: Iterable[Failure]) -> list[str]:
+    """Say what was wrong; what was answered alike is one clause."""
+    alike: dict[tuple[type, str], list[Question]] = {}
+    for failure in failures:
+        key = (type(failure.error), failure.error.reason)
+        alike.setdefault(key, []).append(failure.question)
+    return [_clause(kind, why, mine) for (kind, why), mine in alike.items()]
+
+
+def _clause(kind: type, reason: str, questions: list[Question]) -> str:
+    endpoints = list(dict.fromkeys(each.endpoint for each in questions))
+    if kind is UnansweredError:
+        return f"{places(endpoints)} did not answer: {reason}"
+    if kind is RefusedError:
+        return f"{places(endpoints)} rejected the test connection: {reason}"
+    clients = {each.server_name or "" for each in questions}
+    to = (
+        "" if "" in clients else f" to clients requesting {enumerated(sorted(clients))}"
+    )
+    if kind is OtherCertificateError:
+        return f"{presenting(endpoints)} {reason}{to}"
+    return f"{presenting(endpoints)} no certificate{to}: {reason}"
+
+
+def presenting(endpoints: Iterable[Endpoint]) -> str:
+    """Return subject and verb of a sentence about what services present."""
+    found = list(endpoints)
+    several = len({endpoint.service for endpoint in found}) > 1
+    return f"{places(found)} {'present' if several else 'presents'}"
+
+
+def places(endpoints: Iterable[Endpoint]) -> str:
+    """Return each service with its addresses."""
+    services: dict[str, list[str]] = {}
+    for endpoint in dict.fromkeys(endpoints):
+        services.setdefault(endpoint.name, []).append(endpoint.address)
+    return enumerated(
+        [
+            name if [name] == where else f"{name} ({', '.join(where)})"
+            for name, where in services.items()
+        ],
+        limit=len(services),
+    )
+
+
+def enumerated(words: list[str], *, limit: int = NAMES) -> str:
+    """Return *words* as an enumeration, only *limit* of them one by one."""
+    if len(words) > limit + 1:
+        words = [*words[:limit], f"{len(words) - limit:,} more"]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
