@@ -191,6 +191,7 @@ class Deployment:
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the bundle, the table and main.cf; Postfix is not told yet."""
+        self.postfix.refuse_elsewhere(self.configuration)
         self.serving.foresee(self.configuration)
         self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty

@@ -3,7 +3,7 @@
 `postfix reload` exits 0, and then the master process dies if it cannot bind to an
 address that master.cf names anew: all mail stops.  Linux only, from proc(5), files
 net/tcp, net/tcp6, PID/fd, PID/task/TID/children and PID/stat; elsewhere nothing is
-found out.
+found out.  Of another user's processes, root alone learns what they have open.
 """
 
 import ipaddress
@@ -54,12 +54,7 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
     """Return those of the *wanted* addresses that another process has taken."""
     with suppress(OSError):
         own = set(open_files(process))
-        taken = [
-            listener
-            for name in ("tcp", "tcp6")
-            if (table := Path("/proc/net", name)).exists()
-            for listener in listening(table.read_text())
-        ]
+        taken = _listeners()
         ours = {one for one in taken if f"socket:[{one.inode}]" in own}
         if ours:  # else it is dead, and a child has the sockets yet
             return [
@@ -69,6 +64,38 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
                 and any(one.blocks(host, port) for one in taken)
             ]
     return []
+
+
+def holders(wanted: Collection[tuple[str, int]]) -> list[int]:
+    """Return the processes that listen where somebody wants to who names *wanted*."""
+    sockets = {
+        f"socket:[{one.inode}]"
+        for one in _listeners()
+        if any(one.blocks(host, port) for host, port in wanted)
+    }
+    if not sockets:
+        return []
+    processes = (int(each.name) for each in Path("/proc").glob("[0-9]*"))
+    return [each for each in processes if not sockets.isdisjoint(open_files(each))]
+
+
+def _listeners() -> list[Listener]:
+    return [
+        listener
+        for name in ("tcp", "tcp6")
+        if (table := Path("/proc/net", name)).exists()
+        for listener in listening(table.read_text())
+    ]
+
+
+def environment(process: int, name: str) -> str:
+    """Return what *name* meant when *process* was started, empty if unknown."""
+    with suppress(OSError):
+        for entry in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+            key, _, value = entry.partition(b"=")
+            if key == name.encode():
+                return os.fsdecode(value)
+    return ""
 
 
 def open_files(process: int) -> list[str]:

@@ -211,6 +211,32 @@ class Postfix:
                 hint="stop the other program, or take the service out of master.cf",
             )
 
+    def elsewhere(self, configuration: Configuration) -> Path | None:
+        """Return the directory with which the Postfix was started that is met here.
+
+        That is the one that runs on the same queue, or else who listens on the same
+        addresses.  Returns None if it is this instance, or if that is not known.
+        """
+        processes = list(filter(None, [_master(configuration)]))
+        if not processes:
+            with suppress(MisconfiguredError):  # nobody can listen there
+                processes = listeners.holders(bound(configuration))
+        for process in processes:
+            # master(8) hands it down to all its processes.
+            if told := listeners.environment(process, "MAIL_CONFIG"):
+                return None if _same(Path(told), self.directory) else Path(told)
+        return None
+
+    def refuse_elsewhere(self, configuration: Configuration) -> None:
+        """Raise `MisconfiguredError` if what runs does not read this configuration."""
+        if (there := self.elsewhere(configuration)) and self.running():
+            raise MisconfiguredError(
+                f"Postfix was started with {there} and does not read {self.directory}:"
+                " nothing was changed",
+                hint=f"name {there} as Postfix's configuration directory, or stop"
+                f" Postfix and start it with {self.directory}",
+            )
+
     def outdated(self, configuration: Configuration, paths: Iterable[Path]) -> bool:
         """Whether a process that serves TLS is older than one of the files *paths*.
 
@@ -312,6 +338,13 @@ def _master(configuration: Configuration) -> int | None:
         return int(pid.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # it was moved away, or is not for us to see
+        return one == other
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -118,6 +118,7 @@ class Removal:
         Returns whether that was removed: another instance may use it.
         """
         if not planned.empty:
+            self.inventory.postfix.refuse_elsewhere(self.inventory.configuration)
             self.serving.foresee(self.inventory.configuration)
             with signals.interruptible(), self._undone_on_failure(planned):
                 self._write(planned)

@@ -6,6 +6,7 @@ are disturbed by scripts that stand in front of them, named with the plugin's op
 
 import contextlib
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -562,6 +563,24 @@ def test_a_renewal_is_not_forgotten_for_a(
     again = certbot("renew")
     assert again.returncode == 0, again.stderr
     assert served(postfix) == everywhere(live(certbot))
+
+
+def test_the_postfix_that_runs_must_read_what_is_changed(
+    postfix, certbot, issued, base
+):
+    here = base / "here"
+    shutil.copytree(postfix.config_dir, here)
+    before, state = snapshot(here), State(certbot, postfix)
+
+    done = certbot(
+        "install", "--cert-name", NAME, "-i", "postfix", f"--postfix-config-dir={here}"
+    )
+
+    assert done.returncode == 1
+    read = f"Postfix was started with {postfix.config_dir} and does not read {here}"
+    assert read in told(done)
+    assert snapshot(here) == before
+    state.assert_kept()
 
 
 def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(

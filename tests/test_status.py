@@ -458,6 +458,39 @@ def test_what_breaks_while_postfix_runs_is_one_finding(site, break_it, code):
     assert codes(site.examine(6)) == [code]
 
 
+@pytest.mark.postfix
+@pytest.mark.parametrize("queue", ["queue", "another-queue"])
+def test_a_postfix_that_was_started_with_another_directory_is_one_finding(
+    site, base, queue
+):
+    running, here = site.postfix.config_dir, base / "here"
+    (base / "another-queue").mkdir()
+    shutil.copytree(running, here)
+    text = (here / "main.cf").read_text()
+    queue_directory = f"queue_directory = {base}/{queue}"
+    text = re.sub(r"(?m)^queue_directory = .*", queue_directory, text)
+    (here / "main.cf").write_text(text)
+    site.postfix.start()
+
+    facts = examine(Postfix(here), site.certbot_dir / "postfix", Deadline(20))
+
+    found = conclusion.report(facts)
+    assert codes(found) == ["another-postfix-runs"]
+    assert f"was started with {running}" in found.findings[0].message
+    assert not found.running
+
+
+@pytest.mark.postfix
+def test_a_directory_is_known_by_every_name(site, base):
+    (base / "link").symlink_to(site.postfix.config_dir)
+    site.postfix.start()
+
+    bundles = site.certbot_dir / "postfix"
+    facts = examine(Postfix(base / "link"), bundles, Deadline(20))
+
+    assert codes(conclusion.report(facts)) == []
+
+
 # Healthy
 
 

@@ -121,6 +121,7 @@ class Outbound:
         """Write the table, its database and main.cf; Postfix is not told yet."""
         if proposal.empty:
             return
+        self.postfix.refuse_elsewhere(self.configuration)
         planned = proposal.plan
         try:
             if planned.table.after is not None:

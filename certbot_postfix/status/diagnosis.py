@@ -27,6 +27,16 @@ def of_services(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
     """Yield which services fail; what fails because of *broken* files is not told."""
     directory = facts.configuration.directory
     asked = [each for each in facts.answers if each.server_name is None]
+    if there := facts.elsewhere:
+        yield Finding(
+            Code.ANOTHER_RUNS,
+            str(directory),
+            f"the Postfix that listens there was started with {there}, and does not"
+            f" read {directory}",
+            f"certbot-postfix --config-dir {there} status; or stop that Postfix, and"
+            f" start it with {directory}",
+        )
+        return
     silent = bool(asked) and not any(each.alive for each in facts.answers)
     if facts.running is False or (facts.running is None and silent):
         yield Finding(

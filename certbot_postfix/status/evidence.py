@@ -159,12 +159,14 @@ class Facts:
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone.  *roots* are the subjects of the machine's
     certificate authorities.  *running* is None if that could not be found out.
+    *elsewhere* is the directory of the Postfix that runs, or listens, in its place.
     """
 
     configuration: Configuration
     now: datetime
     bundles: Path
     running: bool | None = None
+    elsewhere: Path | None = None
     files: Mapping[Path, File] = field(default_factory=dict)
     tables: tuple[NameTable, ...] = ()
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)

@@ -48,6 +48,8 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
     asked = tuple(outgoing.look(postfix, configuration, bundles, deadline))
     hidden = (Unseen(each.name, each.fault) for each in asked if each.hidden)
     facts = replace(facts, policies=asked, unseen=(*facts.unseen, *hidden))
+    if there := postfix.elsewhere(configuration):
+        return replace(facts, running=False, elsewhere=there)  # others would answer
     running = _running(configuration)
     return Interview(replace(facts, running=running), deadline).facts()
 

@@ -14,6 +14,7 @@ class Code(Enum):
     """The kinds of findings, by the stable names that monitoring sees."""
 
     NOT_RUNNING = "postfix-not-running"
+    ANOTHER_RUNS = "another-postfix-runs"
     NO_ANSWER = "no-answer"
     NO_CERTIFICATE = "no-certificate"
     NO_TLS = "no-tls"
