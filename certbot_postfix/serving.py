@@ -20,6 +20,7 @@ from certbot_postfix.errors import (
     RefusedError,
     UnansweredError,
 )
+from certbot_postfix.maillog import MailLog
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import LEAST, Question
 from certbot_postfix.promises import Promise
@@ -59,6 +60,7 @@ class Serving:
         self.say = say
         # What each endpoint answered before anything was changed, if known.
         self.baseline: Baseline | None = None
+        self._log: MailLog | None = None  # from the last reload on
 
     @cached_property
     def ran(self) -> bool:
@@ -119,15 +121,8 @@ class Serving:
         One that could not be verified before is reported, and no more; but where a
         certificate is installed, all that were alive must be verified.
         """
-        if not self.ran:
-            logger.warning(
-                "Postfix in %s does not run and was not started; what it will serve"
-                " could not be proven.",
-                self.postfix.directory,
-            )
-            return
-        self.postfix.reload()
-        self._verify(configuration, promises, self.timeout, purpose)
+        if self._reload(configuration):
+            self._verify(configuration, promises, self.timeout, purpose)
 
     def reload(self, configuration: Configuration) -> None:
         """Reload, where no certificate has changed, and see that Postfix lives."""
@@ -152,10 +147,9 @@ class Serving:
         self.postfix.refuse_fatal_reload(configuration)
         self.say("Restoring the previous configuration.")
         patience = min(self.timeout, max(BACK, self._patience))
-        if not self.ran:
-            return
         try:
-            self.postfix.reload()
+            if not self._reload(configuration):
+                return
             self._verify(configuration, promises, patience, Purpose.UNDONE)
         except ProgramError:
             if self.postfix.running():
@@ -171,6 +165,19 @@ class Serving:
             return
         self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
 
+    def _reload(self, configuration: Configuration) -> bool:
+        """Reload, if Postfix runs; return whether it does."""
+        if not self.ran:
+            logger.warning(
+                "Postfix in %s does not run and was not started; what it will serve"
+                " could not be proven.",
+                self.postfix.directory,
+            )
+            return False
+        self._log = MailLog(configuration)
+        self.postfix.reload()
+        return True
+
     def _verify(
         self,
         configuration: Configuration,
@@ -182,17 +189,12 @@ class Serving:
             self.say("Verification is disabled (timeout 0).")
             return
         settled = time.monotonic() + SETTLE
-
-        def watch() -> None:
-            if time.monotonic() >= settled:
-                self._must_run()
-
         asked = questions.after(configuration, promises)
         must, may = questions.parted(asked, configuration, self.baseline, purpose)
-        if failures := verify(must, timeout=timeout, watch=watch):
+        if failures := verify(must, timeout=timeout, watch=self._must_run):
             self._must_run()
-            raise _error(failures)
-        failures = verify(may, timeout=min(timeout, self._patience), watch=watch)
+            raise self._error(failures)
+        failures = verify(may, timeout=min(timeout, self._patience))
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()
         self._tolerate(failures)
@@ -200,7 +202,7 @@ class Serving:
         verified = [each for each in asked if each.endpoint not in failed]
         silent = all(isinstance(each.error, UnansweredError) for each in failures)
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
-            raise _error(failures)
+            raise self._error(failures)
         if verified or not asked:
             self.say(_told(verified))
 
@@ -227,11 +229,20 @@ class Serving:
             else:
                 dead.append(failure)
         if new:
-            raise _error(new)
+            raise self._error(new)
         for clause in clauses(dead):
             logger.warning("%s; it did not answer before the change either", clause)
         for clause in clauses(unverified):
             logger.warning("%s; nor could it be verified before the change", clause)
+
+    def _error(self, failures: list[Failure]) -> ProofError:
+        """Return the error for *failures*, of which there is one at least."""
+        words = clauses(failures)
+        kinds = {type(failure.error) for failure in failures}
+        if self._log and kinds & {UnansweredError, ProofError}:
+            words += filter(None, [self._log.cause()])
+        kind = UnansweredError if UnansweredError in kinds else ProofError
+        return kind("; ".join(words), hint=_hint(failures))
 
     def _must_run(self) -> None:
         if not self.postfix.running():
@@ -269,13 +280,6 @@ def _some(names: set[str]) -> str:
     if len(named) > 3:
         named[3:] = [f"{len(named) - 3:,} more"]
     return enumerated([*named, *last], limit=4)
-
-
-def _error(failures: list[Failure]) -> ProofError:
-    """Return the error for *failures*, of which there is one at least."""
-    kinds = [type(failure.error) for failure in failures]
-    kind = UnansweredError if UnansweredError in kinds else ProofError
-    return kind("; ".join(clauses(failures)), hint=_hint(failures))
 
 
 def _hint(failures: list[Failure]) -> str:

@@ -23,7 +23,7 @@ from certbot_postfix.probe import LEAST, Question
 
 T = TypeVar("T")
 
-# Seconds between two attempts, and between two looks at who is asked.
+# Seconds between two attempts, and until somebody looks at what takes so long.
 PAUSE = 0.1
 WATCH = 1.0
 
@@ -49,7 +49,7 @@ def verify(
 
     A process that serves a client from before the change may answer for a while, so
     each is asked again until then; at least once, for which there are `probe.LEAST`
-    seconds.  Meanwhile, *watch* is called each second, and may end it all.
+    seconds.  *watch* is called if that takes longer than a second, and may end it all.
     """
     end = time.monotonic() + timeout
     stopped = threading.Event()
@@ -76,7 +76,7 @@ def side_by_side(
     things: Iterable[T],
     watch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Do *work* for each of *things* at once; *watch* is called meanwhile."""
+    """Do *work* for each of *things* at once; *watch* is called if that takes long."""
     threads = [
         # Ctrl-C need not wait for the deadline.
         threading.Thread(target=work, args=(thing,), daemon=True)
@@ -84,11 +84,13 @@ def side_by_side(
     ]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + WATCH
     for thread in threads:
-        while thread.is_alive():
-            thread.join(WATCH)
-            if thread.is_alive():
-                watch()
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        watch()
+    for thread in threads:
+        thread.join()
 
 
 def _until(
