@@ -6,12 +6,21 @@ A real certbot and a real Postfix, of which one thing is broken before.
 import re
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.lab import Authority, Certbot, PrivatePostfix, install_lineage
-from tests.lab.machine import LOOPBACK
+from tests.lab import (
+    Authority,
+    Certbot,
+    Issued,
+    PrivatePostfix,
+    install_lineage,
+    renew_lineage,
+)
+from tests.lab.certbot import COMMAND
+from tests.lab.machine import LOOPBACK, wait_until
 from tests.lab.postfix import SERVICES
 
 pytestmark = pytest.mark.postfix
@@ -34,6 +43,54 @@ def install(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
     """Deploy the lineage; whether that fails is a result."""
     options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
     return certbot("install", "--cert-name", NAME, *options, *args)
+
+
+def renew(certbot: Certbot, postfix: PrivatePostfix, issued: Issued) -> Done:
+    """Renew the lineage and have that made up for; whether that fails is a result."""
+    renew_lineage(certbot.config_dir, NAME, issued)
+    options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
+    return certbot("renew", *options)
+
+
+def hook(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
+    """Run the deploy hook; its exit status is a result."""
+    return subprocess.run(
+        [
+            *(str(COMMAND), "--config-dir", str(postfix.config_dir)),
+            *("--certbot-config-dir", str(certbot.config_dir)),
+            *("deploy", "--cert-name", NAME, *args),
+        ],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=certbot.environment,
+        timeout=120,
+        start_new_session=True,
+    )
+
+
+def override(postfix: PrivatePostfix, services: Iterable[str], **values: str) -> None:
+    """Override parameters for *services* in master.cf."""
+    for service in services:
+        entry = f"{LOOPBACK}:{postfix.ports[service]}/inet"
+        options = (f"{entry}/{name}={value}" for name, value in values.items())
+        postfix.postconf("-P", *options)
+    postfix.settle()
+
+
+def turn_away(postfix: PrivatePostfix, services: Iterable[str]) -> None:
+    """Have *services* reject this machine at once."""
+    reject = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "reject"}
+    override(postfix, services, **reject)
+
+
+def places(postfix: PrivatePostfix, *services: str) -> list[str]:
+    return [f"{LOOPBACK}:{postfix.ports[service]}" for service in services]
+
+
+def reloads(postfix: PrivatePostfix) -> int:
+    return postfix.log().count("refreshing the Postfix mail system")
 
 
 def told(done: Done) -> str:
@@ -110,3 +167,162 @@ def test_after_an_undo_every_port_greets_though_tlsmgr_cannot_run(
     assert re.search(rf"postfix/(tlsmgr|master)\[\d+\]: .*{cause}", told(done))
     assert "tlsmgr" in told(done)
     assert postfix.snapshot() == before
+
+
+# Services that turn this machine away
+
+ACCESS_DENIED = "rejected the test connection: 554 5.7.1 <localhost[127.0.0.1]>: Client"
+
+
+def test_a_service_that_turns_this_machine_away_ends_an_installation_before_any_change(
+    stopped_postfix, certbot
+):
+    postfix = stopped_postfix
+    postfix.start()
+    turn_away(postfix, ["smtp", "submission"])
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"554", "smtp rejects this machine")
+    before, count = postfix.snapshot(), reloads(postfix)
+
+    done = install(certbot, postfix)
+
+    smtp, submission = places(postfix, "smtp", "submission")
+    assert done.returncode == 1
+    assert told(done).count("rejected the test connection") == 1
+    assert f"{smtp} and {submission} {ACCESS_DENIED}" in told(done)
+    assert "(is smtpd_delay_reject = no?)" in told(done)
+    assert "--postfix-verify-timeout 0" in told(done)
+    assert postfix.snapshot() == before
+    assert not certbot.bundle(NAME).exists()
+    assert reloads(postfix) == count
+
+
+def test_a_limit_for_clients_ends_an_installation_with_a_hint_that_fits(
+    postfix, certbot
+):
+    postfix.set(
+        smtpd_client_connection_rate_limit="3", smtpd_client_event_limit_exceptions=""
+    )
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"421", "the limit is reached")
+    before = postfix.snapshot()
+
+    done = install(certbot, postfix)
+
+    assert done.returncode == 1
+    assert "rejected the test connection: 421 4.7.0 " in told(done)
+    assert "smtpd_client_event_limit_exceptions" in told(done)
+    assert postfix.snapshot() == before
+
+
+def test_without_verification_it_is_installed_though_a_service_turns_this_machine_away(
+    stopped_postfix, certbot
+):
+    postfix = stopped_postfix
+    postfix.start()
+    turn_away(postfix, ["smtp"])
+    postfix.reload()
+
+    done = install(certbot, postfix, "--postfix-verify-timeout", "0")
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("services", [["smtp"], SERVICES], ids=["one", "all"])
+def test_a_renewal_is_deployed_though_this_machine_is_turned_away_by(
+    stopped_postfix, certbot, authority, services
+):
+    postfix = stopped_postfix
+    postfix.start()
+    assert install(certbot, postfix).returncode == 0
+    turn_away(postfix, services)
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"554", "smtp rejects this machine")
+    newer, master = authority.issue(NAME), postfix.master_pid
+
+    done = renew(certbot, postfix, newer)
+
+    assert done.returncode == 0, done.stderr
+    assert ACCESS_DENIED in told(done)
+    assert "nor could it be verified before the change" in told(done)
+    assert certbot.bundle(NAME).read_bytes() == newer.bundle_pem
+    assert postfix.served("submissions") == newer.leaf
+    assert postfix.master_pid == master
+
+
+# Services that were dead before
+
+
+@pytest.fixture
+def dying(stopped_postfix: PrivatePostfix) -> PrivatePostfix:
+    """A Postfix of which one service dies whenever it starts."""
+    override(stopped_postfix, ["submissions"], smtpd_tls_wrappermode="bad")
+    stopped_postfix.start()
+    return stopped_postfix
+
+
+def test_a_service_that_was_dead_before_stops_neither_installation_nor_renewal(
+    dying, certbot, authority
+):
+    master, (dead,) = dying.master_pid, places(dying, "submissions")
+    words = rf"{dead} did not answer: [^;]*; it did not answer before the change either"
+
+    done = install(certbot, dying)
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(words, told(done))
+
+    newer = authority.issue(NAME)
+    done = renew(certbot, dying, newer)
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(words, told(done))
+    assert dying.served("smtp") == newer.leaf
+
+    newest = authority.issue(NAME)
+    renew_lineage(certbot.config_dir, NAME, newest)
+    done = hook(certbot, dying)
+
+    assert done.returncode == 3
+    assert re.search(words, told(done))
+    assert dying.served("submission") == newest.leaf
+    assert dying.master_pid == master
+
+
+def test_a_renewal_that_no_service_answers_stays_out_and_says_so(
+    stopped_postfix, certbot, authority
+):
+    postfix = stopped_postfix
+    postfix.start()
+    issued = certbot.bundle(NAME)
+    assert install(certbot, postfix).returncode == 0
+    old = issued.read_bytes()
+    override(postfix, SERVICES, smtpd_tls_wrappermode="bad")
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"", "smtp is dead")
+    master = postfix.master_pid
+
+    done = renew(certbot, postfix, authority.issue(NAME))
+
+    assert done.returncode == 1
+    where = ", ".join(places(postfix, "smtp", "submission"))
+    assert f"{where} and " in told(done)
+    assert "did not answer" in told(done)
+    assert "No Postfix service uses" not in told(done)
+    assert "the old certificate was put back" in told(done)
+    assert issued.read_bytes() == old
+    assert postfix.master_pid == master
+
+
+def test_a_service_that_greets_late_is_verified(stopped_postfix, certbot):
+    postfix = stopped_postfix
+    late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,4"}
+    postfix.start()
+    override(postfix, ["smtp"], **late)
+    postfix.reload()
+
+    done = install(certbot, postfix, "--postfix-verify-timeout", "15")
+
+    assert done.returncode == 0, done.stderr
+    assert places(postfix, "smtp")[0] in told(done)
+    assert "Verified: " in told(done)
