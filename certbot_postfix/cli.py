@@ -313,11 +313,18 @@ def _declare_status(commands: Commands) -> None:
     command.add_argument(
         "--timeout",
         metavar="S",
-        type=profiles.seconds,
+        type=_some_seconds,
         default=STATUS,
         help="seconds until it ends, whatever hangs (default: %(default)s)",
     )
     command.set_defaults(command=_status, render=_table)
+
+
+def _some_seconds(text: str) -> float:
+    """Return the number of seconds that a *text* of the command line means, not 0."""
+    if value := profiles.seconds(text):
+        return value
+    raise argparse.ArgumentTypeError("0 seconds are too few to ask anybody")
 
 
 def _declare_timeout(command: argparse.ArgumentParser) -> None:

@@ -41,6 +41,10 @@ class ProgramError(Error):
     """A program failed, or did not end in time."""
 
 
+class UnusableProgramError(ProgramError):
+    """A program is not there, or cannot be executed."""
+
+
 class CertificateError(Error):
     """A key, certificate or chain must not be put into service."""
 

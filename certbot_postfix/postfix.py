@@ -20,7 +20,12 @@ from certbot_postfix.configuration import (
     bound,
     version,
 )
-from certbot_postfix.errors import MisconfiguredError, MissingError, ProgramError
+from certbot_postfix.errors import (
+    MisconfiguredError,
+    MissingError,
+    ProgramError,
+    UnusableProgramError,
+)
 from certbot_postfix.manager import Manager
 from certbot_postfix.programs import (
     NO_REASON,
@@ -308,6 +313,8 @@ class Postfix:
     def _query(self, *arguments: str) -> str:
         try:
             return self._run(*arguments)
+        except UnusableProgramError:
+            raise
         except ProgramError as error:
             raise MisconfiguredError(
                 f"Postfix cannot read its configuration in {self.directory}:"

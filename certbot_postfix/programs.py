@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from certbot import util
 
-from certbot_postfix.errors import ProgramError
+from certbot_postfix.errors import ProgramError, UnusableProgramError
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,20 @@ def run(
             # Ctrl-C is for us: a program that is under way ends its work.
             start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProgramError(f"could not run {shown}: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        told = f"{shown} did not end within {timeout:g} seconds"
+        raise ProgramError(told) from error
+    except FileNotFoundError as error:
+        raise UnusableProgramError(
+            f"the program {command[0]} was not found",
+            hint="install it, or have PATH contain its directory",
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnusableProgramError(
+            f"the program {command[0]} cannot be executed: {reason}",
+            hint="check its permissions, and that it is made for this machine",
+        ) from error
     if done.stderr.strip():
         logger.debug("%s", done.stderr.strip())
     if check and done.returncode:

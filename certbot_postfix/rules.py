@@ -285,9 +285,9 @@ def _curves(configuration: Configuration) -> Iterator[Decision]:
     name = "tls_eecdh_auto_curves"
     if _HYBRID in configuration.value(name):
         return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
-    # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.10, Postfix looks names up in a
+    # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.9, Postfix looks names up in a
     # table that has no hybrid, and would warn of it in each process.
-    if configuration.version >= (3, 11) and _openssl(configuration) >= (3, 5):
+    if configuration.version >= (3, 10) and _openssl(configuration) >= (3, 5):
         yield from _list(configuration, name, (_HYBRID, *_CURVES), ":")
     else:
         yield from _list(configuration, name, _CURVES, " ")
@@ -313,8 +313,24 @@ def _yes_wanted(
 
 
 def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
-    if configuration.value(name) in ("", "0"):
-        yield _change(configuration, name, "1", "TLS is visible in the log")
+    # A list of names; from 3.12 on with ",trace", which is no line in the log.
+    words = configuration.value(name).replace(",", " ").lower().split()
+    if not _VISIBLE.intersection(words):
+        new = ",".join(["1", *(each for each in words if each not in ("0", "none"))])
+        yield _change(configuration, name, new, "TLS is visible in the log")
+
+
+# With each of these, a TLS connection is a line in the log.
+_VISIBLE = frozenset(
+    {
+        *"123456789",
+        "routine",
+        "debug",
+        "ssl-expert",
+        "ssl-developer",
+        "summary",
+    }
+)
 
 
 def _trust(configuration: Configuration) -> Iterator[Decision]:

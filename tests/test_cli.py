@@ -277,6 +277,7 @@ def test_a_certificate_that_must_not_be_deployed_is_an_error(
         ["plan", "--cert-name", NAME, "--tls-profile", "modern"],
         ["plan", "--cert-name", NAME, "--client-level", "dane-only"],
         ["plan", "--cert-name", NAME, "--sni", "always"],
+        ["status", "--timeout", "0"],
         ["unheard-of"],
     ],
 )

@@ -218,8 +218,28 @@ def test_a_directory_without_main_cf_is_told(tmp_path):
 def test_a_program_that_is_missing_is_named(stopped_postfix):
     postfix = Postfix(stopped_postfix.config_dir, postconf="/nowhere/postconf")
 
-    with pytest.raises(Error, match=r"could not run /nowhere/postconf .*No such file"):
+    with pytest.raises(Error, match="the program /nowhere/postconf was not found"):
         postfix.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "reason"),
+    [("#!/bin/sh\n", 0o644, "permission denied"), ("\0", 0o755, "exec format error")],
+)
+def test_a_program_that_cannot_be_executed_is_told_and_no_fault_of_main_cf(
+    stopped_postfix, tmp_path, text, mode, reason
+):
+    program = tmp_path / "postconf"
+    program.write_text(text)
+    program.chmod(mode)
+    postfix = Postfix(stopped_postfix.config_dir, postconf=str(program))
+
+    with pytest.raises(
+        Error, match=f"{program} cannot be executed: {reason}"
+    ) as caught:
+        postfix.read()
+
+    assert "rollback" not in caught.value.hint
 
 
 def test_a_postfix_that_is_too_old_is_refused_with_its_version(stopped_postfix, base):

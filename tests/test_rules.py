@@ -375,7 +375,7 @@ _HYBRID = f"X25519MLKEM768 {_CURVES}"
         ("3.7.11", "3.0.17", ">=TLSv1.2", _CURVES),
         ("3.8.6", "3.0.17", ">=TLSv1.2", _CURVES),
         ("3.10.2", "3.4.1", ">=TLSv1.2", _CURVES),
-        ("3.10.2", "3.5.0", ">=TLSv1.2", _CURVES),
+        ("3.10.2", "3.5.0", ">=TLSv1.2", _HYBRID.replace(" ", ":")),
         ("3.11.1", "3.0.17", ">=TLSv1.2", _CURVES),
         ("3.11.1", "3.5.0", ">=TLSv1.2", None),
         ("3.12-20260821", "3.5.0", ">=TLSv1.2", None),
@@ -401,7 +401,8 @@ def test_intermediate_is_spoken_in_the_words_of_the_release(
         pytest.param("3.11.1", "OpenSSL 3.5.0 8 Apr 2025", _HYBRID, id="it has it"),
         pytest.param("3.11.1", "OpenSSL 4.0.0 1 Apr 2026", _HYBRID, id="so do later"),
         pytest.param("3.11.1", "OpenSSL 3.4.1 1 Jan 2025", _CURVES, id="too old"),
-        pytest.param("3.10.2", "OpenSSL 3.5.0 8 Apr 2025", _CURVES, id="Postfix is"),
+        pytest.param("3.10.2", "OpenSSL 3.5.0 8 Apr 2025", _HYBRID, id="so does 3.10"),
+        pytest.param("3.9.14", "OpenSSL 3.5.0 8 Apr 2025", _CURVES, id="Postfix is"),
         pytest.param("3.11.1", "LibreSSL 4.0.0", _CURVES, id="another library"),
         pytest.param("3.11.1", "OpenSSL x.y", _CURVES, id="nobody knows"),
         pytest.param("3.11.1", "", _CURVES, id="nobody says"),
@@ -516,6 +517,24 @@ def test_the_preference_of_the_server_is_kept_and_told():
     decisions = list(rules.intermediate(configuration))
 
     assert kept(decisions) == {"tls_preempt_cipherlist": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("level", "louder"),
+    [
+        ("", "1"),
+        ("none", "1"),
+        ("0,trace", "1,trace"),
+        ("trace", "1,trace"),
+        ("0, cache", "1,cache"),
+        ("1,trace", None),
+        ("Summary", None),
+    ],
+)
+def test_a_level_with_names_is_raised_to_1_and_keeps_its_names(level, louder):
+    written = intermediate({"smtp_tls_loglevel": level})
+
+    assert written.get("smtp_tls_loglevel") == louder
 
 
 @pytest.mark.parametrize("level", ["1", "2", "4"])

@@ -90,6 +90,8 @@ DEPRECATED = {
     "tlsproxy_client_per_site": "remove it",
     "smtpd_tls_dh1024_param_file": "remove it: OpenSSL has parameters of its own",
     "smtpd_tls_eecdh_grade": "remove it: the default is as good",
+    "smtp_cname_overrides_servername": "remove it",
+    "lmtp_cname_overrides_servername": "remove it",
     "smtp_tls_enforce_peername": "set smtp_tls_security_level = verify instead",
     "lmtp_tls_enforce_peername": "set lmtp_tls_security_level = verify instead",
     "tlsproxy_client_level": "set tlsproxy_client_security_level instead",
