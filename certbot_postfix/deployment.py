@@ -5,6 +5,7 @@ success means that every service showed the certificate in a handshake.  Raises
 `errors.Error`; after a failure Postfix serves what it served before.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix import (
+    baseline,
     chainfiles,
     databases,
     files,
@@ -200,6 +202,9 @@ class Deployment:
         if proposal.table and not proposal.empty:
             self._build(proposal, checkpoint)
         if not proposal.plan.empty:
+            if self.serving.baseline:
+                note = self.serving.baseline.note()
+                checkpoint.before_change(self.postfix.main_cf, note)
             transaction.commit(proposal.plan, checkpoint)
             self.inventory.changed()
 
@@ -273,10 +278,13 @@ class Deployment:
         """Return what takes the lineage *name* out of Postfix."""
         return Removal(self.inventory, self.serving, name)
 
-    def restore(self, checkpoints: Sequence[Path]) -> None:
+    def restore(
+        self, checkpoints: Sequence[Path], *, interrupted: bool = False
+    ) -> None:
         """Put back the files that *checkpoints* of certbot hold, each in one step.
 
-        The newest come first.  Raises `Error` before anything is done if what is left
+        The newest come first; what was *interrupted* may have left services dead that
+        were not so before.  Raises `Error` before anything is done if what is left
         in the end names a bundle that is gone for good: Postfix could not serve it.
         """
         final: dict[Path, Path] = {}
@@ -294,11 +302,21 @@ class Deployment:
                         " certbot has no such lineage now",
                         hint=f"take from {saved} by hand what you want of it",
                     )
+        self._recall(checkpoints, interrupted=interrupted)
         if self._before is None:
             self._before = self.tables.found()
         self._policies_undone |= self.outbound.path in final
         for checkpoint in checkpoints:
             self._restore(checkpoint)
+
+    def _recall(self, checkpoints: Sequence[Path], *, interrupted: bool) -> None:
+        if self.serving.baseline:
+            return  # this process has made the change
+        if not interrupted:
+            with contextlib.suppress(Error):  # it is to be undone, whatever it is
+                self.serving.foresee(self.configuration)
+        for checkpoint in checkpoints[-1:]:
+            self.serving.recall(baseline.noted(transaction.notes_in(checkpoint)))
 
     def _restore(self, checkpoint: Path) -> None:
         for path in transaction.restore(checkpoint, self.kept):

@@ -373,7 +373,8 @@ class Installer(common.Installer):
 
     def recovery_routine(self) -> None:
         """Undo what was begun and not finished."""
-        self._deployment.restore([Path(self.config.in_progress_dir)])
+        in_progress = Path(self.config.in_progress_dir)
+        self._deployment.restore([in_progress], interrupted=True)
         super().recovery_routine()
         self._undo()
         if self._applied and self._deployment.written:

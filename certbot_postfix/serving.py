@@ -28,8 +28,8 @@ from certbot_postfix.questions import Purpose
 from certbot_postfix.verification import (
     Failure,
     clauses,
-    enumerated,
-    presenting,
+    hint,
+    told,
     verify,
 )
 
@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 # Seconds after a reload at which the master process must still be there: it reads
 # master.cf after `postfix reload` ended, and may die of what it finds.
 SETTLE = 1.0
-
-# In a sentence, for a client without server name.
-NO_NAME = "no name"
 
 # Seconds in which the old certificate must be back before Postfix is started anew.
 BACK = 5.0
@@ -60,6 +57,8 @@ class Serving:
         self.say = say
         # What each endpoint answered before anything was changed, if known.
         self.baseline: Baseline | None = None
+        # The same, before an undo was begun that is not of this process.
+        self._lately: Baseline | None = None
         self._log: MailLog | None = None  # from the last reload on
 
     @cached_property
@@ -95,19 +94,24 @@ class Serving:
             asked = questions.before(configuration)
             self.baseline = baseline.take(asked, self.timeout)
 
+    def recall(self, noted: Baseline | None) -> None:
+        """Take *noted* for the answers before the change that is to be undone."""
+        if noted:
+            self._lately, self.baseline = self.baseline, noted
+
     def refuse_refusals(self, configuration: Configuration) -> None:
         """Raise `RefusedError` if a service to be verified lets no client in."""
         known = self.baseline.failures if self.baseline else {}
         failures = [
             Failure(Question(endpoint, None), error)
             for endpoint in questions.to_be_verified(configuration)
-            if isinstance(error := known.get(endpoint), RefusedError)
+            if isinstance(error := known.get(str(endpoint)), RefusedError)
         ]
         if failures:
             raise RefusedError(
                 f"{'; '.join(clauses(failures))}; no certificate could be verified"
                 " there, so no changes were made",
-                hint=_hint(failures),
+                hint=hint(failures),
             )
 
     def activate(
@@ -163,6 +167,8 @@ class Serving:
             self.postfix.restart()
         else:
             return
+        if self.baseline and self._lately:
+            self.baseline = self.baseline.with_dead(self._lately)
         self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
 
     def _reload(self, configuration: Configuration) -> bool:
@@ -197,21 +203,23 @@ class Serving:
         failures = verify(may, timeout=min(timeout, self._patience))
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()
-        self._tolerate(failures)
+        self._tolerate(failures, purpose)
         failed = {failure.question.endpoint for failure in failures}
         verified = [each for each in asked if each.endpoint not in failed]
         silent = all(isinstance(each.error, UnansweredError) for each in failures)
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
             raise self._error(failures)
         if verified or not asked:
-            self.say(_told(verified))
+            self.say(told(verified))
+        elif purpose is Purpose.UNDONE:
+            self.say("The previous configuration was restored.")
 
     @property
     def _patience(self) -> float:
         """Seconds for a service that is not known to be well."""
         return max(LEAST, 2 * self.baseline.slowest if self.baseline else 0)
 
-    def _tolerate(self, failures: list[Failure]) -> None:
+    def _tolerate(self, failures: list[Failure], purpose: Purpose) -> None:
         """Report what could not be verified before either; raise the first of others.
 
         A service that was alive is so no more, or now presents a wrong certificate.
@@ -232,8 +240,14 @@ class Serving:
             raise self._error(new)
         for clause in clauses(dead):
             logger.warning("%s; it did not answer before the change either", clause)
+        undone = purpose is Purpose.UNDONE
         for clause in clauses(unverified):
-            logger.warning("%s; nor could it be verified before the change", clause)
+            logger.warning(
+                "%s; it was like that before the change"
+                if undone
+                else "%s; nor could it be verified before the change",
+                clause,
+            )
 
     def _error(self, failures: list[Failure]) -> ProofError:
         """Return the error for *failures*, of which there is one at least."""
@@ -242,7 +256,7 @@ class Serving:
         if self._log and kinds & {UnansweredError, ProofError}:
             words += filter(None, [self._log.cause()])
         kind = UnansweredError if UnansweredError in kinds else ProofError
-        return kind("; ".join(words), hint=_hint(failures))
+        return kind("; ".join(words), hint=hint(failures))
 
     def _must_run(self) -> None:
         if not self.postfix.running():
@@ -250,51 +264,3 @@ class Serving:
                 f"Postfix in {self.postfix.directory} died after it was reloaded",
                 hint='look for "fatal" at the end of the mail log',
             )
-
-
-def _told(verified: list[Question]) -> str:
-    """Say what is verified when all questions were answered as expected."""
-    if not verified:
-        return (
-            "No Postfix service uses the certificate configured in main.cf, so there"
-            " was nothing to verify."
-        )
-    asked: dict[str, list[Question]] = {}  # in the order of the questions
-    for one in verified:
-        asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
-    served: dict[str, list[str]] = {}
-    for expected, ones in asked.items():
-        where = presenting(dict.fromkeys(one.endpoint for one in ones))
-        names = {one.server_name or NO_NAME for one in ones}
-        several = len(asked) > 1 or len(names - {NO_NAME}) > 1
-        clients = f" to clients requesting {_some(names)}" if several else ""
-        served.setdefault(where, []).append(f"{expected}{clients}")
-    parts = (f"{where} {', '.join(each)}" for where, each in served.items())
-    return f"Verified: {'; '.join(parts)}."
-
-
-def _some(names: set[str]) -> str:
-    """Return some of *names* for a sentence, the absence of one last."""
-    named = sorted(names - {NO_NAME})
-    last = [NO_NAME] if NO_NAME in names else []
-    if len(named) > 3:
-        named[3:] = [f"{len(named) - 3:,} more"]
-    return enumerated([*named, *last], limit=4)
-
-
-def _hint(failures: list[Failure]) -> str:
-    """Return what is to be done about *failures*."""
-    refusals = {
-        failure.error.reason
-        for failure in failures
-        if isinstance(failure.error, RefusedError)
-    }
-    if not refusals:
-        return 'look for "disabling TLS support" or "fatal" in the mail log'
-    limited = any(reason.startswith("421") for reason in refusals)
-    return (
-        "exempt the addresses of this machine from limits for clients"
-        " (smtpd_client_event_limit_exceptions)"
-        if limited
-        else "allow connections from this machine (is smtpd_delay_reject = no?)"
-    ) + ", or skip the verification with --postfix-verify-timeout 0"

@@ -173,6 +173,14 @@ def created_in(checkpoint: Path) -> list[Path]:
     return [Path(name).resolve() for name in _lines(checkpoint / "NEW_FILES")]
 
 
+def notes_in(checkpoint: Path) -> list[str]:
+    """Return the lines of the notes in a checkpoint of certbot."""
+    notes = checkpoint / "CHANGES_SINCE"
+    if not notes.exists():
+        return []
+    return files.read(notes).decode(errors="replace").splitlines()
+
+
 def _lines(listed: Path) -> list[str]:
     return files.read(listed).decode().splitlines() if listed.exists() else []
 
@@ -192,11 +200,8 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
 
 def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
     """Return the digests of each file as plans left it, from the checkpoint's note."""
-    notes = checkpoint / "CHANGES_SINCE"
-    if not notes.exists():
-        return {}
-    lines = files.read(notes).decode(errors="replace").splitlines()
     left: dict[str, set[str]] = {}
+    lines = notes_in(checkpoint)
     for path, mark, digest in (line.partition(plan.MARK) for line in lines):
         if mark:
             left.setdefault(path, set()).add(digest)

@@ -27,6 +27,9 @@ T = TypeVar("T")
 PAUSE = 0.1
 WATCH = 1.0
 
+# In a sentence, for a client without server name.
+NO_NAME = "no name"
+
 # How many names are told one by one.
 NAMES = 3
 
@@ -168,3 +171,51 @@ def enumerated(words: list[str], *, limit: int = NAMES) -> str:
     if len(words) > limit + 1:
         words = [*words[:limit], f"{len(words) - limit:,} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def told(verified: list[Question]) -> str:
+    """Say what is verified when all questions were answered as expected."""
+    if not verified:
+        return (
+            "No Postfix service uses the certificate configured in main.cf, so there"
+            " was nothing to verify."
+        )
+    asked: dict[str, list[Question]] = {}  # in the order of the questions
+    for one in verified:
+        asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
+    served: dict[str, list[str]] = {}
+    for expected, ones in asked.items():
+        where = presenting(dict.fromkeys(one.endpoint for one in ones))
+        names = {one.server_name or NO_NAME for one in ones}
+        several = len(asked) > 1 or len(names - {NO_NAME}) > 1
+        clients = f" to clients requesting {_some(names)}" if several else ""
+        served.setdefault(where, []).append(f"{expected}{clients}")
+    parts = (f"{where} {', '.join(each)}" for where, each in served.items())
+    return f"Verified: {'; '.join(parts)}."
+
+
+def _some(names: set[str]) -> str:
+    """Return some of *names* for a sentence, the absence of one last."""
+    named = sorted(names - {NO_NAME})
+    last = [NO_NAME] if NO_NAME in names else []
+    if len(named) > 3:
+        named[3:] = [f"{len(named) - 3:,} more"]
+    return enumerated([*named, *last], limit=4)
+
+
+def hint(failures: list[Failure]) -> str:
+    """Return what is to be done about *failures*."""
+    refusals = {
+        failure.error.reason
+        for failure in failures
+        if isinstance(failure.error, RefusedError)
+    }
+    if not refusals:
+        return 'look for "disabling TLS support" or "fatal" in the mail log'
+    limited = any(reason.startswith("421") for reason in refusals)
+    return (
+        "exempt the addresses of this machine from limits for clients"
+        " (smtpd_client_event_limit_exceptions)"
+        if limited
+        else "allow connections from this machine (is smtpd_delay_reject = no?)"
+    ) + ", or skip the verification with --postfix-verify-timeout 0"

@@ -326,3 +326,77 @@ def test_a_service_that_greets_late_is_verified(stopped_postfix, certbot):
     assert done.returncode == 0, done.stderr
     assert places(postfix, "smtp")[0] in told(done)
     assert "Verified: " in told(done)
+
+
+# What another process undoes
+
+
+def rollback(certbot: Certbot, postfix: PrivatePostfix) -> Done:
+    """Undo the newest deployment; whether that fails is a result."""
+    options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
+    return certbot("rollback", *options)
+
+
+def test_a_rollback_to_a_default_whose_tls_never_worked_is_one(
+    stopped_postfix, certbot, authority
+):
+    postfix = stopped_postfix
+    (postfix.config_dir / "snakeoil.key").write_bytes(authority.issue(NAME).key_pem)
+    override(postfix, ["submissions"], smtpd_tls_wrappermode="no")
+    postfix.start()
+    before, master = postfix.snapshot(), postfix.master_pid
+    assert install(certbot, postfix).returncode == 0
+
+    done = rollback(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert "The previous configuration was restored." in told(done)
+    assert "present no certificate: 454 4.7.0" in told(done)
+    assert "it was like that before the change" in told(done)
+    assert postfix.snapshot() == before
+    assert postfix.master_pid == master
+
+
+def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
+    postfix, certbot
+):
+    assert install(certbot, postfix).returncode == 0
+    postfix.set(smtpd_helo_required="maybe")
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"", "smtpd dies when it starts")
+
+    done = rollback(certbot, postfix)
+
+    assert greeting(postfix) == b"220"
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_installation_that_was_killed_leaves_no_service_dead_after_the_next_run(
+    stopped_postfix, base, certbot
+):
+    postfix = stopped_postfix
+    without_tls(postfix)
+    bad_source(postfix)
+    postfix.start()
+    before = postfix.snapshot()
+    killing = base / "killing"
+    killing.write_text(
+        """#!/bin/sh
+        [ "$3" != reload ] || { postfix "$@"; kill -9 $PPID; }
+        exec postfix "$@"
+        """
+    )
+    killing.chmod(0o755)
+    install(certbot, postfix, "--postfix-ctl", str(killing))
+    wait_until(lambda: greeting(postfix) == b"", "smtpd waits for tlsmgr")
+    (checkpoint,) = (certbot.work_dir / "backups").iterdir()
+    checkpoint.rename(certbot.work_dir / "IN_PROGRESS")  # a moment earlier
+
+    options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
+    done = certbot("renew", *options)
+
+    assert {name: greeting(postfix, name) for name in SERVICES} == dict.fromkeys(
+        SERVICES, b"220"
+    )
+    assert done.returncode == 0, done.stderr
+    assert postfix.snapshot() == before

@@ -170,6 +170,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "policy.resolver": {"configuration", "errors"},
     "deployment": {
+        "baseline",
         "policy.resolver",
         "rules",
         "databases",

@@ -644,7 +644,9 @@ def test_each_endpoint_has_an_answer_of_its_own_before_a_change(serve, context, 
 
     before = baseline.take([*questions.values(), plain], timeout=5)
 
-    known = {what: before.failures[each.endpoint] for what, each in questions.items()}
+    known = {
+        what: before.failures[str(each.endpoint)] for what, each in questions.items()
+    }
     assert {what: type(error) for what, error in known.items()} == {
         "well": type(None),
         "without TLS": ProofError,
