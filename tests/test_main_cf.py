@@ -305,7 +305,7 @@ def test_what_a_plan_changes_elsewhere_is_known_afterwards(stopped_postfix):
     assert (known.explicit, known.services) == (after.explicit, after.services)
     of_the_moment = {"process_id": ""}
     assert {**known.values, **of_the_moment} == {**after.values, **of_the_moment}
-    assert "127.0.0.1:2525/inet" in map(str, endpoints(after)[0])
+    assert "127.0.0.1:2525" in map(str, endpoints(after)[0])
 
 
 def test_the_least_profile_touches_the_certificate_only(stopped_postfix):
