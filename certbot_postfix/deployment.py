@@ -7,7 +7,7 @@ success means that every service showed the certificate in a handshake.  Raises
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +42,7 @@ from certbot_postfix.removal import Removal
 from certbot_postfix.renewal import Family, Renewal
 from certbot_postfix.serving import Serving
 from certbot_postfix.sni import Table
+from certbot_postfix.status import copies
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -245,7 +246,25 @@ class Deployment:
         Postfix uses the lineage.
         """
         missed = [one for one in self.inventory.missed() if one.name != lineage.name]
-        return self.renewal.renew([lineage, *missed])
+        used = self.renewal.renew([lineage, *missed])
+        return self._tell_outdated([lineage]) or used
+
+    def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
+        """Warn of older copies of *lineages* that Postfix reads; say whether it does.
+
+        No configuration is edited, so that the old certificate goes on to be served.
+        """
+        family = Family(self.inventory, lineages)
+        outdated = [
+            each
+            for view in (self.inventory, *family.views)
+            for each in copies.outdated(
+                view.configuration, self.bundles, [one.name for one in lineages]
+            )
+        ]
+        for finding in outdated:
+            logger.warning("%s\nHint: %s", finding.message, finding.hint)
+        return bool(outdated)
 
     def catch_up(self) -> None:
         """Put into service what was renewed since the files were as they are again.
@@ -265,13 +284,15 @@ class Deployment:
         What an administrator has it read in certbot's own directory is reloaded.
         """
         lineages = self.inventory.missed()
-        by_hand = self.inventory.by_hand(self.inventory.lineages())
+        there = self.inventory.lineages()
+        by_hand = self.inventory.by_hand(there)
+        outdated = self._tell_outdated(there)
         if lineages:
             self.renewal.renew(lineages)
         elif by_hand:
             self.serving.foresee(self.configuration)
             self.serving.activate(self.configuration, by_hand)
-        elif not self.inventory.deployed():
+        elif not self.inventory.deployed() and not outdated:
             self.say("Postfix uses no certificate of certbot's; nothing was changed.")
 
     def removal(self, name: str) -> Removal:

@@ -215,9 +215,21 @@ class Inventory:
     def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
         for service in chainfiles.with_certificates(self.configuration):
             used = chainfiles.configured(self.configuration, service)
-            for directory in {path.parent.resolve() for path in used} & lineages.keys():
-                expected = (lineages[directory].bundle().leaf,)
-                yield Promise(None, expected, frozenset({str(service)}))
+            directories = {path.parent.resolve() for path in used} & lineages.keys()
+            found = [lineages[each].bundle().leaf for each in directories]
+            found += _shared(self.foreign(used, directories), lineages.values())
+            for leaf in dict.fromkeys(found):
+                yield Promise(None, (leaf,), frozenset({str(service)}))
+
+    def foreign(
+        self, paths: Iterable[Path], known: Collection[Path] = ()
+    ) -> list[Deployed]:
+        """Return what is in those *paths* that are neither ours nor in *known*.
+
+        A link, also a hard one, or a copy of certbot's files may be anywhere.
+        """
+        apart = {self.bundles, *known}
+        return leaves(path for path in paths if path.parent not in apart)
 
     def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
         if not maplist.before(
@@ -239,7 +251,10 @@ class Inventory:
             before |= first
             for places, leaf in found:
                 for key in sorted(sni.keys(leaf.names) & first):
-                    if any(place in answers[key] for place in places):
+                    text = answers[key]
+                    if any(place in text for place in places) or leaf in [
+                        each.leaf for each in self.foreign(_files(text))
+                    ]:
                         yield Promise(sni.asked(key, answers), (leaf,))
                     elif certificates.is_copy_before(answers[key], leaf):
                         logger.warning(
@@ -272,6 +287,20 @@ def _resolved(path: str) -> str:
 
 
 _real = lru_cache(os.path.realpath)
+
+
+def _files(answer: str) -> list[Path]:
+    """Return the files that a table of names names, nothing if it has their content."""
+    words = answer.replace(",", " ").split()
+    return [Path(each) for each in words if each.startswith("/")]
+
+
+def _shared(
+    found: Collection[Deployed], lineages: Iterable[Lineage]
+) -> list[Certificate]:
+    """Return which certificates that were *found* are the newest of *lineages*."""
+    newest = {each.leaf() for each in lineages} if found else set()
+    return [each.leaf for each in found if each.leaf in newest]
 
 
 def leaves(paths: Iterable[Path]) -> list[Deployed]:

@@ -1,6 +1,8 @@
 """The use cases, with whatever else the administrator has set up."""
 
+import json
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.lab import (
     pki,
     renew_lineage,
 )
+from tests.lab.certbot import COMMAND
 from tests.lab.machine import LOOPBACK
 from tests.test_transaction import Reversible
 
@@ -262,3 +265,133 @@ def test_a_checkpoint_of_another_installer_is_restored_without_a_warning(
 
     assert other.read_bytes() == b"before\n"
     assert caplog.messages == []
+
+
+# Files of certbot's that are named elsewhere
+
+
+def _linked(path: Path, source: Path) -> None:
+    path.symlink_to(source)
+
+
+def _hard_linked(path: Path, source: Path) -> None:
+    path.hardlink_to(source.resolve())
+
+
+def _copied(path: Path, source: Path) -> None:
+    path.write_bytes(source.read_bytes())
+
+
+def names_by_hand(scene: Scene, chain: Path, key: Path) -> None:
+    scene.postfix.set(
+        smtpd_tls_cert_file=str(chain),
+        smtpd_tls_key_file=str(key),
+    )
+
+
+def hook(scene: Scene) -> "subprocess.CompletedProcess[str]":
+    """Run the deploy hook, as certbot does."""
+    where = ["--config-dir", str(scene.postfix.config_dir)]
+    return subprocess.run(
+        [str(COMMAND), *where, "deploy"],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "RENEWED_LINEAGE": str(scene.certbot_dir / "live" / NAME),
+        },
+    )
+
+
+def outside(scene: Scene, base: Path, issued: Issued, place: str) -> None:
+    """Have Postfix read files of the lineage that are not in certbot's ``live``."""
+    live = install_lineage(scene.certbot_dir, NAME, issued)
+    chain, key = live / "fullchain.pem", live / "privkey.pem"
+    if place == "archive":
+        names_by_hand(scene, chain.resolve(), key.resolve())
+        return
+    put = {"link": _linked, "hard link": _hard_linked, "copy": _copied}[place]
+    for name, source in (("chain.pem", chain), ("key.pem", key)):
+        put(base / name, source)
+    names_by_hand(scene, base / "chain.pem", base / "key.pem")
+
+
+@pytest.mark.parametrize("place", ["archive", "hard link", "copy"])
+def test_the_hook_tells_that_an_older_copy_is_still_served(
+    scene, base, authority, place
+):
+    old = authority.issue(NAME)
+    outside(scene, base, old, place)
+    scene.postfix.start()
+    renew_lineage(
+        scene.certbot_dir,
+        NAME,
+        authority.issue(NAME, not_before=datetime.now(timezone.utc)),
+    )
+
+    done = hook(scene)
+
+    assert scene.postfix.served() == old.leaf
+    assert done.returncode == 3
+    assert f"lineage {NAME} has the certificate" in done.stderr
+    assert "still has" in done.stderr
+    assert f"certbot install -i postfix --cert-name {NAME}" in done.stderr
+    status = subprocess.run(
+        [
+            *(str(COMMAND), "--config-dir", str(scene.postfix.config_dir)),
+            *("--certbot-config-dir", str(scene.certbot_dir), "status", "--json"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    (stale,) = [
+        each
+        for each in json.loads(status.stdout)["findings"]
+        if "stale" in each["code"]
+    ]
+    assert stale["message"] in done.stderr
+
+
+def test_an_older_copy_in_a_service_or_a_table_of_the_administrator_s_is_told(
+    scene, base, authority, caplog
+):
+    live = install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    pair = base / "pair.pem"
+    pair.write_bytes(
+        (live / "privkey.pem").read_bytes() + (live / "fullchain.pem").read_bytes()
+    )
+    (base / "own").write_text(f"{NAME} {pair}\n")
+    other = live.parent.parent / "archive" / NAME
+    submission = f"127.0.0.1:{scene.postfix.ports['submission']}/inet"
+    scene.postfix.postconf(
+        "-P",
+        f"{submission}/smtpd_tls_cert_file={other}/fullchain1.pem",
+        f"{submission}/smtpd_tls_key_file={other}/privkey1.pem",
+    )
+    scene.postfix.set(tls_server_sni_maps=f"texthash:{base}/own")
+    renew_lineage(
+        scene.certbot_dir,
+        NAME,
+        authority.issue(NAME, not_before=datetime.now(timezone.utc)),
+    )
+
+    assert scene.deployment.renew(scene.lineage)
+
+    assert f"{pair} still has" in caplog.text
+    assert f"{other}/fullchain1.pem still has" in caplog.text
+
+
+def test_a_link_to_the_newest_files_is_reloaded_and_verified(scene, base, authority):
+    outside(scene, base, authority.issue(NAME), "link")
+    scene.postfix.start()
+    assert scene.postfix.served()
+    new = authority.issue(NAME)
+    renew_lineage(scene.certbot_dir, NAME, new)
+
+    done = hook(scene)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert scene.postfix.served() == new.leaf

@@ -239,7 +239,9 @@ def lineage(path: Path, bundles: Path) -> str:
     """Return the lineage that *path* belongs to by its place, or empty."""
     if path.parent == bundles:
         return path.stem
-    return path.parent.name if path.parent.parent == bundles.parent / "live" else ""
+    certbot = bundles.parent
+    inside = path.parent.parent in (certbot / "live", certbot / "archive")
+    return path.parent.name if inside else ""
 
 
 def chains(

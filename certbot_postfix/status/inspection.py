@@ -5,7 +5,7 @@ Writes nothing.  What this user may not see is told as `Unseen`, and is no error
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
@@ -85,6 +85,18 @@ class Inspection:
         for form, path in nametables.named(self.configuration):
             self._look_into_table(form, path)
         self._look_at_chains()
+
+    def look_at_copies(self, lineages: Iterable[str]) -> None:
+        """Look at the files that are not ours, and at *lineages* if there are any."""
+        for form, path in nametables.named(self.configuration):
+            if path != self.configuration.directory / sni.NAME:
+                self._look_into_table(form, path)
+        for chain in evidence.chains(self.configuration, self.tables):
+            for path in () if chain.client else chain.files:
+                if path.parent != self.bundles:
+                    self._keep(path, partly=True)
+        for name in lineages if self.files else ():
+            self._look_at_lineage(name)
 
     def _look_at_chains(self) -> None:
         found = evidence.chains(self.configuration, self.tables)
