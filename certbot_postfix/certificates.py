@@ -29,6 +29,9 @@ _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n.+?\r?\n-----END CERTIFICATE-----", re.DOTALL
 )
 
+_KEY_PARAMETERS = re.compile(
+    rb"-----BEGIN EC PARAMETERS-----.+?-----END EC PARAMETERS-----\s*", re.DOTALL
+)
 
 _NEW_PAIR = "certbot renew --cert-name NAME --force-renewal makes a new pair"
 
@@ -111,19 +114,28 @@ class Bundle:
         chain = Certificate.all_from_pem(fullchain)
         if not chain:
             raise CertificateError("there is no certificate in the full chain")
-        _match(_spki(key), chain)
+        _match(_spki(_KEY_PARAMETERS.sub(b"", key)), chain)
+        # RFC 8446, 4.4.2: the leaf is first; of others, a receiver takes any order, and
+        # what it needs not.  An issuer may be there once for each root that signed it.
+        issuers = {chain[0].issuer}
         for lower, upper in itertools.pairwise(chain):
-            if lower.issuer != upper.subject:
+            if upper.subject not in issuers:
                 raise CertificateError(
                     f"the chain is out of order: {lower.issuer} issued"
                     f" {lower.subject}, but {upper.subject} follows it",
                     hint=_NEW_PAIR,
                 )
+            issuers.add(upper.issuer)
         return cls(chain[0], joined(key, fullchain))
 
 
 def joined(key: bytes, fullchain: bytes) -> bytes:
-    """Return the text of a bundle: the private key, then the chain."""
+    """Return the text of a bundle: the private key, then the chain.
+
+    `openssl ecparam -genkey` writes the parameters of the key before it; for Postfix,
+    they are no part of a chain.
+    """
+    key = _KEY_PARAMETERS.sub(b"", key)
     return key.rstrip() + b"\n" + fullchain.strip() + b"\n"
 
 

@@ -34,6 +34,14 @@ class Lineage:
             name, directory / name / "privkey.pem", directory / name / "fullchain.pem"
         )
 
+    def advice(self, hint: str) -> str:
+        """Return *hint* for this lineage, which certbot can renew if it is in live/."""
+        if hint.startswith("certbot renew") and self.fullchain.parent.parent.name != (
+            "live"
+        ):
+            return "give another pair with --key-path and --fullchain-path"
+        return hint.replace("NAME", self.name)
+
     def missed_by(self, bundle: Path, directory: Path) -> bool:
         """Whether Postfix may have missed the newest version.
 
@@ -63,7 +71,7 @@ class Lineage:
         except CertificateError as error:
             raise CertificateError(
                 f"lineage {self.name}: {error.message}: nothing was changed",
-                hint=error.hint.replace("NAME", self.name),
+                hint=self.advice(error.hint),
             ) from error
 
 

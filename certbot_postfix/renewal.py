@@ -270,7 +270,7 @@ def judged(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list[str]]:
     except CertificateError as error:
         raise CertificateError(
             f"lineage {lineage.name} is not deployed: {error.message}",
-            hint=error.hint.replace("NAME", lineage.name),
+            hint=lineage.advice(error.hint),
         ) from error
 
 

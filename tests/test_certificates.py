@@ -129,6 +129,32 @@ def test_a_chain_out_of_order_is_refused(authority, issued):
         Bundle.from_pem(issued.key_pem, fullchain)
 
 
+def test_an_issuer_that_two_roots_signed_may_follow_twice(authority, issued):
+    crossed = authority.cross_signed_by(Authority("Other"))
+    fullchain = issued.fullchain_pem + crossed + authority.root_pem
+
+    assert Bundle.from_pem(issued.key_pem, fullchain).pem.endswith(
+        crossed + authority.root_pem
+    )
+
+
+def test_the_parameters_before_a_key_are_left_out_of_the_bundle():
+    made = subprocess.run(
+        ["openssl", "ecparam", "-name", "prime256v1", "-genkey"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    bare = made[made.index(b"-----BEGIN EC PRIV") :]
+    key = serialization.load_pem_private_key(bare, None)
+    leaf = pki.self_signed("mx.example.org", key)
+
+    bundle = Bundle.from_pem(made, leaf.fullchain_pem)
+
+    assert b"EC PARAMETERS" in made
+    assert b"EC PARAMETERS" not in bundle.pem
+    assert bundle.pem == bare + leaf.cert_pem
+
+
 def test_a_chain_up_to_the_root_is_accepted(authority, issued):
     fullchain = issued.fullchain_pem + authority.root_pem
 

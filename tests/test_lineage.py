@@ -124,3 +124,17 @@ def test_a_lineage_that_does_not_fit_is_named(lineage, authority):
 def test_a_lineage_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Error, match=f"could not read {tmp_path}/none/privkey.pem"):
         Lineage.live(tmp_path, "none").bundle()
+
+
+def test_who_brings_his_own_files_is_not_told_to_renew_them_with_certbot(
+    tmp_path, issued, authority
+):
+    key, fullchain = tmp_path / "key.pem", tmp_path / "fullchain.pem"
+    key.write_bytes(authority.issue(NAME).key_pem)
+    fullchain.write_bytes(issued.fullchain_pem)
+
+    with pytest.raises(CertificateError) as caught:
+        Lineage(NAME, key, fullchain).bundle()
+
+    assert "certbot renew" not in caught.value.hint
+    assert "--fullchain-path" in caught.value.hint

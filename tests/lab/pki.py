@@ -48,7 +48,8 @@ class Authority:
     """A root and an intermediate that issues leaves for TLS servers."""
 
     def __init__(self, name: str = "Lab") -> None:
-        root_key, self._key = generate_key(), generate_key()
+        self.root_key, self._key = generate_key(), generate_key()
+        root_key = self.root_key
         root_name = _common_name(f"{name} Root")
         self._name = _common_name(f"{name} Intermediate")
         self.root_pem = _pem(_certificate(root_name, root_key, root_name, root_key))
@@ -78,6 +79,11 @@ class Authority:
             validity=_validity(not_before, not_after),
         )
         return Issued(_pem(leaf), self.intermediate_pem, _key_pem(key))
+
+    def cross_signed_by(self, other: "Authority") -> bytes:
+        """Return the intermediate as the root of *other* signs it."""
+        root = x509.load_pem_x509_certificate(other.root_pem).subject
+        return _pem(_certificate(self._name, self._key, root, other.root_key))
 
 
 def self_signed(name: str, key: Key | None = None) -> Issued:
