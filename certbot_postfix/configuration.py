@@ -8,7 +8,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from certbot_postfix.errors import MisconfiguredError
@@ -191,6 +191,26 @@ def client_roots(configuration: Configuration) -> list[Path]:
     clients = [each for each in configuration.services if each.command == "smtp"]
     roots = {queue if _chrooted(configuration, each) else Path("/") for each in clients}
     return sorted(roots) or [Path("/")]
+
+
+def as_clients_see_it(configuration: Configuration) -> list[Configuration]:
+    """Return *configuration* with the overrides of each SMTP client of master.cf.
+
+    One that a content filter gets its mail from sends none to the servers of a domain.
+    """
+    filters = {
+        configuration.value("content_filter", each).partition(":")[0]
+        for each in configuration.services
+    }
+    clients = [
+        each
+        for each in configuration.services
+        if each.command == "smtp" and each.name not in filters
+    ]
+    return [
+        replace(configuration, values={**configuration.values, **each.overrides})
+        for each in clients
+    ] or [configuration]
 
 
 def _chrooted(configuration: Configuration, service: Service) -> bool:

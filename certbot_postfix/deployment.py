@@ -33,7 +33,7 @@ from certbot_postfix.inventory import Inventory
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
 from certbot_postfix.plan import Edit, Override, Plan, Wanted
-from certbot_postfix.policy import resolver
+from certbot_postfix.policy import fitness, resolver
 from certbot_postfix.policy.outbound import Outbound
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
@@ -162,7 +162,9 @@ class Deployment:
         kept = wish.profile is Profile.CERTIFICATE
         if kept or not rules.wants_dane(self.configuration, wish.client):
             return []
-        return resolver.refuse_unvalidated(self.configuration)
+        warnings = resolver.refuse_unvalidated(self.configuration)
+        fitness.refuse_beside_dane(self.configuration)
+        return warnings
 
     def _placed(self, new: Deployed, wish: Wish) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""

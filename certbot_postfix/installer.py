@@ -209,8 +209,7 @@ class Installer(common.Installer):
 
         outbound, service = self._ready.outbound, self.conf("policy-service")
         if self.conf("tls-profile") != Profile.CERTIFICATE.value:
-            level = ClientLevel(self.conf("client-level"))
-            outbound.gathering.dane = level is ClientLevel.DANE
+            outbound.gathering.level = ClientLevel(self.conf("client-level"))
         elif service == "auto":
             service = "none"  # the certificate is all that is to be changed
         mentioned = sources.mentioned(self.conf)
@@ -224,7 +223,9 @@ class Installer(common.Installer):
                 raise
             self._complain([str(error)])  # no certificate waits for it
             return None
-        return found if wanted or found.daemon else None
+        if service != "none":
+            self._complain(outbound.unfit_daemons())
+        return found if wanted or found.daemon or found.notes else None
 
     def _apply_policies(
         self, policies: "gathering.Policies", checkpoint: CheckpointInProgress

@@ -6,8 +6,8 @@ know is not mentioned.  Meanings and defaults are those of postconf(5).
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import printable
@@ -114,6 +114,24 @@ def client_level(configuration: Configuration) -> str:
     return "may" if _yes(configuration, "smtp_use_tls") else "none"
 
 
+def applied(
+    configuration: Configuration, decisions: Iterable[Decision]
+) -> Configuration:
+    """Return *configuration* as it will be when *decisions* are written."""
+    changes = {each.name: each.new for each in decisions if isinstance(each, Change)}
+    return replace(
+        configuration,
+        explicit={**configuration.explicit, **changes},
+        values={**configuration.values, **changes},
+    )
+
+
+def secure_dns(configuration: Configuration, why: str) -> Iterator[Decision]:
+    """Let the SMTP client ask DNS for what DNSSEC has validated."""
+    if configuration.value("smtp_dns_support_level").lower() != "dnssec":
+        yield _change(configuration, "smtp_dns_support_level", "dnssec", why)
+
+
 def offer_tls(configuration: Configuration) -> Iterator[Decision]:
     """Offer TLS to clients, without which no certificate is served."""
     if server_level(configuration) == "none":
@@ -133,9 +151,7 @@ def raise_client(
     if wants_dane(configuration, wanted):
         # Without it, dane is no more than may.  smtp_tls_dane_insecure_mx_policy is
         # dane by default where the level in main.cf is, in all versions.
-        why = "the level dane needs DNSSEC"
-        if configuration.value("smtp_dns_support_level").lower() != "dnssec":
-            yield _change(configuration, "smtp_dns_support_level", "dnssec", why)
+        yield from secure_dns(configuration, "the level dane needs DNSSEC")
     if wanted is ClientLevel.KEEP or now == new:
         return
     if stricter(new, now):

@@ -10,7 +10,14 @@ from typing import Any
 
 from certbot_postfix import lock
 from certbot_postfix.deployment import Deployment
-from certbot_postfix.policy import gathering, lookup, model, wiring
+from certbot_postfix.policy import (
+    fitness,
+    gathering,
+    lookup,
+    model,
+    resolver,
+    wiring,
+)
 from certbot_postfix.policy.model import Entry
 
 logger = logging.getLogger(__name__)
@@ -116,13 +123,19 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     answer = lookup.answer(postfix, configuration, domain)
     overrides = wiring.overrides(configuration, deployment.outbound.path)
     print(answer)
-    for why in (wiring.rerouted(configuration), *overrides):
-        if why and answer.table:
-            logger.warning("%s", why)
+    problems = [
+        *filter(None, (wiring.rerouted(configuration), *map(str, overrides))),
+        *fitness.complaints(postfix, configuration),
+    ]
+    if answer.level in ("dane", "dane-only"):
+        problems += filter(None, [resolver.without_dane(configuration, answer.level)])
+    for why in problems:
+        logger.warning("%s", why)
     if not connect:
-        return 0
+        return ATTEND if problems else 0
     fits, said = lookup.connect(postfix, configuration, domain, answer)
     for line in said:
         print(f"  {line}")
+    fits &= not problems
     print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")
     return 0 if fits else ATTEND

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from certbot_postfix import files
+from certbot_postfix import files, rules
+from certbot_postfix.configuration import Configuration, as_clients_see_it
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory, certificates_in
-from certbot_postfix.policy import lookup, sources, table, wiring
+from certbot_postfix.policy import lookup, resolver, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
 from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.profiles import ClientLevel
 
 # Our directory for what sources keep, below that of the bundles, and a file there, with
 # what failed the last time.
@@ -53,7 +55,13 @@ class Gathering:
     def __init__(self, inventory: Inventory, path: Path) -> None:
         self.inventory = inventory
         self.path = path
-        self.dane = False  # whether the client is about to prefer DANE
+        self.level = ClientLevel.KEEP  # what the client is about to be raised to
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration, with the level of the client as it is about to be."""
+        now = self.inventory.configuration
+        return rules.applied(now, rules.raise_client(now, self.level))
 
     def settings(self) -> Settings | None:
         """Return what the table says that the administrator wants; None without one."""
@@ -132,7 +140,8 @@ class Gathering:
             wanted,
             kept_for(self.path, self.inventory.bundles),
             authorities=self.inventory.configuration.ca_bundle,
-            dane=self.dane or wiring.prefers_dane(self.inventory.configuration),
+            dane=wiring.prefers_dane(self.configuration)
+            and resolver.does_dane(self.configuration),
             entries=lambda: entries(self.path) if self.path.exists() else [],
         )
 
@@ -187,20 +196,28 @@ class Gathering:
                 hint="do without them; with --postfix-policy-list ''"
                 " --postfix-mta-sts-domains '', certbot install ends those there are",
             )
-        named = configuration.value("smtp_tls_CAfile")
-        trusted = certificates_in(Path(named)) if named else []
-        empty = [
-            directory
-            for directory in wiring.directories(configuration)
-            if not any(directory.glob("*.[0-9]"))  # as openssl-rehash(1) names them
-        ]
-        if why := wiring.distrust(configuration, trusted, empty):
+        if why := distrust(configuration):
             raise Error(
                 f"{why}: no server could be verified, and mail to domains with a policy"
                 " would not be sent; no policy is written",
                 hint="let main.cf say smtp_tls_CAfile ="
                 f" {configuration.ca_bundle or 'a bundle'}",
             )
+
+
+def distrust(configuration: Configuration) -> str:
+    """Return why a client could verify no server, "" if all can."""
+    for client in as_clients_see_it(configuration):
+        named = client.value("smtp_tls_CAfile")
+        trusted = certificates_in(Path(named)) if named else []
+        empty = [
+            directory
+            for directory in wiring.directories(client)
+            if not any(directory.glob("*.[0-9]"))  # as openssl-rehash(1) names them
+        ]
+        if why := wiring.distrust(client, trusted, empty):
+            return why
+    return ""
 
 
 def due(path: Path, bundles: Path, now: datetime) -> bool:

@@ -10,14 +10,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix import databases, files, maplist, signals, sni, transaction
+from certbot_postfix import (
+    databases,
+    files,
+    maplist,
+    rules,
+    signals,
+    sni,
+    transaction,
+)
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import ProgramError
 from certbot_postfix.inventory import Inventory
 from certbot_postfix.plan import Edit, Plan
+from certbot_postfix.policy import fitness, table, wiring
 from certbot_postfix.policy import service as services
-from certbot_postfix.policy import table, wiring
 from certbot_postfix.policy.gathering import Gathering, Policies
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.rules import Decision
@@ -73,10 +81,17 @@ class Outbound:
         or keep mail here.
         """
         _ = self.gathering.settings()  # the table must be ours
-        daemon = services.find(self.postfix, self.configuration, service)
+        configuration = self.gathering.configuration
+        daemon, said = fitness.choose(self.postfix, configuration, service)
         if not wanted.lists and not wanted.domains:
-            return Policies(wanted, {}, [], _forgotten(wanted), daemon)
-        return replace(self.gathering.policies(wanted, now), daemon=daemon)
+            found = Policies(wanted, {}, [], _forgotten(wanted))
+        else:
+            found = self.gathering.policies(wanted, now)
+        return replace(found, daemon=daemon, notes=[*said, *found.notes])
+
+    def unfit_daemons(self) -> list[str]:
+        """Return a sentence for each daemon in main.cf that is not fit."""
+        return fitness.complaints(self.postfix, self.gathering.configuration)
 
     def missing(self) -> str:
         """Return what is to be said if main.cf names the table, and it is gone."""
@@ -107,6 +122,10 @@ class Outbound:
             form = self.form or self._usual_form()
             text = table.render(wanted, policies.entries, configuration.version)
             decisions += wiring.trust(configuration)
+        if policies.daemon:
+            decisions += fitness.needs(
+                rules.applied(configuration, decisions), policies.daemon
+            )
         known = services.known(configuration)
         named = wiring.Named(self.path, form, policies.daemon, known)
         decisions += wiring.name(configuration, named)

@@ -54,16 +54,16 @@ class Resolvers:
         return [b"".join(each.strings).decode("ascii", "replace") for each in found]
 
     def has_dane(self, domain: str) -> bool:
-        """Whether DANE protects mail to *domain*, be it at one of its servers only.
+        """Whether DANE protects mail to *domain*, at each of its servers.
 
         RFC 8461, 2: MTA-STS must not override it where it fails.  A policy is for all
-        servers of the domain, so one of them with usable records is enough.
+        servers of the domain, and one without usable records would be left with none.
         """
         servers = self._ask(domain, "MX")
         if not servers.secure:
             return False
         hosts = [str(each.exchange).removesuffix(".") for each in servers.records]
-        return any(map(self._has_tlsa, hosts[:_SERVERS] or [domain]))
+        return len(hosts) <= _SERVERS and all(map(self._has_tlsa, hosts or [domain]))
 
     def _has_tlsa(self, host: str) -> bool:
         if not host:  # a null MX: RFC 7505

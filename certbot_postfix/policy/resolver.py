@@ -1,14 +1,19 @@
 """Whether DANE can work: the resolvers that the SMTP client asks must validate.
 
 postconf(5), smtp_tls_security_level: without DNSSEC, the level dane is no more than
-may, silently.  Raises `errors.Error`, which says why not.
+may, silently.  Where it does not work, that is said with the reason.
 """
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from certbot_postfix.configuration import Configuration, client_roots
+from certbot_postfix import rules
+from certbot_postfix.configuration import (
+    Configuration,
+    as_clients_see_it,
+    client_roots,
+)
 from certbot_postfix.errors import Error
 
 # Where libresolv looks, also below a chroot; without that file, it asks this machine.
@@ -21,24 +26,53 @@ _SECONDS = 3.0
 
 def refuse_unvalidated(configuration: Configuration) -> list[str]:
     """Raise `Error` unless DANE would work; return what is remarkable if it does."""
-    if why := _unfit(configuration):
+    if why := next(filter(None, map(_unfit, as_clients_see_it(configuration))), ""):
         raise Error(
             f"{why}: the level dane would protect no mail, and nothing was changed",
             hint="another --postfix-client-level, or change that first",
         )
-    warnings = []
-    # Each client has its resolvers from the file that it finds.
-    for path in (root / _RESOLV for root in client_roots(configuration)):
-        servers = _nameservers(path)
-        _refuse(path, servers)
-        warnings += [
-            f"{path} names the resolver {server}, whose answers are believed although"
-            " they can be forged on their way\nWhat to do: run a resolver that"
-            " validates on this machine"
-            for server in servers
-            if not ipaddress.ip_address(server.partition("%")[0]).is_loopback
-        ]
-    return warnings
+    found = _resolvers(configuration)
+    if why := _unvalidated(found):
+        raise Error(
+            f"{why}: the level dane would protect no mail, and nothing was changed",
+            hint="run one that validates on this machine, such as unbound, and name it"
+            " alone there",
+        )
+    return [
+        f"{path} names the resolver {server}, whose answers are believed although"
+        " they can be forged on their way\nWhat to do: run a resolver that"
+        " validates on this machine"
+        for path, servers in found.items()
+        for server in servers
+        if not ipaddress.ip_address(server.partition("%")[0]).is_loopback
+    ]
+
+
+def hindrance(configuration: Configuration) -> str:
+    """Return what keeps an SMTP client from validated answers of DNS, or ""."""
+    for client in as_clients_see_it(configuration):
+        if client.value("smtp_dns_support_level").lower() != "dnssec":
+            return "smtp_dns_support_level is not dnssec"
+        if why := _unfit(client):
+            return why
+    return _unvalidated(_resolvers(configuration))
+
+
+def without_dane(configuration: Configuration, level: str) -> str:
+    """Return why *level*, which demands DANE, is in vain; "" if it works."""
+    why = hindrance(configuration)
+    if not why:
+        return ""
+    # postconf(5), smtp_tls_security_level: without DNSSEC dane is no more than may.
+    does = "defers all mail" if level == "dane-only" else "protects no mail"
+    return f"{why}: the level {level} {does}"
+
+
+def does_dane(configuration: Configuration) -> bool:
+    """Whether every SMTP client follows TLSA records where there are some."""
+    clients = as_clients_see_it(configuration)
+    levels = {rules.client_level(client) for client in clients}
+    return levels <= {"dane", "dane-only"} and not hindrance(configuration)
 
 
 def _unfit(configuration: Configuration) -> str:
@@ -56,6 +90,24 @@ def _unfit(configuration: Configuration) -> str:
     return ""
 
 
+def _resolvers(configuration: Configuration) -> dict[Path, list[str]]:
+    """Return the resolvers of each client, by the file that it finds."""
+    paths = (root / _RESOLV for root in client_roots(configuration))
+    return {path: _nameservers(path) for path in paths}
+
+
+def _unvalidated(resolvers: Mapping[Path, list[str]]) -> str:
+    """Return why not: each of a file that answers must validate, and one must."""
+    for path, servers in resolvers.items():
+        answers = dict(_answers(servers))
+        wrong = [server for server, validates in answers.items() if not validates]
+        if wrong or not answers:
+            named = ", ".join(wrong or servers)
+            does = "does not validate DNSSEC" if wrong else "does not answer"
+            return f"the resolver {named} in {path} {does}"
+    return ""
+
+
 def _nameservers(path: Path) -> list[str]:
     import dns.resolver  # noqa: PLC0415 - certbot loads us on every run
 
@@ -66,21 +118,6 @@ def _nameservers(path: Path) -> list[str]:
     except dns.resolver.NoResolverConfiguration:
         return [_DEFAULT]
     return [str(each) for each in found]
-
-
-def _refuse(path: Path, servers: list[str]) -> None:
-    """Raise `Error` unless each of *servers* that answers validates, and one does."""
-    answers = dict(_answers(servers))
-    wrong = [server for server, validates in answers.items() if not validates]
-    if wrong or not answers:
-        named = ", ".join(wrong or servers)
-        does = "does not validate DNSSEC" if wrong else "does not answer"
-        raise Error(
-            f"the resolver {named} in {path} {does}: the level dane would protect no"
-            " mail, and nothing was changed",
-            hint="run one that validates on this machine, such as unbound, and name it"
-            " alone there",
-        )
 
 
 def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:

@@ -4,24 +4,24 @@ While a daemon that main.cf names does not answer, mail to every domain is defer
 it is asked, through postmap(1), before it is named.  Raises `errors.Error`.
 """
 
-import re
 import socket
 from contextlib import suppress
 
 from certbot_postfix import maplist
-from certbot_postfix.configuration import Configuration
-from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.configuration import Configuration, as_clients_see_it
+from certbot_postfix.errors import ProgramError
 from certbot_postfix.policy.table import PARAMETER
 from certbot_postfix.postfix import Postfix
 
 # A domain for which nobody has a policy: RFC 6761, 6.4.
 NOBODY = "certbot-postfix.invalid"
+NOBODY_UTF8 = f"b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.{NOBODY}"
 
 # Seconds until a daemon must have answered.
 PATIENCE = 10.0
 
-# What can stand in a list of tables, and is not expanded.
-_TABLE = re.compile(r"[a-z]+:[^\s,{}$]+")
+# Those of them whose answers are those of a daemon.
+_KINDS = ("socketmap:", "tcp:")
 
 
 def known(configuration: Configuration) -> tuple[str, ...]:
@@ -36,52 +36,22 @@ def known(configuration: Configuration) -> tuple[str, ...]:
     )
 
 
-def find(postfix: Postfix, configuration: Configuration, wanted: str) -> str:
-    """Return the table of the daemon that is *wanted*, "" if there is none to be named.
-
-    That is "auto", one that answers; "none"; or a table, which must answer.
-    """
-    if wanted == "none":
-        return ""
-    if wanted == "auto":
-        return _found(postfix, configuration)
-    if not _TABLE.fullmatch(wanted):
-        raise Error(
-            f"{wanted!r} is not a table that can be named: nothing was done",
-            hint="give auto, none, or such as socketmap:inet:127.0.0.1:8461:postfix",
-        )
-    if wanted in maplist.listed(configuration.value(PARAMETER)):
-        return ""
-    if ":unix:" in wanted:
-        raise Error(
-            f"{wanted}: whether Postfix's client, in its chroot and as its user, could"
-            " reach that socket cannot be proven from here: it is not named",
-            hint="let the daemon listen on an address of loopback, and name that",
-        )
-    if why := fault(postfix, wanted):
-        raise Error(
-            f"{wanted} does not answer, and while that is so Postfix would defer all"
-            f" mail: it is not named ({why})",
-            hint="start the daemon first",
-        )
-    return wanted
+def named(configuration: Configuration) -> list[str]:
+    """Return the tables of daemons that the SMTP client asks."""
+    tables = (
+        table
+        for client in as_clients_see_it(configuration)
+        for table in maplist.listed(client.value(PARAMETER))
+    )
+    return [each for each in dict.fromkeys(tables) if each.startswith(_KINDS)]
 
 
-def _found(postfix: Postfix, configuration: Configuration) -> str:
-    named = configuration.value(PARAMETER)
-    for table in known(configuration):
-        _, _, host, port, _ = table.split(":")
-        if f":{host}:{port}:" in named:
-            return ""
-        if _listens(host, int(port)) and not fault(postfix, table):
-            return table
-    return ""
-
-
-def fault(postfix: Postfix, table: str, seconds: float = PATIENCE) -> str:
+def fault(
+    postfix: Postfix, table: str, seconds: float = PATIENCE, *, domain: str = NOBODY
+) -> str:
     """Return why *table* does not answer within *seconds*, "" if it does."""
     try:
-        postfix.answers(table, {NOBODY}, timeout=seconds)
+        postfix.answers(table, {domain}, timeout=seconds)
     except ProgramError as error:
         return error.message
     return ""
@@ -89,17 +59,16 @@ def fault(postfix: Postfix, table: str, seconds: float = PATIENCE) -> str:
 
 def dead(postfix: Postfix, configuration: Configuration) -> list[str]:
     """Return a sentence for each daemon in main.cf that does not answer."""
-    tables = maplist.listed(configuration.value(PARAMETER))
-    daemons = [each for each in tables if each.startswith(("socketmap:", "tcp:"))]
     return [
         f"{each} does not answer, and while that is so mail to every domain is"
         f" deferred: {why}\nWhat to do: start the daemon, or take it out of {PARAMETER}"
-        for each in daemons
+        for each in named(configuration)
         if (why := fault(postfix, each))
     ]
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(host: str, port: int) -> bool:
+    """Whether something takes connections there."""
     with suppress(OSError), socket.create_connection((host, port), timeout=0.5):
         return True
     return False

@@ -42,7 +42,7 @@ _ROUTES = (
 )
 
 # What our entries would not make stricter, or else by another kind of proof.
-_STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
+STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +151,12 @@ def distrust(
 def stricter(configuration: Configuration) -> str:
     """Return the level of the client if policies would not raise it, else ""."""
     level = rules.client_level(configuration)
-    return level if level in _STRICTER else ""
+    return level if level in STRICTER else ""
 
 
 def prefers_dane(configuration: Configuration) -> bool:
     """Whether the client uses DANE where there is some."""
-    return rules.client_level(configuration) == "dane"
+    return rules.client_level(configuration) in ("dane", "dane-only")
 
 
 def rerouted(configuration: Configuration) -> str:

@@ -92,7 +92,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     stale = freshness.stale(facts)
     yield from of_files
     yield from settings.of_parameters(facts)
-    yield from outgoing.findings(facts.policies, facts.now)
+    yield from outgoing.findings(facts)
     yield from diagnosis.of_services(facts, broken)
     yield from stale.findings
     yield from diagnosis.of_certificates(facts, stale.leaves)

@@ -137,7 +137,8 @@ class PolicyTable:
     """A table of policies: the *fault* that it has, and when its first policy ends.
 
     *failures* are what sources of its policies complained of the last time; it is
-    *unused* if it is ours, and main.cf does not name it.
+    *unused* if it is ours, and main.cf does not name it.  *unfit* is what a daemon does
+    that the client must not have.
     """
 
     name: str
@@ -145,6 +146,7 @@ class PolicyTable:
     until: datetime | None = None
     failures: tuple[str, ...] = ()
     unused: bool = False
+    unfit: tuple[str, ...] = ()
 
     @property
     def hidden(self) -> bool:
@@ -175,6 +177,7 @@ class Facts:
     unseen: tuple[Unseen, ...] = ()
     notes: tuple[str, ...] = ()
     policies: tuple[PolicyTable, ...] = ()
+    without_dane: str = ""
 
     @cached_property
     def table(self) -> Entries:

@@ -48,6 +48,11 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
     asked = tuple(outgoing.look(postfix, configuration, bundles, deadline))
     hidden = (Unseen(each.name, each.fault) for each in asked if each.hidden)
     facts = replace(facts, policies=asked, unseen=(*facts.unseen, *hidden))
+    try:
+        facts = replace(facts, without_dane=outgoing.dane(configuration, deadline))
+    except LateError:
+        late = Unseen("whether DANE works", "no resolver answered in time")
+        facts = replace(facts, unseen=(*facts.unseen, late))
     if there := postfix.elsewhere(configuration):
         return replace(facts, running=False, elsewhere=there)  # others would answer
     running = _running(configuration)

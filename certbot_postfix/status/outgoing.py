@@ -4,17 +4,16 @@ Where a table of smtp_tls_policy_maps cannot be asked, mail to every domain is d
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix import maplist
+from certbot_postfix import maplist, rules
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import gathering, service
+from certbot_postfix.policy import fitness, gathering, resolver, service, wiring
 from certbot_postfix.policy import table as policies
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.status.deadline import Deadline
-from certbot_postfix.status.evidence import PolicyTable
+from certbot_postfix.status.evidence import Facts, PolicyTable
 from certbot_postfix.status.findings import Code, Finding
 
 # The seconds that a table has, and the part of the time that is left.
@@ -29,7 +28,13 @@ def look(
     value = configuration.value(policies.PARAMETER)
     path = configuration.directory / policies.NAME
     for name in maplist.listed(value):
-        fault = service.fault(postfix, name, min(_SECONDS, deadline.left * _PART))
+        seconds = min(_SECONDS, deadline.left * _PART)
+        if name in service.named(configuration):
+            daemon = fitness.look(postfix, configuration, name, seconds)
+            reasons = [] if daemon.fault else fitness.unfit(daemon)
+            yield PolicyTable(name, daemon.fault, unfit=tuple(reasons))
+            continue
+        fault = service.fault(postfix, name, seconds)
         if maplist.form(name, path):
             until, failures = None, gathering.failures(path, bundles)
             try:
@@ -43,8 +48,28 @@ def look(
         yield PolicyTable(str(path), "", unused=True)
 
 
-def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding]:
-    """Yield what is wrong with *tables*."""
+def dane(configuration: Configuration, deadline: Deadline) -> str:
+    """Return why the level dane is in vain, "" if it is not, or not in use."""
+    if not wiring.prefers_dane(configuration):
+        return ""
+    level = rules.client_level(configuration)
+    return deadline.within(
+        lambda: resolver.without_dane(configuration, level), "ask the resolvers", _PART
+    )
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the tables, and with DANE."""
+    tables, now = facts.policies, facts.now
+    if facts.without_dane:
+        yield Finding(
+            Code.WITHOUT_DANE,
+            "smtp_tls_security_level",
+            facts.without_dane,
+            "certbot install -i postfix --postfix-client-level dane, which says what is"
+            " missing",
+            ("main.cf",),
+        )
     for table in tables:
         if table.fault and not table.hidden:
             yield Finding(
@@ -53,6 +78,14 @@ def findings(tables: tuple[PolicyTable, ...], now: datetime) -> Iterator[Finding
                 f"{table.name} cannot be asked, and while that is so mail to every"
                 f" domain is deferred: {table.fault}",
                 f"mend it, or take it out of {policies.PARAMETER}",
+                ("main.cf",),
+            )
+        if table.unfit:
+            yield Finding(
+                Code.POLICY_DAEMON,
+                table.name,
+                f"{table.name} {'; it '.join(table.unfit)}",
+                f"fix that, or take it out of {policies.PARAMETER}",
                 ("main.cf",),
             )
         if table.until and table.until <= now:

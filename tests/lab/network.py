@@ -20,6 +20,7 @@ from tests.lab.pki import Authority
 from tests.lab.postfix import PrivatePostfix
 
 SERVERS = Path(__file__).with_name("servers.py")
+DAEMONS = Path(__file__).with_name("daemons.py")
 
 NAMES, RESOLVER, POLICIES = "127.0.0.10", "127.0.0.1", "127.0.0.40"
 
@@ -272,6 +273,15 @@ class Network:
             address=POLICIES,
             port=443,
         )
+
+    def serve_policies_to_postfix(
+        self, daemon: str, *, port: int
+    ) -> "subprocess.Popen[bytes]":
+        """Start one of the `DAEMONS`, and wait until it listens."""
+        argv = [sys.executable, str(DAEMONS), daemon, RESOLVER, str(port)]
+        process = self.start(*argv)
+        self.await_port(RESOLVER, port)
+        return process
 
     def policy(
         self, domain: str, *mxs: str, mode: str = "enforce", age: int = 86400
