@@ -121,6 +121,41 @@ def test_a_policy_is_followed_and_not_fetched_again_while_its_id_is_the_same(sce
     assert (scene.told, scene.found, scene.asked()) == ("", {DOMAIN: POLICY}, 1)
 
 
+def test_a_policy_that_is_valid_for_an_hour_is_in_force_at_each_hourly_run(scene):
+    scene.network.policy(DOMAIN, "mx.sts.insecure", "*.example.net", age=3600)
+    for _ in range(12):
+        scene.look()
+        assert (scene.told, scene.found) == ("", {DOMAIN: POLICY})
+        scene.now += HOUR
+
+
+def test_a_policy_is_extended_while_its_id_is_the_same_though_none_is_served(scene):
+    scene.look()
+    (scene.network.policies / DOMAIN).unlink()
+    for _ in range(8):
+        scene.now += 13 * HOUR
+        scene.look()
+        assert scene.found == {DOMAIN: POLICY}
+    assert "the status 404" in scene.told
+
+    scene.publish("v=STSv1; id=2;")
+    scene.now += 13 * HOUR
+    scene.look()
+    scene.now += 13 * HOUR
+    scene.look()
+    assert scene.found == {}
+
+
+def test_a_policy_that_ended_is_not_extended(scene):
+    scene.look()
+    (scene.network.policies / DOMAIN).unlink()
+    scene.now += 25 * HOUR
+
+    scene.look()
+
+    assert scene.found == {}
+
+
 def test_a_policy_is_fetched_anew_in_the_second_half_of_its_life(scene):
     scene.look()
     scene.now += 13 * HOUR

@@ -23,7 +23,8 @@ _VERSION = 1
 _LATEST = 1 << 36
 
 # What is kept of a domain: *next* is when to look again, and of a policy its *id*, when
-# it was *fetched*, its *age*, *mode* and *mxs*; *dane* if that protects the domain.
+# it was *fetched*, when DNS last had the same id (*seen*), its *age*, *mode* and *mxs*;
+# *dane* if that protects the domain.
 Kept = dict[str, Any]
 
 
@@ -76,7 +77,7 @@ def entry(name: str, one: Kept) -> Entry | None:
     return Entry(
         model.domain(name, LABEL),
         Policy(Mode(one["mode"]), model.patterns(one["mxs"], f"{LABEL}: {name}", ".")),
-        datetime.fromtimestamp(min(max(_ends(one), 0), _LATEST), timezone.utc),
+        datetime.fromtimestamp(min(max(ends(one), 0), _LATEST), timezone.utc),
         LABEL,
         one["age"],
         one["id"],
@@ -89,7 +90,8 @@ def _sound(one: Any) -> bool:
         return False
     if "mode" not in one:
         return True
-    numbers, words = (one.get("fetched"), one.get("age")), (one.get("id"), one["mode"])
+    numbers = one.get("fetched"), one.get("age"), one.get("seen", 0)
+    words = one.get("id"), one["mode"]
     return (
         all(isinstance(each, int) for each in numbers)
         and all(isinstance(each, str) for each in words)
@@ -97,5 +99,7 @@ def _sound(one: Any) -> bool:
     )
 
 
-def _ends(one: Kept) -> int:
-    return int(one.get("fetched", 0) + one.get("age", 0))
+def ends(one: Kept) -> int:
+    """Return when the policy in *one* ends, in seconds since 1970."""
+    since = max(one.get("fetched", 0), one.get("seen", 0))
+    return int(since + one.get("age", 0))

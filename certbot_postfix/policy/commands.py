@@ -98,6 +98,8 @@ def _show(deployment: Deployment, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([_described(entry) for entry in found], indent=2))
         return 0
+    for note in gathering.fleeting(found):
+        logger.warning("%s", note)
     for entry in found:
         print(
             f"{entry.domain}: {entry.policy.mode.value} until"

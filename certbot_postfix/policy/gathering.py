@@ -28,6 +28,9 @@ from certbot_postfix.profiles import ClientLevel
 _KEPT = "policies"
 _FAILED = "failed.json"
 
+# Seconds in which an hourly timer runs twice.
+_TWICE = 7200
+
 # How many domains a message names.
 _NAMED = 5
 
@@ -177,6 +180,7 @@ class Gathering:
                 del found[domain]
         configuration = self.inventory.configuration
         notes += map(str, wiring.overrides(configuration, self.path))
+        notes += fleeting(found.values())
         rerouted = wiring.rerouted(configuration)
         return [*notes, rerouted] if rerouted else notes
 
@@ -263,6 +267,15 @@ def _settings(path: Path) -> tuple[Settings, datetime | None]:
 def _opened(path: Path) -> TextIO:
     # Whoever edits it may write another encoding.
     return path.open(encoding="utf-8", errors="surrogateescape")
+
+
+def fleeting(found: Iterable[Entry]) -> list[str]:
+    """Say which policies may end between two runs of an hourly timer."""
+    short = {one.domain for one in found if 0 < one.max_age < _TWICE and _enforced(one)}
+    if not short:
+        return []
+    told = "is valid for less than two hours: where a timer runs each hour, one look"
+    return [f"the policy of {_some(short)} {told} that fails ends it"]
 
 
 def _enforced(entry: Entry) -> bool:

@@ -22,7 +22,8 @@ from certbot_postfix.policy.model import Entry, PolicyError
 from certbot_postfix.policy.records import Resolvers
 from certbot_postfix.policy.sources import Context
 
-# Seconds: section 3.3 wants a check each day at least; a failure is soon tried again.
+# Seconds: section 3.3 wants a check each day at least, and half of a policy's max_age
+# leaves time for another one; a failure is soon tried again.
 _INTERVAL = 12 * 3600
 _AGAIN = 3600
 
@@ -150,7 +151,10 @@ class Recipients:
         at = int(now.timestamp())
         after, told = before, []
         try:
-            after = self._published(resolvers, name, before, at)
+            identity = mta_sts.policy_id(resolvers.texts(f"_mta-sts.{name}"))
+            if before.get("id") == identity != "" and at < cache.ends(before):
+                after = {**before, "seen": at}
+            after = self._published(name, identity, after, at)
         except PolicyError as error:
             told.append(error.message)
         try:
@@ -159,11 +163,12 @@ class Recipients:
         except PolicyError as error:
             told.append(error.message)
         wait = _AGAIN if told else _INTERVAL
+        if after.get("mode"):
+            wait = min(wait, max(after["age"] // 2, 1))  # or it would end unseen
         return {**after, "next": at + wait}, "; ".join(told)
 
-    def _published(self, resolvers: Asks, name: str, before: Kept, at: int) -> Kept:
+    def _published(self, name: str, identity: str, before: Kept, at: int) -> Kept:
         """Return the policy that *name* publishes, or still the one *before*."""
-        identity = mta_sts.policy_id(resolvers.texts(f"_mta-sts.{name}"))
         if not identity:
             return before  # section 3.3: its end is that of its max_age
         half = before.get("fetched", 0) + before.get("age", 0) // 2
