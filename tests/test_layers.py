@@ -186,7 +186,6 @@ IMPORTS: dict[str, set[str]] = {
         "sni",
         "transaction",
     },
-    "policy.resolver": {"configuration", "errors"},
     "status.evidence": {"certificates", "chainfiles", "configuration", "probe", "sni"},
     "status.findings": set(),
     "status.freshness": {"certificates", "status.evidence", "status.findings"},
