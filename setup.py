@@ -20,6 +20,7 @@ setup(
         "certbot>=2.1",
         "cryptography>=38",
         "dnspython>=2.2",
+        "idna>=3.3",
         "zope.interface>=5.5",
     ],
     extras_require={

@@ -18,10 +18,41 @@ def is_host(name: str) -> bool:
 
 
 def a_labels(name: str) -> str:
-    """Return *name* as certificates and clients have it: RFC 5890, 2.3.2.1."""
-    if name.isascii():
+    """Return *name* as DNS and certificates have it: RFC 5891, 4, after UTS 46.
+
+    ASCII is returned as it is, and so is a name that IDNA 2008 does not allow.
+    """
+    if name.isascii() or len(name) > 4 * _LONGEST:  # UTS 46 may shorten a name
         return name
+    import idna  # noqa: PLC0415  # certbot loads this module on each of its runs
+
     try:
-        return name.encode("idna").decode()
-    except UnicodeError:
+        # Not idna.encode(), which refuses an underscore and a wildcard.  Lower case
+        # first: the capital ß is "ss" in tables of UTS 46 before those of Unicode 15.1.
+        mapped = idna.uts46_remap(name.lower(), std3_rules=False, transitional=False)
+        return ".".join(
+            label if label.isascii() else idna.alabel(label).decode()
+            for label in mapped.split(".")
+        )
+    except ValueError:  # the errors of idna are among them
         return name
+
+
+def u_labels(name: str) -> str:
+    """Return *name*, in lower case and as A-labels, as people write it.
+
+    Where IDNA 2008 does not allow a label, it is returned as it is.
+    """
+    return ".".join(map(_u_label, name.split(".")))
+
+
+def _u_label(label: str) -> str:
+    if not label.startswith("xn--") or len(label) > 63:
+        return label
+    import idna  # noqa: PLC0415
+
+    try:
+        found = idna.ulabel(label)
+    except ValueError:
+        return label
+    return found if a_labels(found) == label else label

@@ -23,6 +23,7 @@ from certbot_postfix.errors import (
     RefusedError,
     UnansweredError,
 )
+from certbot_postfix.hostnames import a_labels, is_host
 from certbot_postfix.programs import run
 
 # Seconds, at least for one attempt.  smtpd looks up the client's name
@@ -77,12 +78,15 @@ class Seen:
 
 def look(question: Question, *, timeout: float) -> Seen:
     """Return what the service presents; all of it may last *timeout* seconds."""
+    name = question.server_name and a_labels(question.server_name.lower())
+    if name and not is_host(name):  # ssl would raise ValueError for most of these
+        raise ProofError(f"{question}: no client can request that name")
     with _dialogue(question, timeout) as dialogue:
         if not question.endpoint.implicit:
             dialogue.start_tls()
         dialogue.connection.settimeout(dialogue.left())
         with _context(question).wrap_socket(
-            dialogue.connection, server_hostname=question.server_name
+            dialogue.connection, server_hostname=name
         ) as wrapped:
             der = wrapped.getpeercert(binary_form=True)
             protocol = wrapped.version() or ""
@@ -168,7 +172,7 @@ def _of_type(question: Question, key_type: str, end: float) -> Certificate | Non
     # Python's ssl cannot choose the signature algorithms before 3.15.
     command = ["openssl", "s_client", "-connect", endpoint.address]
     if question.server_name:
-        command += ["-servername", question.server_name]
+        command += ["-servername", a_labels(question.server_name)]
     else:
         command += ["-noservername"]
     if not endpoint.implicit:

@@ -394,6 +394,8 @@ def test_what_is_no_copy_is_not_taken_for_one(issued, text):
         pytest.param({"*.example.org"}, "localhost", False, id="a single label"),
         pytest.param({"xn--mnchen-3ya.de"}, "München.de", True, id="its A-labels"),
         pytest.param({"*.xn--mnchen-3ya.de"}, "mx.münchen.de", True, id="below those"),
+        pytest.param({"xn--strae-oqa.de"}, "STRASSE.de", False, id="ß is not ss"),
+        pytest.param({"xn--strae-oqa.de"}, "STRAẞE.de", True, id="ß is a letter"),
     ],
 )
 def test_names_cover(names, host, covered):

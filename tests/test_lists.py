@@ -819,6 +819,29 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
         assert https.get(web.url("/a"), LITTLE, trusted).body == b"there"
 
 
+def test_the_server_of_an_internationalised_url_is_that_of_idna_2008(
+    authority, tmp_path, trusted, monkeypatch
+):
+    found = served_by(authority, tmp_path, "xn--strae-oqa.example")
+    found.replies["/a"] = body(b"there")
+    looked_up, asked = [], socket.getaddrinfo
+
+    def answer(host: str, *how: object, **more: object) -> list[tuple]:
+        looked_up.append(host)
+        return asked("127.0.0.1", *how, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    try:
+        url = found.url("/a", "STRAẞE.example")
+        assert https.get(url, LITTLE, trusted).body == b"there"
+    finally:
+        found.server.shutdown()
+        found.server.server_close()
+
+    assert looked_up[0] == "xn--strae-oqa.example"
+    assert found.asked[0][1]["Host"].startswith("xn--strae-oqa.example:")
+
+
 def test_a_server_that_is_silent_is_an_error_in_time(trusted):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}/"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from certbot_postfix.hostnames import u_labels
 from certbot_postfix.policy import model, mta_sts, starttls_everywhere
 from certbot_postfix.policy.model import Mode, Policy, PolicyError
 from certbot_postfix.policy.mta_sts import Published
@@ -49,6 +50,11 @@ def unless_refused(read: Callable[[], T]) -> T | None:
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("faß.de", "xn--fa-hia.de"),
+        ("FAẞ.DE", "xn--fa-hia.de"),
+        ("straße.xn--bcher-kva.EXAMPLE", "xn--strae-oqa.xn--bcher-kva.example"),
+        ("_dmarc.straße。example", "_dmarc.xn--strae-oqa.example"),
+        ("βόλος.example", "xn--nxasmm1c.example"),
         ("localhost", "localhost"),
         ("3com.example", "3com.example"),
         ("a" * 63 + ".org", "a" * 63 + ".org"),
@@ -78,6 +84,14 @@ def test_a_name_is_told_in_lower_case_and_as_a_labels(text, name):
         "exa mple.org",
         "a" * 64 + ".org",
         "ü" * 60 + ".org",
+        "ü..org",
+        "ü.org.",
+        "*.ü.org",
+        "ü-.org",
+        "💩.org",
+        "xn--ü.org",
+        "a" * 64 + ".ü.org",
+        pytest.param("ü." * 100_000, id="very long"),
         "a." * 127 + "org",
         "\ud800.org",
         None,
@@ -94,7 +108,37 @@ def test_what_is_no_name_is_shown_with_its_place(text):
     assert len(raised.value.message) < 120
 
 
-@given(st.text(), st.sampled_from(["", ".", "*."]))
+_LABELS = st.text() | st.sampled_from(
+    [
+        "xn--",
+        "ß",
+        "_",
+        "-",
+        "*",
+        "\u200d",
+        "\u0640",
+        "א1",
+        "e\u0301",
+        "ü" * 64,
+        "a" * 64,
+    ]
+)
+_NAMES = st.lists(_LABELS, max_size=4).map(".".join) | st.lists(_LABELS).map("".join)
+
+
+@given(_NAMES)
+@example("xn--i-7iq.example")  # an emoji, which only IDNA 2003 allows
+@example("xn--strasse-.example")
+def test_the_u_labels_of_a_domain_are_a_name_for_the_same_domain(text):
+    domain = unless_refused(lambda: model.domain(text, "here"))
+    name = u_labels(domain or "")
+
+    assert not domain or model.domain(name, "here") == domain
+    assert UNSAFE.isdisjoint(name)
+    assert not name or name.isprintable()
+
+
+@given(_NAMES, st.sampled_from(["", ".", "*."]))
 @example("K.example", "")  # the sign of Kelvin, which is a k in lower case
 @example("a\u3002b", "")  # a full stop for IDNA
 def test_whatever_is_told_as_a_name_fits_into_a_table(text, wildcard):

@@ -183,6 +183,31 @@ def test_the_certificate_of_the_name_that_is_asked_for_is_seen(
     assert leaf(server.question(implicit=implicit), timeout=10) == leaf_of(issued)
 
 
+def test_a_name_with_a_sharp_s_is_requested_as_idna_2008_has_it(serve, context, issued):
+    requested = []
+    default = context(issued)
+    default.sni_callback = lambda _, name, __: requested.append(name)
+    server = serve(start_tls(default))
+
+    leaf(server.question("straße.example"), timeout=10)
+
+    assert requested == ["xn--strae-oqa.example"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a..b", "ü..b", "a" * 64, "ü" * 64, ".a", "a\0", "\udcfc", "a\nb"]
+)
+def test_a_name_that_no_client_can_request_is_an_error_of_a_live_service(
+    serve, context, issued, name
+):
+    server = serve(implicit_tls(context(issued)))
+
+    with pytest.raises(ProofError, match="no client can request that name") as caught:
+        leaf(server.question(name, implicit=True), timeout=10)
+
+    assert not isinstance(caught.value, UnansweredError)
+
+
 @pytest.fixture
 def both(context, authority, tmp_path) -> tuple[ssl.SSLContext, dict[str, Issued]]:
     """Make what shows either of two certificates, and these by the type of key."""

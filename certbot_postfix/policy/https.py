@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
+from certbot_postfix.hostnames import a_labels
 from certbot_postfix.policy.model import PolicyError, shown
 
 _PIECE = 256 * 1024
@@ -116,7 +117,7 @@ def _split(url: str) -> tuple[str, int, str]:
     target = parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
-    return parts.hostname, parts.port or 443, target
+    return a_labels(parts.hostname), parts.port or 443, target
 
 
 class _Timed(ssl.SSLSocket):

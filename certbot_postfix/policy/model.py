@@ -98,7 +98,7 @@ def _name(text: object, where: str, kind: str) -> str:
     if isinstance(text, str):
         if is_host(text):  # as nearly all are; what follows takes as long again
             return text
-        name = a_labels(text.lower()).lower()
+        name = a_labels(text.lower())
         if is_host(name):
             return name
     raise PolicyError(f"{where}: {shown(text)} is not {kind}")
