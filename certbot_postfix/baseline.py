@@ -40,6 +40,10 @@ class Baseline:
         """Whether it was alive, or nobody knows."""
         return not isinstance(self.failures.get(str(endpoint)), UnansweredError)
 
+    def let_in(self, endpoint: Endpoint) -> bool:
+        """Whether it is known to have been as it should be."""
+        return str(endpoint) in self.failures and self.well(endpoint)
+
     def with_dead(self, later: "Baseline") -> "Baseline":
         """Return it, but as dead what was dead *later*."""
         dead = {

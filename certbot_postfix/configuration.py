@@ -76,12 +76,16 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address at which a service of master.cf listens for SMTP."""
+    """An address at which a service of master.cf listens for SMTP.
+
+    A client is to come from the address *source*, if there is one.
+    """
 
     service: str
     host: str
     port: int
     implicit: bool
+    source: str = ""
 
     @property
     def name(self) -> str:
@@ -90,13 +94,15 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """Host and port, and where a client comes from."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        client = f" from {self.source}" if self.source else ""
+        return f"{host}:{self.port}{client}"
 
     def __str__(self) -> str:
         name, address = self.name, self.address
-        return name if name == address else f"{name} ({address})"
+        listens = replace(self, source="").address
+        return address if name == listens else f"{name} ({address})"
 
 
 def version(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix import chainfiles, maplist, rules, sni
+from certbot_postfix import chainfiles, maplist, rules, screening, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import (
     CHAIN,
@@ -155,8 +155,10 @@ def decide(
     configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
 ) -> tuple[Decision, ...]:
     """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
+    chain = list(chainfiles.serve(configuration, wanted.chain))
     decisions = [
-        *chainfiles.serve(configuration, wanted.chain),
+        *chain,
+        *(screening.follow(configuration, chain) if wanted.chain else ()),
         *_by_name(configuration, wanted),
         *rules.offer_tls(configuration),
     ]

@@ -104,10 +104,11 @@ def greet(question: Question, *, timeout: float) -> None:
 @contextlib.contextmanager
 def _dialogue(question: Question, timeout: float) -> Iterator[Dialogue]:
     endpoint, greeted = question.endpoint, False
+    source = (endpoint.source, 0) if endpoint.source else None
     deadline = time.monotonic() + timeout
     where, patience = (endpoint.host, endpoint.port), min(timeout, CONNECT)
     try:
-        with socket.create_connection(where, patience) as connection:
+        with socket.create_connection(where, patience, source) as connection:
             dialogue = Dialogue(connection, deadline)
             try:
                 yield dialogue
@@ -170,7 +171,9 @@ def _of_type(question: Question, key_type: str, end: float) -> Certificate | Non
             return look(replace(question, key_type=key_type), timeout=timeout).leaf
     endpoint = question.endpoint
     # Python's ssl cannot choose the signature algorithms before 3.15.
-    command = ["openssl", "s_client", "-connect", endpoint.address]
+    command = ["openssl", "s_client", "-connect", replace(endpoint, source="").address]
+    if endpoint.source:
+        command += ["-bind", f"{endpoint.source}:0"]
     if question.server_name:
         command += ["-servername", a_labels(question.server_name)]
     else:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from enum import Enum, auto
 
-from certbot_postfix import sni
+from certbot_postfix import screening, sni
 from certbot_postfix.baseline import Baseline
 from certbot_postfix.configuration import (
     Configuration,
@@ -31,7 +31,11 @@ class Purpose(Enum):
 
 def before(configuration: Configuration) -> list[Question]:
     """Return a question for every endpoint, for a certificate or for a greeting."""
-    found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
+    found = [
+        *endpoints(configuration)[0],
+        *with_own_certificate(configuration),
+        *screening.strangers(configuration),
+    ]
     plain = without_tls(configuration)
     return [
         *(Question(each, None) for each in found if _here(each)),
@@ -59,7 +63,11 @@ def after(
     services = {str(each): each for each in configuration.services}
     return [
         Question(endpoint, promise.server_name, promise.expected)
-        for endpoint in (*found, *with_own_certificate(configuration))
+        for endpoint in (
+            *found,
+            *with_own_certificate(configuration),
+            *screening.strangers(configuration),
+        )
         if _here(endpoint)
         for promise in promises
         if endpoint.service in (promise.services or {one.service for one in found})
@@ -80,22 +88,31 @@ def parted(
     A service that was alive before must be alive, whatever it serves.
     """
     if not baseline:
-        return list(questions), []
+        return from_known_clients(questions), []
     must: list[Question] = []
     may: list[Question] = []
     alive = purpose is Purpose.INSTALLED
     for question in questions:
         at = question.endpoint
+        if at.source:
+            # postscreen may have reasons of its own to reject a stranger.
+            must += [question] if baseline.let_in(at) else []
+            continue
         due = baseline.greeted(at) if alive else baseline.well(at)
         (must if due else may).append(question)
     ours = {question.endpoint for question in questions}
     for question in before(configuration):
         at = question.endpoint
-        if at not in ours:
+        if at not in ours and not at.source:
             # A service's own certificate is not ours, and not to be harmed either.
             other = replace(question, tls=question.tls and baseline.well(at))
             (must if baseline.greeted(at) else may).append(other)
     return must, may
+
+
+def from_known_clients(questions: Collection[Question]) -> list[Question]:
+    """Return those that every server answers that lets this machine in."""
+    return [each for each in questions if not each.endpoint.source]
 
 
 def _here(endpoint: Endpoint) -> bool:

@@ -77,7 +77,7 @@ class Serving:
         Another process than the one that was asked may have read what was there before
         the files *paths*: then nobody knows.
         """
-        asked = questions.after(configuration, promises)
+        asked = questions.from_known_clients(questions.after(configuration, promises))
         if not (self.ran and self.timeout and asked):
             return False
         if self.postfix.outdated(configuration, paths):
@@ -205,7 +205,8 @@ class Serving:
         self._must_run()
         self._tolerate(failures, purpose)
         failed = {failure.question.endpoint for failure in failures}
-        verified = [each for each in asked if each.endpoint not in failed]
+        seen = {each.endpoint for each in (*must, *may)} - failed
+        verified = [each for each in asked if each.endpoint in seen]
         silent = all(isinstance(each.error, UnansweredError) for each in failures)
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
             raise self._error(failures)

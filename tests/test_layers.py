@@ -47,7 +47,9 @@ IMPORTS: dict[str, set[str]] = {
     "databases": {"files"},
     "tables": {"databases", "errors", "files", "postfix", "sni"},
     "chainfiles": {"configuration", "errors", "rules"},
+    "screening": {"configuration", "errors", "rules"},
     "plan": {
+        "screening",
         "maplist",
         "certificates",
         "chainfiles",
@@ -59,7 +61,14 @@ IMPORTS: dict[str, set[str]] = {
     },
     "promises": {"certificates", "chainfiles", "configuration", "placement", "sni"},
     "transaction": {"errors", "files", "plan", "postfix", "rules"},
-    "questions": {"baseline", "configuration", "probe", "promises", "sni"},
+    "questions": {
+        "screening",
+        "baseline",
+        "configuration",
+        "probe",
+        "promises",
+        "sni",
+    },
     "serving": {
         "baseline",
         "configuration",
@@ -292,6 +301,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.freshness",
     },
     "status.interview": {
+        "screening",
         "configuration",
         "errors",
         "probe",
@@ -316,6 +326,7 @@ IMPORTS: dict[str, set[str]] = {
         "purposes",
     },
     "status.settings": {
+        "screening",
         "maplist",
         "chainfiles",
         "configuration",

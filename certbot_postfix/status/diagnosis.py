@@ -98,8 +98,7 @@ def _because_of(facts: Facts, answer: Answer, broken: frozenset[str]) -> bool:
 
 
 def _address(answer: Answer) -> str:
-    host, port = answer.endpoint.host, answer.endpoint.port
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return answer.endpoint.address
 
 
 def in_use(facts: Facts) -> dict[Certificate, list[str]]:

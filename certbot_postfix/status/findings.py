@@ -31,6 +31,7 @@ class Code(Enum):
     NAME_NOT_COVERED = "name-not-covered"
     SNI_NOT_COVERED = "sni-name-not-covered"
     CHAIN_INCOMPLETE = "chain-incomplete"
+    SCREENED = "postscreen-differs"
     OVERRIDE = "override-hides"
     IGNORED = "ignored-parameter"
     DEPRECATED = "deprecated-parameter"

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix import probe, sni
+from certbot_postfix import probe, screening, sni
 from certbot_postfix.configuration import Endpoint, endpoints, with_own_certificate
-from certbot_postfix.errors import ProofError, UnansweredError
+from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
 from certbot_postfix.probe import Question
 from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.evidence import Answer, Facts, Unseen
@@ -48,6 +48,7 @@ class Interview:
         """Return the facts with the answers."""
         configuration = self.known.configuration
         found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
+        found += screening.strangers(configuration)
         places = [endpoint for endpoint in found if _here(endpoint)]
         plain = [(Question(each, None), "") for each in places if self._default(each)]
         # Half of the time: one that hangs must not take it all.
@@ -57,7 +58,8 @@ class Interview:
             for question, _ in plain
             if not self.answers[question, ""].alive
         }
-        answering = [each for each in places if each not in dead]
+        self._part_with_strangers()
+        answering = [each for each in places if each not in dead and not each.source]
         self._ask(self._further(answering), self.deadline.left)
         return replace(
             self.known,
@@ -65,6 +67,22 @@ class Interview:
             unseen=tuple(self.unseen),
             notes=tuple(self.notes),
         )
+
+    def _part_with_strangers(self) -> None:
+        """Keep of a stranger's answers those that other clients do not get.
+
+        postscreen may have reasons of its own not to answer one.
+        """
+        for asked, answer in list(self.answers.items()):
+            endpoint = asked[0].endpoint
+            if not endpoint.source:
+                continue
+            usual = replace(asked[0], endpoint=replace(endpoint, source=""))
+            known = self.answers.get((usual, ""))
+            if not answer.alive:
+                self.unseen.append(Unseen(str(endpoint), answer.failure))
+            if not answer.alive or (known and answer.seen == known.seen):
+                del self.answers[asked]
 
     def _default(self, endpoint: Endpoint) -> bool:
         """Whether a certificate is due who asks for no name."""
@@ -199,7 +217,8 @@ def _answer(question: Question, key: str, timeout: float) -> Answer:
     try:
         return replace(told, seen=probe.look(question, timeout=timeout))
     except ProofError as error:
-        alive = not isinstance(error, UnansweredError)
+        rejected = bool(question.endpoint.source) and isinstance(error, RefusedError)
+        alive = not (isinstance(error, UnansweredError) or rejected)
         return replace(told, failure=error.reason, alive=alive)
 
 

@@ -84,8 +84,7 @@ def _cells(
 
 def address(endpoint: Endpoint) -> str:
     """Return host and port of *endpoint*, an IPv6 address in brackets."""
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    return f"{host}:{endpoint.port}"
+    return endpoint.address
 
 
 def _left(left: timedelta) -> str:

@@ -7,7 +7,7 @@ deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
 import ipaddress
 from collections.abc import Iterator
 
-from certbot_postfix import chainfiles, maplist, sni
+from certbot_postfix import chainfiles, maplist, screening, sni
 from certbot_postfix.configuration import (
     CHAIN,
     LEGACY,
@@ -30,6 +30,7 @@ def of_parameters(facts: Facts) -> Iterator[Finding]:
     for prefix in ("smtpd", *evidence.CLIENTS):
         yield from _ignored(configuration, prefix)
     yield from _hidden(facts)
+    yield from _screened(configuration)
     network = [
         each
         for each in configuration.services
@@ -127,6 +128,29 @@ def _unheeded(chain: str, names: list[str], place: str) -> Finding:
         f"remove what has no effect, or set {chain} in its place",
         (place,),
     )
+
+
+def _screened(configuration: Configuration) -> Iterator[Finding]:
+    """Yield what postscreen has otherwise than smtpd, or than tlsproxy."""
+    if places := screening.differences(configuration):
+        yield Finding(
+            Code.SCREENED,
+            ", ".join(places),
+            "clients to which postscreen itself offers TLS are not presented the"
+            f" certificate that smtpd presents: {', '.join(places)}",
+            "remove these settings: the defaults are the values for smtpd",
+            tuple(places),
+        )
+    elif names := screening.mismatches(configuration):
+        yield Finding(
+            Code.SCREENED,
+            ", ".join(names),
+            f"tlsproxy has other values than postscreen for {', '.join(names)}: clients"
+            " to which postscreen itself offers TLS get none",
+            "remove these settings and their counterparts for tlsproxy: the defaults"
+            " are the values for smtpd",
+            tuple(names),
+        )
 
 
 def _hidden(facts: Facts) -> Iterator[Finding]:

@@ -1,0 +1,286 @@
+"""Behind postscreen, a client that it does not know is presented what others are."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import plan, screening
+from certbot_postfix.configuration import CHAIN, Configuration, Service
+from certbot_postfix.errors import Error, ProofError
+from certbot_postfix.plan import Wanted
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix.rules import Change, CommentOut
+from certbot_postfix.status import conclusion
+from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.status.examination import examine
+from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
+from tests.lab.postfix import STRANGER
+from tests.test_deployment import LEAST, NAME, Checkpoint, Scene, bundle
+
+NEW = "/etc/letsencrypt/postfix/mx.example.org.pem"
+SERVED = Wanted({Path(NEW): "ECDSA"})
+
+DEFAULTS = {
+    "mail_version": "3.7.11",
+    CHAIN: "",
+    "smtpd_tls_cert_file": "",
+    "smtpd_tls_key_file": "$smtpd_tls_cert_file",
+    "smtpd_tls_security_level": "may",
+    "postscreen_tls_security_level": "may",
+    "tlsproxy_tls_chain_files": f"${CHAIN}",
+    "tlsproxy_tls_cert_file": "$smtpd_tls_cert_file",
+    "tlsproxy_tls_protocols": "$smtpd_tls_protocols",
+    "smtpd_tls_protocols": ">=TLSv1",
+    "inet_interfaces": "all",
+    "inet_protocols": "all",
+}
+NEWER = {
+    "mail_version": "3.12",
+    "postscreen_tls_chain_files": f"${CHAIN}",
+    "postscreen_tls_cert_file": "$smtpd_tls_cert_file",
+    "postscreen_tls_protocols": "$smtpd_tls_protocols",
+}
+OLDER = {"mail_version": "3.3.22"}
+
+
+def configured(
+    explicit: dict[str, str],
+    release: dict[str, str] = OLDER,
+    *,
+    screen: dict[str, str] | None = None,
+    proxy: dict[str, str] | None = None,
+) -> Configuration:
+    defaults = {**DEFAULTS, **release}
+    if release is OLDER:
+        defaults = {name: defaults[name] for name in defaults if "chain" not in name}
+    values: dict[str, str] = {}
+    for name, text in {**defaults, **explicit}.items():
+        found = explicit.get(name, text)
+        values[name] = explicit.get(found[1:], defaults.get(found[1:], ""))
+        if not found.startswith("$"):
+            values[name] = found
+    services = (
+        Service("smtp", "inet", "postscreen", screen or {}),
+        Service("tlsproxy", "unix", "tlsproxy", proxy or {}),
+    )
+    return Configuration(Path("/etc/postfix"), defaults, explicit, values, services)
+
+
+OLD, OTHER = "/etc/ssl/old.pem", "/etc/ssl/other.pem"
+PAIR = {"smtpd_tls_cert_file": OLD, "smtpd_tls_key_file": OLD}
+IN_CHAIN = {CHAIN: OLD}
+PRESENT: dict[str, str] = {}
+
+
+def decided(configuration: Configuration) -> dict[str, str | None]:
+    """Return what becomes of the parameters, None of one that is commented out."""
+    level = ClientLevel.KEEP
+    decisions = plan.decide(configuration, SERVED, Profile.CERTIFICATE, level)
+    return {
+        each.name: each.new if isinstance(each, Change) else None
+        for each in decisions
+        if isinstance(each, Change | CommentOut)
+    }
+
+
+@pytest.mark.parametrize(
+    ("configuration", "retired"),
+    [
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_cert_file": OLD}),
+            "tlsproxy_tls_cert_file",
+            id="by the older parameters",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "tlsproxy_tls_chain_files": OLD}, PRESENT),
+            "tlsproxy_tls_chain_files",
+            id="by chain files",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "postscreen_tls_chain_files": OLD}, NEWER),
+            "postscreen_tls_chain_files",
+            id="by chain files of postscreen",
+        ),
+    ],
+)
+def test_what_names_the_same_certificate_for_postscreen_goes_with_it(
+    configuration, retired
+):
+    assert decided(configuration)[retired] is None
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        pytest.param(configured(PAIR), id="nothing is set"),
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_cert_file": "$smtpd_tls_cert_file"}),
+            id="the default is set",
+        ),
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_cert_file": OTHER}, PRESENT),
+            id="the default for chain files hides it",
+        ),
+        pytest.param(
+            configured({**PAIR, "postscreen_tls_chain_files": OTHER}, PRESENT),
+            id="a parameter that is not known",
+        ),
+    ],
+)
+def test_what_follows_smtpd_stays_as_it_is(configuration):
+    assert not [each for each in decided(configuration) if not each.startswith("smtpd")]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "told"),
+    [
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_cert_file": OTHER}),
+            "tlsproxy_tls_cert_file in main.cf",
+            id="by the older parameters",
+        ),
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_chain_files": OTHER}, PRESENT),
+            "tlsproxy_tls_chain_files in main.cf",
+            id="by chain files",
+        ),
+        pytest.param(
+            configured(IN_CHAIN, PRESENT, proxy={CHAIN: OTHER}),
+            f"{CHAIN} in tlsproxy/unix of master.cf",
+            id="by an override",
+        ),
+        pytest.param(
+            configured(IN_CHAIN, PRESENT, proxy={"tlsproxy_tls_chain_files": OLD}),
+            "tlsproxy_tls_chain_files in tlsproxy/unix of master.cf",
+            id="by an override with the same certificate",
+        ),
+        pytest.param(
+            configured(IN_CHAIN, NEWER, screen={CHAIN: OTHER}),
+            f"{CHAIN} in smtp/inet of master.cf",
+            id="by an override of postscreen",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "tlsproxy_tls_protocols": ">=TLSv1.2"}, NEWER),
+            "postscreen_tls_protocols",
+            id="by another setting of tlsproxy",
+        ),
+    ],
+)
+def test_another_certificate_for_clients_of_postscreen_is_refused(configuration, told):
+    with pytest.raises(Error) as caught:
+        decided(configuration)
+
+    assert caught.value.message.startswith(f"{told}: clients to which postscreen")
+
+
+@pytest.mark.parametrize(
+    ("networks", "source"),
+    [
+        ("127.0.0.1/32 [::1]/128", "127.25.25.25"),
+        ("127.25.0.0/16, hash:/etc/postfix/networks", "127.0.25.25"),
+        ("127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128", None),
+    ],
+)
+def test_a_stranger_comes_from_outside_of_mynetworks(networks, source):
+    configuration = configured({**PAIR, "mynetworks": networks})
+
+    found = screening.strangers(configuration)
+
+    assert [each.source for each in found] == ([source] if source else [])
+
+
+# With a real postscreen
+
+
+@pytest.fixture
+def postfix(base: Path) -> Iterator[PrivatePostfix]:
+    with contextlib.closing(PrivatePostfix(base, postscreen=True)) as found:
+        yield found
+
+
+@pytest.fixture
+def scene(postfix: PrivatePostfix, base: Path) -> Scene:
+    return Scene(postfix, base)
+
+
+@pytest.fixture
+def issued(scene: Scene, authority: Authority) -> Issued:
+    found = authority.issue(NAME)
+    install_lineage(scene.certbot_dir, NAME, found)
+    return found
+
+
+@pytest.mark.postfix
+def test_a_stranger_is_presented_what_tlsproxy_named_by_hand_before(
+    scene, base, issued, authority
+):
+    old = bundle(base / "old.pem", authority.issue(NAME))
+    postfix = scene.postfix
+    postfix.set(smtpd_tls_chain_files=str(old), tlsproxy_tls_chain_files=str(old))
+    postfix.start()
+
+    scene.deploy()
+
+    assert postfix.served(client=STRANGER) == issued.leaf
+    assert " from 127.25.25.25" in scene.said[-1]
+    assert "CONNECT from [127.25.25.25]" in postfix.log()
+
+
+@pytest.mark.postfix
+def test_a_certificate_of_tlsproxy_ends_an_installation_and_is_a_finding(
+    scene, base, issued, authority
+):
+    other = bundle(base / "other.pem", authority.issue(NAME))
+    scene.postfix.set(tlsproxy_tls_chain_files=str(other))
+    scene.postfix.start()
+    before = scene.postfix.snapshot()
+
+    with pytest.raises(Error, match=r"^tlsproxy_tls_chain_files in main\.cf: "):
+        scene.deploy()
+
+    assert scene.postfix.snapshot() == before
+    directory = Postfix(scene.postfix.config_dir)
+    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    codes = [each.code.value for each in conclusion.report(facts).findings]
+    assert "postscreen-differs" in codes
+    assert "stale" not in codes
+
+
+@pytest.mark.postfix
+def test_what_a_stranger_is_presented_is_verified(scene, base, issued, authority):
+    other = bundle(base / "other.pem", authority.issue(NAME))
+    disturbed = base / "disturbed-postfix"
+    disturbed.write_text(
+        "#!/bin/sh\n"
+        f'[ "$3" = reload ] && postconf -c "$2" -e tlsproxy_tls_chain_files={other}\n'
+        'exec postfix "$@"\n'
+    )
+    disturbed.chmod(0o755)
+    scene.postfix.start()
+    deployment = scene.deployment
+    deployment.postfix.postfix = str(disturbed)
+    deployment.serving.timeout = 6
+    proposal = deployment.propose(scene.lineage, LEAST)
+    deployment.apply(proposal, Checkpoint())
+
+    with pytest.raises(ProofError, match=r"from 127\.25\.25\.25"):
+        deployment.serve(proposal)
+
+
+@pytest.mark.postfix
+def test_a_stranger_whom_postscreen_rejects_hinders_nothing(scene, issued):
+    scene.postfix.set(
+        postscreen_access_list="permit_mynetworks, cidr:{{127.25.0.0/16 reject}}",
+        postscreen_denylist_action="drop",
+    )
+    scene.postfix.start()
+
+    scene.deploy()
+    scene.deploy()
+
+    assert scene.postfix.served() == issued.leaf
+    assert "127.25.25.25" not in scene.said[-2]
+    assert scene.said[-1].startswith("Postfix serves")
