@@ -746,3 +746,60 @@ def test_who_wants_no_daemon_gets_none(sts, level):
     }
 
     assert "smtp_tls_policy_maps" not in sts.install(*options[level])
+
+
+# Domains that are not in ASCII
+
+BUECHER, U_BUECHER = "xn--bcher-kva.insecure", "b\u00fccher.insecure"
+
+
+@pytest.fixture
+def abroad(world: World) -> World:
+    """A world whose policy for a domain in Unicode is followed; no server has TLS."""
+    world.network.serve("strip", RIGHT, address=STRIPPED, port=25)
+    world.network.publish(BUECHER, f"@ MX 10 mx.{BUECHER}.", f"mx A {STRIPPED}")
+    world.listed[BUECHER] = {"mode": "enforce", "mxs": [f"mx.{BUECHER}"]}
+    world.write_list()
+    return world
+
+
+@pytest.mark.parametrize("kind", ["hash", "lmdb", "texthash"])
+def test_mail_to_a_domain_in_unicode_does_not_leave_in_clear(abroad, kind):
+    abroad.sender.set(default_database_type=kind)
+    abroad.install("--postfix-policy-list", str(abroad.list))
+    assert maps_of(abroad).startswith(f"{kind}:")
+    abroad.sender.start()
+
+    for domain in (U_BUECHER, U_BUECHER.upper(), BUECHER, BUECHER.upper()):
+        abroad.send(f"you@{domain}")
+
+    wait_until(lambda: len(abroad.sender.waiting()) == 4, "all wait")
+    reasons = abroad.sender.waiting().values()
+    assert all("TLS is required, but was not offered" in each for each in reasons)
+    assert abroad.right.arrived() == []
+
+
+def maps_of(world: World) -> str:
+    return world.sender.postconf("-h", "smtp_tls_policy_maps").strip()
+
+
+def test_policy_test_asks_for_the_form_of_a_domain_that_postfix_asks_for(abroad):
+    own = abroad.sender.config_dir / "own"
+    own.write_text(f"{BUECHER} may\n{U_BUECHER} encrypt\n")
+    abroad.sender.set(smtp_tls_policy_maps=f"texthash:{own}")
+
+    assert f"has for {BUECHER}: may" in abroad.policy("test", BUECHER)
+    assert f"has for {U_BUECHER}: encrypt" in abroad.policy("test", U_BUECHER)
+    assert ": encrypt" in abroad.policy("test", U_BUECHER.upper())
+
+
+def test_a_key_that_would_be_that_of_another_domain_is_left_out_and_told(world):
+    domain = "xn--strae-oqa.insecure"
+    world.listed[domain] = {"mode": "enforce", "mxs": ["mx.insecure"]}
+    world.write_list()
+
+    told = world.install("--postfix-policy-list", str(world.list))
+
+    assert f"an address in UTF-8 at {domain} has no policy" in " ".join(told.split())
+    assert "main.cf has" in world.policy("test", "strasse.insecure")
+    assert f"has for {domain}: secure" in world.policy("test", domain)

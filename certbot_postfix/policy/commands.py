@@ -121,8 +121,9 @@ def _described(entry: Entry) -> dict[str, object]:
 
 def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     domain = model.domain(name.removesuffix("."), "DOMAIN")
+    written = domain if name.isascii() else name.removesuffix(".").casefold()
     postfix, configuration = deployment.postfix, deployment.configuration
-    answer = lookup.answer(postfix, configuration, domain)
+    answer = lookup.answer(postfix, configuration, written)
     overrides = wiring.overrides(configuration, deployment.outbound.path)
     print(answer)
     problems = [

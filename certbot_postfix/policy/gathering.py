@@ -180,6 +180,7 @@ class Gathering:
                 del found[domain]
         configuration = self.inventory.configuration
         notes += map(str, wiring.overrides(configuration, self.path))
+        notes += unwritten(found.values())
         notes += fleeting(found.values())
         rerouted = wiring.rerouted(configuration)
         return [*notes, rerouted] if rerouted else notes
@@ -187,7 +188,8 @@ class Gathering:
     def _answered(self, own: str, found: dict[str, Entry]) -> set[str]:
         """Return those of *found* for which the administrator's table *own* counts."""
         domains = [domain for domain, entry in found.items() if _enforced(entry)]
-        keys = {key for domain in domains for key in wiring.keys(domain)}
+        forms = {form for each in domains for form in (each, table.unicode_key(each))}
+        keys = {key for form in forms if form for key in wiring.keys(form)}
         answered = lookup.asked(self.inventory.postfix, own, keys) if keys else {}
         return wiring.overruled(domains, answered)
 
@@ -267,6 +269,19 @@ def _settings(path: Path) -> tuple[Settings, datetime | None]:
 def _opened(path: Path) -> TextIO:
     # Whoever edits it may write another encoding.
     return path.open(encoding="utf-8", errors="surrogateescape")
+
+
+def unwritten(found: Iterable[Entry]) -> list[str]:
+    """Say which domains have a policy that is not followed where they are in UTF-8."""
+    domains = {
+        one.domain
+        for one in found
+        if "xn--" in one.domain and _enforced(one) and not table.unicode_key(one.domain)
+    }
+    if not domains:
+        return []
+    why = "since Postfix looks up what may be another domain's name"
+    return [f"an address in UTF-8 at {_some(domains)} has no policy, {why}"]
 
 
 def fleeting(found: Iterable[Entry]) -> list[str]:

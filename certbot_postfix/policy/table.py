@@ -8,6 +8,7 @@ smtp_tls_policy_maps; the attributes for MTA-STS those of TLSRPT_README.
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -27,6 +28,11 @@ _HEADER = f"{_TITLE}\n# Written by certbot-postfix: edits are lost.\n"
 # Attributes that an older Postfix does not know make it defer the mail.
 _SERVERNAME = (3, 4)
 _MTA_STS = (3, 10)
+
+# A key has no end of a line or of a label in it, and no half of a character.
+_WRITTEN = re.compile(
+    "[^\\s\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u3002\\uff0e\\uff61\\ud800-\\udfff]+"
+)
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -67,8 +73,29 @@ def render(
             f"# {mode.value} until {_told(entry.expires)} from {entry.source}\n"
             f"{mark}{domain} {_demand(entry, version)}\n"
         )
+        if not mark and "xn--" in domain and (key := unicode_key(domain)):
+            lines += f"{key} {_demand(entry, version)}\n"
         text.write(lines.encode())
     return text.getvalue()
+
+
+def unicode_key(domain: str) -> str:
+    """Return what Postfix looks up for *domain* if it is written in Unicode, or "".
+
+    It folds the case of what it looks up, as far as ``strasse`` for its German form:
+    where that is the name of another domain, there is none.
+    """
+    # Not `hostnames.u_labels`: Postfix lets symbols pass, unlike IDNA 2008.
+    try:
+        name = ".".join(
+            label[4:].encode().decode("punycode") if label.startswith("xn--") else label
+            for label in domain.split(".")
+        )
+    except UnicodeError:
+        return ""
+    if name.isascii() or name != name.casefold() or not _WRITTEN.fullmatch(name):
+        return ""
+    return name
 
 
 def _demand(entry: Entry, version: tuple[int, int]) -> str:

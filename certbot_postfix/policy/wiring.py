@@ -12,7 +12,7 @@ from certbot_postfix import maplist, purposes, rules
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration, client_roots
 from certbot_postfix.plan import Override
-from certbot_postfix.policy.table import PARAMETER
+from certbot_postfix.policy.table import PARAMETER, unicode_key
 from certbot_postfix.rules import Change, Decision, Remove
 
 # Types of tables that are asked without a network, and without a daemon.
@@ -201,7 +201,11 @@ def overruled(domains: Collection[str], answered: Collection[str]) -> set[str]:
     domain itself, where the administrator has an entry for a parent.
     """
     has = set(answered)
-    return {domain for domain in domains if not has.isdisjoint(keys(domain))}
+    return {
+        domain
+        for domain in domains
+        if not has.isdisjoint([*keys(domain), *keys(unicode_key(domain))])
+    }
 
 
 def _authorities(configuration: Configuration) -> bool:
