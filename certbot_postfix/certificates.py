@@ -1,18 +1,24 @@
 """Private keys, certificates and chains, and whether they may be put into service.
 
-Pure: takes bytes and a time, returns values; raises `CertificateError`.  The order of a
-bundle (key, leaf, issuers) is that of smtpd_tls_chain_files, postconf(5).
+Pure: takes bytes and a time, returns values; raises `CertificateError`, whatever
+cryptography makes of the bytes.  The order of a bundle (key, leaf, issuers) is that of
+smtpd_tls_chain_files, postconf(5).
 """
 
 import base64
+import contextlib
 import itertools
 import re
-from collections.abc import Iterable
+import ssl
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from inspect import signature
+from typing import Any, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -22,11 +28,25 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certbot_postfix.errors import CertificateError
+from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.hostnames import a_labels
 
-_PEM = re.compile(
-    rb"-----BEGIN CERTIFICATE-----\r?\n.+?\r?\n-----END CERTIFICATE-----", re.DOTALL
+T = TypeVar("T")
+E = TypeVar("E", bound=x509.ExtensionType)
+
+_BLOCK = re.compile(
+    rb"-----BEGIN (CERTIFICATE|(?:[A-Z0-9]+ )*PRIVATE KEY)-----(.+?)-----END \1-----",
+    re.DOTALL,
+)
+
+# The time of a certificate whose times cannot be read: it counts as expired.
+UNKNOWN = datetime.fromtimestamp(0, timezone.utc)
+
+# Only the public half is wanted.  cryptography 38 cannot do without the check.
+_QUICKLY: dict[str, Any] = (
+    {"unsafe_skip_rsa_key_validation": True}
+    if "unsafe_skip_rsa_key_validation" in signature(load_pem_private_key).parameters
+    else {}
 )
 
 _KEY_PARAMETERS = re.compile(
@@ -35,13 +55,17 @@ _KEY_PARAMETERS = re.compile(
 
 _NEW_PAIR = "certbot renew --cert-name NAME --force-renewal makes a new pair"
 
-# What cryptography raises for what is broken, or newer than it.
-_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension)
+# `warnings` has one list of filters for all threads before Python 3.14.
+_QUIET = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What matters of an X.509 certificate when it is deployed or found in service."""
+    """What matters of an X.509 certificate when it is deployed or found in service.
+
+    Of one that OpenSSL serves, but cryptography refuses, some is empty or `UNKNOWN`;
+    then *fault* says why.
+    """
 
     der: bytes = field(repr=False)
     subject: str
@@ -51,43 +75,59 @@ class Certificate:
     key_type: str
     not_before: datetime
     not_after: datetime
+    fault: str = ""
 
     @classmethod
     def from_der(cls, der: bytes) -> "Certificate":
-        """Read *der*; raise `CertificateError` if it is not a certificate."""
+        """Read *der* as far as possible; raise `CertificateError` if OpenSSL cannot."""
         try:
-            return cls._from_x509(x509.load_der_x509_certificate(der))
-        except _UNREADABLE as error:
-            raise CertificateError(f"not a certificate: {error}") from error
+            with _reading():
+                parsed = x509.load_der_x509_certificate(der)
+            found = cls._from_x509(der, parsed)
+        except CertificateError as error:
+            nothing = ("", "", frozenset[str](), b"", "", UNKNOWN, UNKNOWN)
+            found = cls(der, *nothing, fault=error.message)
+        if found.fault and not _openssl_reads(der):
+            raise CertificateError(f"not a certificate: {found.fault}")
+        return found
 
     @classmethod
     def all_from_pem(cls, pem: bytes) -> list["Certificate"]:
         """Read every certificate in *pem*, in order; other text is skipped."""
-        try:
-            return [
-                cls._from_x509(x509.load_pem_x509_certificate(block))
-                for block in _PEM.findall(pem)
-            ]
-        except _UNREADABLE as error:
-            raise CertificateError(f"not a PEM certificate: {error}") from error
+        found = (each for each in blocks(pem) if each.public)
+        return [cls.from_der(each.der()) for each in found]
 
     @classmethod
-    def _from_x509(cls, certificate: x509.Certificate) -> "Certificate":
-        public = certificate.public_key()
+    def _from_x509(cls, der: bytes, found: x509.Certificate) -> "Certificate":
+        faults: list[str] = []
+
+        def read(get: Callable[[], T], unknown: T) -> T:
+            try:
+                with _reading():
+                    return get()
+            except CertificateError as error:
+                faults.append(error.message)
+                return unknown
+
+        spki, key_type = read(lambda: _public(found.public_key()), (b"", ""))
         return cls(
-            der=certificate.public_bytes(Encoding.DER),
-            subject=certificate.subject.rfc4514_string(),
-            issuer=certificate.issuer.rfc4514_string(),
-            names=_dns_names(certificate),
-            spki=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-            key_type=_key_type(public),
-            not_before=_time(certificate, "not_valid_before"),
-            not_after=_time(certificate, "not_valid_after"),
+            der=der,
+            subject=read(lambda: _name(found, "subject"), ""),
+            issuer=read(lambda: _name(found, "issuer"), ""),
+            names=read(lambda: _dns_names(found), frozenset()),
+            spki=spki,
+            key_type=key_type,
+            not_before=read(lambda: _time(found, "not_valid_before"), UNKNOWN),
+            not_after=read(lambda: _time(found, "not_valid_after"), UNKNOWN),
+            fault="; ".join(dict.fromkeys(faults)),
         )
 
     @property
     def self_signed(self) -> bool:
-        """Whether it names itself as its issuer, as a snake-oil certificate does."""
+        """Whether it names itself as its issuer, as a snake-oil certificate does.
+
+        One whose names cannot be read counts as such.
+        """
         return self.subject == self.issuer
 
     def __str__(self) -> str:
@@ -95,7 +135,9 @@ class Certificate:
         digest.update(self.der)
         name = min(self.names, default=self.subject or "no name")
         start = digest.finalize().hex()[:16]
-        return f"{name} (SHA-256 {start}..., until {self.not_after:%Y-%m-%d})"
+        known = self.not_after != UNKNOWN
+        end = f"until {self.not_after:%Y-%m-%d}" if known else "until unknown"
+        return f"{name} (SHA-256 {start}..., {end})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +156,12 @@ class Bundle:
         chain = Certificate.all_from_pem(fullchain)
         if not chain:
             raise CertificateError("there is no certificate in the full chain")
-        _match(_spki(_KEY_PARAMETERS.sub(b"", key)), chain)
+        for certificate in chain:
+            if certificate.fault:
+                raise CertificateError(
+                    f"the certificate {certificate} cannot be read: {certificate.fault}"
+                )
+        _match(_spki_of(_KEY_PARAMETERS.sub(b"", key)), chain)
         # RFC 8446, 4.4.2: the leaf is first; of others, a receiver takes any order, and
         # what it needs not.  An issuer may be there once for each root that signed it.
         issuers = {chain[0].issuer}
@@ -173,7 +220,7 @@ def judge(
     remarks = []
     if gone := sorted(old.names - new.names):
         remarks.append(f"no longer covered: {', '.join(gone)}")
-    if new.key_type != old.key_type:
+    if old.key_type not in ("", new.key_type):
         remarks.append(f"the key is {new.key_type} now, it was {old.key_type}")
     return remarks
 
@@ -224,23 +271,124 @@ def _match(spki: bytes, chain: list[Certificate]) -> None:
     )
 
 
-def _spki(key: bytes) -> bytes:
+def _spki_of(key: bytes) -> bytes:
+    spki = public_half(key)
+    if not spki:
+        raise CertificateError("the private key cannot be read")
+    return spki
+
+
+def public_half(key: bytes, *, quickly: bool = False) -> bytes:
+    """Return the public half of a private key in PEM, empty if it cannot be read.
+
+    It is not checked whether the key is sound if that shall be done *quickly*.
+    """
     try:
-        public = load_pem_private_key(key, password=None).public_key()
-    except (TypeError, *_UNREADABLE):  # from None: the cause may quote the key
-        raise CertificateError("the private key cannot be read") from None
-    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        with _reading():
+            options = _QUICKLY if quickly else {}
+            public = load_pem_private_key(key, password=None, **options).public_key()
+            return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except CertificateError:  # its cause may quote the key
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A certificate or a private key in PEM, of which nothing is read yet."""
+
+    label: str
+    pem: bytes = field(repr=False)
+
+    @property
+    def public(self) -> bool:
+        """Whether it is a certificate."""
+        return self.label == "CERTIFICATE"
+
+    def der(self) -> bytes:
+        """Return what is encoded; raise `CertificateError` if it is not in base64."""
+        inside = self.pem.split(b"-----")[2]
+        try:
+            return base64.b64decode(b"".join(inside.split()), validate=True)
+        except ValueError as error:
+            raise CertificateError(f"not a PEM certificate: {error}") from error
+
+
+def blocks(text: bytes) -> Iterator[Block]:
+    """Yield the certificates and private keys in *text*, in order."""
+    for found in _BLOCK.finditer(text):
+        yield Block(found[1].decode(), found[0])
+
+
+def authorities(text: bytes) -> list[Certificate]:
+    """Return the certificates in *text*; what cannot be read is skipped.
+
+    Bundles have roots that are older than the rules of today, as to serial numbers.
+    """
+    found: list[Certificate] = []
+    for block in blocks(text):
+        with contextlib.suppress(CertificateError):
+            found += Certificate.all_from_pem(block.pem)
+    return found
+
+
+def extension(certificate: Certificate, kind: type[E]) -> E | None:
+    """Return that extension; None if there is none, or none that can be read."""
+    try:
+        with _reading():
+            found = x509.load_der_x509_certificate(certificate.der).extensions
+            return found.get_extension_for_class(kind).value
+    except CertificateError:
+        return None
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Let out of cryptography no warning, and no exception but `CertificateError`.
+
+    There is no list of what it raises for bytes: ValueError and its kin, TypeError,
+    OverflowError, classes of its own that derive from Exception, and for a panic of its
+    Rust code one that derives from BaseException, and has no public name.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except BaseException as error:
+            foreign = isinstance(error, Exception) and not isinstance(error, Error)
+            if not foreign and type(error).__name__ != "PanicException":
+                raise  # a signal came meanwhile
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CertificateError(reason) from error
+
+
+def _openssl_reads(der: bytes) -> bool:
+    """Whether OpenSSL takes *der* for a certificate, and so does Postfix."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
 
 
 def _dns_names(certificate: x509.Certificate) -> frozenset[str]:
     try:
-        extension = certificate.extensions.get_extension_for_class(
+        found = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
     except x509.ExtensionNotFound:
         return frozenset()
-    names = extension.value.get_values_for_type(x509.DNSName)
+    names = found.value.get_values_for_type(x509.DNSName)
     return frozenset(name.lower() for name in names)
+
+
+def _name(certificate: x509.Certificate, attribute: str) -> str:
+    name: x509.Name = getattr(certificate, attribute)
+    return name.rfc4514_string()
+
+
+def _public(public: Any) -> tuple[bytes, str]:
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return der, _key_type(public)
 
 
 def _key_type(public: object) -> str:

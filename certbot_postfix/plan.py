@@ -179,7 +179,7 @@ def lost(
         f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
         f" obtain the certificate with --key-type {old.key_type.lower()}"
         for old in good
-        if old.key_type != new.key_type
+        if old.key_type not in ("", new.key_type)
     ]
     names = {name for old in good for name in old.names - new.names}
     gone = sorted(name for name in names if sni.key(name) not in table)

@@ -3,11 +3,10 @@
 Pure.
 """
 
-import warnings
-
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from certbot_postfix import certificates
 from certbot_postfix.certificates import Certificate
 
 _OF_CLIENTS = (
@@ -18,28 +17,14 @@ _OF_CLIENTS = (
 
 def of_clients(certificate: Certificate) -> bool:
     """Whether a client may show *certificate* to a server that checks it."""
-    try:
-        extension = _extensions(certificate).get_extension_for_class(
-            x509.ExtendedKeyUsage
-        )
-    except x509.ExtensionNotFound:
-        return True  # not restricted: section 4.2.1.12
-    return any(each in _OF_CLIENTS for each in extension.value)
+    usage = certificates.extension(certificate, x509.ExtendedKeyUsage)
+    # Not restricted without it: section 4.2.1.12.
+    return usage is None or any(each in _OF_CLIENTS for each in usage)
 
 
 def of_authorities(certificate: Certificate) -> bool:
     """Whether *certificate* may issue others."""
-    try:
-        extension = _extensions(certificate).get_extension_for_class(
-            x509.BasicConstraints
-        )
-    except x509.ExtensionNotFound:
+    constraints = certificates.extension(certificate, x509.BasicConstraints)
+    if constraints is None:
         return certificate.self_signed  # as those of before version 3
-    return extension.value.ca
-
-
-def _extensions(certificate: Certificate) -> x509.Extensions:
-    with warnings.catch_warnings():
-        # cryptography dislikes the numbers of some old authorities.
-        warnings.simplefilter("ignore")
-        return x509.load_der_x509_certificate(certificate.der).extensions
+    return constraints.ca

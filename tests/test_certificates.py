@@ -1,9 +1,12 @@
 """Bundles exist only if they fit; certificates are judged before they are deployed."""
 
 import base64
+import contextlib
 import ssl
 import subprocess
 import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -11,9 +14,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from certbot_postfix import purposes
 from certbot_postfix.certificates import (
     Bundle,
     Certificate,
+    authorities,
     covers,
     is_copy_before,
     judge,
@@ -170,7 +175,7 @@ def test_a_chain_without_a_certificate_is_refused(issued, fullchain):
 def test_a_damaged_certificate_is_refused(issued):
     lines = issued.fullchain_pem.splitlines(keepends=True)
 
-    with pytest.raises(CertificateError, match="not a PEM certificate"):
+    with pytest.raises(CertificateError, match="not a certificate"):
         Bundle.from_pem(issued.key_pem, b"".join([lines[0], *lines[2:]]))
 
 
@@ -194,10 +199,10 @@ def unheard_of(tmp_path_factory) -> tuple[bytes, bytes]:
 def test_a_certificate_with_an_unheard_of_key_is_refused(issued, unheard_of):
     key, certificate = unheard_of
 
-    with pytest.raises(CertificateError, match="not a PEM certificate"):
+    with pytest.raises(CertificateError, match=r"cannot be read: .*[cC]urve"):
         Bundle.from_pem(issued.key_pem, certificate)
-    with pytest.raises(CertificateError, match="not a certificate"):
-        Certificate.from_der(ssl.PEM_cert_to_DER_cert(certificate.decode()))
+    der = ssl.PEM_cert_to_DER_cert(certificate.decode())
+    assert "curve" in Certificate.from_der(der).fault.lower()
     with pytest.raises(CertificateError, match="private key cannot be read"):
         Bundle.from_pem(key, issued.fullchain_pem)
 
@@ -400,3 +405,90 @@ def test_what_is_no_copy_is_not_taken_for_one(issued, text):
 )
 def test_names_cover(names, host, covered):
     assert covers(names, host) is covered
+
+
+# What OpenSSL serves, and cryptography refuses
+
+
+@pytest.fixture(scope="module")
+def self_signed() -> pki.Issued:
+    return pki.self_signed("mx.example.org")
+
+
+def der_of(issued: pki.Issued) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(issued.cert_pem.decode())
+
+
+@pytest.mark.parametrize("kind", pki.SERVED)
+def test_whatever_openssl_serves_is_read_as_far_as_it_can_be(
+    self_signed, tmp_path, kind
+):
+    issued = pki.edited(self_signed, **pki.ODD[kind])
+    path = tmp_path / "served.pem"
+    path.write_bytes(issued.bundle_pem)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path)
+
+    (found,) = Certificate.all_from_pem(issued.cert_pem)
+
+    assert found.der == der_of(issued)
+    assert found == Certificate.from_der(found.der)
+    assert purposes.of_clients(found) in (True, False)
+    assert str(found).startswith(("mx.", "CN=", "no name"))
+
+
+def test_what_can_be_read_of_an_odd_certificate_is(self_signed):
+    whole = Certificate.from_der(der_of(self_signed))
+    odd = pki.edited(self_signed, **pki.ODD["x400Address"])
+
+    found = Certificate.from_der(der_of(odd))
+
+    assert "x400Address" in found.fault
+    assert replace(found, der=b"", names=frozenset(), fault="") == replace(
+        whole, der=b"", names=frozenset()
+    )
+
+
+@pytest.mark.parametrize("kind", [each for each in pki.ODD if each not in pki.SERVED])
+def test_what_openssl_does_not_serve_either_is_read_or_refused_in_our_words(
+    self_signed, kind
+):
+    issued = pki.edited(self_signed, **pki.ODD[kind])
+
+    with contextlib.suppress(CertificateError):
+        assert Certificate.from_der(der_of(issued)).fault
+
+
+@pytest.mark.parametrize("kind", ["version 4", "CN as BIT STRING", "30 February"])
+def test_a_certificate_that_cannot_be_read_in_full_is_not_put_into_service(
+    self_signed, kind
+):
+    issued = pki.edited(self_signed, **pki.ODD[kind])
+
+    with pytest.raises(CertificateError, match="cannot be read: "):
+        Bundle.from_pem(issued.key_pem, issued.fullchain_pem)
+
+
+def test_of_a_bundle_of_roots_only_what_cannot_be_read_at_all_is_skipped(
+    authority, self_signed
+):
+    odd = pki.edited(self_signed, **pki.ODD["version 4"])
+    garbage = self_signed.cert_pem.replace(b"MII", b"AAA", 1)
+
+    found = authorities(garbage + odd.cert_pem + b"text\n" + authority.root_pem)
+
+    assert [each.subject for each in found] == ["", "CN=Lab Root"]
+    assert all(map(purposes.of_authorities, found))
+
+
+@pytest.mark.parametrize("kind", ["serial number -5", "serial number 0", "version 4"])
+def test_no_warning_of_a_library_leaves_the_reader(self_signed, kind):
+    issued = pki.edited(self_signed, **pki.ODD[kind])
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(Certificate.from_der, [der_of(issued)] * 200))
+        filters = list(warnings.filters)
+
+    assert heard == []
+    assert filters[0][0] == "always"

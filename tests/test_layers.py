@@ -160,6 +160,7 @@ IMPORTS: dict[str, set[str]] = {
         "policy.resolver",
         "profiles",
         "rules",
+        "certificates",
         "databases",
         "errors",
         "files",
@@ -354,6 +355,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.findings",
     },
     "status.monitoring": {
+        "certificates",
         "configuration",
         "errors",
         "status.conclusion",

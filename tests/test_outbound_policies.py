@@ -15,7 +15,7 @@ from certbot_postfix.policy import gathering, table
 from certbot_postfix.policy.outbound import Outbound, Proposal
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import Postfix
-from tests.lab import Certbot, PrivatePostfix, install_lineage
+from tests.lab import Certbot, PrivatePostfix, install_lineage, pki
 from tests.lab.postfix import snapshot
 from tests.lab.source import LATER, ThirdParty
 from tests.test_deployment import Checkpoint
@@ -165,6 +165,21 @@ def test_without_a_bundle_that_is_one_no_policy_is_written(scene, base, authorit
         scene.apply()
 
     assert snapshot(scene.postfix.config_dir) == before
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_root_that_cryptography_refuses_does_not_freeze_the_policies(
+    scene, base, authority, others
+):
+    odd = pki.edited(pki.self_signed("Old Root"), **pki.ODD["version 4"])
+    path = base / "roots.pem"
+    path.write_bytes(odd.cert_pem + (authority.root_pem if others else b""))
+    scene.postfix.set(smtp_tls_CAfile=str(path))
+    scene.third.say(ONE)
+
+    scene.apply()
+
+    assert scene.answer("one.example.org") == FIRST
 
 
 def test_a_client_that_asks_for_more_is_left_alone(scene):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from certbot_postfix import files, rules
+from certbot_postfix import certificates, files, rules
 from certbot_postfix.configuration import Configuration, as_clients_see_it
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error
-from certbot_postfix.inventory import Inventory, certificates_in
+from certbot_postfix.inventory import Inventory
 from certbot_postfix.policy import lookup, resolver, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
 from certbot_postfix.policy.sources import Context, Settings
@@ -215,7 +215,9 @@ def distrust(configuration: Configuration) -> str:
     """Return why a client could verify no server, "" if all can."""
     for client in as_clients_see_it(configuration):
         named = client.value("smtp_tls_CAfile")
-        trusted = certificates_in(Path(named)) if named else []
+        path = Path(named)
+        text = files.read(path) if named and path.exists() else b""
+        trusted = certificates.authorities(text)
         empty = [
             directory
             for directory in wiring.directories(client)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from certbot_postfix import certificates, chainfiles, configuration, sni
-from certbot_postfix.certificates import Certificate
+from certbot_postfix.certificates import UNKNOWN, Certificate
 from certbot_postfix.status.evidence import Answer, Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.status.freshness import ends
@@ -129,29 +129,53 @@ def of_certificates(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
                 leaf = facts.leaf(path)
                 gone.add(leaf)
                 yield _orphan(facts, path, name, leaf, chain.where)
-    clients = {
+    clients = _of_clients(facts)
+    for leaf, places in in_use(facts).items():
+        if leaf in old or leaf in gone:
+            continue
+        if leaf.fault:
+            yield _unreadable(facts, leaf, places)
+        if leaf.self_signed and not leaf.fault and leaf not in clients:
+            yield _self_signed(facts, leaf, places)
+        else:
+            yield from _in_time(facts, leaf, places)
+    yield from _covering(facts, old)
+    yield from _covering_table(facts, old)
+
+
+def _of_clients(facts: Facts) -> set[Certificate]:
+    return {
         leaf
         for chain in facts.chains
         if chain.client
         for leaf in facts.leaves(chain.files)
     }
-    for leaf, places in in_use(facts).items():
-        if leaf in old or leaf in gone:
-            continue
-        held = str(facts.holder(leaf) or leaf)
-        if leaf.self_signed and leaf not in clients:
-            yield Finding(
-                Code.SELF_SIGNED,
-                held,
-                f"{leaf} is signed by nobody but itself, as the one that a new"
-                " installation has: clients that verify it cannot",
-                f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
-                tuple(places),
-            )
-        else:
-            yield from _in_time(facts, leaf, held, places)
-    yield from _covering(facts, old)
-    yield from _covering_table(facts, old)
+
+
+def _held(facts: Facts, leaf: Certificate) -> str:
+    return str(facts.holder(leaf) or leaf)
+
+
+def _self_signed(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
+    return Finding(
+        Code.SELF_SIGNED,
+        _held(facts, leaf),
+        f"{leaf} is signed by nobody but itself, as the one that a new"
+        " installation has: clients that verify it cannot",
+        f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
+        tuple(places),
+    )
+
+
+def _unreadable(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
+    return Finding(
+        Code.UNREADABLE,
+        _held(facts, leaf),
+        f"the certificate {leaf} breaks the rules for certificates: only a part of it"
+        f" can be read and checked, and clients may refuse it: {leaf.fault}",
+        f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
+        tuple(places),
+    )
 
 
 def _orphan(
@@ -170,9 +194,10 @@ def _orphan(
     )
 
 
-def _in_time(
-    facts: Facts, leaf: Certificate, held: str, places: list[str]
-) -> Iterator[Finding]:
+def _in_time(facts: Facts, leaf: Certificate, places: list[str]) -> Iterator[Finding]:
+    if leaf.not_after == UNKNOWN:
+        return
+    held = _held(facts, leaf)
     left = leaf.not_after - facts.now
     told = f"the certificate for {_names(leaf)} {ends(leaf, facts.now)}"
     hint = "certbot renew, and look at its log; or replace a file that is not certbot's"
@@ -187,6 +212,11 @@ def _in_time(
     elif left * SOON < leaf.not_after - leaf.not_before:
         told += ": it should have been renewed by now"
         yield Finding(Code.EXPIRES_SOON, held, told, hint, where)
+
+
+def _judged(leaf: Certificate) -> bool:
+    """Whether there is a finding that makes its names unimportant."""
+    return leaf.self_signed or bool(leaf.fault)
 
 
 def _names(leaf: Certificate) -> str:
@@ -215,7 +245,7 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
         if (
             host in public
             and default
-            and not any(each.self_signed or each in old for each in default)
+            and not any(_judged(each) or each in old for each in default)
             and not any(certificates.covers(each.names, host) for each in leaves)
         ):
             yield Finding(
@@ -238,7 +268,7 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         leaves = facts.leaves(paths)
         if not leaves and key in shown:
             leaves = [shown[key]]
-        useless = {each for each in leaves if each in old or each.self_signed}
+        useless = {each for each in leaves if each in old or _judged(each)}
         name = sni.asked(key, ())
         covered = any(certificates.covers(each.names, name) for each in leaves)
         if leaves and not useless and not covered:

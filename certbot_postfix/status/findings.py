@@ -25,6 +25,7 @@ class Code(Enum):
     EXPIRED = "expired"
     EXPIRES_SOON = "expires-soon"
     NOT_YET_VALID = "not-yet-valid"
+    UNREADABLE = "certificate-unreadable"
     STALE = "stale"
     SELF_SIGNED = "self-signed"
     LINEAGE_MISSING = "lineage-missing"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.certificates import Certificate
+from certbot_postfix.certificates import UNKNOWN, Certificate
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Code, Finding
 
@@ -123,5 +123,7 @@ def _not_reloaded(facts: Facts, path: Path, shown: Certificate) -> Finding:
 
 def ends(certificate: Certificate, now: datetime) -> str:
     """Say when *certificate* ends, or ended."""
+    if certificate.not_after == UNKNOWN:
+        return "ends at a time that cannot be read"
     verb = "expired" if certificate.not_after <= now else "ends"
     return f"{verb} at {certificate.not_after:%Y-%m-%d %H:%M} UTC"

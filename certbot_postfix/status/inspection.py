@@ -3,23 +3,11 @@
 Writes nothing.  What this user may not see is told as `Unseen`, and is no error.
 """
 
-import re
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
-
-from certbot_postfix import sni
+from certbot_postfix import certificates, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError
@@ -32,18 +20,6 @@ LARGEST = 10_000_000
 # Of tables with more chains, the files are read in part: the leaf, and whether there is
 # a key.  To check an RSA key takes a tenth of a second.
 THOROUGH = 50
-
-_BLOCK = re.compile(
-    rb"-----BEGIN (CERTIFICATE|(?:[A-Z0-9]+ )*PRIVATE KEY)-----.+?-----END \1-----",
-    re.DOTALL,
-)
-
-# Only the public half is wanted.  cryptography 38 cannot do without the check.
-_QUICKLY: dict[str, Any] = (
-    {"unsafe_skip_rsa_key_validation": True}
-    if "unsafe_skip_rsa_key_validation" in signature(load_pem_private_key).parameters
-    else {}
-)
 
 # What postmap(1) makes of a table: hash may be redirected to lmdb.
 _DATABASES = (".db", ".lmdb", ".cdb")
@@ -69,12 +45,6 @@ class Inspection:
 
     def look(self) -> None:
         """Look at everything, what matters most first."""
-        with warnings.catch_warnings():
-            # cryptography dislikes the numbers of some old authorities.
-            warnings.simplefilter("ignore")
-            self._look()
-
-    def _look(self) -> None:
         for chain in evidence.chains(self.configuration):
             for path in chain.paths:
                 self._keep(path)
@@ -203,12 +173,12 @@ class Inspection:
 
         A bundle and its lineage have the same certificate, which takes time to parse.
         """
-        first = {each[1] == b"CERTIFICATE": each[0] for each in _backwards(text)}
+        first = {each.public: each for each in reversed([*certificates.blocks(text)])}
         found: list[Certificate | Key] = [Key(b"")] if False in first else []
         if leaf := first.get(True):
-            if leaf not in self._parsed:
-                (self._parsed[leaf],) = Certificate.all_from_pem(leaf)
-            found.append(self._parsed[leaf])
+            if leaf.pem not in self._parsed:
+                self._parsed[leaf.pem] = Certificate.from_der(leaf.der())
+            found.append(self._parsed[leaf.pem])
         return tuple(found)
 
     def _look_for_roots(self) -> None:
@@ -223,32 +193,14 @@ class Inspection:
 
 def blocks(text: bytes) -> Blocks:
     """Return the keys and certificates in *text*, in order."""
-    found: list[Certificate | Key] = []
-    for block in _BLOCK.finditer(text):
-        if block[1] == b"CERTIFICATE":
-            found += Certificate.all_from_pem(block[0])
-        else:
-            found.append(Key(_spki(block[0])))
-    return tuple(found)
+    return tuple(
+        Certificate.from_der(each.der())
+        if each.public
+        else Key(certificates.public_half(each.pem, quickly=True))
+        for each in certificates.blocks(text)
+    )
 
 
 def authorities(text: bytes) -> Blocks:
-    """Return the certificates in *text*, but for those that cryptography refuses."""
-    found: list[Certificate] = []
-    for block in _BLOCK.finditer(text):
-        with suppress(CertificateError):
-            found += Certificate.all_from_pem(block[0])
-    return tuple(found)
-
-
-def _backwards(text: bytes) -> list[re.Match[bytes]]:
-    return list(_BLOCK.finditer(text))[::-1]
-
-
-def _spki(pem: bytes) -> bytes:
-    """Return the public half of a private key, empty if it cannot be read."""
-    try:
-        public = load_pem_private_key(pem, None, **_QUICKLY).public_key()
-    except (TypeError, ValueError, UnsupportedAlgorithm):  # the first: encrypted
-        return b""
-    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    """Return the certificates in *text* that can be read."""
+    return tuple(certificates.authorities(text))

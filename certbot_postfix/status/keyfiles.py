@@ -46,7 +46,7 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
         file.hidden or file.partly for file in files
     )
     if seen and not absent:
-        fault = _unusable(files) or _mismatch(chain, files)
+        fault = _unusable(facts, files) or _mismatch(chain, files)
         if fault:
             code, path, message, hint = fault
             told = f"{path} {message}: {consequence}"
@@ -60,14 +60,17 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
 Fault = tuple[Code, Path, str, str]
 
 
-def _unusable(files: Sequence[File]) -> Fault | None:
+def _unusable(facts: Facts, files: Sequence[File]) -> Fault | None:
+    presented = {each.seen.leaf for each in facts.answers if each.seen}
+    # OpenSSL reads keys that cryptography does not know.
+    served = any(each in presented for file in files for each in file.certificates)
     for file in files:
         if file.damage:
             message = f"cannot be read: {file.damage}"
         elif not file.blocks:
             message = "has neither certificate nor key"
-        elif any(not key.spki for key in file.keys):
-            message = "has a private key that cannot be read without a password"
+        elif any(not key.spki for key in file.keys) and not served:
+            message = "has a private key that cannot be read, or has a password"
         else:
             continue
         return Code.FILE_UNUSABLE, file.path, message, "name a PEM file that is whole"
@@ -95,7 +98,8 @@ def _mismatch(chain: Chain, files: Sequence[File]) -> Fault | None:
             return Code.KEY_MISMATCH, path, "has no private key before it", hint
         if isinstance(before, Key) and isinstance(block, Key):
             return Code.KEY_MISMATCH, path, "follows a key without certificate", hint
-        if isinstance(before, Key) and before.spki != getattr(block, "spki", b""):
+        known = block.spki and before and before.spki
+        if isinstance(before, Key) and known and before.spki != block.spki:
             message = "has a certificate that is not that of the private key"
             return Code.KEY_MISMATCH, path, message, hint
         before = block
@@ -133,7 +137,7 @@ def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[F
     certificates = [each for file in files for each in file.certificates]
     keys = {key.spki for file in files for key in file.keys}
     for at, leaf in enumerate(certificates):
-        if leaf.spki not in keys or leaf.self_signed:
+        if leaf.spki not in keys or leaf.self_signed or leaf.fault:
             continue
         rest = itertools.takewhile(
             lambda each: each.spki not in keys, certificates[at + 1 :]
@@ -166,7 +170,7 @@ def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
         each.self_signed and purposes.of_authorities(each) for each in file.certificates
     )
     own = {leaf.spki for chain in facts.chains for leaf in facts.leaves(chain.files)}
-    own_leaf = any(each.spki in own for each in file.certificates)
+    own_leaf = any(each.spki and each.spki in own for each in file.certificates)
     leaf_only = all(each.self_signed for each in file.certificates) and not own_leaf
     if where.startswith("smtpd_") or (anchors and not own_leaf) or leaf_only:
         return  # the server's may complete its own chain

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from certbot_postfix.certificates import UNKNOWN
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
 from certbot_postfix.status.conclusion import Report, Row, Used
@@ -77,16 +78,20 @@ def _certificate(report: Report, used: Used) -> dict[str, object]:
         "names": sorted(map(printable, leaf.names)),
         "subject": printable(leaf.subject),
         "issuer": printable(leaf.issuer),
-        "key_type": leaf.key_type,
+        "key_type": leaf.key_type or None,
         "not_before": _time(leaf.not_before),
         "not_after": _time(leaf.not_after),
-        "seconds_left": int(report.left(leaf).total_seconds()),
+        "seconds_left": None
+        if leaf.not_after == UNKNOWN
+        else int(report.left(leaf).total_seconds()),
         "files": [printable(str(path)) for path in used.files],
         "lineage": printable(used.lineage) or None,
     }
 
 
-def _time(time: datetime) -> str:
+def _time(time: datetime) -> str | None:
+    if time == UNKNOWN:
+        return None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -121,7 +126,11 @@ def as_prometheus(report: Report) -> str:
         (
             "not_after_timestamp_seconds",
             "When the certificate shown ends, in seconds since 1970.",
-            [(labels, leaf.not_after.timestamp()) for labels, leaf in shown],
+            [
+                (labels, leaf.not_after.timestamp())
+                for labels, leaf in shown
+                if leaf.not_after != UNKNOWN
+            ],
         ),
         (
             "findings",

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
 
-from certbot_postfix.certificates import Certificate
+from certbot_postfix.certificates import UNKNOWN, Certificate
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
 from certbot_postfix.status.conclusion import Report, Row, Used
@@ -77,7 +77,8 @@ def _cells(
     asked = answer.server_name or "(no name)"
     if not answer.seen or not row.leaf:
         return answer.endpoint.service, where, asked, "-", "-", "none"
-    left = _left(report.left(row.leaf))
+    known = row.leaf.not_after != UNKNOWN
+    left = _left(report.left(row.leaf)) if known else "unknown"
     number = f"[{numbers[row.leaf]}]"
     return answer.endpoint.service, where, asked, answer.seen.protocol, left, number
 
@@ -113,8 +114,6 @@ def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[s
     told = ", ".join(names[:_MENTIONED]) or leaf.subject or "no name"
     if len(names) > _MENTIONED:
         told += f" and {len(names) - _MENTIONED} more names"
-    left = report.left(leaf)
-    days = f"{left.days} days left" if left > timedelta(0) else "expired"
     files = ", ".join(map(str, used.files)) or "a file that was not seen"
     lineage = f", lineage {used.lineage}" if used.lineage else ""
     return [
@@ -122,12 +121,20 @@ def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[s
         *_wrapped(f"{f'[{numbers[leaf]}]':5}{told}", "", "     "),
         *_wrapped(f"SHA-256 {used.digest}", "     "),
         *_wrapped(
-            f"{leaf.key_type}, until {leaf.not_after:%Y-%m-%d %H:%M} UTC ({days}),"
-            f" issued by {leaf.issuer or 'nobody'}",
+            f"{leaf.key_type or 'key unknown'}, {_until(report, leaf)},"
+            f" issued by {leaf.issuer or ('unknown' if leaf.fault else 'nobody')}",
             "     ",
         ),
         *_wrapped(f"from {files}{lineage}", "     "),
     ]
+
+
+def _until(report: Report, leaf: Certificate) -> str:
+    if leaf.not_after == UNKNOWN:
+        return "until unknown"
+    left = report.left(leaf)
+    days = f"{left.days} days left" if left > timedelta(0) else "expired"
+    return f"until {leaf.not_after:%Y-%m-%d %H:%M} UTC ({days})"
 
 
 def _finding(finding: Finding, colour: bool) -> Iterator[str]:

@@ -4,6 +4,7 @@ Works with every version of cryptography from 38.  The layout of a lineage is th
 certbot's `certbot._internal.storage`.
 """
 
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -92,6 +93,118 @@ def self_signed(name: str, key: Key | None = None) -> Issued:
     subject = _common_name(name)
     leaf = _certificate(subject, key, subject, key, names=[name])
     return Issued(_pem(leaf), b"", _key_pem(key))
+
+
+def edited(issued: Issued, **parts: bytes) -> Issued:
+    """Return *issued* with other *parts* (RFC 5280, 4.1), in DER, signed by its key.
+
+    Parts are version, serial, issuer, validity, subject, public_key and extensions.
+    OpenSSL serves much that cryptography neither makes nor reads.
+    """
+    outer = _inside(issued.leaf.public_bytes(serialization.Encoding.DER))
+    tbs, algorithm, _ = _members(outer)
+    names = "version serial algorithm issuer validity subject public_key extensions"
+    found = dict(zip(names.split(), _members(_inside(tbs)), strict=True)) | parts
+    tbs = der(0x30, *found.values())
+    key = serialization.load_pem_private_key(issued.key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    encoded = der(0x30, tbs, algorithm, der(0x03, b"\0", signature))
+    pem = ssl.DER_cert_to_PEM_cert(encoded).encode()
+    return Issued(pem, issued.chain_pem, issued.key_pem)
+
+
+def der(tag: int, *contents: bytes) -> bytes:
+    """Return *contents* as one value in DER."""
+    content = b"".join(contents)
+    if len(content) < 0x80:
+        return bytes([tag, len(content)]) + content
+    length = len(content).to_bytes(2, "big").lstrip(b"\0")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def _inside(value: bytes) -> bytes:
+    return value[2 + (value[1] & 0x7F if value[1] & 0x80 else 0) :]
+
+
+def _members(content: bytes) -> list[bytes]:
+    found = []
+    while content:
+        head = len(content) - len(_inside(content))
+        size = content[1] if head == 2 else int.from_bytes(content[2:head], "big")
+        found.append(content[: head + size])
+        content = content[head + size :]
+    return found
+
+
+def _extension(oid: bytes, value: bytes) -> bytes:
+    return der(0x30, der(0x06, oid), der(0x04, value))
+
+
+def _extensions(*members: bytes) -> bytes:
+    return der(0xA3, der(0x30, *members))
+
+
+def _cn(tag: int, value: bytes) -> bytes:
+    attribute = der(0x30, der(0x06, b"\x55\x04\x03"), der(tag, value))
+    return der(0x30, der(0x31, attribute))
+
+
+def _san(*names: bytes) -> bytes:
+    return _extension(b"\x55\x1d\x11", der(0x30, *names))
+
+
+def _times(tag: int, start: bytes, end: bytes) -> bytes:
+    return der(0x30, der(tag, start), der(tag, end))
+
+
+_UTC, _GENERAL = 0x17, 0x18
+_NAME = der(0x82, b"mx.example.org")
+_BITS = _cn(0x03, b"\0mx.example.org")
+
+ODD: dict[str, dict[str, bytes]] = {
+    "version 4": {"version": der(0xA0, der(0x02, b"\3"))},
+    "version 1 with extensions": {"version": b""},
+    "x400Address": {"extensions": _extensions(_san(_NAME, der(0xA3, der(0x30))))},
+    "CN as BIT STRING": {"subject": _BITS, "issuer": _BITS},
+    "subject as BIT STRING": {"subject": _BITS},
+    "CN in broken UTF-8": {"subject": _cn(0x0C, b"\xff\xfe")},
+    "CN as half a surrogate": {"subject": _cn(0x1E, b"\xd8\0")},
+    "CN with control characters": {"subject": _cn(0x0C, b"a\x1b[31mb\xc2\x9b")},
+    "empty subject": {"subject": der(0x30)},
+    "serial number -5": {"serial": der(0x02, b"\xfb")},
+    "serial number 0": {"serial": der(0x02, b"\0")},
+    "serial number of 40 octets": {"serial": der(0x02, b"\1" * 40)},
+    "broken extension": {
+        "extensions": _extensions(_extension(b"\x55\x1d\x11", b"\x30\x05ab"))
+    },
+    "extension twice": {"extensions": _extensions(_san(_NAME), _san(_NAME))},
+    "no extensions": {"extensions": b""},
+    "name in Latin-1": {"extensions": _extensions(_san(der(0x82, b"m\xfc.example")))},
+    "address of five octets": {"extensions": _extensions(_san(der(0x87, b"12345")))},
+    "30 February": {"validity": _times(_UTC, b"260230000000Z", b"360230000000Z")},
+    "time without seconds": {"validity": _times(_UTC, b"2601010000Z", b"3601010000Z")},
+    "time with a zone": {
+        "validity": _times(_UTC, b"260101000000+0100", b"360101000000+0100")
+    },
+    "year 0": {"validity": _times(_GENERAL, b"00000101000000Z", b"00000102000000Z")},
+    "year 9999": {"validity": _times(_GENERAL, b"20200101000000Z", b"99991231235959Z")},
+    "no time at all": {"validity": _times(_UTC, b"", b"")},
+}
+"""Parts by which a certificate becomes odd."""
+
+SERVED = [
+    kind
+    for kind in ODD
+    if kind
+    not in (
+        "CN in broken UTF-8",
+        "CN as half a surrogate",
+        "broken extension",
+        "extension twice",
+    )
+]
+"""Those that OpenSSL serves nevertheless."""
 
 
 def generate_key(kind: str = "ecdsa") -> Key:
