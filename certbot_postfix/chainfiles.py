@@ -6,7 +6,8 @@ parameters are those of postconf(5): smtpd_tls_chain_files, and what there was b
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix.configuration import (
@@ -20,6 +21,55 @@ from certbot_postfix.configuration import (
 )
 from certbot_postfix.errors import Error
 from certbot_postfix.rules import Change, CommentOut, Decision, Kept, Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A certificate of the administrator's that stays beside a lineage's.
+
+    *files* are those of a list of chain files, *certificate* and *key* those of the
+    older parameters.
+    """
+
+    key_type: str
+    files: tuple[str, ...]
+    certificate: str
+    key: str
+
+
+def half(
+    configuration: Configuration,
+    path: Path,
+    key_type: str,
+    keys: Callable[[Path], int],
+) -> Half | None:
+    """Return the half with the certificate in *path*, None if it cannot stand alone.
+
+    *keys* counts the private keys in a file: postconf(5), smtpd_tls_chain_files, lets
+    each begin a chain, which the files after it may go on with.
+    """
+    queue = configuration.value("queue_directory")
+    for files in _chains(configuration, keys):
+        if path in [_resolved(Path(queue, each)) for each in files]:
+            alone = keys(Path(queue, files[0])) == 1
+            return Half(key_type, files, files[-1], files[0]) if alone else None
+    return None
+
+
+def _chains(
+    configuration: Configuration, keys: Callable[[Path], int]
+) -> list[tuple[str, ...]]:
+    """Return the files of each chain that main.cf names, the key's first."""
+    queue = configuration.value("queue_directory")
+    if listed := configuration.value(CHAIN).replace(",", " ").split():
+        groups: list[list[str]] = []
+        for file in listed:
+            if not groups or keys(Path(queue, file)):
+                groups.append([])
+            groups[-1].append(file)
+        return [tuple(each) for each in groups]
+    pairs = ((configuration.value(name) for name in pair) for pair in _pairs())
+    return [tuple(dict.fromkeys((key, certificate))) for certificate, key in pairs]
 
 
 def configured(
@@ -67,58 +117,75 @@ def with_certificates(configuration: Configuration) -> list[Service]:
 
 
 def serve(
-    configuration: Configuration, chain: Mapping[Path, str]
+    configuration: Configuration, chain: Mapping[Path, str], kept: Sequence[Half] = ()
 ) -> Iterator[Decision]:
-    """Yield what makes main.cf name the bundles *chain*, given with their key types."""
+    """Yield what makes main.cf name the bundles *chain*, given with their key types.
+
+    What is *kept* of the administrator's stays beside them.
+    """
     if not chain:
         return
-    wanted: dict[str, tuple[str, Iterable[Path]]]
+    wanted: dict[str, tuple[str, Iterable[str]]]
+    files = [*map(str, chain), *(file for each in kept for file in each.files)]
     left: tuple[str, ...] = LEGACY
     why = "the certificate of certbot's lineage " + " and ".join(
         path.stem for path in chain
     )
     if not _by_chain(configuration):
         _refuse_half_pairs(configuration)
-        wanted = _legacy(chain)
+        wanted = _legacy(chain, kept)
         left = tuple(name for name in LEGACY if name not in wanted)
-    elif any(set(str(path)) & set(" \t,") for path in chain):
-        raise Error(
-            f"{CHAIN} cannot name {min(chain)}: Postfix allows no blank or comma there",
-            hint="choose another --config-dir for certbot",
-        )
     else:
-        wanted = {CHAIN: (", ".join(map(_escaped, chain)), chain)}
+        _refuse_separators(files)
+        wanted = {CHAIN: (", ".join(map(_escaped, files)), files)}
     for name, (new, in_force) in wanted.items():
         old = configuration.explicit.get(name)
         # A list of the administrator's that has all bundles in it stays as it is.
         value = configuration.value(name)
         there = {value, *value.replace(",", " ").split()}
-        if old != new and not there.issuperset(map(str, in_force)):
+        if old != new and not there.issuperset(in_force):
             yield Change(name, old, new, why)
     yield from _retire(configuration, left, tuple(wanted))
 
 
-def _escaped(path: Path) -> str:
+def _refuse_separators(files: Sequence[str]) -> None:
+    """Raise `Error` if a list of *files* could not be told from another one."""
+    for file in files:
+        if set(Path(file).name) & set(" \t,"):
+            raise Error(
+                f"{CHAIN} cannot name {file}: Postfix allows no blank or comma there",
+                hint="give the certificate another --cert-name, without one",
+            )
+        if set(file) & set(" \t,"):
+            raise Error(
+                f"{CHAIN} cannot name {file}: Postfix allows no blank or comma there",
+                hint="choose another --config-dir for certbot",
+            )
+
+
+def _escaped(path: Path | str) -> str:
     return str(path).replace("$", "$$")
 
 
-def _legacy(chain: Mapping[Path, str]) -> dict[str, tuple[str, Iterable[Path]]]:
+def _legacy(
+    chain: Mapping[Path, str], kept: Sequence[Half]
+) -> dict[str, tuple[str, Iterable[str]]]:
     """Return the older parameters for *chain*: one bundle, or RSA and ECDSA."""
-    paths = sorted(chain, key=lambda path: chain[path] == "ECDSA")
-    if len(paths) > 1 and sorted(chain.values()) != ["ECDSA", "RSA"]:
+    halves = [Half(chain[path], (), str(path), str(path)) for path in chain]
+    types = [each.key_type for each in (*halves, *kept)]
+    halves = sorted([*halves, *kept], key=lambda each: each.key_type == "ECDSA")
+    if len(halves) > 1 and sorted(types) != ["ECDSA", "RSA"]:
         raise Error(
             f"without {CHAIN}, Postfix serves an RSA and an ECDSA key side by side,"
-            f" but not {' and '.join(chain.values())}: nothing was done",
+            f" but not {' and '.join(types)}: nothing was done",
             hint="obtain the second certificate with the other --key-type",
         )
-    return {
-        name: value
-        for path, (certificate, key) in zip(paths, _pairs(), strict=False)
-        for name, value in (
-            (certificate, (_escaped(path), [path])),
-            (key, (f"${certificate}", [path])),
-        )
-    }
+    wanted: dict[str, tuple[str, Iterable[str]]] = {}
+    for each, (certificate, key) in zip(halves, _pairs(), strict=False):
+        same = each.key == each.certificate
+        wanted[certificate] = _escaped(each.certificate), [each.certificate]
+        wanted[key] = f"${certificate}" if same else _escaped(each.key), [each.key]
+    return wanted
 
 
 def _pairs() -> tuple[tuple[str, str], ...]:

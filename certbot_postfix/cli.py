@@ -98,6 +98,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         Profile(arguments.tls_profile),
         ClientLevel(arguments.client_level),
         by_name=arguments.sni == "auto",
+        replace=arguments.replace_default,
     )
     proposal = deployment.propose(lineage, wish)
     print(proposal.plan.diff(), end="")
@@ -255,6 +256,11 @@ def _declare_plan(commands: Commands) -> None:
         choices=["auto", "never"],
         default="auto",
         help="whether it may be served by name only (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--replace-default",
+        action="store_true",
+        help="plan to replace certificates of your own that cannot stay beside it",
     )
     plan.set_defaults(command=_plan)
 

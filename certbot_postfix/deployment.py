@@ -8,7 +8,7 @@ success means that every service showed the certificate in a handshake.  Raises
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,10 +26,10 @@ from certbot_postfix import (
     tables,
     transaction,
 )
-from certbot_postfix.certificates import Bundle
+from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.configuration import Configuration, names
 from certbot_postfix.errors import Error
-from certbot_postfix.inventory import Inventory
+from certbot_postfix.inventory import Inventory, private_keys
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
 from certbot_postfix.plan import Edit, Override, Plan, Wanted
@@ -52,12 +52,14 @@ logger = logging.getLogger(__name__)
 class Wish:
     """What the administrator wants of a deployment.
 
-    With *by_name*, a lineage may be served to those only who ask for its names.
+    With *by_name*, a lineage may be served to those only who ask for its names; with
+    *replace*, certificates of the administrator's own may go out of service.
     """
 
     profile: Profile = Profile.OPPORTUNISTIC
     client: ClientLevel = ClientLevel.MAY
     by_name: bool = True
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class Deployment:
         placed = self._placed(new, wish)
         now = datetime.now(timezone.utc)
         displaced = [each.leaf for each in placed.displaced]
-        warnings += plan.lost(bundle.leaf, displaced, placed.table, now)
+        lineages = self._leaves() if displaced else {}
+        warnings += plan.lost(bundle.leaf, displaced, placed.table, now, lineages)
         warnings += self._conflicts(sni.keys_with(placed.table, str(path)))
         before = self.tables.text()
         if before is not None and placed.table:
@@ -143,7 +146,8 @@ class Deployment:
             size = len(placed.table)
             form = sni.fit(self.configuration, self.inventory.form, size)
         warnings += self._resolvers(wish)
-        wanted = Wanted(placed.chain, self.tables.path, form)
+        kept = self._kept(placed)
+        wanted = Wanted(placed.chain, self.tables.path, form, kept)
         decisions = plan.decide(self.configuration, wanted, wish.profile, wish.client)
         main_cf = transaction.stage(self.postfix, decisions, self.staging)
         return Proposal(
@@ -172,11 +176,55 @@ class Deployment:
         host = self.configuration.value("myhostname")
         now = datetime.now(timezone.utc)
         placed = placement.place(new, standing, host, now)
+        if wish.replace:
+            gone = (*placed.displaced, *placed.kept)
+            placed = replace(placed, displaced=gone, kept=())
+        else:
+            self._refuse_loss(new, placed)
         if placed.by_name:
             placement.refuse(new, standing.default, host, self._no_table(wish))
         elif self._no_table(wish) and not standing.table:
-            return Placement(placed.chain, {}, placed.displaced)
+            return replace(placed, table={})
         return placed
+
+    def _leaves(self) -> dict[str, Certificate]:
+        """Return the newest leaf certificate of each lineage."""
+        found = ((each.name, each.leaf()) for each in self.inventory.lineages())
+        return {name: leaf for name, leaf in found if leaf}
+
+    def _kept(self, placed: Placement) -> tuple[chainfiles.Half, ...]:
+        return tuple(filter(None, map(self.inventory.half, placed.kept)))
+
+    def _refuse_loss(self, new: Deployed, placed: Placement) -> None:
+        """Raise `Error` if a certificate of the administrator's own cannot be kept.
+
+        That is one half of an RSA and an ECDSA certificate, if it shares a file with
+        the half that is replaced, or if the SNI table would hide it.
+        """
+        hidden = placement.shared(placed.kept, self.bundles) & placed.table.keys()
+        lost = [
+            each.path for each in placed.kept if hidden or not self.inventory.half(each)
+        ]
+        lost += [
+            each.path
+            for each in placed.displaced
+            if each.path.parent != self.bundles
+            and not placement.useless([each], datetime.now(timezone.utc))
+            and private_keys(each.path) > 1
+        ]
+        if not lost:
+            return
+        types = sorted({each.leaf.key_type for each in placed.kept} or {"other"})
+        advice = "use --postfix-replace-default if that may be"
+        if placed.kept:
+            told = plan.second(new.leaf, types[0], self._leaves())
+            advice += f", and {told}"
+        raise Error(
+            f"main.cf serves a second certificate by default, from {lost[0]}, which"
+            f" cannot stay beside that of {new.path.stem}: clients that know no other"
+            f" type of key ({', '.join(types)}) would get no TLS; nothing was changed",
+            hint=advice,
+        )
 
     def _no_table(self, wish: Wish) -> str:
         """Return why there may be no table of names, or nothing."""

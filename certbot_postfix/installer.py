@@ -191,6 +191,7 @@ class Installer(common.Installer):
                     Profile(self.conf("tls-profile")),
                     ClientLevel(self.conf("client-level")),
                     by_name=self.conf("sni") == "auto",
+                    replace=self.conf("replace-default"),
                 ),
             )
             self._show(lineage.name, proposal)

@@ -98,6 +98,21 @@ class Inventory:
         peers = leaves({Path(path) for paths in found for path in paths})
         return Standing(self.default(), self.table, peers)
 
+    def half(self, kept: Deployed) -> chainfiles.Half | None:
+        """Return what main.cf names for *kept*, None if that cannot stand alone."""
+        return chainfiles.half(
+            self.configuration, kept.path, kept.leaf.key_type, private_keys
+        )
+
+    def listed(
+        self, path: Path, names: Iterable[str], default: Collection[Deployed]
+    ) -> set[str]:
+        """Return those of the *names* of a bundle that belong into the table."""
+        if all(each.path != path for each in default):
+            return set(names)
+        apart = placement.shared(default, self.bundles)
+        return {name for name in names if sni.key(name) not in apart}
+
     def uses(self, path: Path) -> bool:
         """Whether Postfix reads the bundle *path*."""
         default = chainfiles.deployed(self.configuration, self.bundles)
@@ -155,13 +170,20 @@ class Inventory:
     def misnamed(self) -> list[Lineage]:
         """Return the lineages for whose names the table is not as they have them."""
         table = self.table
-        default = [str(each.path) for each in self.default()]
+        default = self.default()
+        of_default = [str(each.path) for each in default]
         paths = {str(self.path_of(each)): each for each in self.lineages()}
         there = leaves(map(Path, sorted(sni.bundles(table) & paths.keys())))
         return [
             paths[str(each.path)]
             for each in there
-            if sni.renewed(table, str(each.path), each.leaf.names, default) != table
+            if sni.renewed(
+                table,
+                str(each.path),
+                self.listed(each.path, each.leaf.names, default),
+                of_default,
+            )
+            != table
         ]
 
     def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
@@ -307,6 +329,14 @@ def leaves(paths: Iterable[Path]) -> list[Deployed]:
     """Return each of *paths* that exists with its leaf certificate."""
     found = ((path, certificates_in(path)) for path in paths)
     return [Deployed(path, chain[0]) for path, chain in found if chain]
+
+
+def private_keys(path: Path) -> int:
+    """Return how many private keys there are in *path*; two if it cannot be read."""
+    try:
+        return files.read(path).count(b"PRIVATE KEY-----") // 2
+    except Error:
+        return 2
 
 
 def certificates_in(path: Path) -> list[Certificate]:

@@ -3,7 +3,7 @@
 Pure: certificates, the table and a time in, a `Placement` out.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,12 +28,14 @@ class Placement:
 
     *chain* has the bundles that are served by default, with their types of key; it is
     empty if the lineage is served by name, and the default stays.  *displaced* are
-    certificates that are not served by default any more.
+    certificates that are not served by default any more, *kept* those of the
+    administrator's that stay beside the *chain*.
     """
 
     chain: Mapping[Path, str]
     table: Table
     displaced: tuple[Deployed, ...] = ()
+    kept: tuple[Deployed, ...] = ()
 
     @property
     def by_name(self) -> bool:
@@ -70,17 +72,45 @@ def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placem
         # A default that was deployed again may have other names than its partner.
         (same and same == bundles)
         or certificates.covers(new.leaf.names, host)
-        or _useless(default, now)
+        or useless(default, now)
     ):
         beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
         members = [*beside, new]
     else:
         return Placement({}, _by_name(new, bundles, standing))
     chain = {each.path: each.leaf.key_type for each in members}
+    if new.path in present:
+        return Placement(chain, _with_default(new, members, standing))
+    kept = tuple(other_halves(default, members, now))
     gone = tuple(
-        each for each in default if new.path not in present and each.path not in chain
+        each for each in default if each.path not in chain and each not in kept
     )
-    return Placement(chain, _with_default(new, members, standing), gone)
+    return Placement(chain, _with_default(new, members, standing), gone, kept)
+
+
+def other_halves(
+    default: Collection[Deployed], members: Collection[Deployed], now: datetime
+) -> Iterator[Deployed]:
+    """Yield what the administrator serves by default, and can beside *members*.
+
+    That is one certificate for each type of key that they lack, valid, not self-signed,
+    and for some of their names: clients that know no other type of key depend on it.
+    """
+    types = {each.leaf.key_type for each in members}
+    if types.isdisjoint(each.leaf.key_type for each in default):
+        return  # what is replaced has no other half
+    names = {name for each in members for name in each.leaf.names}
+    ours = {each.path.parent for each in members}
+    for each in default:
+        leaf = each.leaf
+        if (
+            leaf.key_type not in types
+            and each.path.parent not in ours
+            and not names.isdisjoint(leaf.names)
+            and not useless([each], now)
+        ):
+            types.add(leaf.key_type)
+            yield each
 
 
 def refuse(
@@ -127,7 +157,8 @@ def heirs(
     return found
 
 
-def _useless(default: Collection[Deployed], now: datetime) -> bool:
+def useless(default: Collection[Deployed], now: datetime) -> bool:
+    """Whether all of *default* are self-signed or expired."""
     return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
 
 
@@ -135,7 +166,11 @@ def _by_name(new: Deployed, default: Collection[Deployed], standing: Standing) -
     # The default's names are in the table as well, or Postfix would log each time that
     # it did not find one.
     path, keys = str(new.path), sni.keys(new.leaf.names)
-    table = standing.table or _served(default)
+    table = standing.table or {
+        key: value
+        for key, value in _served(default).items()
+        if key not in shared(standing.default, new.path.parent)
+    }
     result = sni.without(table, path, sni.keys_with(table, path) - keys)
     known = {str(each.path): each.leaf for each in (*default, *standing.peers)}
     for key in keys:
@@ -185,6 +220,19 @@ def _with_default(
     ours = _served([new]).keys()
     taken = {key: it for key, it in served.items() if key in ours or key not in table}
     return {**left, **table, **taken}
+
+
+def shared(default: Collection[Deployed], directory: Path) -> set[str]:
+    """Return the keys of what the administrator serves by default beside *directory*'s.
+
+    A name that is in the table would get one half only, a name that is not gets both.
+    """
+    return sni.keys(
+        name
+        for each in default
+        if each.path.parent != directory
+        for name in each.leaf.names
+    )
 
 
 def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:

@@ -143,19 +143,21 @@ class Wanted:
 
     *chain* has the bundles that are served by default, with their types of key; if it
     is empty, the default stays.  *table* is the table of names, *form* its type of map;
-    without a type there is none.
+    without a type there is none.  What is *kept* of the administrator's is served
+    beside the chain.
     """
 
     chain: Mapping[Path, str]
     table: Path = Path()
     form: str = ""
+    kept: tuple[chainfiles.Half, ...] = ()
 
 
 def decide(
     configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
 ) -> tuple[Decision, ...]:
     """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
-    chain = list(chainfiles.serve(configuration, wanted.chain))
+    chain = list(chainfiles.serve(configuration, wanted.chain, wanted.kept))
     decisions = [
         *chain,
         *(screening.follow(configuration, chain) if wanted.chain else ()),
@@ -170,20 +172,35 @@ def decide(
 
 
 def lost(
-    new: Certificate, displaced: Iterable[Certificate], table: Table, now: datetime
+    new: Certificate,
+    displaced: Iterable[Certificate],
+    table: Table,
+    now: datetime,
+    lineages: Mapping[str, Certificate] = {},
 ) -> list[str]:
-    """Say what clients lose when *new* takes the place of good certificates."""
+    """Say what clients lose when *new* takes the place of good certificates.
+
+    One of the *lineages* may have what is lost.
+    """
     good = [old for old in displaced if not old.self_signed and old.not_after > now]
     told = [
         f"{old} with its {old.key_type} key will not be served any more, and clients"
         f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
-        f" obtain the certificate with --key-type {old.key_type.lower()}"
+        f" {second(new, old.key_type, lineages)}"
         for old in good
         if old.key_type not in ("", new.key_type)
     ]
     names = {name for old in good for name in old.names - new.names}
     gone = sorted(name for name in names if sni.key(name) not in table)
     return [*told, *([f"no longer covered: {', '.join(gone)}"] if gone else [])]
+
+
+def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate]) -> str:
+    """Say how to have a certificate with a *key_type* served beside *new*."""
+    for name, leaf in lineages.items():
+        if leaf.key_type == key_type and leaf.names == new.names:
+            return f"run `certbot install -i postfix --cert-name {name}`, too"
+    return f"obtain the certificate with --key-type {key_type.lower()}, too"
 
 
 def overridden(

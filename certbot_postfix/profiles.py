@@ -68,6 +68,12 @@ def declare(add: Callable[..., None]) -> None:
         help="whether a certificate that does not cover the server's own name is"
         " served to those who ask for its names: auto or never",
     )
+    add(
+        "replace-default",
+        action="store_true",
+        help="let the certificate replace an RSA and an ECDSA certificate of your own,"
+        " even if one of them cannot stay beside it",
+    )
     _declare_policies(add)
     add(
         "verify-timeout",

@@ -186,12 +186,14 @@ class Renewal:
 
     def _renewed(self, bundles: Mapping[Path, Bundle]) -> Table:
         table = self.inventory.table
-        default = [str(each.path) for each in self.inventory.default()]
+        default = self.inventory.default()
+        of_default = [str(each.path) for each in default]
         for path, bundle in bundles.items():
             safe = bundle.leaf.key_type in sni.KEY_TYPES
-            names = bundle.leaf.names if safe else frozenset[str]()
+            able = bundle.leaf.names if safe else frozenset[str]()
+            names = self.inventory.listed(path, able, default)
             if table:
-                table = sni.renewed(table, str(path), names, default)
+                table = sni.renewed(table, str(path), names, of_default)
         return table
 
     @contextlib.contextmanager

@@ -93,7 +93,9 @@ def render(table: Table) -> bytes:
             raise Error(
                 f"{PARAMETER} cannot name {path}: Postfix allows no blank, comma or"
                 " quote there",
-                hint="choose another --config-dir for certbot",
+                hint="give the certificate another --cert-name, without one"
+                if _SEPARATORS.search(Path(path).name)
+                else "choose another --config-dir for certbot",
             )
     lines = (f"{key} {','.join(table[key])}\n" for key in sorted(table))
     return HEADER + "".join(lines).encode(errors="surrogateescape")

@@ -2,19 +2,23 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from certbot_postfix import sni, transaction
 from certbot_postfix.deployment import Deployment, Wish
+from certbot_postfix.errors import Error
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.rules import Change
 from tests.lab import (
+    Authority,
     Issued,
     PrivatePostfix,
     install_lineage,
@@ -65,6 +69,9 @@ class Scene:
         proposal = deployment.propose(self.lineage, LEAST)
         deployment.apply(proposal, Checkpoint())
         deployment.serve(proposal)
+
+    def lineage_named(self, name: str) -> Lineage:
+        return Lineage.live(self.certbot_dir / "live", name)
 
     def warnings(self) -> list[str]:
         """Return what would be warned of if the lineage were deployed."""
@@ -265,6 +272,151 @@ def test_a_checkpoint_of_another_installer_is_restored_without_a_warning(
 
     assert other.read_bytes() == b"before\n"
     assert caplog.messages == []
+
+
+# An RSA and an ECDSA certificate of the administrator's own
+
+
+def pair(
+    scene: Scene, base: Path, authority: Authority, form: str
+) -> dict[str, Issued]:
+    """Have Postfix serve both by default, and return them."""
+    both = {
+        kind: authority.issue(NAME, f"old.{NAME}", key=pki.generate_key(kind))
+        for kind in ("rsa", "ecdsa")
+    }
+    for kind, issued in both.items():
+        bundle(base / f"{kind}.pem", issued)
+        bundle(base / f"{kind}.key", issued).write_bytes(issued.key_pem)
+        (base / f"{kind}.crt").write_bytes(issued.fullchain_pem)
+    rsa, ecdsa = base / "rsa", base / "ecdsa"
+    older = {
+        "smtpd_tls_cert_file": f"{rsa}.crt",
+        "smtpd_tls_key_file": f"{rsa}.key",
+        "smtpd_tls_eccert_file": f"{ecdsa}.crt",
+        "smtpd_tls_eckey_file": f"{ecdsa}.key",
+    }
+    if form != "older":
+        scene.postfix.postconf("-#", *list(older)[:2])
+    bundle(base / "one.pem", both["rsa"]).write_bytes(
+        both["rsa"].bundle_pem + both["ecdsa"].bundle_pem
+    )
+    lists = {
+        "bundles": [f"{rsa}.pem", f"{ecdsa}.pem"],
+        "files": [f"{rsa}.key", f"{rsa}.crt", f"{ecdsa}.key", f"{ecdsa}.crt"],
+        "one file": [base / "one.pem"],
+    }
+    parameters = (
+        older
+        if form == "older"
+        else {"smtpd_tls_chain_files": ", ".join(map(str, lists[form]))}
+    )
+    scene.postfix.set(**parameters)
+    return both
+
+
+def presented(scene: Scene, kind: str, name: str = "") -> x509.Certificate:
+    """Return what a client of TLS 1.2 gets that knows one *kind* of key alone."""
+    port = scene.postfix.ports["smtp"]
+    done = subprocess.run(
+        [
+            *("openssl", "s_client", "-starttls", "smtp", "-tls1_2"),
+            *("-connect", f"{LOOPBACK}:{port}", "-cipher", f"a{kind.upper()}"),
+            *(["-servername", name] if name else ["-noservername"]),
+        ],
+        check=False,
+        input=b"QUIT\r\n",
+        capture_output=True,
+        timeout=30,
+    )
+    return x509.load_pem_x509_certificate(done.stdout)
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("form", "service_with_its_own"),
+    [("bundles", False), ("files", False), ("older", False), ("older", True)],
+)
+@pytest.mark.parametrize(("ours", "theirs"), [("rsa", "ecdsa"), ("ecdsa", "rsa")])
+def test_the_other_half_of_the_administrator_s_default_stays(
+    scene, base, authority, form, ours, theirs, service_with_its_own
+):
+    both = pair(scene, base, authority, form)
+    if service_with_its_own:
+        submission = f"127.0.0.1:{scene.postfix.ports['submission']}/inet"
+        scene.postfix.postconf(
+            "-P",
+            f"{submission}/smtpd_tls_cert_file={base}/rsa.crt",
+            f"{submission}/smtpd_tls_key_file={base}/rsa.key",
+        )
+        scene.postfix.settle()
+    issued = authority.issue(NAME, key=pki.generate_key(ours))
+    install_lineage(scene.certbot_dir, NAME, issued)
+    scene.postfix.start()
+
+    scene.deploy()
+    after = scene.postfix.main_cf.read_bytes()
+    newer = authority.issue(NAME, key=pki.generate_key(ours))
+    renew_lineage(scene.certbot_dir, NAME, newer)
+    assert scene.deployment.renew(scene.lineage)
+
+    assert presented(scene, ours) == newer.leaf
+    assert presented(scene, theirs) == both[theirs].leaf
+    assert scene.postfix.main_cf.read_bytes() == after
+    assert "disabling TLS" not in scene.postfix.log()
+
+
+@pytest.mark.postfix
+def test_a_lineage_by_name_hides_no_half_of_the_default(scene, base, authority):
+    both = pair(scene, base, authority, "bundles")
+    rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
+    install_lineage(scene.certbot_dir, NAME, rsa)
+    other = authority.issue("shop.example.net")
+    install_lineage(scene.certbot_dir, "shop", other)
+    scene.postfix.start()
+    scene.deploy()
+    deployment = scene.deployment
+    proposal = deployment.propose(scene.lineage_named("shop"), LEAST)
+    deployment.apply(proposal, Checkpoint())
+    deployment.serve(proposal)
+    newer = authority.issue(NAME, key=pki.generate_key("rsa"))
+    renew_lineage(scene.certbot_dir, NAME, newer)
+    assert scene.deployment.renew(scene.lineage)
+
+    assert presented(scene, "ecdsa", "shop.example.net") == other.leaf
+    assert presented(scene, "ecdsa", NAME) == both["ecdsa"].leaf
+    assert presented(scene, "rsa", NAME) == newer.leaf
+
+
+def test_a_half_that_cannot_stay_is_not_replaced_without_the_option(
+    scene, base, authority
+):
+    pair(scene, base, authority, "one file")
+    install_lineage(
+        scene.certbot_dir, NAME, authority.issue(NAME, key=pki.generate_key("rsa"))
+    )
+    before = scene.postfix.main_cf.read_bytes()
+
+    with pytest.raises(Error, match=f"{base}/one.pem, which cannot stay") as caught:
+        scene.deploy()
+
+    assert "--postfix-replace-default" in caught.value.hint
+    assert scene.postfix.main_cf.read_bytes() == before
+    scene.deployment.propose(scene.lineage, replace(LEAST, replace=True))
+
+
+def test_a_lineage_that_has_the_lost_type_of_key_is_named(scene, base, authority):
+    rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
+    scene.postfix.set(smtpd_tls_chain_files=str(bundle(base / "rsa.pem", rsa)))
+    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(
+        scene.certbot_dir, "mx-rsa", authority.issue(NAME, key=pki.generate_key("rsa"))
+    )
+
+    (warning,) = scene.warnings()
+
+    assert "certbot install -i postfix --cert-name mx-rsa" in warning
+    assert "--key-type" not in warning
 
 
 # Files of certbot's that are named elsewhere

@@ -284,11 +284,14 @@ def test_the_reason_names_a_parameter_that_is_there(release):
 
 
 @pytest.mark.parametrize("blank", [" ", "\t", ","])
-def test_a_path_that_a_list_cannot_hold_is_refused(blank):
+@pytest.mark.parametrize(
+    ("path", "option"), [("a{}b.pem", "--cert-name"), ("a{}b/mx.pem", "--config-dir")]
+)
+def test_a_path_that_a_list_cannot_hold_is_refused(blank, path, option):
     with pytest.raises(Error, match="Postfix allows no blank or comma there") as caught:
-        decide(configured(), served(BUNDLES / f"a{blank}b.pem"))
+        decide(configured(), served(BUNDLES / path.format(blank)))
 
-    assert "--config-dir" in caught.value.hint
+    assert option in caught.value.hint
 
 
 def test_a_dollar_in_the_path_is_doubled_and_found_again():
