@@ -57,6 +57,8 @@ class Serving:
         self.say = say
         # What each endpoint answered before anything was changed, if known.
         self.baseline: Baseline | None = None
+        # The directory with which the Postfix was started that is met, if another.
+        self._elsewhere: Path | None = None
         # The same, before an undo was begun that is not of this process.
         self._lately: Baseline | None = None
         self._log: MailLog | None = None  # from the last reload on
@@ -162,7 +164,7 @@ class Serving:
         except UnansweredError:
             # A service that died at its start stays down for a minute, whatever is
             # fixed and reloaded.  One that did not answer before is no reason.
-            if self.baseline is None:
+            if self.baseline is None or self._elsewhere:
                 raise
             self.postfix.restart()
         else:
@@ -173,11 +175,14 @@ class Serving:
 
     def _reload(self, configuration: Configuration) -> bool:
         """Reload, if Postfix runs; return whether it does."""
+        self._elsewhere = self.postfix.elsewhere(configuration)
         if not self.ran:
+            another = f" ({self._started()})" if self._elsewhere else ""
             logger.warning(
                 "Postfix in %s does not run and was not started; what it will serve"
-                " could not be proven.",
+                " could not be proven%s.",
                 self.postfix.directory,
+                another,
             )
             return False
         self._log = MailLog(configuration)
@@ -252,12 +257,21 @@ class Serving:
 
     def _error(self, failures: list[Failure]) -> ProofError:
         """Return the error for *failures*, of which there is one at least."""
-        words = clauses(failures)
         kinds = {type(failure.error) for failure in failures}
+        if self._elsewhere:
+            return (UnansweredError if UnansweredError in kinds else ProofError)(
+                f"{self._started()} and does not read {self.postfix.directory}",
+                hint=f"name {self._elsewhere} as Postfix's configuration directory, or"
+                f" stop Postfix and start it with {self.postfix.directory}",
+            )
+        words = clauses(failures)
         if self._log and kinds & {UnansweredError, ProofError}:
             words += filter(None, [self._log.cause()])
         kind = UnansweredError if UnansweredError in kinds else ProofError
         return kind("; ".join(words), hint=hint(failures))
+
+    def _started(self) -> str:
+        return f"the Postfix that listens there was started with {self._elsewhere}"
 
     def _must_run(self) -> None:
         if not self.postfix.running():

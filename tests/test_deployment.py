@@ -1,6 +1,7 @@
 """The use cases, with whatever else the administrator has set up."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -214,6 +215,28 @@ def test_a_certificate_is_proven_to_a_client_that_postscreen(
     (words,) = scene.said
     assert words.startswith("Verified: ")
     assert name in words
+
+
+@pytest.mark.postfix
+def test_who_listens_in_place_of_a_postfix_that_does_not_run_is_told(
+    scene, base, authority, caplog
+):
+    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    running, here = scene.postfix.config_dir, base / "here"
+    shutil.copytree(running, here)
+    (base / "another-queue").mkdir()
+    scene.postfix.start()
+    scene.postfix.config_dir = here
+    scene.postfix.set(queue_directory=str(base / "another-queue"))
+    before = scene.postfix.served()
+
+    scene.deploy()
+
+    (warning,) = caplog.messages
+    assert f"{here} does not run" in warning
+    assert f"was started with {running}" in warning
+    assert scene.postfix.served() == before
+    scene.postfix.config_dir = running
 
 
 # Other instances, and other installers

@@ -583,6 +583,28 @@ def test_the_postfix_that_runs_must_read_what_is_changed(
     state.assert_kept()
 
 
+def test_a_renewal_that_the_postfix_that_runs_does_not_read_is_told_as_such(
+    postfix, certbot, issued, base, authority
+):
+    first, here = postfix.config_dir, base / "here"
+    shutil.copytree(first, here)
+    deploy(certbot, postfix)
+    renew_lineage(certbot.config_dir, NAME, authority.issue(NAME))
+    bundle = certbot.bundle(NAME).read_bytes()
+    postfix.stop()
+    postfix.config_dir = here
+    postfix.start()
+    postfix.config_dir = first
+
+    done = missed(certbot, postfix)
+
+    assert done.returncode == 1
+    cause = f"the Postfix that listens there was started with {here} and does not read"
+    assert cause in told(done)
+    assert "snakeoil" not in told(done)
+    assert certbot.bundle(NAME).read_bytes() == bundle
+
+
 def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(
     postfix, certbot, issued, authority
 ):
