@@ -14,7 +14,7 @@ help:
 	@echo "make lint       check format, style and types"
 	@echo "make dist       build sdist and wheel, and check them"
 	@echo "make deb        build the Debian package, and check it"
-	@echo "make distro-test  try that package in Debian 12 and 13"
+	@echo "make distro-test  try that package in Debian 12 and 13, and upgrade to 14"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"
 	@echo "make clean      remove what these targets made"
@@ -58,7 +58,7 @@ reproducible: | packages-to-build
 	done
 	@echo "the same, byte for byte"
 
-SUITES = bookworm trixie
+SUITES = bookworm trixie trixie:forky
 .PHONY: distro-test
 distro-test: deb
 	tools/distro-test $(SUITES)

@@ -1,7 +1,8 @@
 """The databases that postmap(1) makes of a table: built beside, and renamed.
 
 Readers see the old one or the new one, whole, whatever ends the process that builds.
-An old one is kept until `keep`, for `undo`.  Raises `errors.Error`.
+An old one is kept until `keep`, for `undo`, and so is one of another type: main.cf may
+still name it.  Raises `errors.Error`.
 """
 
 import os
@@ -22,6 +23,8 @@ class Databases:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.built = False  # by this process
+        self._created: list[Path] = []
+        self._obsolete: list[Path] = []
 
     def there(self) -> list[Path]:
         """Return the databases that there are."""
@@ -47,34 +50,40 @@ class Databases:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def copied(self, copy: Path) -> bool:
-        """Copy the databases beside *copy*; return whether there are any."""
-        for old in self.there():
+    def copied(self, copy: Path) -> list[Path]:
+        """Copy the databases beside *copy*; return the copies."""
+        copies = [copy.with_name(old.name) for old in self.there()]
+        for old, target in zip(self.there(), copies, strict=True):
             with files.explained("copy", old):
-                target = copy.with_name(old.name)
                 target.touch(mode=0o600)
                 shutil.copyfile(old, target)
-        return bool(self.there())
+        return copies
 
-    def put(self, copy: Path, register: Callable[[Path], None]) -> None:
-        """Rename what was built beside *copy* into place, and remove other types.
+    def put(self, copy: Path, register: Callable[[Path], None] | None = None) -> None:
+        """Rename what was built beside *copy* into place; `keep` removes other types.
 
-        What is new is told to *register* before it is there.
+        What is new is told to *register* before it is there, or removed by `undo`.
         """
         built = [path for path in copy.parent.iterdir() if path != copy]
         self.built = True
         for path in built:
-            self._put(path, register)
-        for old in self.there():
-            if old.name not in {path.name for path in built}:
-                files.remove(old)  # of another type, and out of date
+            self._put(path, register or self._created.append)
+        names = {path.name for path in built}
+        self._obsolete = [old for old in self.there() if old.name not in names]
+
+    def outdate(self) -> None:
+        """Let `keep` remove them all: the table is read as text from now on."""
+        self.built = True
+        self._obsolete = self.there()
 
     def undo(self) -> bool:
         """Bring back what was replaced; return whether anything was."""
         kept = self.kept()
         for path in kept:
             files.bring_back(path)
-        return bool(kept)
+        created, self._created, self._obsolete = self._created, [], []
+        files.remove(*created)
+        return bool(kept or created)
 
     def kept(self) -> list[Path]:
         """Return the files of which an old one is kept."""
@@ -82,7 +91,8 @@ class Databases:
 
     def keep(self) -> None:
         """Forget what was replaced: what is there now is proven."""
-        files.remove(*map(files.previous, self._all()))
+        files.remove(*map(files.previous, self._all()), *self._obsolete)
+        self._created, self._obsolete = [], []
 
     def remove(self) -> None:
         """Remove the table and its databases."""

@@ -17,6 +17,7 @@ from certbot_postfix import (
     chainfiles,
     databases,
     files,
+    maptypes,
     placement,
     plan,
     renewal,
@@ -113,7 +114,7 @@ class Deployment:
         self.kept = bundles / "main.cf.before-rollback"
         self._before: Table | None = None  # the table, before anything was undone
         self._undone: list[Path] = []
-        self._policies_undone = False
+        self._restored: set[Path] = set()
 
     @property
     def configuration(self) -> Configuration:
@@ -144,7 +145,13 @@ class Deployment:
         form = ""
         if placed.table:
             size = len(placed.table)
-            form = sni.fit(self.configuration, self.inventory.form, size)
+            form = maptypes.chosen(
+                self.postfix,
+                self.configuration,
+                self.inventory.form,
+                size,
+                sni.LARGE,
+            )
         warnings += self._resolvers(wish)
         kept = self._kept(placed)
         wanted = Wanted(placed.chain, self.tables.path, form, kept)
@@ -376,7 +383,7 @@ class Deployment:
         self._recall(checkpoints, interrupted=interrupted)
         if self._before is None:
             self._before = self.tables.found()
-        self._policies_undone |= self.outbound.path in final
+        self._restored |= final.keys()
         for checkpoint in checkpoints:
             self._restore(checkpoint)
 
@@ -412,9 +419,9 @@ class Deployment:
 
     def bring_back(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
-        if self._policies_undone:
+        if self._restored & {self.postfix.main_cf, self.outbound.path}:
             self.inventory.forget()
-            self.outbound.bring_back()
-            self._policies_undone = False
+            self.outbound.bring_back(changed=self.outbound.path in self._restored)
+            self._restored = set()
         self.renewal.bring_back(self._before or {}, *self._undone)
         self._before, self._undone = None, []

@@ -14,6 +14,7 @@ from certbot_postfix import (
     certificates,
     files,
     instances,
+    maptypes,
     promises,
     signals,
     sni,
@@ -175,6 +176,7 @@ class Renewal:
         inventory = self.inventory
         if not inventory.form:
             return
+        self._advise(table)
         before, text = inventory.table, sni.render(table)
         changed = sni.touched(before, table, *map(str, stale))
         if not stale or before.keys() - table.keys():
@@ -183,6 +185,21 @@ class Renewal:
             self.tables.build(inventory.form, table, changed)
         if text != self.tables.text():
             self.tables.replace(text)
+
+    def _advise(self, table: Table) -> None:
+        inventory = self.inventory
+        usual = maptypes.chosen(
+            inventory.postfix,
+            inventory.configuration,
+            inventory.form,
+            len(table),
+            sni.LARGE,
+        )
+        named = f"{inventory.form}:{self.tables.path}"
+        name = inventory.deployed()[0].stem
+        told = maptypes.outdated(inventory.configuration, named, usual, name)
+        if told:
+            logger.warning("%s", told)
 
     def _renewed(self, bundles: Mapping[Path, Bundle]) -> Table:
         table = self.inventory.table

@@ -8,13 +8,9 @@ value is the chain files for it, one bundle for each type of key.
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.hostnames import is_host
-
-if TYPE_CHECKING:  # certbot loads this module on every `renew`
-    from certbot_postfix.configuration import Configuration
 
 PARAMETER = "tls_server_sni_maps"
 NAME = "certbot_sni"
@@ -24,9 +20,6 @@ HEADER += b"# Written by certbot-postfix: edits are lost.\n"
 # Up to so many names, each process reads the bundles themselves (texthash); above, it
 # looks into a database that has copies of them.  docs/tables.rst has the figures.
 LARGE = 200
-
-# The databases that postmap(1) builds, and that can hold the content of files (-F).
-DATABASES = ("hash", "btree", "lmdb", "cdb")
 
 # OpenSSL 3.2 to 3.6 may crash when a name's chain has a key of another type.
 KEY_TYPES = ("RSA", "ECDSA", "Ed25519", "Ed448")
@@ -161,11 +154,3 @@ def parents(key: str) -> set[str]:
     """Return the further keys that are looked up when *key* is not found."""
     labels = key.removeprefix(".").split(".")
     return {"." + ".".join(labels[at:]) for at in range(1, len(labels))}
-
-
-def fit(configuration: "Configuration", now: str, size: int) -> str:
-    """Return the type of map for *size* names, where it is *now*, if it is there."""
-    database = configuration.value("default_database_type")
-    if size > LARGE and database in DATABASES and now in ("", "texthash"):
-        return database
-    return now or "texthash"

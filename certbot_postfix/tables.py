@@ -2,11 +2,11 @@
 
 A database holds copies of private keys.  It is built beside, in a directory that only
 root may enter, and renamed: readers see the old or the new one, whole, and one that
-lay there readable by others does not pass that on.  What postmap(1) warns of is a
-failure: it exits with 0 when it leaves out a name.  Raises `errors.Error`.
+lay there readable by others does not pass that on.  Raises `errors.Error`.
 """
 
 import base64
+import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,8 +14,13 @@ from pathlib import Path
 from certbot_postfix import databases, files, sni
 from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error, ProgramError
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix import Postfix, reason
 from certbot_postfix.sni import Table
+
+logger = logging.getLogger(__name__)
+
+# A database of names has copies of files: so many are compared at once.
+_AT_ONCE = 500
 
 
 class Tables:
@@ -47,7 +52,7 @@ class Tables:
         form: str,
         table: Table,
         changed: Collection[str] | None = None,
-        register: Callable[[Path], None] = lambda _: None,
+        register: Callable[[Path], None] | None = None,
     ) -> None:
         """Make the database of type *form* of *table*; the old one is kept for `undo`.
 
@@ -55,7 +60,7 @@ class Tables:
         database that is new is told to *register* before it is there.
         """
         if form == "texthash":  # a database would be out of date, with old keys
-            files.remove(*self.databases.there())
+            self.databases.outdate()
         if form in ("", "texthash"):
             return
         with files.explained("make private", self.path):
@@ -67,14 +72,31 @@ class Tables:
             few = 0 < len(part) * 10 <= len(table)
             # Whatever has lost its bundle keeps its copy.
             few = few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
-            if few and form != "cdb" and self.databases.copied(copy):
-                _refuse_empty(part)
-                self.postfix.map("-irF", f"{form}:{copy}", text=_lines(part))
-            else:
+            if not (few and form != "cdb" and self._add(f"{form}:{copy}", copy, part)):
                 _refuse_empty(table)
-                self.postfix.map("-F", f"{form}:{copy}")
-            self._refuse_unwritten(f"{form}:{copy}", table, part or table)
+                said = self.postfix.map("-F", f"{form}:{copy}")
+                self._refuse_unwritten(f"{form}:{copy}", table, said)
             self.databases.put(copy, register)
+
+    def _add(self, database: str, copy: Path, part: Table) -> bool:
+        """Change a copy of the *database* for *part*; return whether that was done.
+
+        postmap(1) may redirect one type to another, so that it changes no file that is
+        there, or none that can be changed: then the copies are gone again.
+        """
+        copies = self.databases.copied(copy)
+        if len(copies) == 1:
+            _refuse_empty(part)
+            try:
+                said = self.postfix.map("-irF", database, text=_lines(part))
+            except ProgramError as error:
+                logger.debug("it is made anew: %s", error)
+            else:
+                if set(copy.parent.iterdir()) == {copy, *copies}:
+                    self._refuse_unwritten(database, part, said)
+                    return True
+        files.remove(*(path for path in copy.parent.iterdir() if path != copy))
+        return False
 
     def replace(self, text: bytes) -> None:
         """Write the *text*; the old one is kept for `undo`."""
@@ -90,23 +112,37 @@ class Tables:
         if self.databases.built and self.databases.undo():
             return
         table = self.read()
-        if before != table or not self.databases.there() or self.databases.kept():
+        current = before == table and self.databases.there()
+        if not current or self.databases.kept() or not self._answers(form, table):
             self.build(form, table)
 
-    def _refuse_unwritten(
-        self, database: str, table: Table, keys: Collection[str]
-    ) -> None:
+    def _answers(self, form: str, table: Table) -> bool:
+        """Whether Postfix finds the last key of *table*, if it has any."""
+        key = max(table, default="")
+        try:
+            return not key or key in self.postfix.answers(f"{form}:{self.path}", {key})
+        except ProgramError:
+            return False
+
+    def _refuse_unwritten(self, database: str, table: Table, said: str) -> None:
+        """Raise `ProgramError` if *database* lacks the last key of *table*.
+
+        Or any, where postmap(1) *said* what may mean that it has left something out.
+        """
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
-        key = max(keys, default="")
-        answer = self.postfix.answers(database, {key}).get(key, "") if key else ""
-        copies = base64.b64decode(answer)
-        paths = map(Path, table.get(key, ()))
-        if not all(files.read(path).strip() in copies for path in paths):
-            raise ProgramError(
-                f"postmap did not write {database}, and gave no reason:"
-                " the table of names stays as it was",
-                hint="is the disk full?",
-            )
+        keys = sorted(table) if said else sorted(table)[-1:]
+        for at in range(0, len(keys), _AT_ONCE):
+            some = keys[at : at + _AT_ONCE]
+            answers = self.postfix.answers(database, some)
+            for key in some:
+                copies = base64.b64decode(answers.get(key, ""))
+                paths = map(Path, table[key])
+                if not all(files.read(path).strip() in copies for path in paths):
+                    raise ProgramError(
+                        f"postmap did not write {database}, and"
+                        f" {reason(said)}: the table of names was left unchanged",
+                        hint="is the disk full?",
+                    )
 
 
 def _refuse_empty(table: Table) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from certbot_postfix import sni
+from certbot_postfix import maptypes, sni
 from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.postfix import Postfix
@@ -76,7 +76,9 @@ class Host:
             table[name] = (str(path),)
         deployment = self.deployment()
         deployment.tables.replace(sni.render(table))
-        form = sni.fit(deployment.configuration, "", count)
+        form = maptypes.chosen(
+            deployment.postfix, deployment.configuration, "", count, sni.LARGE
+        )
         deployment.tables.build(form, table)
         self.postfix.set(tls_server_sni_maps=f"{form}:{deployment.tables.path}")
 

@@ -62,6 +62,12 @@ class Scene:
         self.postfix.settle()
         return proposal
 
+    def follow(self, form: str) -> None:
+        """Let main.cf name the table as *form*, as one with many domains would be."""
+        if form != "texthash":
+            self.postfix.set(default_database_type=form)
+        self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
+
     def refresh(self) -> list[str]:
         """Do what certbot renew does, if it is due; return what failed."""
         if not gathering.due(self.path, self.bundles, self.now):
@@ -249,7 +255,7 @@ def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
         "other.example.net"
     ]
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
-    assert value == f"texthash:{own}, hash:{scene.path}"
+    assert value == f"texthash:{own}, texthash:{scene.path}"
 
 
 def test_it_is_told_that_policies_do_not_matter_where_mail_goes_elsewhere(scene):
@@ -287,10 +293,7 @@ def test_a_table_that_somebody_else_wrote_is_not_overwritten(scene):
 
 @pytest.mark.parametrize("form", ["hash", "btree", "lmdb", "cdb", "texthash"])
 def test_what_the_source_says_later_is_followed(scene, form):
-    if form == "texthash":
-        scene.postfix.set(smtp_tls_policy_maps=f"texthash:{scene.path}")
-    else:
-        scene.postfix.set(default_database_type=form)
+    scene.follow(form)
     scene.third.say(ONE)
     scene.apply()
     scene.third.say({"one.example.org": ("enforce", ["other.org"], LATER), **TWO})
@@ -302,6 +305,38 @@ def test_what_the_source_says_later_is_followed(scene, form):
     assert scene.answer("one.example.org") == wanted
     assert scene.postfix.main_cf.read_bytes() == before
     assert not list(scene.postfix.config_dir.glob(".certbot_tls_policy*"))
+
+
+def test_a_type_that_is_not_usual_any_more_is_kept_until_an_installation_moves_it(
+    certbot, scene, caplog
+):
+    scene.follow("hash")
+    scene.third.say(ONE)
+    scene.apply()
+    scene.postfix.set(default_database_type="cdb")
+    scene.postfix.settle()
+    scene.third.say(TWO | ONE)
+
+    assert scene.refresh() == []
+
+    (told,) = caplog.messages
+    assert "What to do: certbot install -i postfix --cert-name NAME" in told
+    assert scene.answer("one.example.org") == FIRST
+
+    install(certbot, scene)
+
+    value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
+    assert value == f"texthash:{scene.path}"
+    assert Databases(scene.path).there() == []
+    assert scene.answer("one.example.org") == FIRST
+
+    directory = ("--postfix-config-dir", str(scene.postfix.config_dir))
+    done = certbot("rollback", "-i", "postfix", *directory)
+
+    assert done.returncode == 0, done.stderr
+    value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
+    assert value == f"hash:{scene.path}"
+    assert scene.answer("one.example.org") == FIRST
 
 
 def test_a_refresh_reloads_a_postfix_that_runs_only_if_something_changed(scene):
@@ -414,6 +449,7 @@ def test_another_encoding_in_a_comment_does_no_harm(scene):
 
 
 def test_a_missing_database_is_made_again(scene):
+    scene.follow("hash")
     scene.third.say(ONE)
     scene.apply()
     (database,) = Databases(scene.path).there()
@@ -439,6 +475,7 @@ def test_where_main_cf_does_not_name_the_table_it_is_left_alone(scene, caplog):
 
 
 def test_what_was_killed_before_postfix_was_told_is_told_again(scene):
+    scene.follow("hash")
     scene.third.say(ONE)
     scene.apply()
     (database,) = Databases(scene.path).there()
@@ -630,7 +667,7 @@ def test_certbot_shows_and_writes_the_table_with_the_certificate(certbot, scene)
     told = install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
 
     assert f"+one.example.org {FIRST}" in told
-    assert f"+smtp_tls_policy_maps = hash:{scene.path}" in told
+    assert f"+smtp_tls_policy_maps = texthash:{scene.path}" in told
     assert scene.answer("one.example.org") == FIRST
 
 

@@ -171,7 +171,7 @@ def test_the_table_that_answers_is_named_with_what_it_means(scene, policy, capsy
     assert policy("test", "One.Example.ORG.") == 0
 
     assert capsys.readouterr().out == (
-        f"hash:{scene.path} has for one.example.org: secure, a server must have a"
+        f"texthash:{scene.path} has for one.example.org: secure, a server must have a"
         " trusted certificate with one of these names: mx.one.example.org,"
         " .example.net\n"
     )
@@ -201,7 +201,7 @@ def test_the_answer_is_that_of_postfix(
     scene.apply()
     table = base / "own"
     table.write_text(f"{own}\n")
-    ours = f"hash:{scene.path}"
+    ours = f"texthash:{scene.path}"
     scene.postfix.set(smtp_tls_policy_maps=f"texthash:{table}, {ours}")
 
     assert policy("test", domain) == 0

@@ -56,6 +56,8 @@ class Scene:
     def follow(self, form: str) -> None:
         """Follow the list, as *form*."""
         self.path.write_bytes(table.render(Settings((str(self.list),)), {}, (3, 7)))
+        if form != "texthash":  # as one with many domains would be
+            self.postfix.set(default_database_type=form)
         self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
         self.run()
 

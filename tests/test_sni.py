@@ -477,24 +477,3 @@ def test_what_was_named_is_found_once_and_can_be_taken_out_again(
     assert len(maplist.before(configuration.value(sni.PARAMETER), path)) == len(others)
     assert maplist.named(new, path, form) == new
     assert maplist.unnamed(new, path) == old
-
-
-# The type of map
-
-
-@pytest.mark.parametrize(
-    ("now", "size", "database", "form"),
-    [
-        pytest.param("", 1, "hash", "texthash", id="a new one"),
-        pytest.param("", sni.LARGE, "hash", "texthash", id="still small"),
-        pytest.param("", sni.LARGE + 1, "hash", "hash", id="large"),
-        pytest.param("texthash", sni.LARGE + 1, "lmdb", "lmdb", id="grown"),
-        pytest.param("hash", 1, "hash", "hash", id="a database stays one"),
-        pytest.param("cdb", sni.LARGE + 1, "hash", "cdb", id="of its own type"),
-        pytest.param("", sni.LARGE + 1, "dbm", "texthash", id="no known database"),
-    ],
-)
-def test_a_large_table_becomes_a_database_and_stays_one(now, size, database, form):
-    configuration = configured({"default_database_type": database})
-
-    assert sni.fit(configuration, now, size) == form

@@ -116,6 +116,7 @@ class Shop:
         if form != "texthash":
             done = self.postfix.command("postmap", "-F", f"{form}:{self.path}")
             assert not done.stderr
+            self.postfix.set(default_database_type=form)
         self.postfix.set(tls_server_sni_maps=f"{form}:{self.path}")  # settles all
 
     def deploy(self, name: str) -> None:
@@ -830,6 +831,57 @@ def test_no_client_fails_while_a_lineage_is_renewed_twenty_times(closed, form):
 
     assert clients.failed == []
     completes(shop, shop.hook(), issued, form)
+
+
+# Another type is usual now, as after an upgrade to Postfix 3.11
+
+
+def test_a_type_that_is_not_usual_any_more_is_kept_until_an_installation_moves_it(
+    closed,
+):
+    shop = shop_of("hash", closed)
+    shop.postfix.set(default_database_type="cdb")
+    notice = "hash/btree support is deprecated."
+    shop.postmap.disturb(f'echo "postmap: warning: {notice}" >&2; exec "$@"')
+    named = shop.postfix.main_cf.read_bytes()
+
+    issued = shop.renew("shop", *SHOP)
+    done = shop.hook()
+
+    assert (done.returncode, notice in done.stderr) == (3, False), done.stderr
+    assert "What to do: certbot install -i postfix --cert-name" in done.stderr
+    assert shop.postfix.main_cf.read_bytes() == named
+    assert shop.postfix.served("smtp", sni=SHOP[0]) == issued.leaf
+
+    succeeded(shop.install("shop"))
+
+    assert f"texthash:{shop.path}".encode() in shop.postfix.main_cf.read_bytes()
+    assert not shop.database("hash").exists()
+    assert shop.postfix.served("smtp", sni=SHOP[0]) == issued.leaf
+
+    succeeded(shop.certbot("rollback", *shop.options))
+
+    assert shop.postfix.main_cf.read_bytes() == named
+    assert shop.postfix.served("smtp", sni=SHOP[0]) == issued.leaf
+
+
+def test_a_database_that_is_moved_and_cannot_be_loaded_is_back_as_it_was(closed):
+    shop = shop_of("hash", closed)
+    shop.postfix.set(default_database_type="cdb")
+    state, before = State(shop), entry(shop.database("hash"))
+    program, once = shop.postfix.base / "postfix-once", shop.postfix.base / "once"
+    program.write_text(
+        f"#!/bin/sh\ncase $3 in reload) mkdir {once} && exit 1 ;; esac\n"
+        'exec postfix "$@"\n'
+    )
+    program.chmod(0o755)
+
+    done = shop.install("shop", "--postfix-ctl", str(program))
+
+    assert once.exists(), done.stderr
+    assert done.returncode == 1, done.stderr
+    state.assert_kept()
+    assert entry(shop.database("hash")) == before
 
 
 # Undoing a deployment

@@ -8,15 +8,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from certbot_postfix import (
     databases,
     files,
     maplist,
+    maptypes,
     rules,
     signals,
-    sni,
     transaction,
 )
 from certbot_postfix.configuration import Configuration
@@ -28,11 +29,19 @@ from certbot_postfix.policy import fitness, table, wiring
 from certbot_postfix.policy import service as services
 from certbot_postfix.policy.gathering import Gathering, Policies
 from certbot_postfix.policy.sources import Settings
+from certbot_postfix.postfix import reason
 from certbot_postfix.rules import Decision
 from certbot_postfix.serving import Serving
 from certbot_postfix.transaction import Checkpoint
 
 logger = logging.getLogger(__name__)
+
+# Up to so many domains, each process reads them all (texthash); above, it looks into a
+# database.  docs/tables.rst has the figures.
+LARGE = 5000
+
+# So many entries are compared with a database at once.
+_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class Outbound:
         configuration, wanted = self.configuration, policies.wanted
         form, text, decisions = "", None, list[Decision]()
         if wanted.lists or wanted.domains:
-            form = self.form or self._usual_form()
+            form = self._chosen(len(policies.entries))
             text = table.render(wanted, policies.entries, configuration.version)
             decisions += wiring.trust(configuration)
         if policies.daemon:
@@ -144,8 +153,8 @@ class Outbound:
         planned = proposal.plan
         try:
             if planned.table.after is not None:
-                register = checkpoint.before_creation
-                self._build(planned.form, planned.table.after, register)
+                after = planned.table.after
+                self._build(planned.form, after, checkpoint.before_creation)
             transaction.commit(planned, checkpoint)
         except BaseException:
             self.databases.undo()
@@ -175,21 +184,39 @@ class Outbound:
         policies = self.gather(wanted, now)
         text = table.render(wanted, policies.entries, self.configuration.version)
         changed = text != files.read(self.path) or self.databases.kept()
-        if changed or services.fault(self.postfix, f"{self.form}:{self.path}"):
+        if changed or services.fault(self.postfix, self._table):
+            self._advise(len(policies.entries))
             with signals.interruptible():
                 self._replace(text)
         return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
 
-    def bring_back(self) -> None:
-        """Make the database fit to the text, which is an old one again."""
-        if self.path.exists() and self.form:
-            if not self.databases.undo():
-                self._build(self.form, files.read(self.path), lambda _: None)
-            self.databases.keep()
+    def bring_back(self, *, changed: bool) -> None:
+        """Make the database fit to the text, which is an old one again if *changed*.
+
+        Or to the type that main.cf, which is an old one again, has for it.
+        """
+        if not self.path.exists() or not self.form:
+            return
+        undone = self.databases.undo()
+        if not undone and (changed or services.fault(self.postfix, self._table)):
+            self._build(self.form, files.read(self.path))
+        self.databases.keep()
+
+    def _advise(self, size: int) -> None:
+        names = [path.stem for path in self.inventory.deployed()] or ["NAME"]
+        told = maptypes.outdated(
+            self.configuration, self._table, self._chosen(size), names[0]
+        )
+        if told:
+            logger.warning("%s", told)
+
+    @property
+    def _table(self) -> str:
+        return f"{self.form}:{self.path}"
 
     def _replace(self, text: bytes) -> None:
         try:
-            self._build(self.form, text, lambda _: None)
+            self._build(self.form, text)
             files.keep(self.path)
             files.replace(self.path, text, mode=0o644, cool=True)
             self.serving.reload(self.configuration)
@@ -200,32 +227,37 @@ class Outbound:
             raise
         self.databases.keep()
 
-    def _usual_form(self) -> str:
-        usual = self.configuration.value("default_database_type")
-        return usual if usual in sni.DATABASES else "texthash"
+    def _chosen(self, size: int) -> str:
+        return maptypes.chosen(self.postfix, self.configuration, self.form, size, LARGE)
 
-    def _build(self, form: str, text: bytes, register: Callable[[Path], None]) -> None:
+    def _build(
+        self,
+        form: str,
+        text: bytes,
+        register: Callable[[Path], None] | None = None,
+    ) -> None:
         if form == "texthash":
+            self.databases.outdate()
             return
         with self.databases.beside(text, mode=0o644) as copy:
-            self.postfix.map(f"{form}:{copy}")
-            self._refuse_unwritten(f"{form}:{copy}", text)
+            said = self.postfix.map(f"{form}:{copy}")
+            self._refuse_unwritten(f"{form}:{copy}", text, said)
             self.databases.put(copy, register)
 
-    def _refuse_unwritten(self, database: str, text: bytes) -> None:
+    def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
+        """Raise `ProgramError` if *database* lacks the last entry in *text*.
+
+        Or any, where postmap(1) *said* what may mean that it has left something out.
+        """
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
-        end = text.rindex(b"\n")
-        while text.startswith(b"#", start := text.rfind(b"\n", 0, end) + 1):
-            if not start:
-                return
-            end = start - 1
-        key, _, value = text[start:end].decode().partition(" ")
-        if self.postfix.answers(database, {key}) != {key: value}:
-            raise ProgramError(
-                f"postmap did not write {database}, and gave no reason: the policies"
-                " stay as they were",
-                hint="is the disk full?",
-            )
+        entries = table.lines(text) if said else table.last(text)
+        while some := dict(islice(entries, _AT_ONCE)):
+            if self.postfix.answers(database, some.keys()) != some:
+                raise ProgramError(
+                    f"postmap did not write {database}, and {reason(said)}: the"
+                    " policies were left unchanged",
+                    hint="is the disk full?",
+                )
 
 
 def _forgotten(wanted: Settings) -> list[str]:

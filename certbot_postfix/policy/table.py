@@ -160,6 +160,25 @@ def parse(lines: Iterable[str], path: Path) -> Iterator[Entry]:
             about = words
 
 
+def lines(text: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values in the *text* of a table that `render` made."""
+    for line in io.BytesIO(text):
+        if not line.startswith(b"#"):
+            key, _, value = line.decode().rstrip("\n").partition(" ")
+            yield key, value
+
+
+def last(text: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the last of `lines`, if there is any, without a look at the others."""
+    end = len(text)
+    while end > 0:
+        start = text.rfind(b"\n", 0, end - 1) + 1
+        if found := list(lines(text[start:end])):
+            yield from found
+            return
+        end = start
+
+
 def _entry(about: list[str], words: list[str], age: str) -> Entry:
     mode, _, expires, _, source = about
     mxs = tuple(words[2].removeprefix("match=").split(":"))

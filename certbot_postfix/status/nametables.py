@@ -6,7 +6,7 @@ Pure.
 import re
 from pathlib import Path
 
-from certbot_postfix import sni
+from certbot_postfix import maptypes, sni
 from certbot_postfix.configuration import Configuration
 
 
@@ -17,7 +17,7 @@ def named(configuration: Configuration) -> list[tuple[str, Path]]:
     return [(form, Path(path)) for form, path in found if form in _TEXTUAL]
 
 
-_TEXTUAL = ("texthash", *sni.DATABASES)
+_TEXTUAL = ("texthash", *maptypes.DATABASES)
 
 
 def entries(text: bytes) -> dict[str, tuple[Path, ...]]:

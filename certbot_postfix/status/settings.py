@@ -7,7 +7,7 @@ deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
 import ipaddress
 from collections.abc import Iterator
 
-from certbot_postfix import chainfiles, maplist, screening, sni
+from certbot_postfix import chainfiles, maplist, maptypes, screening, sni
 from certbot_postfix.configuration import (
     CHAIN,
     LEGACY,
@@ -69,6 +69,18 @@ def _deprecated(configuration: Configuration) -> Iterator[Finding]:
                 f"{name} is deprecated: a Postfix to come will not know it",
                 DEPRECATED[name],
                 (place,),
+            )
+    ours = ((sni.PARAMETER, sni.NAME), (policies.PARAMETER, policies.NAME))
+    for parameter, table in ours:
+        path = configuration.directory / table
+        now = maplist.form(configuration.value(parameter), path)
+        if maptypes.leaving(configuration, now):
+            yield Finding(
+                Code.DEPRECATED,
+                f"{now}:{path}",
+                f"the map type {now} is deprecated: a Postfix to come will not have it",
+                "certbot install -i postfix --cert-name NAME, which moves the map",
+                ("main.cf",),
             )
 
 
