@@ -3,6 +3,12 @@
 An entry point of the group ``certbot_postfix.policy_sources`` is a callable that takes
 a `policy.sources.Context` and returns objects which provide `IPolicySource`; none, if
 nothing in the settings is meant for it.
+
+An installed source runs as root, on each run of certbot that has to do with policies.
+What it gives is checked as that of a stranger: one entry that is not valid, and nothing
+of what it gives counts, whatever it raises (`SystemExit`, too) is one message, and what
+it gave before stays in force.  It must not catch `KeyboardInterrupt`, nor
+`errors.SignalError`, by which the process is told to end.
 """
 
 from zope.interface import Attribute, Interface
@@ -15,8 +21,8 @@ class IPolicySource(Interface):
     """Somewhere that policies of recipient domains come from."""
 
     label = Attribute(
-        "What it is, in one line of printable ASCII, and the same each time: a path, or"
-        " an address.  The table has it beside each of the entries."
+        "What it is, in one line of printable ASCII, the same each time, and no other"
+        " source's: a path, or an address.  The table has it beside each entry."
     )
 
     def due(now):
@@ -33,6 +39,8 @@ class IPolicySource(Interface):
 
     def policies(now):
         """Return what is kept, and not expired, as an iterable of `model.Entry`.
+
+        Domains are A-labels in lower case, and *expires* is an aware time.
 
         Nobody is asked.  Raises `policy.model.PolicyError` if it cannot be read.
         """

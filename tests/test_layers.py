@@ -128,7 +128,8 @@ IMPORTS: dict[str, set[str]] = {
     },
     "interfaces": set(),
     "policy.model": {"errors", "hostnames"},
-    "policy.sources": {"errors", "interfaces", "policy.model"},
+    "policy.entries": {"hostnames", "policy.model"},
+    "policy.sources": {"errors", "interfaces", "policy.entries", "policy.model"},
     "policy.https": {"hostnames", "policy.model"},
     "policy.table": {"errors", "policy.model", "policy.sources"},
     "policy.wiring": {

@@ -249,7 +249,21 @@ def test_a_label_fits_into_one_line(place):
 
 
 # The last one is what a first list leaves that failed, and was killed when it came.
-@pytest.mark.parametrize("text", [None, b"{torn", b'{"failed": true, "checked": 1.0}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        b"{torn",
+        b'{"failed": true, "checked": 1.0}',
+        b"[" * 100_000,
+        b'{"failed": false, "checked": 1, "expires": 9e99, "timestamp": 1, "count": 1}',
+        b'{"failed": false, "checked": 1, "expires": NaN, "timestamp": 1, "count": 1}',
+        b'{"failed": false, "checked": 1, "expires": true, "timestamp": 1, "count": 1}',
+        b'{"failed": false, "checked": 1%s, "expires": 1, "timestamp": 1, "count": 1}'
+        % (b"0" * 400),
+        b'{"failed": true, "checked": 1, "expires": -1e300, "count": 1}',
+    ],
+)
 def test_what_was_seen_may_be_lost(place, text):
     place.refresh()
     (seen,) = place.context.directory.glob("*.seen")
@@ -261,6 +275,32 @@ def test_what_was_seen_may_be_lost(place, text):
 
     with pytest.raises(PolicyError, match="is older"):
         place.refresh()
+
+
+def test_a_list_that_ends_with_the_calendar_is_followed(place):
+    text = json.loads(written("example.org"))
+    for end in ("9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59-23:59"):
+        place.publish(json.dumps({**text, "expires": end}).encode())
+        with contextlib.suppress(PolicyError):  # the second one is no time in UTC
+            place.refresh()
+
+    assert place.domains() == ["example.org"]
+    assert place.source.due(NOW)
+    place.publish(json.dumps({**text, "expires": "9999-12-31T23:59:59.9"}).encode())
+    place.refresh()
+    assert not place.source.due(NOW)
+
+
+def test_of_duplicates_that_differ_the_domain_is_named_once(place, caplog):
+    entry = '{"mxs": ["mx%d.org"]}'
+    twice = f'"a.org": {entry % 1}, "a.org": {entry % 2}, "example.org"'.encode()
+    place.publish(written("example.org").replace(b'"example.org"', twice))
+
+    place.refresh()
+    place.refresh()
+
+    assert place.domains() == ["example.org"]
+    assert caplog.text.count("a.org: none of them is followed") == 1
 
 
 def test_what_was_seen_may_be_of_the_list_before(place):

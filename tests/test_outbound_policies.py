@@ -729,3 +729,17 @@ def test_a_broken_source_stops_no_certificate(certbot, scene):
     assert "the source of policies third (third_party_policies:sources)" in told
     bundle = certbot.bundle(NAME)
     assert str(bundle) in scene.postfix.main_cf.read_text()
+
+
+@pytest.mark.parametrize(
+    "line", ["import sys; sys.exit(0)", "sources = lambda context: sources(context)"]
+)
+def test_a_source_that_ends_the_process_or_has_no_end_stops_no_certificate(
+    certbot, scene, line
+):
+    scene.third.break_(line)
+
+    told = install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+
+    assert "the source of policies third (third_party_policies:sources)" in told
+    assert str(certbot.bundle(NAME)) in scene.postfix.main_cf.read_text()

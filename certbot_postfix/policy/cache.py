@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Kept]:
         if found["version"] == _VERSION:
             domains = found["domains"].items()
             return {name: one for name, one in domains if _sound(one)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     logger.warning("%s is damaged: all domains are looked up anew", path)
     return {}

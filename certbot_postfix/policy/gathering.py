@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 from urllib.parse import quote
 
 from certbot_postfix import certificates, files, rules
@@ -20,7 +20,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.inventory import Inventory
 from certbot_postfix.policy import lookup, resolver, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.policy.sources import Context, Settings, Source
 from certbot_postfix.profiles import ClientLevel
 
 # Our directory for what sources keep, below that of the bundles, and a file there, with
@@ -149,20 +149,19 @@ class Gathering:
         )
 
     def _left(
-        self, wanted: Settings, found: list[Any], broken: list[str], now: datetime
+        self, wanted: Settings, found: list[Source], broken: list[str], now: datetime
     ) -> Iterable[Entry]:
         """Return the entries in the table of sources that are broken now."""
         before = self.settings()
         if not (broken and before):
             return []
-        gone = {getattr(source, "label", "") for source in found}
+        gone = {source.label for source in found}
         gone |= {*before.lists, *wanted.lists}
         return [one for one in self._entries(now) if one.source not in gone]
 
-    def _of(self, source: Any, now: datetime) -> Iterable[Entry]:
+    def _of(self, source: Source, now: datetime) -> Iterable[Entry]:
         """Return the entries in the table of a *source* that does not know its own."""
-        label = getattr(source, "label", "")
-        return [one for one in self._entries(now) if one.source == label]
+        return [one for one in self._entries(now) if one.source == source.label]
 
     def _entries(self, now: datetime) -> Iterable[Entry]:
         if not self.path.exists():
@@ -236,7 +235,7 @@ def due(path: Path, bundles: Path, now: datetime) -> bool:
         broken
         or (until and until <= now)
         or Databases(path).kept()  # a run was killed before Postfix was told
-        or any(each.due(now) for each in found)
+        or any(sources.due(each, now) for each in found)
     )
 
 
@@ -247,7 +246,7 @@ def kept_for(path: Path, bundles: Path) -> Path:
 
 def failures(path: Path, bundles: Path) -> list[str]:
     """Return what failed the last time, as far as this user may know."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError, RecursionError):
         return [*map(str, json.loads((kept_for(path, bundles) / _FAILED).read_bytes()))]
     return []
 

@@ -7,11 +7,12 @@ that are kept, by gpgv(1).  Raises `PolicyError`.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
@@ -25,12 +26,20 @@ from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError, shown
 from certbot_postfix.policy.sources import Context
 from certbot_postfix.policy.starttls_everywhere import PolicyList
 
+logger = logging.getLogger(__name__)
+
 # A million domains and more.
 _LIST = Bounds(256 * 1024 * 1024, seconds=120, redirects=1)
 _SIGNATURE = Bounds(64 * 1024, seconds=30, redirects=1)
 
+# How many domains a message names.
+_NAMED = 5
+
 # How often an address is asked, if all is well.
 _INTERVAL = timedelta(hours=6)
+
+# The last second that a `datetime` has, in seconds since 1970.
+_END = 253_402_300_799
 
 # How far the clock of a publisher may be ahead.
 _AHEAD = timedelta(days=1)
@@ -126,6 +135,14 @@ class List:
             self._verify(body)
         found = starttls_everywhere.parse(body, self.label)
         self._refuse(found, seen, now)
+        if found.ambiguous:
+            some = ", ".join(sorted(found.ambiguous)[:_NAMED])
+            more = len(found.ambiguous) - _NAMED
+            logger.warning(
+                "%s: policies that differ for %s: none of them is followed",
+                self.label,
+                some + (f" and {more} more" if more > 0 else ""),
+            )
         files.replace(self._kept, body, mode=0o600)
         self._parsed = found
         return {**dict.fromkeys(_VALIDATORS), **about, **_described(found)}
@@ -205,7 +222,7 @@ class List:
         return self._kept.exists() and seen.get("expires", inf) <= now.timestamp()
 
     def _expired(self, seen: dict[str, Any], why: str = "") -> PolicyError:
-        day = _day(datetime.fromtimestamp(seen["expires"], timezone.utc))
+        day = _day(datetime.fromtimestamp(min(seen["expires"], _END), timezone.utc))
         return PolicyError(
             f"the list {self.label} has expired on {day}, and is not followed: mail to"
             f" its domains is protected only as far as others say{why}",
@@ -238,7 +255,7 @@ class List:
     def _read_seen(self) -> dict[str, Any]:
         try:
             found = json.loads(self._seen.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if _sound(found) else {}
 
@@ -248,7 +265,7 @@ class List:
 
 def _described(found: PolicyList) -> dict[str, Any]:
     return {
-        "expires": found.expires.timestamp(),
+        "expires": min(found.expires.timestamp(), _END),
         "timestamp": found.timestamp.timestamp(),
         "count": len(found.policies),
     }
@@ -260,7 +277,15 @@ def _sound(seen: Any) -> bool:
         return False
     numbers = [seen.get(name) for name in ("checked", "expires", "timestamp", "count")]
     present = numbers if not seen["failed"] else [each for each in numbers if each]
-    return all(isinstance(each, (int, float)) for each in present)
+    said = [seen.get(name) for name in _VALIDATORS]
+    return all(map(_is_time, present)) and all(
+        each is None or isinstance(each, str) for each in said
+    )
+
+
+def _is_time(value: object) -> bool:
+    """Whether *value* is in seconds since 1970, and a `datetime` can have it."""
+    return type(value) in (int, float) and abs(cast("float", value)) <= _END
 
 
 def _day(time: datetime) -> str:

@@ -6,6 +6,7 @@ entry of a table.
 """
 
 import gc
+import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +18,13 @@ from certbot_postfix.errors import Error
 from certbot_postfix.hostnames import a_labels, is_host
 
 # What an error shows of text from a stranger.
-_SHOWN = 60
+SHOWN = 60
+
+
+# Containers from a stranger may be as large as a list.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = SHOWN
+_PLAIN = (str, bytes, bool, int, float, type(None))
 
 
 class PolicyError(Error):
@@ -106,8 +113,11 @@ def _name(text: object, where: str, kind: str) -> str:
 
 def shown(value: object) -> str:
     """Return *value* for a message, on one line and not too long."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    if isinstance(value, str | bytes):  # which may have any length
+        value = value[: SHOWN + 1]
+    text = ascii(value) if isinstance(value, _PLAIN) else _SHORT.repr(value)
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 @contextmanager

@@ -6,24 +6,36 @@ certificate waits for it.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, SignalError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy import model
+from certbot_postfix.policy import entries, model
 from certbot_postfix.policy.model import Entry, uncollected
 
 logger = logging.getLogger(__name__)
 
 GROUP = "certbot_postfix.policy_sources"
+
+# More than an honest source has of entries, and an honest module of sources.
+_MOST = 2_000_000
+_SOURCES = 1000
+
+# How long a message of a source may be.
+_LONGEST = 1000
+
+# The table has it in a comment: a path or an address, for instance.
+_LABEL = re.compile(r"[!-~](?:[ -~]{0,4094}[!-~])?")
 
 # The options of which an empty value ends what was wanted.
 _OPTIONS = ("policy-list", "policy-keyring", "mta-sts-domains")
@@ -63,53 +75,108 @@ class Context:
     entries: Callable[[], Iterable[Entry]] = tuple
 
 
-def load(context: Context) -> tuple[list[Any], list[str]]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whatever provides `IPolicySource`, and the *label* that it had when it was made.
+
+    It may be a stranger's, and do anything.
+    """
+
+    label: str
+    implementation: Any
+
+
+def load(context: Context) -> tuple[list[Source], list[str]]:
     """Return the sources that there are, and a sentence for each that is broken."""
-    sources: list[Any] = []
+    sources: list[Source] = []
     broken: list[str] = []
     points = entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
-        try:
-            sources += _made(point, context)
-        except Exception as error:
-            logger.debug("source %s", point.name, exc_info=True)
-            broken.append(
-                f"the source of policies {point.name} ({point.value}) is broken, and"
-                f" what it said before stays in force: {error}"
-            )
+        failures: list[BaseException] = []
+        with _noted(failures):
+            made = _made(point, context)
+            _refuse_double([*sources, *made])
+            sources += made
+        broken += [
+            f"the source of policies {point.name} ({point.value}) is broken, and"
+            f" what it said before stays in force: {_reason(error)}"
+            for error in failures
+        ]
     return sources, broken
 
 
-def ask(source: Any, now: datetime) -> tuple[list[str], list[Entry] | None]:
+def due(source: Source, now: datetime) -> bool:
+    """Whether *source* has something to do; one that fails has to say so."""
+    failures: list[BaseException] = []
+    found = False
+    with _noted(failures):
+        found = bool(source.implementation.due(now))
+    return found or bool(failures)
+
+
+def ask(source: Source, now: datetime) -> tuple[list[str], list[Entry] | None]:
     """Let *source* refresh what it keeps, if it is due.
 
     Returns what failed, a sentence each, and its entries, None if they are not known.
     """
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     known: list[Entry] | None = None
-    try:
-        if source.due(now):
-            source.refresh(now)
-    except Exception as error:
-        failures.append(error)
-    try:
-        with uncollected():
-            known = list(source.policies(now))
-    except Exception as error:
-        failures.append(error)
+    with _noted(failures):
+        if source.implementation.due(now):
+            source.implementation.refresh(now)
+    with _noted(failures), uncollected():
+        found = islice(source.implementation.policies(now), _MOST + 1)
+        known = list(entries.checked(found, source.label, now))
+        if len(known) > _MOST:
+            known = None
+            raise ValueError(f"it has more than {_MOST:,} policies")
     end = "there is nothing of it to follow"
     if known != []:
         end = "what was said before stays in force"
-    return [_told(source, error, end) for error in failures], known
+    told = (_told(source, error, end) for error in failures)
+    return list(dict.fromkeys(told)), known
 
 
-def _told(source: Any, error: Exception, end: str) -> str:
-    what, hint = f"the source of policies {source.label} is broken: {error}", ""
+@contextmanager
+def _noted(failures: list[BaseException]) -> Iterator[None]:
+    """Add to *failures* whatever a stranger's code raises, `SystemExit` as well.
+
+    Who ends this process is to end it.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SignalError):
+        raise
+    except BaseException as error:
+        logger.debug("a source of policies fails", exc_info=True)
+        failures.append(error)
+
+
+def _told(source: Source, error: BaseException, end: str) -> str:
     if isinstance(error, Error):
-        what, hint = error.message, error.hint
+        what, hint = _line(error.message), error.hint
     else:
-        logger.debug("source %s fails", source.label, exc_info=error)
+        what, hint = f"the source of policies {source.label}", ""
+        what += f" is broken: {_reason(error)}"
     return str(Error(f"{what}; {end}", hint=hint))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what *error* says, which may fail, too."""
+    said: list[str] = []
+    with _noted([]):
+        said.append(_line(str(error)))
+    kind = type(error).__name__
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({''.join(said)})"
+    return "".join(said) or kind
+
+
+def _line(text: str) -> str:
+    """Return *text* on one line that fits into a message, in plain characters."""
+    line = " ".join(text[: 2 * _LONGEST].split())
+    line = line if line.isprintable() else model.shown(line)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def mentioned(conf: Callable[[str], Any]) -> bool:
@@ -149,11 +216,19 @@ def _senseless(place: str) -> bool:
     return "://" in place and not place.startswith(("/", "https://"))
 
 
-def _made(point: EntryPoint, context: Context) -> Iterable[Any]:
-    found = list(point.load()(context))
-    for source in found:
-        try:
-            verifyObject(IPolicySource, source)
-        except Invalid as error:
-            raise TypeError(" ".join(str(error).split())) from error
+def _made(point: EntryPoint, context: Context) -> list[Source]:
+    found = []
+    for source in islice(point.load()(context), _SOURCES):
+        verifyObject(IPolicySource, source)
+        label = source.label
+        if type(label) is not str or not _LABEL.fullmatch(label):
+            raise TypeError(f"its label {model.shown(label)} is no line of ASCII")
+        found.append(Source(label, source))
     return found
+
+
+def _refuse_double(sources: list[Source]) -> None:
+    labels = [source.label for source in sources]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"another source has the label {model.shown(label)}")

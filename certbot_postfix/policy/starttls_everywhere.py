@@ -26,14 +26,35 @@ _MOST = 8_000_000
 _MODES = {mode.value: mode for mode in (Mode.TESTING, Mode.ENFORCE)}
 _DEFAULT = Mode.TESTING.value
 
+# What a list consists of, and what a policy.
+_TOP = ("version", "timestamp", "expires", "policy-aliases", "policies")
+_FIELDS = ("policy-alias", "mode", "mxs")
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyList:
-    """The policies of domains, issued at *timestamp* and good until *expires*."""
+    """The policies of domains, issued at *timestamp* and good until *expires*.
+
+    The *ambiguous* domains have several, which differ, and so none of them.
+    """
 
     timestamp: datetime
     expires: datetime
     policies: Mapping[str, Policy]
+    ambiguous: frozenset[str] = frozenset()
+
+
+class _AmbiguousError(PolicyError):
+    """A policy may be one or another."""
+
+
+class _Repeated(tuple[Any, ...]):
+    """The values of a name that one object has several times, with different values.
+
+    RFC 8259, 4, leaves open which of them counts.
+    """
+
+    __slots__ = ()
 
 
 def parse(text: bytes, source: str) -> PolicyList:
@@ -52,6 +73,7 @@ def parse(text: bytes, source: str) -> PolicyList:
 
 
 def _list(fields: Mapping[str, Any]) -> PolicyList:
+    _refuse_repeated(fields)
     if fields.get("version") != VERSION:
         raise PolicyError(
             f"version: {shown(fields.get('version'))} is not {VERSION!r}, which is the"
@@ -62,34 +84,63 @@ def _list(fields: Mapping[str, Any]) -> PolicyList:
         raise PolicyError("expires: it is before the timestamp")
     path = "policy-aliases"
     aliases = {
-        name: _policy(entry, f"{path}.{_step(name)}", {})
+        name: _only(entry, f"{path}.{_step(name)}", {})
         for name, entry in _mapping(fields.get(path, {}), path).items()
     }
     policies: dict[str, Policy] = {}
+    ambiguous = set()
     for name, entry in _mapping(fields.get("policies"), "policies").items():
         if isinstance(entry, Policy) and name not in policies and is_host(name):
             policies[name] = entry  # as most are
             continue
         where = f"policies.{_step(name)}"
         domain = model.domain(name, where)
-        if domain in policies:
-            raise PolicyError(f"{where}: {domain} is there twice")
-        policies[domain] = _policy(entry, where, aliases)
-    return PolicyList(timestamp, expires, policies)
+        policy = _only(entry, where, aliases)
+        if policy is None or not _same(policies.setdefault(domain, policy), policy):
+            ambiguous.add(domain)
+    for domain in ambiguous:
+        policies.pop(domain, None)
+    return PolicyList(timestamp, expires, policies, frozenset(ambiguous))
 
 
-def _policy(entry: object, where: str, aliases: Mapping[str, Policy]) -> Policy:
+def _refuse_repeated(fields: Mapping[str, Any]) -> None:
+    for name in _TOP:
+        if isinstance(fields.get(name), _Repeated):
+            raise PolicyError(f"{name}: it is there twice, with different values")
+
+
+def _only(
+    entry: object, where: str, aliases: Mapping[str, Policy | None]
+) -> Policy | None:
+    """Return the policy *entry*, None if it may be one or another."""
+    entries = entry if isinstance(entry, _Repeated) else (entry,)
+    try:
+        first, *others = (_policy(each, where, aliases) for each in entries)
+    except _AmbiguousError:
+        return None
+    return first if all(_same(first, other) for other in others) else None
+
+
+def _same(one: Policy, other: Policy) -> bool:
+    return one.mode is other.mode and set(one.mxs) == set(other.mxs)
+
+
+def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> Policy:
     """Return the policy *entry*, or that of the alias that it gives."""
     if isinstance(entry, Policy):
         return entry
     fields = _mapping(entry, where)
+    if any(isinstance(fields.get(name), _Repeated) for name in _FIELDS):
+        raise _AmbiguousError(f"{where}: it is ambiguous")
     if "policy-alias" in fields:  # then all others are ignored
         alias = fields["policy-alias"]
         if not isinstance(alias, str) or alias not in aliases:
             raise PolicyError(
                 f"{where}.policy-alias: {shown(alias)} is not in policy-aliases"
             )
-        return aliases[alias]
+        if (found := aliases[alias]) is None:
+            raise _AmbiguousError(f"{where}: it is ambiguous")
+        return found
     mode = fields.get("mode", _DEFAULT)
     if not isinstance(mode, str) or mode not in _MODES:
         raise PolicyError(f"{where}.mode: {shown(mode)} is not testing or enforce")
@@ -106,7 +157,9 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime:
             return datetime.fromtimestamp(value, timezone.utc)
         if isinstance(value, str):
             found = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            return found.replace(tzinfo=found.tzinfo or timezone.utc)
+            return found.replace(tzinfo=found.tzinfo or timezone.utc).astimezone(
+                timezone.utc
+            )
     except (ValueError, OverflowError, OSError):
         pass
     raise PolicyError(
@@ -117,12 +170,13 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime:
 def _object(pairs: list[tuple[str, Any]]) -> object:
     """Return a policy if *pairs* are one, which takes less memory than they do."""
     found = dict(pairs)
-    if len(found) != len(pairs):  # RFC 8259, 4: which of two counts is left open
-        positions = {name: at for at, (name, _) in enumerate(pairs)}
-        twice = next(
-            name for at, (name, _) in enumerate(pairs) if positions[name] != at
-        )
-        raise PolicyError(f"{shown(twice)} is there twice in one object")
+    if len(found) != len(pairs):
+        values: dict[str, list[Any]] = {}
+        for name, value in pairs:
+            values.setdefault(name, []).append(value)
+        for name, (first, *others) in values.items():
+            if any(other != first for other in others):
+                found[name] = _Repeated((first, *others))
     if "mxs" in found and "policy-alias" not in found:
         try:
             return _policy(found, "", {})
@@ -139,4 +193,5 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 
 def _step(name: str) -> str:
     """Return *name* as a step of a path."""
-    return name if name.isascii() and name.isprintable() else shown(name)
+    plain = len(name) <= model.SHOWN and name.isascii() and name.isprintable()
+    return name if plain else shown(name)

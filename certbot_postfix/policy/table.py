@@ -34,6 +34,8 @@ _WRITTEN = re.compile(
     "[^\\s\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u3002\\uff0e\\uff61\\ud800-\\udfff]+"
 )
 
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -124,8 +126,11 @@ def settings(text: TextIO, path: Path) -> tuple[Settings, datetime | None]:
         said = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
         until = said.pop("until")
         found = Settings(**{**said, "lists": tuple(said["lists"])})
+        texts = (found.keyring, found.domains, *found.lists)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
         return found, _time(until) if until else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         if title == _TITLE:
             raise Error(
                 f"{path} was edited, and its third line, with what was asked for,"
