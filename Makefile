@@ -17,6 +17,7 @@ help:
 	@echo "make distro-test  try that package in Debian 12 and 13, and upgrade to 14"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"
+	@echo "make fuzz       feed garbage to the readers of foreign input"
 	@echo "make clean      remove what these targets made"
 
 .PHONY: demo
@@ -32,8 +33,15 @@ test-fast: .venv/.stamp .venv-oldest/.stamp
 	$(PYTEST) -m "not postfix and not soak"
 
 .PHONY: soak
-soak: .venv/.stamp .venv-oldest/.stamp
+soak: .venv/.stamp .venv-oldest/.stamp .venv/.fuzz-stamp
 	$(PYTEST) -m soak
+	.venv/bin/python -m tests.fuzz --seconds 120
+
+# FUZZ_SECONDS for each reader of foreign input.
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz
+fuzz: .venv/.fuzz-stamp
+	.venv/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 .PHONY: bench
 bench: .venv/.stamp
@@ -96,4 +104,8 @@ packages-to-build:
 	.venv-oldest/bin/pip install --quiet --no-deps --editable .
 	sed '1s|.*|#!$(CURDIR)/.venv-oldest/bin/python|' /usr/bin/certbot > .venv-oldest/bin/certbot
 	chmod 755 .venv-oldest/bin/certbot
+	touch $@
+
+.venv/.fuzz-stamp: .venv/.stamp
+	.venv/bin/pip install --quiet --upgrade --editable .[fuzz]
 	touch $@

@@ -32,6 +32,7 @@ setup(
             "pytest-xdist",
         ],
         "dev": ["build", "mypy", "ruff", "twine"],
+        "fuzz": ["atheris"],
     },
     entry_points={
         "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],

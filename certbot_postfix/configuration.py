@@ -265,23 +265,25 @@ def _flag(value: str) -> bool:
 def address(service: Service, configuration: Configuration) -> tuple[str, int]:
     """Return host, empty if the entry names none, and port of a network service."""
     host, _, port = service.name.rpartition(":")
-    if port.isdigit():
+    if _PORT.fullmatch(port):
         return host.strip("[]"), int(port)
     # 3.6 and later know names that /etc/services may lack: smtps=submissions=465.
     known = configuration.value("known_tcp_ports") or KNOWN_PORTS
     for entry in known.replace(",", " ").split():
         *names, number = entry.split("=")
-        if port in names and number.isdigit():
+        if port in names and _PORT.fullmatch(number):
             return host.strip("[]"), int(number)
     try:
         return host.strip("[]"), socket.getservbyname(port, "tcp")
-    except OSError:
+    except (OSError, ValueError):  # the latter: it cannot be a name at all
         raise MisconfiguredError(
             f"master.cf: nobody knows the port of the service {service},"
             " and Postfix would die of it",
             hint="name the port by its number, or add it to /etc/services",
         ) from None
 
+
+_PORT = re.compile("[0-9]{1,5}")
 
 KNOWN_PORTS = "smtp=25 smtps=submissions=465 submission=587"
 

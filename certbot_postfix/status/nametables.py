@@ -34,7 +34,7 @@ def entries(text: bytes) -> dict[str, tuple[Path, ...]]:
         else:
             lines.append(line)
     found: dict[str, tuple[Path, ...]] = {}
-    for key, *words in (line.replace(",", " ").split() for line in lines):
-        if words:
-            found.setdefault(key.lower(), tuple(map(Path, words)))
+    for words in (line.replace(",", " ").split() for line in lines):
+        if len(words) > 1:
+            found.setdefault(words[0].lower(), tuple(map(Path, words[1:])))
     return found

@@ -1,0 +1,121 @@
+"""The readers of what strangers write, each as a function of bytes.
+
+Whatever but our own errors comes out of one is a failure.
+"""
+
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from certbot_postfix import (
+    certificates,
+    configuration,
+    maplist,
+    postfix,
+    purposes,
+    sni,
+)
+from certbot_postfix.certificates import Bundle, Certificate
+from certbot_postfix.configuration import Configuration
+from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.policy import mta_sts, starttls_everywhere, table
+from certbot_postfix.status import inspection, nametables
+
+SEEDS = Path(__file__).parent / "seeds"
+PATH = Path("/table")
+
+
+def certificate(data: bytes) -> None:
+    """Read DER, as from a handshake."""
+    with suppress(CertificateError):
+        found = Certificate.from_der(data)
+        assert found == Certificate.from_der(found.der)
+        purposes.of_clients(found)
+        purposes.of_authorities(found)
+        str(found)
+
+
+def chain(data: bytes) -> None:
+    """Read PEM, as from the files that main.cf names."""
+    certificates.authorities(data)
+    with suppress(CertificateError):
+        inspection.blocks(data)
+    with suppress(CertificateError):
+        Bundle.from_pem(data, data)
+
+
+def policy_list(data: bytes) -> None:
+    """Read a list of STARTTLS Everywhere."""
+    with suppress(Error):
+        found = starttls_everywhere.parse(data, "a list")
+        assert found.timestamp.utcoffset() is not None
+        assert found.timestamp <= found.expires
+
+
+def mta_sts_policy(data: bytes) -> None:
+    """Read a policy of MTA-STS."""
+    with suppress(Error):
+        found = mta_sts.parse(data, "a policy")
+        assert all(mx.isascii() and mx.isprintable() for mx in found.mxs)
+
+
+def mta_sts_record(data: bytes) -> None:
+    """Read TXT records; latin-1, as those have any octets."""
+    found = mta_sts.policy_id(data.decode("latin-1").split("\n"))
+    assert not found or (found.isascii() and found.isalnum())
+
+
+def sni_map(data: bytes) -> None:
+    """Read SNI maps, ours and an administrator's."""
+    nametables.entries(data)
+    maplist.listed(data.decode(errors="surrogateescape"))
+    with suppress(Error):
+        found = sni.parse(sni.HEADER + data, PATH)
+        sni.bundles(found)
+
+
+def policy_map(data: bytes) -> None:
+    """Read our policy map, as somebody edited it."""
+    text = io.StringIO(data.decode(errors="surrogateescape"))
+    with suppress(Error):
+        table.settings(text, PATH)
+        list(table.parse(text, PATH))
+
+
+def postconf(data: bytes) -> None:
+    """Read what postconf prints; of a service, it prints eight fields."""
+    text = data.decode(errors="surrogateescape")
+    lines = [line for line in text.split("\n") if len(line.split(None, 7)) == 8]
+    values = {**DEFAULTS, **postfix._pairs(text)}
+    with suppress(Error):
+        services = postfix._services("\n".join(lines), text, text)
+        found = Configuration(Path("/etc/postfix"), DEFAULTS, {}, values, services)
+        configuration.endpoints(found)
+        configuration.bound(found)
+        configuration.names(found)
+        configuration.as_clients_see_it(found)
+        configuration.client_roots(found)
+
+
+DEFAULTS = {
+    "mail_version": "3.7.11",
+    "queue_directory": "/var/spool/postfix",
+    "inet_interfaces": "all",
+    "inet_protocols": "all",
+    "myhostname": "mx.example.org",
+}
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        certificate,
+        chain,
+        policy_list,
+        mta_sts_policy,
+        mta_sts_record,
+        sni_map,
+        policy_map,
+        postconf,
+    )
+}
