@@ -236,8 +236,12 @@ def shared(default: Collection[Deployed], directory: Path) -> set[str]:
 
 
 def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:
-    able = [each for each in default if each.leaf.key_type in sni.KEY_TYPES]
+    able = [
+        (str(each.path), sni.keys(each.leaf.names))
+        for each in default
+        if each.leaf.key_type in sni.KEY_TYPES
+    ]
     return {
-        key: tuple(str(each.path) for each in able if key in sni.keys(each.leaf.names))
-        for key in {key for each in able for key in sni.keys(each.leaf.names)}
+        key: tuple(path for path, keys in able if key in keys)
+        for key in set[str]().union(*(keys for _, keys in able))
     }

@@ -26,6 +26,31 @@ class Promise:
     services: frozenset[str] = frozenset()
 
 
+# Up to so many names, a client asks every service for each; of more, for so many names
+# of each chain, or for one.
+NAMES = 50
+SAMPLE = 5
+
+
+def sampled(promises: Collection[Promise]) -> list[Promise]:
+    """Return those of *promises* that are asked for: every chain, some of its names.
+
+    A table has one line for each of its names, all made in the same way.
+    """
+    named = [each for each in promises if each.server_name is not None]
+    if len(named) <= NAMES:
+        return list(promises)
+    chains: dict[tuple[object, ...], list[Promise]] = {}
+    for each in named:
+        chains.setdefault((each.expected, each.services), []).append(each)
+    count = SAMPLE if SAMPLE * len(chains) <= NAMES else 1
+    chosen = [each for each in promises if each.server_name is None]
+    for chain in chains.values():
+        step = max(1, len(chain) // count)
+        chosen += chain[::step][:count]
+    return chosen
+
+
 def promised(
     configuration: Configuration,
     table: Table,

@@ -18,7 +18,7 @@ from certbot_postfix.configuration import (
     without_tls,
 )
 from certbot_postfix.probe import Question
-from certbot_postfix.promises import Promise
+from certbot_postfix.promises import NAMES, Promise
 
 
 class Purpose(Enum):
@@ -57,24 +57,41 @@ def to_be_verified(configuration: Configuration) -> list[Endpoint]:
 def after(
     configuration: Configuration, promises: Collection[Promise]
 ) -> list[Question]:
-    """Return what is to be asked where certificates of ours are served."""
+    """Return what is to be asked where certificates of ours are served.
+
+    With many chains that have names, each of them is asked for at one endpoint.
+    """
     found, _ = endpoints(configuration)
+    places = [
+        *found,
+        *with_own_certificate(configuration),
+        *screening.strangers(configuration),
+    ]
     table = configuration.value(sni.PARAMETER)
     services = {str(each): each for each in configuration.services}
-    return [
-        Question(endpoint, promise.server_name, promise.expected)
-        for endpoint in (
-            *found,
-            *with_own_certificate(configuration),
-            *screening.strangers(configuration),
-        )
-        if _here(endpoint)
-        for promise in promises
-        if endpoint.service in (promise.services or {one.service for one in found})
-        # A service's own table is not ours.
-        if promise.server_name is None
-        or configuration.value(sni.PARAMETER, services[endpoint.service]) == table
+    # A service's own table is not ours.
+    having = [
+        each
+        for each in filter(_here, places)
+        if configuration.value(sni.PARAMETER, services[each.service]) == table
     ]
+    default = {endpoint.service for endpoint in found}
+    named = [each for each in promises if each.server_name is not None]
+    parts = len(having) if len(named) > NAMES else 1
+    asked = [
+        Question(endpoint, None, promise.expected)
+        for endpoint in filter(_here, places)
+        for promise in promises
+        if promise.server_name is None
+        if endpoint.service in (promise.services or default)
+    ]
+    asked += [
+        Question(endpoint, promise.server_name, promise.expected)
+        for number, endpoint in enumerate(having)
+        for promise in named[number % parts :: parts]
+        if endpoint.service in (promise.services or default)
+    ]
+    return asked
 
 
 def parted(

@@ -1,5 +1,6 @@
 """A lineage finds its place, and nobody who was served well is served worse."""
 
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -645,3 +646,14 @@ def test_a_good_default_stays_unless_the_newest_covers_the_server(history, new):
 
     if good and not certificates.covers(new.leaf.names, HOST):
         assert set(files(*good)) <= {*state.chain, str(new.path)}
+
+
+def test_thousands_of_names_are_placed_at_once():
+    names = [f"{number}.example.net" for number in range(5_000)]
+    old, new = lineage(HOST, *names, name="old"), lineage(HOST, *names, name="new")
+    start = time.monotonic()
+
+    result = placed(new, standing(old))
+
+    assert list(result.chain) == [new.path]
+    assert time.monotonic() - start < 10

@@ -18,7 +18,7 @@ from certbot_postfix import baseline
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
-from certbot_postfix.probe import LEAST, Question, look
+from certbot_postfix.probe import Question, look
 from certbot_postfix.verification import clauses, verify
 from tests.lab import Authority, Issued, pki
 
@@ -561,19 +561,6 @@ def test_of_many_names_that_fail_alike_some_are_told(serve, context, issued, oth
     assert words.endswith(
         " to clients requesting a.example.org, b.example.org, c.example.org and 3 more"
     )
-
-
-def test_one_attempt_may_last_as_long_as_the_time_that_is_left(serve, context, issued):
-    let, patient = threading.Event(), start_tls(context(issued))
-
-    def late(session: Session) -> None:
-        let.wait(30)
-        patient(session)
-
-    threading.Timer(LEAST + 1, let.set).start()
-    talk = InTurn(late, hangs_up)
-
-    assert failing([serve(talk).question()], timeout=30) == []
 
 
 def test_one_that_hangs_keeps_nobody_from_another(serve, context, issued):

@@ -7,7 +7,13 @@ import pytest
 from certbot_postfix import sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
-from certbot_postfix.promises import fallen_back, promised, restored
+from certbot_postfix.promises import (
+    Promise,
+    fallen_back,
+    promised,
+    restored,
+    sampled,
+)
 from tests.test_placement import HOST, MX, MX_RSA, SHOP, SHOP_RSA, WEB, files, lineage
 from tests.test_rules import configured
 
@@ -165,3 +171,37 @@ def test_a_name_that_left_the_table_may_be_covered_by_a_wildcard_there():
 
 def test_without_a_default_nothing_is_promised_for_what_left():
     assert asked(fallen_back({}, {WEB}, [])) == []
+
+
+# Which names are asked for
+
+
+def many(chains: int, names: int) -> list[Promise]:
+    """Return promises for a default, and for *names* of each of so many *chains*."""
+    leaves = [lineage(HOST, name=f"lineage{number}").leaf for number in range(chains)]
+    named = [
+        Promise(f"{number}.{chain}.example.net", (leaf,), frozenset({str(chain)}))
+        for chain, leaf in enumerate(leaves)
+        for number in range(names)
+    ]
+    return [Promise(None, (MX.leaf,)), *named]
+
+
+def test_of_few_names_all_are_asked_for():
+    promises = many(5, 10)
+
+    assert sampled(promises) == promises
+
+
+@pytest.mark.parametrize(
+    ("chains", "names", "count"), [(1, 10_000, 5), (10, 100, 50), (100, 100, 100)]
+)
+def test_of_many_names_some_are_asked_for_of_every_chain(chains, names, count):
+    promises = many(chains, names)
+
+    sample = sampled(promises)
+
+    assert sample[0] == promises[0]
+    assert len(sample) == 1 + count
+    assert {each.services for each in sample} == {each.services for each in promises}
+    assert set(sample) <= set(promises)

@@ -246,6 +246,24 @@ def test_of_many_names_some_are_told(stage, named):
     assert words.endswith(" to clients requesting www.example.org.")
 
 
+def test_of_a_thousand_names_a_sample_is_verified_and_said(
+    stopped_postfix, stage, named
+):
+    names = [f"{number}.example.net" for number in range(1000)]
+    table = stopped_postfix.base / "names"
+    (bundle,) = {line.split()[1] for line in table.read_text().splitlines()}
+    table.write_text("".join(f"{name} {bundle}\n" for name in names))
+    scene = stage()
+    promises = [*scene.promises, *(replace(named, server_name=each) for each in names)]
+
+    scene.serving.activate(scene.configuration, promises)
+
+    verified, sample = scene.said
+    assert verified.startswith("Verified: ")
+    assert sample.startswith("Of 1,000 names, a sample of 5 was verified")
+    assert stopped_postfix.log().count(": connect from ") < 50
+
+
 def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_before(
     stage, base
 ):
