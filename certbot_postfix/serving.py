@@ -205,8 +205,11 @@ class Serving:
         sample = sampled(promises)
         asked = questions.after(configuration, sample)
         must, may = questions.parted(asked, configuration, self.baseline, purpose)
+        # An idle process from before the reload is gone after a second: it is not
+        # to take the time of a slow service, nor to give a sign of life.
+        if self.baseline and self.baseline.slowest > SETTLE:
+            time.sleep(SETTLE)
         self._demand([each for each in must if each.expected], timeout)
-        # An idle process from before the reload is gone after that.
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()
         self._demand([each for each in must if not each.expected], timeout)

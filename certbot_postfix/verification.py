@@ -1,13 +1,13 @@
 """Asks services until they answer as expected, and says in one sentence who did not.
 
-Every endpoint is asked by a thread of its own, one question after the other: one that
-hangs keeps nobody from another, and no service has more than one client of ours at an
-address.  Raises nothing but what *watch* raises.
+Every endpoint is asked by threads of its own, so that one that hangs keeps nobody from
+another; a small server allows few smtpd processes.  Raises nothing but what *watch*
+raises.
 """
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +26,9 @@ T = TypeVar("T")
 # Seconds between two attempts, and until somebody looks at what takes so long.
 PAUSE = 0.1
 WATCH = 1.0
+
+# How many clients of ours an endpoint has at a time.
+CLIENTS = 4
 
 # In a sentence, for a client without server name.
 NO_NAME = "no name"
@@ -56,22 +59,29 @@ def verify(
     """
     end = time.monotonic() + timeout
     stopped = threading.Event()
-    pending: dict[Endpoint, list[Question]] = {}
-    for question in questions:
-        pending.setdefault(question.endpoint, []).append(question)
-    failures = {
-        endpoint: [Failure(each, ProofError("it was not asked")) for each in mine]
-        for endpoint, mine in pending.items()
-    }
+    lanes = list(_lanes(questions))
+    failures = [
+        [Failure(each, ProofError("it was not asked")) for each in lane]
+        for lane in lanes
+    ]
 
-    def work(endpoint: Endpoint) -> None:
-        failures[endpoint] = _until(pending[endpoint], end, stopped)
+    def work(number: int) -> None:
+        failures[number] = _until(lanes[number], end, stopped)
 
     try:
-        side_by_side(work, pending, watch)
+        side_by_side(work, range(len(lanes)), watch)
     finally:
         stopped.set()
-    return [failure for endpoint in pending for failure in failures[endpoint]]
+    return [failure for lane in failures for failure in lane]
+
+
+def _lanes(questions: Iterable[Question]) -> Iterator[list[Question]]:
+    """Yield what is asked one after the other, of one endpoint each."""
+    by_endpoint: dict[Endpoint, list[Question]] = {}
+    for question in questions:
+        by_endpoint.setdefault(question.endpoint, []).append(question)
+    for mine in by_endpoint.values():
+        yield from filter(None, (mine[start::CLIENTS] for start in range(CLIENTS)))
 
 
 def side_by_side(
@@ -99,7 +109,7 @@ def side_by_side(
 def _until(
     questions: list[Question], end: float, stopped: threading.Event
 ) -> list[Failure]:
-    """Ask one endpoint, until it has answered all as expected or the time is over."""
+    """Ask one endpoint until it has answered all as expected or the time is over."""
     last = max(end, time.monotonic() + LEAST)
     while True:
         failures = _round(questions, last)
