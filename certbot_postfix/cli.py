@@ -14,7 +14,7 @@ from typing import Any
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import lock, profiles, tables
+from certbot_postfix import certificates, lock, profiles, tables
 from certbot_postfix.deployment import Deployment, Wish
 from certbot_postfix.errors import Error
 from certbot_postfix.lineage import Lineage, bundles_below
@@ -102,8 +102,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     )
     proposal = deployment.propose(lineage, wish)
     print(proposal.plan.diff(), end="")
-    for line in [*proposal.plan.notes(), *proposal.warnings, *proposal.overrides]:
+    for line in [*proposal.notes, *proposal.warnings, *proposal.overrides]:
         print(line, file=sys.stderr)
+    if found := certificates.addresses(proposal.bundle.leaf):
+        print(
+            f"the certificate has the address {found[0]} among its names: current"
+            " versions of certbot refuse to install it; obtain one for names alone",
+            file=sys.stderr,
+        )
     if proposal.stale:
         print(f"the bundle {proposal.path} would be written", file=sys.stderr)
     if proposal.empty:

@@ -67,7 +67,8 @@ class Wish:
 class Proposal:
     """A plan, the table of names in it, and the bundle that goes with it.
 
-    *family* are the other instances that use the bundle.
+    *family* are the other instances that use the bundle; *notes* say what is to be
+    known, and asks for nothing.
     """
 
     plan: Plan
@@ -78,6 +79,7 @@ class Proposal:
     stale: bool
     warnings: list[str]
     overrides: list[Override]
+    notes: list[str]
 
     @property
     def empty(self) -> bool:
@@ -157,8 +159,9 @@ class Deployment:
         wanted = Wanted(placed.chain, self.tables.path, form, kept)
         decisions = plan.decide(self.configuration, wanted, wish.profile, wish.client)
         main_cf = transaction.stage(self.postfix, decisions, self.staging)
+        planned = Plan(decisions, main_cf, Edit(self.tables.path, before, after), form)
         return Proposal(
-            Plan(decisions, main_cf, Edit(self.tables.path, before, after), form),
+            planned,
             placed.table,
             path,
             bundle,
@@ -166,7 +169,20 @@ class Deployment:
             renewal.differs(path, bundle),
             warnings,
             plan.overridden(self.configuration, decisions, wish.profile),
+            [*planned.notes(), *self._by_name(new, placed)],
         )
+
+    def _by_name(self, new: Deployed, placed: Placement) -> list[str]:
+        """Say why a certificate is served via SNI only, and what that means."""
+        if not placed.by_name:
+            return []
+        host = self.configuration.value("myhostname")
+        told = (
+            f"{new.path.stem} is served via SNI only, since it does not cover"
+            f" myhostname ({host}): most mail servers send no server name, and get the"
+            " default certificate; those that verify by MTA-STS or DANE send one"
+        )
+        return [told]
 
     def _resolvers(self, wish: Wish) -> list[str]:
         """Return what is remarkable of the resolvers; raise `Error` if unfit."""

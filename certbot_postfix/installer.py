@@ -248,7 +248,7 @@ class Installer(common.Installer):
                 _notify(f"Note: {override}.")
             else:
                 logger.warning("%s", override)
-        for note in proposal.plan.notes():
+        for note in proposal.notes:
             _notify(f"Note: {note}.")
         if proposal.plan.empty:
             file = proposal.plan.main_cf.path

@@ -172,6 +172,33 @@ def test_the_table_is_shown_before_main_cf_which_names_it(
     assert of_ours(snapshot(base)) == of_ours(before)
 
 
+def test_what_is_served_via_sni_only_is_told_with_the_reason(plan, other, capsys):
+    plan(name=OTHER)
+
+    talk = capsys.readouterr().err
+    assert f"{OTHER} is served via SNI only" in talk
+    assert f"does not cover myhostname ({NAME})" in talk
+    assert "most mail servers send no server name" in talk
+
+
+def test_an_address_among_the_names_is_told(certbot_dir, authority, plan, capsys):
+    renew_lineage(certbot_dir, NAME, authority.issue(NAME, "192.0.2.1"))
+
+    plan()
+
+    assert "address 192.0.2.1 among its names" in capsys.readouterr().err
+
+
+def test_a_name_that_postfix_cannot_list_is_refused_with_the_way_out(
+    certbot_dir, authority, plan, capsys
+):
+    install_lineage(certbot_dir, "my server", authority.issue(NAME))
+
+    assert plan(name="my server") == 1
+
+    assert "another --cert-name" in capsys.readouterr().err
+
+
 def test_what_may_not_be_served_by_name_is_refused_with_a_hint(plan, other, capsys):
     status = plan("--sni", "never", name=OTHER)
 

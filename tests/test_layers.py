@@ -379,6 +379,7 @@ IMPORTS: dict[str, set[str]] = {
         "policy.wiring",
     },
     "cli": {
+        "certificates",
         "policy.commands",
         "deployment",
         "errors",

@@ -46,7 +46,7 @@ from tests.lab import (
     install_lineage,
     renew_lineage,
 )
-from tests.lab.machine import LOOPBACK, wait_until
+from tests.lab.machine import LOOPBACK, LabError, wait_until
 from tests.lab.pki import generate_key
 from tests.lab.postfix import snapshot
 
@@ -335,7 +335,30 @@ def edited_policies(site: Site) -> None:
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
 
 
+def plain_files(site: Site) -> None:
+    for path in site.live.iterdir():
+        site.write(path, path.read_bytes())
+
+
+def no_authorities_of_server(site: Site) -> None:
+    site.postfix.set(smtpd_tls_CAfile=f"{site.postfix.config_dir}/gone.pem")
+
+
+def no_authorities_of_client(site: Site) -> None:
+    site.postfix.set(smtp_tls_CAfile=f"{site.postfix.config_dir}/gone.pem")
+
+
+def no_bundle_of_a_name(site: Site) -> None:
+    install_lineage(site.certbot_dir, "shop", site.authority.issue("shop.example.net"))
+    missing = site.bundle.with_name("shop.pem")
+    site.table("texthash", f"{HOST} {site.bundle}\nshop.example.net {missing}\n")
+
+
 BEFORE_START = [
+    (plain_files, "lineage-unlinked"),
+    (no_authorities_of_server, "file-missing"),
+    (no_authorities_of_client, "file-missing"),
+    (no_bundle_of_a_name, "file-missing"),
     (expired, "expired"),
     (nearly_expired, "expires-soon"),
     (not_yet_valid, "not-yet-valid"),
@@ -390,6 +413,33 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
     found = site.examine()
 
     assert codes(found) == [code], found.findings
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("break_it", "message", "hint"),
+    [
+        (no_authorities_of_server, "TLS is off where it is named", "bring it back"),
+        (
+            no_bundle_of_a_name,
+            "clients that request its names get the default certificate",
+            "certbot-postfix deploy --cert-name shop",
+        ),
+    ],
+)
+def test_a_missing_file_is_told_with_what_it_does(site, break_it, message, hint):
+    break_it(site)
+    site.postfix.start()
+
+    (finding,) = site.examine().findings
+
+    assert message in finding.message
+    assert hint in finding.hint
+    if break_it is no_bundle_of_a_name:
+        assert site.postfix.served(sni="shop.example.net") == site.postfix.served()
+    else:
+        with pytest.raises(LabError):  # as the finding says
+            site.postfix.served()
 
 
 @pytest.mark.postfix

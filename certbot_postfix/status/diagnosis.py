@@ -9,6 +9,7 @@ from pathlib import Path
 
 from certbot_postfix import certificates, chainfiles, configuration, sni
 from certbot_postfix.certificates import UNKNOWN, Certificate
+from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Answer, Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.status.freshness import ends
@@ -91,6 +92,10 @@ def _because_of(facts: Facts, answer: Answer, broken: frozenset[str]) -> bool:
     if by_name and not broken.isdisjoint(str(each.path) for each in facts.tables):
         return True
     wanted = {str(path) for path in facts.configured(answer)}
+    authorities = evidence.authorities(facts.configuration)
+    wanted |= {
+        str(path) for where, path in authorities.items() if where.startswith("smtpd_")
+    }
     for chain in facts.chains:
         if not wanted.isdisjoint(map(str, chain.files)):
             wanted.update(map(str, chain.paths))
@@ -139,6 +144,7 @@ def of_certificates(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
             yield _self_signed(facts, leaf, places)
         else:
             yield from _in_time(facts, leaf, places)
+    yield from _unlinked(facts)
     yield from _covering(facts, old)
     yield from _covering_table(facts, old)
 
@@ -176,6 +182,20 @@ def _unreadable(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
         f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
         tuple(places),
     )
+
+
+def _unlinked(facts: Facts) -> Iterator[Finding]:
+    """Yield the lineages that certbot cannot renew, since it would replace no file."""
+    for name, path in facts.unlinked.items():
+        yield Finding(
+            Code.LINEAGE_UNLINKED,
+            str(path.parent),
+            f"{path} is a plain file, where certbot has a link into archive/: certbot"
+            f" does not renew {name}",
+            f"move {path.parent}, and its files in archive/ and renewal/, away, and"
+            f" obtain the certificate again with --cert-name {name}",
+            (str(path.parent),),
+        )
 
 
 def _orphan(
@@ -268,6 +288,8 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         leaves = facts.leaves(paths)
         if not leaves and key in shown:
             leaves = [shown[key]]
+        if any(path in facts.files and not facts.files[path].exists for path in paths):
+            continue  # that is told, and it is why another certificate is presented
         useless = {each for each in leaves if each in old or _judged(each)}
         name = sni.asked(key, ())
         covered = any(certificates.covers(each.names, name) for each in leaves)

@@ -159,7 +159,8 @@ class Facts:
     """All there is to conclude from.
 
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
-    that matter, None of one that is gone.  *roots* are the subjects of the machine's
+    that matter, None of one that is gone; *unlinked* those that have plain files in
+    ``live``, with one of these.  *roots* are the subjects of the machine's
     certificate authorities.  *running* is None if that could not be found out.
     *elsewhere* is the directory of the Postfix that runs, or listens, in its place.
     """
@@ -172,6 +173,7 @@ class Facts:
     files: Mapping[Path, File] = field(default_factory=dict)
     tables: tuple[NameTable, ...] = ()
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
+    unlinked: Mapping[str, Path] = field(default_factory=dict)
     roots: frozenset[str] = frozenset()
     answers: tuple[Answer, ...] = ()
     unseen: tuple[Unseen, ...] = ()

@@ -41,6 +41,7 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
         files=dict(found.files),
         tables=tuple(found.tables),
         lineages=dict(found.lineages),
+        unlinked=dict(found.unlinked),
         roots=found.roots,
         unseen=(*unseen, *found.unseen),
         notes=tuple(_notes(configuration)),

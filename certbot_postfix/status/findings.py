@@ -29,6 +29,7 @@ class Code(Enum):
     STALE = "stale"
     SELF_SIGNED = "self-signed"
     LINEAGE_MISSING = "lineage-missing"
+    LINEAGE_UNLINKED = "lineage-unlinked"
     NAME_NOT_COVERED = "name-not-covered"
     SNI_NOT_COVERED = "sni-name-not-covered"
     CHAIN_INCOMPLETE = "chain-incomplete"
@@ -71,12 +72,17 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     )
 
 
-def missing(path: Path, consequence: str, where: str) -> Finding:
+def missing(
+    path: Path,
+    consequence: str,
+    where: str,
+    hint: str = "bring it back, or name another file",
+) -> Finding:
     """Return that *path* is missing."""
     return Finding(
         Code.FILE_MISSING,
         str(path),
         f"{path} is missing: {consequence}",
-        "bring it back, or name another file",
+        hint,
         (where,),
     )

@@ -4,6 +4,7 @@ Writes nothing.  What this user may not see is told as `Unseen`, and is no error
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Inspection:
         self.files: dict[Path, File] = {}
         self.tables: list[NameTable] = []
         self.lineages: dict[str, Certificate | None] = {}
+        self.unlinked: dict[str, Path] = {}
         self.roots: frozenset[str] = frozenset()
         self.unseen: list[Unseen] = []
         self._reachable: dict[Path, bool] = {}
@@ -80,6 +82,7 @@ class Inspection:
             copies = copies or not name
             if there is not None and name:
                 self._look_at_lineage(name, named=True)
+                self._look_at_links(name)
         # A copy of certbot's files is known by its names alone.
         for name in sorted(there or ()) if copies else ():
             self._look_at_lineage(name)
@@ -149,6 +152,13 @@ class Inspection:
             reason = error.strerror or str(error)
             self.unseen.append(Unseen(f"certbot's lineages in {self.live}", reason))
             return None
+
+    def _look_at_links(self, name: str) -> None:
+        with suppress(OSError):  # what cannot be seen is told of the chain
+            for kind in ("privkey", "fullchain"):
+                path = self.live / name / f"{kind}.pem"
+                if path.is_file() and not path.is_symlink():
+                    self.unlinked[name] = path
 
     def _look_at_lineage(self, name: str, *, named: bool = False) -> None:
         if name in self.lineages:

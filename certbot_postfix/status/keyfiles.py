@@ -22,7 +22,7 @@ def of_files(facts: Facts) -> Iterator[Finding]:
     for where, path in evidence.authorities(facts.configuration).items():
         file = facts.files.get(path)
         if file and not file.exists:
-            yield missing(path, "the authorities of others are not known", where)
+            yield missing(path, _without_authorities(where), where)
         elif file and not file.hidden:
             yield from _of_authorities(facts, file, where)
     for table in facts.tables:
@@ -41,7 +41,14 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
     )
     absent = [file.path for file in files if not file.exists]
     for path in absent:
-        yield missing(path, consequence, chain.where)
+        name = facts.lineage(path) if path.parent == facts.bundles else ""
+        if chain.parameter == sni.PARAMETER:
+            consequence = "clients that request its names get the default certificate"
+        if name and facts.lineages.get(name):
+            hint = f"certbot-postfix deploy --cert-name {name}"
+            yield missing(path, consequence, chain.where, hint)
+        else:
+            yield missing(path, consequence, chain.where)
     seen = len(files) == len(chain.paths) and not any(
         file.hidden or file.partly for file in files
     )
@@ -155,13 +162,20 @@ def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[F
             )
 
 
+def _without_authorities(where: str) -> str:
+    """Say what a file of CAs that Postfix cannot load does: no TLS, in any process."""
+    if where.startswith("smtpd_"):
+        return "TLS is off where it is named, and clients send in clear text"
+    return "TLS is off in the client: mail is sent in clear text, or deferred"
+
+
 def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
     if not file.certificates:
         yield Finding(
             Code.FILE_UNUSABLE,
             str(file.path),
-            f"{file.path} has no certificates of authorities: TLS fails where it is"
-            " named",
+            f"{file.path} has no certificates of authorities:"
+            f" {_without_authorities(where)}",
             "name a bundle of authorities",
             (where,),
         )
