@@ -358,6 +358,20 @@ class Signer:
         signature = f"{path}.asc"
         self.gpg("--yes", "--armor", "--output", signature, "--detach-sign", str(path))
 
+    def sign_as(self, path: Path, *users: str, when: str = "") -> None:
+        """Sign *path* by the keys of *users*, at the time *when*."""
+        signature = f"{path}.asc"
+        keys = [part for user in users for part in ("--local-user", user)]
+        clock = ["--faked-system-time", when] if when else []
+        self.gpg(
+            *(*clock, *keys, "--yes", "--armor", "--output", signature),
+            *("--detach-sign", str(path)),
+        )
+
+    def export(self, keyring: Path, *users: str) -> str:
+        self.gpg("--yes", "--output", str(keyring), "--export", *users)
+        return str(keyring)
+
     def sign_inside(self, path: Path) -> None:
         """Sign *path*, and have it in the signature, which is not detached."""
         self.gpg("--yes", "--armor", "--output", f"{path}.asc", "--sign", str(path))
@@ -377,6 +391,77 @@ def signers() -> Iterator[list[Signer]]:
     for each in found:
         each.end()
     shutil.rmtree(base, ignore_errors=True)
+
+
+THEN = "20200101T000000!"
+
+
+@pytest.fixture(scope="module")
+def keys(signers: list[Signer]) -> Signer:
+    """Have keys that are good, two of them, and one that expired in 2020."""
+    found = Signer(signers[0].home.with_name("keys"))
+    new = ("--passphrase", "", "--quick-generate-key")
+    for user in ("old", "new"):
+        found.gpg(*new, f"{user}@example.org", "ed25519", "sign")
+    found.gpg(
+        *("--faked-system-time", THEN, *new, "expired@example.org", "ed25519"),
+        *("sign", "1d"),
+    )
+    signers.append(found)
+    return found
+
+
+@pytest.mark.parametrize("known", ["old", "new", "old new", "new expired"])
+def test_a_list_signed_by_an_old_and_a_new_key_is_followed_with_either(
+    place, keys, tmp_path, known
+):
+    keys.sign_as(place.path, "old@example.org", "new@example.org")
+    users = [f"{user}@example.org" for user in known.split()]
+    keyring = keys.export(tmp_path / "keyring.gpg", *users)
+    settings = Settings((str(place.path),), keyring=keyring)
+    place.context = Context(settings, place.context.directory)
+
+    place.refresh()
+
+    assert place.domains() == ["example.org", "example.net"]
+
+
+@pytest.mark.parametrize("known", ["expired", "expired old", "old"])
+def test_a_list_that_only_an_expired_key_has_signed_is_refused(
+    place, keys, tmp_path, known
+):
+    keys.sign_as(place.path, "expired@example.org", when=THEN)
+    users = [f"{user}@example.org" for user in known.split()]
+    keyring = keys.export(tmp_path / "keyring.gpg", *users)
+    settings = Settings((str(place.path),), keyring=keyring)
+    place.context = Context(settings, place.context.directory)
+    told = "the key that signed it has expired" if "expired" in known else "public key"
+
+    with pytest.raises(PolicyError, match=told):
+        place.refresh()
+
+    assert place.domains() == []
+
+
+def test_an_expired_key_beside_a_good_one_does_not_spoil_the_signature(
+    place, keys, tmp_path
+):
+    keys.sign_as(place.path, "expired@example.org", when=THEN)
+    first = Path(f"{place.path}.asc")
+    keys.gpg("--yes", "--dearmor", "--output", str(tmp_path / "1"), str(first))
+    keys.sign_as(place.path, "new@example.org")
+    keys.gpg("--yes", "--dearmor", "--output", str(tmp_path / "2"), str(first))
+    first.write_bytes((tmp_path / "1").read_bytes() + (tmp_path / "2").read_bytes())
+    settings = Settings((str(place.path),), keyring=str(tmp_path / "keyring.gpg"))
+    keys.export(tmp_path / "keyring.gpg", "expired@example.org", "new@example.org")
+    place.context = Context(settings, place.context.directory)
+
+    place.refresh()
+    assert place.domains() == ["example.org", "example.net"]
+
+    place.publish(written("example.org", "evil.example", since=0))
+    with pytest.raises(PolicyError, match="is not signed by a key in"):
+        place.refresh()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ wiring              what main.cf must say, and what stands against: decisions
 table               the table certbot_tls_policy, as a value
 lists, recipients   our two sources: lists, and MTA-STS
 cache, signatures   what is kept of MTA-STS; whether a list is signed
-sources             what the administrator wants, and who implements it
+sources, entries    what the administrator wants, who implements it, what they may give
 https, records      HTTPS and DNS, with bounds
 starttls_everywhere, mta_sts   what others publish, read
 model               what all sources give

@@ -5,6 +5,16 @@ from pathlib import Path
 from certbot_postfix import files, programs
 from certbot_postfix.policy.model import PolicyError, shown
 
+# What gpgv says of a signature by a key that it has, GnuPG's doc/DETAILS.  The exit
+# status does not tell: it is 0 for these, and 2 if one of several keys is missing, as
+# it is where a list is signed by an old and a new key while these change.
+_REFUSED = {
+    "BADSIG": "the signature is of something else",
+    "EXPSIG": "the signature has expired",
+    "EXPKEYSIG": "the key that signed it has expired",
+    "REVKEYSIG": "the key that signed it was revoked",
+}
+
 
 def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
     """Return why *signature* is not one of *body* by a key in *keyring*, "" if it is.
@@ -15,11 +25,20 @@ def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
     try:
         for path, text in zip(paths, (signature, body), strict=True):
             files.replace(path, text, mode=0o600)
-        command = ["gpgv", "--keyring", keyring, *map(str, paths)]
-        done = programs.run(command, check=False)
+        command = ["gpgv", "--status-fd", "1", "--keyring", keyring]
+        done = programs.run([*command, *map(str, paths)], check=False)
     finally:
         files.remove(*paths)
-    return programs.complaint(done) if done.returncode else ""
+    said = {line.split()[1] for line in done.stdout.splitlines() if _is_status(line)}
+    unknown = "ERRSIG" in said  # of a key that is not there yet, or not any more
+    if "GOODSIG" in said and "BADSIG" not in said and (unknown or not done.returncode):
+        return ""
+    why = [reason for word, reason in _REFUSED.items() if word in said]
+    return ", and ".join(why) or programs.complaint(done)
+
+
+def _is_status(line: str) -> bool:
+    return line.startswith("[GNUPG:] ") and len(line.split()) > 1
 
 
 def check(keyring: str) -> None:
