@@ -17,6 +17,7 @@ from certbot_postfix.configuration import (
     Service,
     endpoints,
     own_certificate,
+    presenter,
     with_own_certificate,
 )
 from certbot_postfix.errors import Error
@@ -76,6 +77,7 @@ def configured(
     configuration: Configuration, service: Service | None = None
 ) -> list[Path]:
     """Return the files that hold the certificates of main.cf, or of a *service*."""
+    service = presenter(configuration, service) if service else None
     chain = configuration.value(CHAIN, service).replace(",", " ").split()
     legacy = (configuration.value(name, service) for name in LEGACY if "cert" in name)
     # smtpd_tls_cert_file = none means TLS without a default certificate.

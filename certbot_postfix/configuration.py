@@ -181,11 +181,25 @@ def reads(service: Service, name: str) -> bool:
     return name.startswith(_READ.get(service.command, ()))
 
 
+def presenter(configuration: Configuration, service: Service) -> Service:
+    """Return who presents the certificate to clients that *service* lets in.
+
+    postscreen(8) passes them to the service that is named smtpd.
+    """
+    passed = (
+        each
+        for each in configuration.services
+        if each.kind == "pass" and each.command == "smtpd"
+    )
+    return next(passed, service) if service.command == "postscreen" else service
+
+
 def own_certificate(configuration: Configuration, service: Service) -> str:
     """Return the override that names a certificate of *service*'s own, if one does.
 
     postconf(5), smtpd_tls_chain_files: if it is set, the older ones are ignored.
     """
+    service = presenter(configuration, service)
     chain = configuration.value(CHAIN, service)
     names = [CHAIN] if chain else [name for name in LEGACY if "cert" in name]
     return next((name for name in names if service.overrides.get(name)), "")

@@ -250,6 +250,27 @@ def test_a_certificate_of_tlsproxy_ends_an_installation_and_is_a_finding(
 
 
 @pytest.mark.postfix
+def test_a_certificate_of_the_smtpd_behind_postscreen_is_its_own(
+    scene, base, issued, authority
+):
+    postfix, own = scene.postfix, authority.issue(NAME)
+    other = bundle(base / "other.pem", own)
+    postfix.postconf("-P", f"smtpd/pass/{CHAIN}={other}")
+    postfix.settle()
+    postfix.start()
+
+    scene.deploy()
+
+    assert postfix.served() == own.leaf
+    assert postfix.served("submission") == issued.leaf
+    directory = Postfix(postfix.config_dir)
+    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    assert "stale" not in [
+        each.code.value for each in conclusion.report(facts).findings
+    ]
+
+
+@pytest.mark.postfix
 def test_what_a_stranger_is_presented_is_verified(scene, base, issued, authority):
     other = bundle(base / "other.pem", authority.issue(NAME))
     disturbed = base / "disturbed-postfix"

@@ -18,6 +18,7 @@ from certbot_postfix.configuration import (
     Configuration,
     Endpoint,
     Service,
+    presenter,
 )
 from certbot_postfix.probe import Seen
 
@@ -255,7 +256,7 @@ def chains(
     """Return every chain that *configuration* or one of the *tables* names, once."""
     found = list(_in_scope(configuration, "smtpd", None))
     for service in chainfiles.with_certificates(configuration):
-        found += _in_scope(configuration, "smtpd", service)
+        found += _in_scope(configuration, "smtpd", presenter(configuration, service))
     for prefix in CLIENTS:
         found += _in_scope(configuration, prefix, None)
         for service in configuration.services:
