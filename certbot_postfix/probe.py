@@ -124,6 +124,8 @@ def _dialogue(question: Question, timeout: float) -> Iterator[Dialogue]:
 
 def _failure(question: Question, error: Exception, *, greeted: bool) -> ProofError:
     reason = str((isinstance(error, OSError) and error.strerror) or error)
+    if isinstance(error, TimeoutError):
+        reason = "timed out"  # ssl has words of its own
     refused = isinstance(error, ReplyError) and error.refused
     kind = ProofError if greeted else UnansweredError
     kind = RefusedError if refused else kind
