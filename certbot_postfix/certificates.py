@@ -186,24 +186,19 @@ def joined(key: bytes, fullchain: bytes) -> bytes:
     return key.rstrip() + b"\n" + fullchain.strip() + b"\n"
 
 
+# Bytes of a chain that clients of OpenSSL take: SSL_CTX_set_max_cert_list(3).
+_LARGEST = 100 * 1024
+
+
 def judge(
     new: Certificate, old: Certificate | None, host: str, now: datetime
 ) -> list[str]:
     """Say what is remarkable when *new* replaces *old* in service at *host*.
 
     Raise `CertificateError` if *new* must not be put into service: it is not valid
-    now, it is older than *old*, or it no longer covers *host*.
+    now, it is older than *old*, it no longer covers *host*, or no client takes it.
     """
-    if new.not_after <= now:
-        raise CertificateError(
-            f"the certificate expired at {new.not_after:%Y-%m-%d %H:%M} UTC",
-            hint="certbot renew --cert-name NAME",
-        )
-    if new.not_before > now:
-        raise CertificateError(
-            f"the certificate is not valid before {new.not_before:%Y-%m-%d %H:%M} UTC",
-            hint="check the clock of this machine",
-        )
+    _refuse_unfit(new, now)
     if old is None:
         return []
     if new.not_before < old.not_before:
@@ -223,6 +218,25 @@ def judge(
     if old.key_type not in ("", new.key_type):
         remarks.append(f"the key is {new.key_type} now, it was {old.key_type}")
     return remarks
+
+
+def _refuse_unfit(new: Certificate, now: datetime) -> None:
+    if len(new.der) > _LARGEST:
+        raise CertificateError(
+            f"the certificate has {len(new.der) // 1024} KB: clients of OpenSSL take"
+            f" chains of {_LARGEST // 1024} KB at most",
+            hint="obtain several certificates, each with fewer names",
+        )
+    if new.not_after <= now:
+        raise CertificateError(
+            f"the certificate expired at {new.not_after:%Y-%m-%d %H:%M} UTC",
+            hint="certbot renew --cert-name NAME",
+        )
+    if new.not_before > now:
+        raise CertificateError(
+            f"the certificate is not valid before {new.not_before:%Y-%m-%d %H:%M} UTC",
+            hint="check the clock of this machine",
+        )
 
 
 def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:

@@ -492,3 +492,10 @@ def test_no_warning_of_a_library_leaves_the_reader(self_signed, kind):
 
     assert heard == []
     assert filters[0][0] == "always"
+
+
+def test_a_certificate_that_clients_of_openssl_do_not_take_is_refused():
+    new = replace(certificate("mx.example.org"), der=bytes(250_000))
+
+    with pytest.raises(CertificateError, match=r"has 244 KB: .* 100 KB at most"):
+        judge(new, None, "mx.example.org", NOW)
