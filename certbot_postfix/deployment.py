@@ -322,8 +322,17 @@ class Deployment:
         used = self.renewal.renew([lineage, *missed])
         return self._tell_outdated([lineage]) or used
 
+    def uses(self, lineage: Lineage) -> bool:
+        """Whether this instance or another one uses *lineage*."""
+        path = self.inventory.path_of(lineage)
+        return (
+            self.inventory.uses(path)
+            or path in Family(self.inventory, [lineage]).used
+            or bool(self.inventory.by_hand([lineage]))
+        )
+
     def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
-        """Warn of older copies of *lineages* that Postfix reads; say whether it does.
+        """Tell of older copies of *lineages* that Postfix reads; say whether it does.
 
         No configuration is edited, so that the old certificate goes on to be served.
         """
@@ -336,7 +345,7 @@ class Deployment:
             )
         ]
         for finding in outdated:
-            logger.warning("%s\nHint: %s", finding.message, finding.hint)
+            logger.error("%s\nHint: %s", finding.message, finding.hint)
         return bool(outdated)
 
     def catch_up(self) -> None:

@@ -6,6 +6,7 @@ has wrappers for Windows: Postfix runs on Unix only.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -25,13 +26,25 @@ NEW = ".certbot-new"
 OLD = ".certbot-old"
 
 
+# chattr(1): root gets EPERM of what is immutable; rename(2): EBUSY of a mount point,
+# such as a file that a container has mounted.
+_HINTS = {
+    errno.EPERM: "see lsattr {0}: chattr -i makes what is immutable writable again",
+    errno.EBUSY: "findmnt {0}: mount its directory, since a mount cannot be replaced",
+    errno.EROFS: "findmnt -T {0}: the file system is mounted read-only",
+}
+
+
 @contextlib.contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into an `Error` that says what could not be done to *path*."""
     try:
         yield
     except OSError as error:
-        raise Error(f"could not {action} {path}: {error.strerror or error}") from error
+        raise Error(
+            f"could not {action} {path}: {error.strerror or error}",
+            hint=_HINTS.get(error.errno or 0, "").format(path),
+        ) from error
 
 
 def read(path: Path) -> bytes:

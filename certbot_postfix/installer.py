@@ -329,11 +329,31 @@ class Installer(common.Installer):
         bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
         found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
         interrupted = Path(self.config.in_progress_dir).is_dir()
+        self._warn_if_dropped(found, bundle, directory)
         if not interrupted and not found.missed_by(bundle, directory):
             return
         self.prepare()
         with _not_deployed():
             self._ready.renew(found)
+
+    def _warn_if_dropped(self, found: "Lineage", bundle: Path, directory: Path) -> None:
+        from certbot_postfix import dropped  # noqa: PLC0415
+
+        if not dropped.untold(bundle, directory):
+            return
+        self.prepare()
+        if not self._ready.uses(found):
+            logger.error(  # certbot's -q leaves warnings out
+                "%s does not name %s any more: Postfix does not serve the certificate"
+                " that certbot renews\nHint: certbot install -i %s --cert-name %s; or,"
+                " if that is meant, certbot-postfix forget %s",
+                directory / "main.cf",
+                bundle,
+                self.name,
+                found.name,
+                found.name,
+            )
+        dropped.tell(bundle, directory)
 
     def _refresh_policies(self, directory: Path) -> None:
         """Refresh the policies of the instance in *directory*, once in a process."""

@@ -53,7 +53,7 @@ class Lineage:
             return True
         if not bundle.exists():
             named = (directory / "main.cf", directory / sni.NAME)
-            return any(_mentions(path, bundle) for path in named)
+            return any(mentions(path, bundle) for path in named)
         text = certificates.joined(files.read(self.key), files.read(self.fullchain))
         return files.read(bundle) != text or _older(directory, bundle)
 
@@ -75,7 +75,8 @@ class Lineage:
             ) from error
 
 
-def _mentions(path: Path, bundle: Path) -> bool:
+def mentions(path: Path, bundle: Path) -> bool:
+    """Whether the file *path* has the name of *bundle* in it."""
     return (
         path.is_file()
         and f"{bundle.parent.name}/{bundle.name}".encode() in files.read(path)
@@ -89,4 +90,4 @@ def _older(directory: Path, bundle: Path) -> bool:
         directory / name for name in sni.DATABASE_FILES if (directory / name).exists()
     ]
     older = any(path.stat().st_mtime < written for path in found)
-    return older and _mentions(directory / sni.NAME, bundle)
+    return older and mentions(directory / sni.NAME, bundle)

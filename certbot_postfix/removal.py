@@ -12,6 +12,7 @@ from pathlib import Path
 
 from certbot_postfix import (
     chainfiles,
+    dropped,
     files,
     instances,
     plan,
@@ -127,7 +128,8 @@ class Removal:
             self.inventory.tables.databases.remove()
         if self._used_elsewhere():
             return False
-        files.remove(self.path, *files.leftovers(self.path))
+        leftovers = files.leftovers(self.path)
+        files.remove(self.path, *leftovers, dropped.note(self.path))
         return True
 
     def _write(self, planned: Plan) -> None:

@@ -151,6 +151,35 @@ def test_a_directory_that_must_not_change_does_not(path, write):
     assert look(path.parent) == {"main.cf": (0o644, b"old")}
 
 
+def test_how_to_write_what_is_immutable_is_told(path):
+    path.write_bytes(b"old")
+
+    with immutable(path), pytest.raises(Error) as caught:
+        files.replace(path, b"new", mode=0o600)
+
+    assert "chattr -i" in caught.value.hint
+
+
+@pytest.fixture
+def mounted(path, tmp_path):
+    """A file that is a mount point, as in a container."""
+    path.write_bytes(b"old")
+    other = tmp_path / "other"
+    other.write_bytes(b"mounted")
+    mount = ["mount", "--bind", str(other), str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_why_a_mount_point_is_not_replaced_is_told(mounted):
+    with pytest.raises(Error) as caught:
+        files.replace(mounted, b"new", mode=0o600)
+
+    assert f"findmnt {mounted}" in caught.value.hint
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_what_a_killed_run_left_is_overwritten(path, write):
     files.temporary(path).write_bytes(b"half")

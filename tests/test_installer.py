@@ -150,6 +150,30 @@ def test_no_program_of_postfix_is_started_if_no_renewal_was_missed(
     assert served(postfix) == everywhere(newer.leaf)
 
 
+# Panels
+
+
+def test_a_main_cf_that_a_panel_wrote_anew_is_told_once(postfix, certbot, authority):
+    where = {"postfix_config_dir": str(postfix.config_dir)}
+    install_lineage(certbot.config_dir, NAME, authority.issue(NAME), **where)
+    before = postfix.main_cf.read_bytes()
+    install(certbot, postfix)
+    named = postfix.main_cf.read_bytes()
+    postfix.main_cf.write_bytes(before)
+
+    first, second = (certbot("renew", "-q") for _ in range(2))
+    postfix.main_cf.write_bytes(named)
+    third = certbot("renew", "-q")
+    postfix.main_cf.write_bytes(before + b"# anew\n")
+    fourth = certbot("renew", "-q")
+
+    told = [each.stdout + each.stderr for each in (first, second, third, fourth)]
+    assert [bool(each) for each in told] == [True, False, False, True]
+    assert f"{postfix.main_cf} does not name {certbot.bundle(NAME)}" in told[0]
+    assert f"certbot install -i postfix --cert-name {NAME}" in told[0]
+    assert not any(each.returncode for each in (first, second, third, fourth))
+
+
 # Other encodings
 
 

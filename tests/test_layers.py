@@ -28,6 +28,7 @@ IMPORTS: dict[str, set[str]] = {
     "maplist": set(),
     "sni": {"errors", "hostnames"},
     "lineage": {"certificates", "errors", "files", "sni"},
+    "dropped": {"files", "lineage", "sni"},
     "placement": {"certificates", "errors", "sni"},
     "rules": {"configuration", "errors", "profiles"},
     "dialogue": set(),
@@ -112,6 +113,7 @@ IMPORTS: dict[str, set[str]] = {
         "transaction",
     },
     "removal": {
+        "dropped",
         "chainfiles",
         "errors",
         "files",
@@ -395,6 +397,7 @@ IMPORTS: dict[str, set[str]] = {
         "tables",
     },
     "installer": {
+        "dropped",
         "policy.gathering",
         "checkpoint",
         "deployment",
