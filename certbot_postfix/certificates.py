@@ -386,13 +386,8 @@ def _openssl_reads(der: bytes) -> bool:
 
 def addresses(certificate: Certificate) -> list[str]:
     """Return the IP addresses among the names of *certificate*."""
-    try:
-        found = x509.load_der_x509_certificate(
-            certificate.der
-        ).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return []
-    return list(map(str, found.value.get_values_for_type(x509.IPAddress)))
+    found = extension(certificate, x509.SubjectAlternativeName)
+    return list(map(str, found.get_values_for_type(x509.IPAddress))) if found else []
 
 
 def _dns_names(certificate: x509.Certificate) -> frozenset[str]:

@@ -16,7 +16,7 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import certificates, lock, profiles, tables
 from certbot_postfix.deployment import Deployment, Wish
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger, shown
 from certbot_postfix.lineage import Lineage, bundles_below
 from certbot_postfix.policy import commands as policy
 from certbot_postfix.postfix import Postfix
@@ -29,7 +29,7 @@ from certbot_postfix.status import (
 )
 from certbot_postfix.status.deadline import Deadline
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 Commands = Any  # argparse has no public name for it
 
@@ -88,7 +88,7 @@ class _Talk(logging.Handler):
 
 
 def _say(text: str) -> None:
-    print(f"certbot-postfix: {text}", file=sys.stderr)
+    print(shown(f"certbot-postfix: {text}", sys.stderr), file=sys.stderr)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -101,9 +101,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         replace=arguments.replace_default,
     )
     proposal = deployment.propose(lineage, wish)
-    print(proposal.plan.diff(), end="")
+    print(shown(proposal.plan.diff(), sys.stdout), end="")
     for line in [*proposal.notes, *proposal.warnings, *proposal.overrides]:
-        print(line, file=sys.stderr)
+        print(shown(str(line), sys.stderr), file=sys.stderr)
     if found := certificates.addresses(proposal.bundle.leaf):
         print(
             f"the certificate has the address {found[0]} among its names: current"
@@ -111,7 +111,8 @@ def _plan(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if proposal.stale:
-        print(f"the bundle {proposal.path} would be written", file=sys.stderr)
+        told = f"the bundle {proposal.path} would be written"
+        print(shown(told, sys.stderr), file=sys.stderr)
     if proposal.empty:
         print("nothing to do", file=sys.stderr)
         return 0
@@ -139,7 +140,7 @@ def _forget(arguments: argparse.Namespace) -> int:
     _lock(deployment)
     removal = deployment.removal(arguments.name)
     planned = removal.propose(None)
-    print(planned.diff(), end="")
+    print(shown(planned.diff(), sys.stdout), end="")
     if removal.carry_out(planned):
         _say(f"removed {removal.path}")
     return 0
@@ -165,7 +166,7 @@ def _status(arguments: argparse.Namespace) -> int:
     bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
     found = conclusion.report(examination.examine(postfix, bundles, deadline))
     text = arguments.render(found)
-    encoding = sys.stdout.encoding or "ascii"
+    encoding = sys.stdout.encoding or "ascii"  # the colours are ours
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
     return ATTEND if found.findings else 0
 

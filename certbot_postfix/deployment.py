@@ -6,7 +6,6 @@ success means that every service showed the certificate in a handshake.  Raises
 """
 
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -29,7 +28,7 @@ from certbot_postfix import (
 )
 from certbot_postfix.certificates import Bundle, Certificate
 from certbot_postfix.configuration import Configuration, names
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inventory import Inventory, private_keys
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
@@ -46,7 +45,7 @@ from certbot_postfix.sni import Table
 from certbot_postfix.status import copies
 from certbot_postfix.transaction import Checkpoint
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,49 @@ Every error is one of certbot's plugin errors, so that no layer has to translate
 A message names object, cause and consequence; what to do stands apart, in the hint.
 """
 
+import logging
 import signal
+from typing import TextIO
 
 from certbot import errors
 
 
 def printable(text: str) -> str:
-    """Return *text*, in which bytes of another encoding are written as escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return *text* with escapes for all that a terminal may obey or cannot show.
+
+    Those are bytes of another encoding, control characters of C0 and C1, and those that
+    change the direction of text; lines and tabs stay.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        each
+        if each.isprintable() or each in "\n\t"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """Return *text* as it is written to *stream*: `printable`, in its encoding."""
+    encoding = stream.encoding or "ascii"
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def named_logger(name: str) -> logging.Logger:
+    """Return the logger of a module, whose messages are `printable`."""
+    found = logging.getLogger(name)
+    found.addFilter(_harmless)
+    return found
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    if record.exc_info:
+        # A formatter takes this, where it is set.
+        record.exc_text = printable(
+            logging.Formatter().formatException(record.exc_info)
+        )
+    return True
 
 
 class Error(errors.PluginError):
@@ -20,10 +55,12 @@ class Error(errors.PluginError):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = printable(message)
-        self.hint = hint
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
-        return f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+        return printable(
+            f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+        )
 
     # certbot shows the repr of what prepare() raises.
     __repr__ = __str__

@@ -5,7 +5,6 @@ certbot loads this module on every run, so it imports little; the contract is th
 """
 
 import contextlib
-import logging
 import os
 import shlex
 import sys
@@ -22,7 +21,7 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import profiles
 from certbot_postfix.checkpoint import CheckpointInProgress
-from certbot_postfix.errors import Error, MissingError, printable
+from certbot_postfix.errors import Error, MissingError, named_logger, shown
 from certbot_postfix.profiles import ClientLevel, Profile
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from certbot_postfix.policy import gathering
     from certbot_postfix.policy import outbound as policy
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # With these, certbot goes on without an installer whose prepare() raises, and for two
 # of them forgets it in the renewal configuration: a certificate would be renewed, but
@@ -440,10 +439,7 @@ def _not_deployed() -> Iterator[None]:
 
 
 def _notify(text: str) -> None:
-    """Tell the user, in what the terminal's or cron's encoding has of *text*."""
-    encoding = sys.stdout.encoding or "ascii"
-    told = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    display_util.notify(told)
+    display_util.notify(shown(text, sys.stdout))
 
 
 def _now() -> datetime:

@@ -4,7 +4,6 @@ Nothing of that is remembered elsewhere: the bundles that main.cf and the table 
 name are those that are deployed.
 """
 
-import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
@@ -20,7 +19,7 @@ from certbot_postfix import (
 )
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
-from certbot_postfix.errors import CertificateError, Error, ProgramError
+from certbot_postfix.errors import CertificateError, Error, ProgramError, named_logger
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Standing
 from certbot_postfix.postfix import Postfix
@@ -28,7 +27,7 @@ from certbot_postfix.promises import Promise
 from certbot_postfix.sni import Table
 from certbot_postfix.tables import Tables
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 
 class Inventory:

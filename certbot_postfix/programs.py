@@ -3,16 +3,15 @@
 Raises `ProgramError`, whose message has the command, fit to be pasted.
 """
 
-import logging
 import shlex
 import subprocess
 from collections.abc import Mapping
 
 from certbot import util
 
-from certbot_postfix.errors import ProgramError, UnusableProgramError
+from certbot_postfix.errors import ProgramError, UnusableProgramError, named_logger
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # Seconds.  `postfix check` looks at every queue file: slow on a busy server.
 TIMEOUT = 300

@@ -4,7 +4,6 @@ certbot's checkpoints take no part, since a key must not enter them: what fails 
 undone here, and what was done is shown as a diff.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from certbot_postfix import (
     sni,
     transaction,
 )
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inventory import Inventory, leaves
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.plan import Edit, Plan
@@ -29,7 +28,7 @@ from certbot_postfix.renewal import Renewal, judged
 from certbot_postfix.serving import Serving
 from certbot_postfix.sni import Table
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ is not.  certbot has no net below a renewal, so the undo is here.
 """
 
 import contextlib
-import logging
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +20,7 @@ from certbot_postfix import (
     transaction,
 )
 from certbot_postfix.certificates import Bundle
-from certbot_postfix.errors import CertificateError, Error, SignalError
+from certbot_postfix.errors import CertificateError, Error, SignalError, named_logger
 from certbot_postfix.inventory import Inventory, certificates_in, leaves
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed
@@ -29,7 +28,7 @@ from certbot_postfix.promises import Promise
 from certbot_postfix.serving import Serving
 from certbot_postfix.sni import Table
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 
 class Renewal:

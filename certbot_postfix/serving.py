@@ -4,7 +4,6 @@ Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredErr
 `ProgramError` where Postfix does not do as told.
 """
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
@@ -19,6 +18,7 @@ from certbot_postfix.errors import (
     ProofError,
     RefusedError,
     UnansweredError,
+    named_logger,
 )
 from certbot_postfix.maillog import MailLog
 from certbot_postfix.postfix import Postfix
@@ -33,7 +33,7 @@ from certbot_postfix.verification import (
     verify,
 )
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # Seconds after a reload at which the master process must still be there: it reads
 # master.cf after `postfix reload` ended, and may die of what it finds.

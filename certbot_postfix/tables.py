@@ -6,18 +6,17 @@ lay there readable by others does not pass that on.  Raises `errors.Error`.
 """
 
 import base64
-import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from certbot_postfix import databases, files, sni
 from certbot_postfix.databases import Databases
-from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.errors import Error, ProgramError, named_logger
 from certbot_postfix.postfix import Postfix, reason
 from certbot_postfix.sni import Table
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # A database of names has copies of files: so many are compared at once.
 _AT_ONCE = 500

@@ -6,7 +6,6 @@ and an old one is kept beside the new until that is proven.
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import tempfile
@@ -17,12 +16,12 @@ from string import whitespace
 from typing import Protocol
 
 from certbot_postfix import files, plan
-from certbot_postfix.errors import Error, MisconfiguredError
+from certbot_postfix.errors import Error, MisconfiguredError, named_logger
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change, CommentOut, Decision, Remove
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # How the name of a staged copy begins; certbot's work directory may hold other things.
 _STAGED = "certbot-postfix-"

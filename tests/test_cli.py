@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix import cli
-from tests.lab import Issued, install_lineage, renew_lineage
+from tests.lab import Issued, install_lineage, pki, renew_lineage
 from tests.lab.postfix import snapshot
 from tests.test_main_cf import patched, shown
 
@@ -51,6 +51,27 @@ def deploy(stopped_postfix, certbot_dir: Path, issued: Issued) -> Path:
 
 
 # plan
+
+
+def test_what_main_cf_and_a_certificate_say_commands_no_terminal(
+    stopped_postfix, certbot_dir, authority, capsys
+):
+    odd = pki.edited(pki.self_signed(NAME), **pki.ODD["CN with control characters"])
+    path = stopped_postfix.config_dir / "odd.pem"
+    path.write_bytes(odd.bundle_pem)
+    stopped_postfix.set(smtpd_tls_chain_files=str(path))
+    text = stopped_postfix.main_cf.read_text()
+    hostile = "# \x1b]0;evil\x07 \x9b31m\nsmtpd_tls_chain_files"
+    stopped_postfix.main_cf.write_text(text.replace("smtpd_tls_chain_files", hostile))
+    where = ["--config-dir", str(stopped_postfix.config_dir)]
+    where += ["--certbot-config-dir", str(certbot_dir)]
+
+    cli.main([*where, "plan", "--cert-name", NAME])
+    cli.main([*where, "status"])
+
+    said = "".join(capsys.readouterr())
+    assert "\\x1b]0;evil\\x07 \\x9b31m" in said
+    assert said.replace("\n", "").replace("\t", "").isprintable()
 
 
 def test_the_diff_is_all_there_is_on_standard_output(

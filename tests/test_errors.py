@@ -1,6 +1,15 @@
 """Errors are sentences, wherever certbot shows them."""
 
-from certbot_postfix.errors import Error, MisconfiguredError, printable
+import logging
+
+import pytest
+
+from certbot_postfix.errors import (
+    Error,
+    MisconfiguredError,
+    named_logger,
+    printable,
+)
 
 
 def test_the_hint_stands_apart():
@@ -24,3 +33,29 @@ def test_a_message_about_a_name_that_is_not_utf_8_can_be_printed():
 
     assert str(error) == "could not read /m\\xfcller.pem"
     assert printable("grüß") == "grüß"
+
+
+HOSTILE = "\x1b[2J\x07 \x9b31m \u202egro \u200b\r"
+HARMLESS = "\\x1b[2J\\x07 \\x9b31m \\u202egro \\u200b\\r"
+
+
+def test_what_a_terminal_would_obey_is_escaped_and_lines_stay():
+    assert printable(f"a\n\tb {HOSTILE}") == f"a\n\tb {HARMLESS}"
+
+
+def test_neither_message_nor_hint_commands_a_terminal_whoever_sets_them():
+    error = Error(HOSTILE, hint=HOSTILE)
+    error.message = f"more: {HOSTILE}"
+
+    assert str(error) == f"more: {HARMLESS}\nWhat to do: {HARMLESS}"
+
+
+def test_nothing_that_is_logged_commands_a_terminal(caplog: pytest.LogCaptureFixture):
+    logger = named_logger("certbot_postfix.hostile")
+
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("100%% of %s", HOSTILE, exc_info=ValueError(HOSTILE))
+
+    assert caplog.messages == [f"100% of {HARMLESS}"]
+    assert "\x1b" not in caplog.text
+    assert f"ValueError: {HARMLESS}" in caplog.text

@@ -260,7 +260,7 @@ IMPORTS: dict[str, set[str]] = {
     "policy.starttls_everywhere": {"hostnames", "policy.model"},
     "policy.mta_sts": {"policy.model"},
     "policy.records": {"policy.model"},
-    "policy.cache": {"files", "policy.model"},
+    "policy.cache": {"errors", "files", "policy.model"},
     "policy.signatures": {"files", "policy.model", "programs"},
     "policy.recipients": {
         "hostnames",
@@ -371,6 +371,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.report",
     },
     "policy.commands": {
+        "errors",
         "policy.fitness",
         "policy.resolver",
         "policy.gathering",

@@ -1001,7 +1001,7 @@ def test_metrics_survive_the_real_parser(awkward):
     }
     assert counts == {code.value: float(code is Code.STALE) for code in Code}
     (info,) = by_name["certbot_postfix_finding_info"]
-    assert info.labels["object"].startswith('a"b\\n\nd\x1b[31m')
+    assert info.labels["object"].startswith('a"b\\n\nd\\x1b[31m')
     (end,) = by_name["certbot_postfix_not_after_timestamp_seconds"]
     assert end.value == awkward.rows[0].leaf.not_after.timestamp()
 

@@ -4,17 +4,17 @@ What is read is checked as strictly as what was fetched.
 """
 
 import json
-import logging
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from certbot_postfix import files
+from certbot_postfix.errors import named_logger
 from certbot_postfix.policy import model
 from certbot_postfix.policy.model import Entry, Mode, Policy
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 LABEL = "MTA-STS"
 _VERSION = 1

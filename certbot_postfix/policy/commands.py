@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -10,6 +9,7 @@ from typing import Any
 
 from certbot_postfix import lock
 from certbot_postfix.deployment import Deployment
+from certbot_postfix.errors import named_logger, shown
 from certbot_postfix.policy import (
     fitness,
     gathering,
@@ -20,7 +20,7 @@ from certbot_postfix.policy import (
 )
 from certbot_postfix.policy.model import Entry
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 Commands = Any  # argparse has no public name for it
 Find = Callable[[argparse.Namespace], Deployment]
@@ -101,11 +101,12 @@ def _show(deployment: Deployment, *, as_json: bool) -> int:
     for note in gathering.fleeting(found):
         logger.warning("%s", note)
     for entry in found:
-        print(
+        told = (
             f"{entry.domain}: {entry.policy.mode.value} until"
             f" {entry.expires:%Y-%m-%d %H:%M} UTC, {', '.join(entry.policy.mxs)}"
             f" ({entry.source})"
         )
+        print(shown(told, sys.stdout))
     return 0
 
 
@@ -125,7 +126,7 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     postfix, configuration = deployment.postfix, deployment.configuration
     answer = lookup.answer(postfix, configuration, written)
     overrides = wiring.overrides(configuration, deployment.outbound.path)
-    print(answer)
+    print(shown(str(answer), sys.stdout))
     problems = [
         *filter(None, (wiring.rerouted(configuration), *map(str, overrides))),
         *fitness.complaints(postfix, configuration),
@@ -138,7 +139,7 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
         return ATTEND if problems else 0
     fits, said = lookup.connect(postfix, configuration, domain, answer)
     for line in said:
-        print(f"  {line}")
+        print(shown(f"  {line}", sys.stdout))
     fits &= not problems
     print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")
     return 0 if fits else ATTEND

@@ -7,7 +7,6 @@ that are kept, by gpgv(1).  Raises `PolicyError`.
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from math import inf
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from zope.interface import implementer
 
 from certbot_postfix import files
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import https, signatures, starttls_everywhere
 from certbot_postfix.policy.https import Bounds
@@ -26,7 +25,7 @@ from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError, shown
 from certbot_postfix.policy.sources import Context
 from certbot_postfix.policy.starttls_everywhere import PolicyList
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # A million domains and more.
 _LIST = Bounds(256 * 1024 * 1024, seconds=120, redirects=1)

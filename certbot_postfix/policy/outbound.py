@@ -4,7 +4,6 @@ The table and its database are there before main.cf names them, and as long as i
 Raises `errors.Error`.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +21,7 @@ from certbot_postfix import (
 )
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.databases import Databases
-from certbot_postfix.errors import ProgramError
+from certbot_postfix.errors import ProgramError, named_logger
 from certbot_postfix.inventory import Inventory
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.policy import fitness, table, wiring
@@ -34,7 +33,7 @@ from certbot_postfix.rules import Decision
 from certbot_postfix.serving import Serving
 from certbot_postfix.transaction import Checkpoint
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # Up to so many domains, each process reads them all (texthash); above, it looks into a
 # database.  docs/tables.rst has the figures.

@@ -5,7 +5,6 @@ is imported or called, it is named, and what the table has from it stays as it i
 certificate waits for it.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from typing import Any
 
 from zope.interface.verify import verifyObject
 
-from certbot_postfix.errors import Error, SignalError
+from certbot_postfix.errors import Error, SignalError, named_logger
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import entries, model
 from certbot_postfix.policy.model import Entry, uncollected
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 GROUP = "certbot_postfix.policy_sources"
 
