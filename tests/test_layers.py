@@ -160,7 +160,10 @@ IMPORTS: dict[str, set[str]] = {
         "programs",
     },
     "policy.resolver": {"configuration", "errors", "rules"},
+    "policy.routes": {"configuration", "maplist", "policy.table", "policy.wiring"},
     "policy.gathering": {
+        "policy.routes",
+        "postfix",
         "configuration",
         "policy.resolver",
         "profiles",
@@ -379,7 +382,7 @@ IMPORTS: dict[str, set[str]] = {
         "lock",
         "policy.lookup",
         "policy.model",
-        "policy.wiring",
+        "policy.routes",
     },
     "cli": {
         "certificates",

@@ -259,13 +259,13 @@ def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
 
 
 def test_it_is_told_that_policies_do_not_matter_where_mail_goes_elsewhere(scene):
-    scene.postfix.set(relayhost="[127.0.0.1]:1")
+    scene.postfix.set(relayhost="[127.0.0.1]:1", default_transport="smtp")
     scene.third.say(ONE)
 
     scene.apply()
 
     (note,) = scene.notes
-    assert note.startswith("main.cf sets relayhost: for mail that is sent elsewhere")
+    assert note.startswith("policies for one.example.org have no effect: relayhost")
 
 
 def test_it_is_told_where_master_cf_hides_the_table(scene):

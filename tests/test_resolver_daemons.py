@@ -83,9 +83,14 @@ def findings(world: World) -> dict[str, str]:
 
 
 def policy_test(world: World, domain: str, *options: str) -> tuple[int, str]:
+    return policy(world, "test", domain, *options)
+
+
+def policy(world: World, *words: str) -> tuple[int, str]:
     world.sender.settle()
     where = ["--config-dir", str(world.sender.config_dir)]
-    argv = [str(COMMAND), *where, "policy", "test", domain, *options]
+    where += ["--certbot-config-dir", str(world.certbot.config_dir)]
+    argv = [str(COMMAND), *where, "policy", *words]
     done = world.network.run(*argv, env=world.certbot.environment)
     return done.returncode, done.stdout + done.stderr
 

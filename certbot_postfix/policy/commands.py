@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from certbot_postfix import lock
@@ -16,7 +17,7 @@ from certbot_postfix.policy import (
     lookup,
     model,
     resolver,
-    wiring,
+    routes,
 )
 from certbot_postfix.policy.model import Entry
 
@@ -98,7 +99,13 @@ def _show(deployment: Deployment, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([_described(entry) for entry in found], indent=2))
         return 0
-    for note in gathering.fleeting(found):
+    domains = gathering.enforced(path) if path.exists() else []
+    for note in (
+        *gathering.fleeting(found),
+        *gathering.bypassed(
+            deployment.postfix, deployment.configuration, path, domains
+        ),
+    ):
         logger.warning("%s", note)
     for entry in found:
         told = (
@@ -124,13 +131,16 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     domain = model.domain(name.removesuffix("."), "DOMAIN")
     written = domain if name.isascii() else name.removesuffix(".").casefold()
     postfix, configuration = deployment.postfix, deployment.configuration
-    answer = lookup.answer(postfix, configuration, written)
-    overrides = wiring.overrides(configuration, deployment.outbound.path)
+    route = routes.find(configuration, written, partial(lookup.asked, postfix))
+    seen = routes.seen(configuration, route)
+    asked = routes.key(configuration, route, written)
+    answer = lookup.answer(postfix, seen, asked)
     print(shown(str(answer), sys.stdout))
-    problems = [
-        *filter(None, (wiring.rerouted(configuration), *map(str, overrides))),
-        *fitness.complaints(postfix, configuration),
-    ]
+    path = deployment.outbound.path
+    problems = fitness.complaints(postfix, configuration)
+    if lookup.answer(postfix, configuration, written).table:  # if nobody reroutes it
+        problems += filter(None, [routes.void(configuration, route, path, written)])
+        problems += routes.elsewhere(configuration)
     if answer.level in ("dane", "dane-only"):
         problems += filter(None, [resolver.without_dane(configuration, answer.level)])
     for why in problems:

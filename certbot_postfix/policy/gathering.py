@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
@@ -16,11 +17,12 @@ from urllib.parse import quote
 from certbot_postfix import certificates, files, rules
 from certbot_postfix.configuration import Configuration, as_clients_see_it
 from certbot_postfix.databases import Databases
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, ProgramError
 from certbot_postfix.inventory import Inventory
-from certbot_postfix.policy import lookup, resolver, sources, table, wiring
+from certbot_postfix.policy import lookup, resolver, routes, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
 from certbot_postfix.policy.sources import Context, Settings, Source
+from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel
 
 # Our directory for what sources keep, below that of the bundles, and a file there, with
@@ -178,11 +180,14 @@ class Gathering:
             for domain in kept:
                 del found[domain]
         configuration = self.inventory.configuration
-        notes += map(str, wiring.overrides(configuration, self.path))
         notes += unwritten(found.values())
         notes += fleeting(found.values())
-        rerouted = wiring.rerouted(configuration)
-        return [*notes, rerouted] if rerouted else notes
+        enforced = [one.domain for one in found.values() if _enforced(one)]
+        void = bypassed(self.inventory.postfix, configuration, self.path, enforced)
+        hidden = wiring.overrides(configuration, self.path)
+        said = " ".join(void)  # of what hides our table, one word is enough
+        notes += [str(one) for one in hidden if f"for {one.service}" not in said]
+        return [*notes, *void]
 
     def _answered(self, own: str, found: dict[str, Entry]) -> set[str]:
         """Return those of *found* for which the administrator's table *own* counts."""
@@ -270,6 +275,24 @@ def _settings(path: Path) -> tuple[Settings, datetime | None]:
 def _opened(path: Path) -> TextIO:
     # Whoever edits it may write another encoding.
     return path.open(encoding="utf-8", errors="surrogateescape")
+
+
+def bypassed(
+    postfix: Postfix, configuration: Configuration, path: Path, domains: list[str]
+) -> list[str]:
+    """Return why policies for *domains* in the table at *path* do not count."""
+
+    def ask(table: str, keys: set[str]) -> dict[str, str]:
+        with suppress(ProgramError):
+            return postfix.answers(table, keys) if wiring.local(table) else {}
+        return {}
+
+    return routes.complaints(configuration, path, domains, ask)
+
+
+def enforced(path: Path, most: int | None = None) -> list[str]:
+    """Return the domains whose policies are enforced, up to so many entries."""
+    return [one.domain for one in islice(entries(path), most) if _enforced(one)]
 
 
 def unwritten(found: Iterable[Entry]) -> list[str]:

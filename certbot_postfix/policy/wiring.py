@@ -33,14 +33,6 @@ _LOCAL = frozenset(
     )
 )
 
-# Where mail for a domain may be sent elsewhere than to its MX hosts.
-_ROUTES = (
-    "relayhost",
-    "transport_maps",
-    "sender_dependent_relayhost_maps",
-    "sender_dependent_default_transport_maps",
-)
-
 # What our entries would not make stricter, or else by another kind of proof.
 STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
@@ -159,17 +151,6 @@ def prefers_dane(configuration: Configuration) -> bool:
     return rules.client_level(configuration) in ("dane", "dane-only")
 
 
-def rerouted(configuration: Configuration) -> str:
-    """Return a sentence where mail may go elsewhere than to MX hosts, else ""."""
-    named = [each for each in _ROUTES if configuration.value(each)]
-    if not named:
-        return ""
-    return (
-        f"main.cf sets {' and '.join(named)}: for mail that is sent elsewhere than to"
-        " the MX hosts of its domain, policies have no effect"
-    )
-
-
 def overrides(configuration: Configuration, path: Path) -> list[Override]:
     """Return where master.cf hides from the client that main.cf names *path*."""
     return [
@@ -184,11 +165,16 @@ def overrides(configuration: Configuration, path: Path) -> list[Override]:
 def own_tables(configuration: Configuration, path: Path) -> list[str]:
     """Return the administrator's tables before *path* that can be asked here."""
     tables = maplist.before(configuration.value(PARAMETER), path)
-    return [each for each in tables if _type(each) in _LOCAL]
+    return [each for each in tables if local(each)]
 
 
 def keys(domain: str) -> list[str]:
-    """Return what is looked up for *domain*, in order: itself, then its parents."""
+    """Return what is looked up for *domain*, in order: itself, then its parents.
+
+    A next hop with a port or in brackets has none: postconf(5), smtp_tls_policy_maps.
+    """
+    if set(domain) & set("[:"):
+        return [domain]
     labels = domain.split(".")
     parents = (f".{'.'.join(labels[at:])}" for at in range(1, len(labels)))
     return [domain, *parents]
@@ -215,5 +201,6 @@ def _authorities(configuration: Configuration) -> bool:
     return configuration.value("tls_append_default_CA").lower() == "yes"
 
 
-def _type(table: str) -> str:
-    return table.removeprefix("proxy:").partition(":")[0]
+def local(table: str) -> bool:
+    """Whether *table* can be asked without a network, and without a daemon."""
+    return table.removeprefix("proxy:").partition(":")[0] in _LOCAL

@@ -139,7 +139,7 @@ class PolicyTable:
 
     *failures* are what sources of its policies complained of the last time; it is
     *unused* if it is ours, and main.cf does not name it.  *unfit* is what a daemon does
-    that the client must not have.
+    that the client must not have; *void* is why policies do not count.
     """
 
     name: str
@@ -148,6 +148,7 @@ class PolicyTable:
     failures: tuple[str, ...] = ()
     unused: bool = False
     unfit: tuple[str, ...] = ()
+    void: tuple[str, ...] = ()
 
     @property
     def hidden(self) -> bool:

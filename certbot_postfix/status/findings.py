@@ -42,6 +42,7 @@ class Code(Enum):
     WITHOUT_DANE = "dane-without-effect"
     POLICY_TABLE = "policy-table-fails"
     POLICY_DAEMON = "policy-daemon-unfit"
+    POLICY_VOID = "policies-without-effect"
     POLICY_ENDED = "policies-ended"
     POLICY_SOURCE = "policy-source-fails"
     POLICY_UNUSED = "policies-unused"

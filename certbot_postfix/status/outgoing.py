@@ -16,6 +16,9 @@ from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.evidence import Facts, PolicyTable
 from certbot_postfix.status.findings import Code, Finding
 
+# For so many entries it is found out where their mail goes.
+_MOST = 1000
+
 # The seconds that a table has, and the part of the time that is left.
 _SECONDS = 5.0
 _PART = 0.3
@@ -37,11 +40,14 @@ def look(
         fault = service.fault(postfix, name, seconds)
         if maplist.form(name, path):
             until, failures = None, gathering.failures(path, bundles)
+            void: list[str] = []
             try:
                 until = gathering.until(path)
+                domains = gathering.enforced(path, _MOST)
+                void = gathering.bypassed(postfix, configuration, path, domains)
             except Error as error:
                 failures = [error.message, *failures]
-            yield PolicyTable(name, fault, until, tuple(failures))
+            yield PolicyTable(name, fault, until, tuple(failures), void=tuple(void))
         else:
             yield PolicyTable(name, fault)
     if path.exists() and not maplist.form(value, path):
@@ -80,14 +86,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
                 f"mend it, or take it out of {policies.PARAMETER}",
                 ("main.cf",),
             )
-        if table.unfit:
-            yield Finding(
-                Code.POLICY_DAEMON,
-                table.name,
-                f"{table.name} {'; it '.join(table.unfit)}",
-                f"fix that, or take it out of {policies.PARAMETER}",
-                ("main.cf",),
-            )
+        yield from _in_vain(table)
         if table.until and table.until <= now:
             yield Finding(
                 Code.POLICY_ENDED,
@@ -115,3 +114,22 @@ def findings(facts: Facts) -> Iterator[Finding]:
                 "certbot-postfix policy refresh, which tells whether that is so still",
                 ("main.cf",),
             )
+
+
+def _in_vain(table: PolicyTable) -> Iterator[Finding]:
+    if table.unfit:
+        yield Finding(
+            Code.POLICY_DAEMON,
+            table.name,
+            f"{table.name} {'; it '.join(table.unfit)}",
+            f"fix that, or take it out of {policies.PARAMETER}",
+            ("main.cf",),
+        )
+    if table.void:
+        yield Finding(
+            Code.POLICY_VOID,
+            table.name,
+            "; ".join(table.void),
+            "certbot-postfix policy test DOMAIN, which tells what counts there",
+            ("main.cf",),
+        )

@@ -1,0 +1,193 @@
+"""Where mail for a domain goes, and whether a policy for it counts there.
+
+Postfix looks up a policy for the next hop, postconf(5), smtp_tls_policy_maps: it counts
+where that is the domain itself, and an SMTP client that asks our table takes the mail.
+What routes say is in transport(5).  What cannot be read here is reported, not followed.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from certbot_postfix import maplist
+from certbot_postfix.configuration import Configuration, Service, as_clients_see_it
+from certbot_postfix.policy import wiring
+from certbot_postfix.policy.table import PARAMETER
+
+# What asks a table for keys, and returns what it has of them.
+Ask = Callable[[str, set[str]], Mapping[str, str]]
+
+# What depends on the sender or on the content of a message.
+_DEPENDING = (
+    "sender_dependent_default_transport_maps",
+    "sender_dependent_relayhost_maps",
+)
+
+# What takes mail that does not leave this machine.
+_STAYS = frozenset({"discard", "error", "local", "virtual"})
+
+# The actions of access(5) and header_checks(5) that name a next hop.
+_FILTER = re.compile(r"(?<!\S)FILTER\s+(\S+:\S*)", re.IGNORECASE)
+_TABLE = re.compile(r"([a-z]+):(/[^\s,{}$]+)")
+_CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictions")
+
+# How many domains a message names, and how much of a table with actions is read.
+_NAMED = 5
+_LARGEST = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The *transport*, and the *nexthop*, "" for the domain, by which *cause*."""
+
+    transport: str
+    nexthop: str
+    cause: str
+
+
+def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
+    """Return the route of mail for *domain*."""
+    keys = [*wiring.keys(domain), "*"]
+    usual = _usual(configuration, domain)
+    tables = maplist.listed(configuration.value("transport_maps"))
+    answers = [(each, ask(each, set(keys))) for each in tables]
+    for key in keys:
+        for table, found in answers:
+            if key in found:
+                return _routed(found[key], usual, f"{table} in transport_maps")
+    return usual
+
+
+def _usual(configuration: Configuration, domain: str) -> Route:
+    """Return the route where transport_maps has none."""
+    relayed = configuration.value("relay_domains").replace(",", " ").split()
+    parents = {key.removeprefix(".") for key in wiring.keys(domain)}
+    name = "default_transport" if parents.isdisjoint(relayed) else "relay_transport"
+    transport, _, nexthop = configuration.value(name).partition(":")
+    if nexthop or not (relay := configuration.value("relayhost")):
+        return Route(transport, nexthop, name)
+    return Route(transport, relay, "relayhost")
+
+
+def _routed(value: str, usual: Route, cause: str) -> Route:
+    transport, _, nexthop = value.strip().partition(":")
+    if transport or nexthop:
+        return Route(transport or usual.transport, nexthop, cause)
+    return usual
+
+
+def client(configuration: Configuration, route: Route) -> Service | None:
+    """Return the service of master.cf that takes the mail, if there is one."""
+    wanted = f"{route.transport}/unix"
+    return next((one for one in configuration.services if str(one) == wanted), None)
+
+
+def key(configuration: Configuration, route: Route, domain: str) -> str:
+    """Return the next hop for which a client would look up a policy."""
+    service = client(configuration, route)
+    if service and service.command in _STAYS:
+        return domain  # what stands there is a reason, not a next hop
+    return route.nexthop or domain
+
+
+def seen(configuration: Configuration, route: Route) -> Configuration:
+    """Return *configuration* as the service that takes the mail sees it."""
+    service = client(configuration, route)
+    overrides = service.overrides if service else {}
+    return replace(configuration, values={**configuration.values, **overrides})
+
+
+def void(configuration: Configuration, route: Route, path: Path, domain: str) -> str:
+    """Return why a policy for *domain* in our table at *path* does not count, or ""."""
+    service = client(configuration, route)
+    if service and service.command in _STAYS:
+        return ""
+    if service and service.command != "smtp":
+        return f"{route.cause} sends mail to {service}, which follows no policies"
+    if route.nexthop not in ("", domain):
+        there = f"{route.cause} sends mail to {route.nexthop}"
+        return f"{there}, and Postfix looks up a policy for that instead"
+    own = service.overrides.get(PARAMETER) if service else None
+    if own is not None and not maplist.form(own, path):
+        return f"master.cf overrides {PARAMETER} for {service}"
+    return ""
+
+
+def elsewhere(configuration: Configuration) -> Iterator[str]:
+    """Yield why mail for any domain may go where policies for it do not count."""
+    for name in _DEPENDING:
+        if value := configuration.value(name):
+            yield (
+                f"{name} = {value}: policies for the domain of a recipient have no"
+                " effect where it sends a sender's mail elsewhere"
+            )
+    for value in dict.fromkeys(
+        one.value("smtp_fallback_relay") for one in as_clients_see_it(configuration)
+    ):
+        if value:
+            yield (
+                f"smtp_fallback_relay = {value}: mail that no server of a domain takes"
+                " as its policy demands goes there, without that policy"
+            )
+    for value in dict.fromkeys(filters(configuration)):
+        yield (
+            f"{value} is a content filter: policies count only for the mail that it"
+            " gives back to this Postfix"
+        )
+
+
+def filters(configuration: Configuration) -> Iterator[str]:
+    """Yield the next hops of content_filter, and of FILTER in what can be read."""
+    places: list[Mapping[str, str]] = [configuration.values]
+    places += [service.overrides for service in configuration.services]
+    for values in places:
+        if value := values.get("content_filter"):
+            yield value
+        for name, value in values.items():
+            if _CHECKS.search(name):
+                yield from _actions(value)
+
+
+def _actions(value: str) -> Iterator[str]:
+    for _, name in _TABLE.findall(value):
+        with suppress(OSError):
+            path = Path(name)
+            if path.is_file() and path.stat().st_size <= _LARGEST:
+                yield from _FILTER.findall(path.read_text(errors="replace"))
+
+
+def complaints(
+    configuration: Configuration, path: Path, domains: Collection[str], ask: Ask
+) -> list[str]:
+    """Return why policies for *domains* in our table at *path* do not count."""
+    if not domains:
+        return []
+    keys = {key for domain in domains for key in wiring.keys(domain)} | {"*"}
+    known = {
+        table: ask(table, keys)
+        for table in maplist.listed(configuration.value("transport_maps"))
+    }
+    found: dict[str, list[str]] = {}
+    for domain in domains:
+        route = find(configuration, domain, lambda table, _: known[table])
+        if why := void(configuration, route, path, domain):
+            found.setdefault(why, []).append(domain)
+    told = [
+        f"policies for {_some(those)} have no effect: {why}"
+        for why, those in found.items()
+    ]
+    unread = [each for each in known if not wiring.local(each)]
+    told += [
+        f"{each} in transport_maps is not asked: where it sends mail elsewhere,"
+        " policies have no effect"
+        for each in unread
+    ]
+    return [*told, *elsewhere(configuration)]
+
+
+def _some(domains: list[str]) -> str:
+    more = len(domains) - _NAMED
+    named = ", ".join(sorted(domains)[:_NAMED])
+    return f"{named} and {more} more" if more > 0 else named
