@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -638,6 +640,74 @@ def test_hostile_input_takes_no_time_that_grows_with_its_square():
     assert mta_sts.policy_id([record]) == ""
 
 
-def test_a_list_of_more_values_than_memory_may_be_taken_for_is_not_read():
-    with pytest.raises(PolicyError, match="it has more than 8,000,000 values"):
-        starttls_everywhere.parse(b"[" + b"{}," * 4_000_001, SOURCE)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            b"[" + b"{}," * 1_200_001, "'{' more than 1,200,000", id="objects"
+        ),
+        pytest.param(b"[" * 1_200_001, r"'\[' more than 1,200,000", id="lists"),
+        pytest.param(b'"":' * 3_600_001, "':' more than 3,600,000", id="keys"),
+        pytest.param(b"0," * 7_200_001, "',' more than 7,200,000", id="values"),
+        pytest.param("😀".encode() * 2**24 + b" ", "too long for other", id="emoji"),
+        pytest.param(b'"\\ud83d"' + b" " * 2**26, "too long for other", id="escapes"),
+        pytest.param("ж".encode() * 2**26 + b" ", "too long for other", id="Cyrillic"),
+    ],
+)
+def test_a_list_that_takes_more_memory_than_an_honest_one_is_not_read(text, message):
+    with pytest.raises(PolicyError, match=message):
+        starttls_everywhere.parse(text, SOURCE)
+
+
+def test_a_policy_with_more_servers_than_an_honest_one_is_refused():
+    names = [f"mx{number}.example" for number in range(1001)]
+
+    with pytest.raises(PolicyError, match="it has more than 1000 names"):
+        starttls_everywhere.parse(listed(**one(mxs=names)), SOURCE)
+
+
+_MEASURED = """
+import json, resource, sys
+from pathlib import Path
+from certbot_postfix.policy import starttls_everywhere
+from certbot_postfix.policy.model import PolicyError
+try:
+    text = Path(sys.argv[1]).read_bytes()
+    found = len(starttls_everywhere.parse(text, "it").policies)
+except PolicyError:
+    found = 0
+print(json.dumps([found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["honest", "keys", "objects", "strings"])
+def test_a_list_of_a_million_domains_passes_and_no_other_takes_much_more_memory(
+    kind, tmp_path
+):
+    path = tmp_path / "list.json"
+    with path.open("w") as file:
+        file.write('{"version": "0.1", "timestamp": 7, "expires": 8, "policies": {')
+        lines = {
+            "honest": (1_000_000, '"d%d.org": {"mode": "enforce", "mxs": ["m%d.org"]}'),
+            "keys": (3_590_000, '"%d": %d'),
+            "objects": (1_190_000, '"%d": {"a": "%d"}'),
+            "strings": (7_190_000, '"%d%d"'),
+        }
+        count, line = lines[kind]
+        file.write('"a": [' if kind == "strings" else "")
+        file.writelines(f"{',' if at else ''}{line % (at, at)}" for at in range(count))
+        file.write("]}}" if kind == "strings" else "}}")
+    # Of what a shell starts, the memory of this process is no part.
+    command = f'"{sys.executable}" -c "$1" "$2"; :'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", _MEASURED, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    found, mebibytes = json.loads(done.stdout)
+
+    assert found == (1_000_000 if kind == "honest" else 0)
+    assert mebibytes < 1100, mebibytes

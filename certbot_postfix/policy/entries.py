@@ -9,11 +9,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 
 from certbot_postfix.hostnames import is_host
-from certbot_postfix.policy.model import Entry, Mode, Policy, shown
-
-# postconf(5): a line of a table has a limit in the programs that read it; an honest
-# domain has some dozens of servers.
-_SERVERS = 1000
+from certbot_postfix.policy.model import SERVERS, Entry, Mode, Policy, shown
 
 # What RFC 8461, 3.2, has for a max_age, and for an id.
 _OLDEST = 31_557_600
@@ -47,8 +43,8 @@ def _policy(policy: object, domain: str) -> Policy:
     mxs = tuple(policy.mxs)
     if not mxs and policy.mode is not Mode.NONE:
         raise ValueError(f"{domain}: it has no server")
-    if len(mxs) > _SERVERS:
-        raise ValueError(f"{domain}: it has more than {_SERVERS} servers")
+    if len(mxs) > SERVERS:
+        raise ValueError(f"{domain}: it has more than {SERVERS} servers")
     for mx in mxs:
         if type(mx) is not str or not _is_pattern(mx):
             raise ValueError(f"{domain}: {_show(mx)} is not the name of a server")

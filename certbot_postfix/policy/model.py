@@ -17,6 +17,9 @@ from typing import NamedTuple
 from certbot_postfix.errors import Error
 from certbot_postfix.hostnames import a_labels, is_host
 
+# How many servers a policy may name: an honest one has some dozens.
+SERVERS = 1000
+
 # What an error shows of text from a stranger.
 SHOWN = 60
 

@@ -8,6 +8,7 @@ ignored, as those of later versions will be; another version is not.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,8 +20,15 @@ from certbot_postfix.policy.model import Mode, Policy, PolicyError, shown
 
 VERSION = "0.1"
 
-# Each takes 200 bytes of memory at most, and each domain of a list has five or so.
-_MOST = 8_000_000
+# What a list of a million domains has, each with a mode and five servers, and a fifth
+# more: names with a value take most memory, 150 bytes and more each.
+_MOST = {b"{": 1_200_000, b"[": 1_200_000, b":": 3_600_000, b",": 7_200_000}
+
+# Python keeps a text with one character beyond Latin-1, or beyond 16 bits, with two or
+# four bytes for each.
+_WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
+_WIDER_THAN_LATIN = re.compile(rb"[\xc4-\xef]|\\u")
+_MEMORY = 256 * 1024 * 1024
 
 # The published format says that mode is required, and that testing is its default.
 _MODES = {mode.value: mode for mode in (Mode.TESTING, Mode.ENFORCE)}
@@ -59,8 +67,13 @@ class _Repeated(tuple[Any, ...]):
 
 def parse(text: bytes, source: str) -> PolicyList:
     """Read a list from *source*; raise `PolicyError` if anything in it is not valid."""
-    if sum(map(text.count, (b"{", b"[", b","))) > _MOST:
-        raise PolicyError(f"{source}: it has more than {_MOST:,} values")
+    for sign, most in _MOST.items():
+        if text.count(sign) > most:
+            raise PolicyError(
+                f"{source}: it has {sign.decode()!r} more than {most:,} times"
+            )
+    if len(text) * _width(text) > _MEMORY:
+        raise PolicyError(f"{source}: it is too long for other characters than ASCII")
     try:
         with model.uncollected():
             fields = json.loads(text, object_pairs_hook=_object)
@@ -70,6 +83,12 @@ def parse(text: bytes, source: str) -> PolicyList:
     except PolicyError as error:
         error.message = f"{source}: {error.message}"
         raise
+
+
+def _width(text: bytes) -> int:
+    if len(text) * 4 <= _MEMORY:
+        return 1  # whatever is in it
+    return 4 if _WIDE.search(text) else 2 if _WIDER_THAN_LATIN.search(text) else 1
 
 
 def _list(fields: Mapping[str, Any]) -> PolicyList:
@@ -144,10 +163,16 @@ def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> 
     mode = fields.get("mode", _DEFAULT)
     if not isinstance(mode, str) or mode not in _MODES:
         raise PolicyError(f"{where}.mode: {shown(mode)} is not testing or enforce")
+    return Policy(_MODES[mode], _mxs(fields, f"{where}.mxs"))
+
+
+def _mxs(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
     mxs = fields.get("mxs")
     if not isinstance(mxs, list) or not mxs:
-        raise PolicyError(f"{where}.mxs: {shown(mxs)} is not a list of names")
-    return Policy(_MODES[mode], model.patterns(mxs, f"{where}.mxs", "."))
+        raise PolicyError(f"{where}: {shown(mxs)} is not a list of names")
+    if len(mxs) > model.SERVERS:
+        raise PolicyError(f"{where}: it has more than {model.SERVERS} names")
+    return model.patterns(mxs, where, ".")
 
 
 def _time(fields: Mapping[str, Any], name: str) -> datetime:
