@@ -59,6 +59,6 @@ def outdated(configuration: Configuration, table: str, usual: str, name: str) ->
         command += ["--postfix-config-dir", str(configuration.directory)]
     return (
         f"{table} in main.cf has a map type that this Postfix has replaced by"
-        f" {configuration.value('default_database_type')}; it is used on, and"
+        f" {configuration.value('default_database_type')}; that is left unchanged, and"
         f" installing a certificate makes it {usual}\nWhat to do: {shlex.join(command)}"
     )

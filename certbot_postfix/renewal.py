@@ -20,7 +20,13 @@ from certbot_postfix import (
     transaction,
 )
 from certbot_postfix.certificates import Bundle
-from certbot_postfix.errors import CertificateError, Error, SignalError, named_logger
+from certbot_postfix.errors import (
+    CertificateError,
+    Error,
+    ProgramError,
+    SignalError,
+    named_logger,
+)
 from certbot_postfix.inventory import Inventory, certificates_in, leaves
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed
@@ -163,27 +169,48 @@ class Renewal:
             with signals.interruptible(), self._old_ones_on_failure(stale):
                 for path, pem in stale.items():
                     transaction.put_bundle(path, pem, None)
-                self._write(table, stale)
+                if not self._write(table, stale):
+                    wanted = [each for each in wanted if each.server_name is None]
                 self.serving.activate(self.inventory.configuration, wanted)
         except SignalError as error:
             # certbot would go on with the next lineage.
             logger.error("%s", error)  # noqa: TRY400 - it is known why
             raise SystemExit(128 + error.number) from error
 
-    def _write(self, table: Table, stale: Mapping[Path, bytes]) -> None:
-        """Write the table, and its database where copies in it are old."""
+    def _write(self, table: Table, stale: Mapping[Path, bytes]) -> bool:
+        """Write the table, and its database where copies in it are old.
+
+        Returns whether names can be served by it.  A map that Postfix could not use
+        before, such as of a type that it has lost, keeps no certificate back.
+        """
         inventory = self.inventory
         if not inventory.form:
-            return
+            return True
         self._advise(table)
-        before, text = inventory.table, sni.render(table)
+        text = sni.render(table)
+        try:
+            self._build(table, stale)
+        except ProgramError as error:
+            if self.tables.usable(inventory.form):
+                raise
+            logger.error(  # noqa: TRY400 - it is known why
+                "%s: clients that ask for a server name get no TLS, as before: %s",
+                self.tables.path,
+                error.message,
+            )
+            return False
+        if text != self.tables.text():
+            self.tables.replace(text)
+        return True
+
+    def _build(self, table: Table, stale: Mapping[Path, bytes]) -> None:
+        inventory = self.inventory
+        before = inventory.table
         changed = sni.touched(before, table, *map(str, stale))
         if not stale or before.keys() - table.keys():
             self.tables.build(inventory.form, table)  # copies may be old anywhere
         elif changed:
             self.tables.build(inventory.form, table, changed)
-        if text != self.tables.text():
-            self.tables.replace(text)
 
     def _advise(self, table: Table) -> None:
         inventory = self.inventory

@@ -115,6 +115,14 @@ class Tables:
         if not current or self.databases.kept() or not self._answers(form, table):
             self.build(form, table)
 
+    def usable(self, form: str) -> bool:
+        """Whether Postfix can look something up in the table as *form*."""
+        try:
+            self.postfix.answers(f"{form}:{self.path}", {"nobody.invalid"})
+        except ProgramError:
+            return False
+        return True
+
     def _answers(self, form: str, table: Table) -> bool:
         """Whether Postfix finds the last key of *table*, if it has any."""
         key = max(table, default="")

@@ -184,11 +184,14 @@ def test_no_name_and_no_path_smuggles_a_line_in(names, files):
 
 
 @pytest.mark.parametrize("blank", [" ", "\t", "\n", "\r", ",", '"', "\x85", "\u2028"])
-def test_a_path_that_a_table_cannot_hold_is_refused(blank):
+@pytest.mark.parametrize(
+    ("path", "hint"), [("a{}b/c.pem", "--config-dir"), ("a{}b.pem", "--cert-name")]
+)
+def test_a_path_that_a_table_cannot_hold_is_refused(blank, path, hint):
     with pytest.raises(Error, match="allows no blank, comma or") as caught:
-        sni.render({"a.org": (f"{BUNDLES}/a{blank}b.pem",)})
+        sni.render({"a.org": (f"{BUNDLES}/{path.format(blank)}",)})
 
-    assert "--config-dir" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -884,6 +884,24 @@ def test_a_database_that_is_moved_and_cannot_be_loaded_is_back_as_it_was(closed)
     assert entry(shop.database("hash")) == before
 
 
+def test_a_type_that_is_gone_keeps_no_default_from_being_renewed(closed):
+    shop = shop_of("hash", closed)
+    shop.postfix.set(tls_server_sni_maps=f"dbm:{shop.path}")
+    shop.postfix.reload()
+    issued = shop.renew(NAME, NAME)
+
+    done = shop.hook(NAME)
+
+    assert done.returncode == 3, done.stderr
+    assert "clients that ask for a server name get no TLS, as before" in done.stderr
+    assert "What to do: certbot install -i postfix --cert-name" in done.stderr
+    assert shop.postfix.served("smtp") == issued.leaf
+
+    succeeded(shop.install(NAME))
+
+    assert shop.postfix.served("smtp", sni=NAME) == issued.leaf
+
+
 # Undoing a deployment
 
 
