@@ -686,7 +686,7 @@ def test_a_daemon_that_runs_is_wired_in_as_the_last_table_and_answers(resolved):
 
     value = resolved.sender.postconf("-h", "smtp_tls_policy_maps").strip()
     ours = resolved.sender.config_dir / "certbot_tls_policy"
-    assert value == f"hash:{ours}, {DAEMON}"
+    assert value == f"texthash:{ours}, {DAEMON}"
     assert "--- " not in resolved.install()
 
 
