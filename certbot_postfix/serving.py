@@ -1,4 +1,4 @@
-"""What a running instance serves: have it read its files anew, prove what it shows.
+"""What a running instance serves: have it read its files anew, verify what it serves.
 
 Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredError`, or
 `ProgramError` where Postfix does not do as told.
@@ -46,7 +46,7 @@ BACK = 5.0
 class Serving:
     """The running side of *postfix*, if it runs.
 
-    *timeout* is in seconds, 0 asks for no proof; *say* tells the user how it went.
+    *timeout* is in seconds, 0 skips verification; *say* reports to the user.
     """
 
     def __init__(
