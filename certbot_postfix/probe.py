@@ -147,7 +147,7 @@ def attempt(question: Question, *, timeout: float) -> ProofError | None:
 def ask(question: Question, *, timeout: float) -> ProofError | None:
     """Ask once; return what is wrong with the answer, if anything."""
     if timeout <= 0:
-        return ProofError(f"{question}: no time was left", reason="no time was left")
+        return UnansweredError(f"{question}: timed out", reason="timed out")
     if not question.tls:
         error = attempt(question, timeout=timeout)
         return error if isinstance(error, UnansweredError) else None

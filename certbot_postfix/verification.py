@@ -7,7 +7,7 @@ raises.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,10 +60,7 @@ def verify(
     end = time.monotonic() + timeout
     stopped = threading.Event()
     lanes = list(_lanes(questions))
-    failures = [
-        [Failure(each, ProofError("it was not asked")) for each in lane]
-        for lane in lanes
-    ]
+    failures = [[Failure(each, _UNASKED) for each in lane] for lane in lanes]
 
     def work(number: int) -> None:
         failures[number] = _until(lanes[number], end, stopped)
@@ -106,13 +103,18 @@ def side_by_side(
         thread.join()
 
 
+_UNASKED = ProofError("no time was left", reason="no time was left")
+
+
 def _until(
     questions: list[Question], end: float, stopped: threading.Event
 ) -> list[Failure]:
     """Ask one endpoint until it has answered all as expected or the time is over."""
     last = max(end, time.monotonic() + LEAST)
+    known: dict[Question, Failure] = {}
     while True:
-        failures = _round(questions, last)
+        failures = _round(questions, last, known)
+        known.update((failure.question, failure) for failure in failures)
         over = time.monotonic() + PAUSE >= end
         if not failures or over or stopped.wait(PAUSE):
             return failures
@@ -120,11 +122,18 @@ def _until(
             questions = [failure.question for failure in failures]
 
 
-def _round(questions: list[Question], last: float) -> list[Failure]:
+def _round(
+    questions: list[Question], last: float, known: Mapping[Question, Failure]
+) -> list[Failure]:
     failures = []
     for question in questions:
-        error = probe.ask(question, timeout=last - time.monotonic())
-        if error:
+        left = last - time.monotonic()
+        error = probe.ask(question, timeout=left)
+        if isinstance(error, UnansweredError) and left < LEAST / 2:
+            error = _UNASKED  # there was hardly time to answer
+        if error is _UNASKED and question in known:
+            failures.append(known[question])
+        elif error:
             failures.append(Failure(question, error))
         if isinstance(error, UnansweredError):
             break  # nor will it answer the others
