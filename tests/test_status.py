@@ -415,6 +415,24 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
     assert codes(found) == [code], found.findings
 
 
+@pytest.mark.parametrize("managed", [True, False])
+def test_certbot_renew_is_a_hint_for_lineages_alone(site, managed):
+    expired(site)
+    if not managed:
+        copy = site.postfix.config_dir / "own.pem"
+        site.postfix.set(smtpd_tls_chain_files=str(copy))
+        issued = site.authority.issue("own.example.org", not_after=ago(days=1))
+        site.write(copy, issued.bundle_pem)
+        site.postfix.set(myhostname="own.example.org")
+
+    (hint,) = [
+        each.hint for each in site.examine().findings if each.code.value == "expired"
+    ]
+
+    assert (f"certbot renew --cert-name {HOST}" in hint) is managed
+    assert ("own.pem" in hint) is not managed
+
+
 @pytest.mark.postfix
 @pytest.mark.parametrize(
     ("break_it", "message", "hint"),

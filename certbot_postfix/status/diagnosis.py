@@ -220,7 +220,11 @@ def _in_time(facts: Facts, leaf: Certificate, places: list[str]) -> Iterator[Fin
     held = _held(facts, leaf)
     left = leaf.not_after - facts.now
     told = f"the certificate for {_names(leaf)} {ends(leaf, facts.now)}"
-    hint = "certbot renew, and look at its log; or replace a file that is not certbot's"
+    holder = facts.holder(leaf)
+    name = facts.lineage(holder) if holder else ""
+    hint = f"replace {held}, which is no file of certbot's"
+    if name or not holder:
+        hint = f"certbot renew{f' --cert-name {name}' if name else ''}, and see its log"
     where = tuple(places)
     if leaf.not_before > facts.now:
         told = f"the certificate for {_names(leaf)} is not valid before"
