@@ -133,7 +133,7 @@ IMPORTS: dict[str, set[str]] = {
     "policy.entries": {"hostnames", "policy.model"},
     "policy.sources": {"errors", "interfaces", "policy.entries", "policy.model"},
     "policy.https": {"hostnames", "policy.model"},
-    "policy.table": {"errors", "policy.model", "policy.sources"},
+    "policy.table": {"errors", "hostnames", "policy.model", "policy.sources"},
     "policy.wiring": {
         "certificates",
         "configuration",

@@ -33,6 +33,9 @@ _FAILED = "failed.json"
 # Seconds in which an hourly timer runs twice.
 _TWICE = 7200
 
+# How long a message of a former run may be.
+_LONGEST = 2000
+
 # How many domains a message names.
 _NAMED = 5
 
@@ -252,7 +255,8 @@ def kept_for(path: Path, bundles: Path) -> Path:
 def failures(path: Path, bundles: Path) -> list[str]:
     """Return what failed the last time, as far as this user may know."""
     with suppress(OSError, ValueError, TypeError, RecursionError):
-        return [*map(str, json.loads((kept_for(path, bundles) / _FAILED).read_bytes()))]
+        found = json.loads((kept_for(path, bundles) / _FAILED).read_bytes())
+        return [str(each)[:_LONGEST] for each in found]
     return []
 
 

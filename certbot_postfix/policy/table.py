@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from certbot_postfix.errors import Error
-from certbot_postfix.policy.model import Entry, Mode, Policy
+from certbot_postfix.hostnames import is_host
+from certbot_postfix.policy.model import Entry, Mode, Policy, shown
 from certbot_postfix.policy.sources import Settings
 
 PARAMETER = "smtp_tls_policy_maps"
@@ -155,8 +156,9 @@ def parse(lines: Iterable[str], path: Path) -> Iterator[Entry]:
             try:
                 entry = _entry(about, words, line.rpartition("max_age: ")[2])
             except (ValueError, IndexError) as error:
+                name = words[0] if is_host(words[0]) else shown(words[0])
                 raise Error(
-                    f"{path} was edited, and its entry for {words[0]} cannot be read",
+                    f"{path} was edited, and its entry for {name} cannot be read",
                     hint=f"undo that, or remove {path} and install the policies anew",
                 ) from error
             yield entry
