@@ -5,8 +5,11 @@ An old one is kept until `keep`, for `undo`, and so is one of another type: main
 still name it.  Raises `errors.Error`.
 """
 
+import glob
+import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +39,9 @@ class Databases:
 
         What is built of it there has the *mode* of the copy.
         """
-        directory = workshop(self.path)
-        shutil.rmtree(directory, ignore_errors=True)
-        with files.explained("create", directory):
-            directory.mkdir(mode=0o700)
+        _clear(self.path)
+        with files.explained("create", workshop(self.path)):
+            directory = _made(workshop(self.path))
         try:
             copy = directory / self.path.name
             with files.explained("write", copy):  # not for long: no fsync(2)
@@ -54,9 +56,10 @@ class Databases:
         """Copy the databases beside *copy*; return the copies."""
         copies = [copy.with_name(old.name) for old in self.there()]
         for old, target in zip(self.there(), copies, strict=True):
-            with files.explained("copy", old):
+            with files.explained("copy", old), files.opened(old) as file:
                 target.touch(mode=0o600)
-                shutil.copyfile(old, target)
+                with target.open("wb") as new:
+                    shutil.copyfileobj(file, new)
         return copies
 
     def put(self, copy: Path, register: Callable[[Path], None] | None = None) -> None:
@@ -87,11 +90,13 @@ class Databases:
 
     def kept(self) -> list[Path]:
         """Return the files of which an old one is kept."""
-        return [path for path in self._all() if files.previous(path).exists()]
+        return [path for path in self._all() if files.kept(path)]
 
     def keep(self) -> None:
         """Forget what was replaced: what is there now is proven."""
-        files.remove(*map(files.previous, self._all()), *self._obsolete)
+        for path in self._all():
+            files.forget(path)
+        files.remove(*self._obsolete)
         self._created, self._obsolete = [], []
 
     def remove(self) -> None:
@@ -104,24 +109,45 @@ class Databases:
 
     def _put(self, built: Path, register: Callable[[Path], None]) -> None:
         path = self.path.with_name(built.name)
-        with files.explained("write", path), built.open("rb") as file:
-            os.fsync(file.fileno())
         if path.exists():
             files.keep(path)
         else:
             register(path)
-        with files.explained("write", path):
-            built.replace(path)
+        files.put(built, path)
 
 
 def workshop(table: Path) -> Path:
-    """Return the directory beside *table* in which its databases are built."""
+    """Return the usual directory, beside *table*, in which its databases are built."""
     return files.temporary(table.with_name(f"{table.name}.d"))
 
 
 def sweep(table: Path) -> None:
     """Remove what a killed run may have left of a *table* that it was writing."""
-    files.remove(files.temporary(table))
-    with files.explained("remove", workshop(table)):
-        if workshop(table).is_dir():
-            shutil.rmtree(workshop(table))
+    files.remove(*files.unfinished(table))
+    _clear(table)
+
+
+def _made(usual: Path) -> Path:
+    """Make the *usual* directory, or another that nobody can put a third for."""
+    if not files.is_guarded(usual.parent):
+        return Path(tempfile.mkdtemp(prefix=_elsewhere(usual)))
+    try:
+        usual.mkdir(mode=0o700)
+    except FileExistsError:  # it is not ours
+        return Path(tempfile.mkdtemp(prefix=f"{usual.name}.", dir=usual.parent))
+    return usual
+
+
+def _clear(table: Path) -> None:
+    """Remove the directories that killed runs left: those that are ours."""
+    usual, elsewhere = workshop(table), Path(tempfile.gettempdir())
+    found = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
+    for each in (*found, *elsewhere.glob(f"{_elsewhere(usual)}*")):
+        if files.is_ours(each):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _elsewhere(usual: Path) -> str:
+    """Return how a directory begins that is made in place of the *usual* one."""
+    name = hashlib.sha256(os.fsencode(usual)).hexdigest()[:16]
+    return f"certbot-postfix-{name}-"

@@ -49,7 +49,7 @@ class Lineage:
         one before lies beside it until then), or a database in Postfix's *directory* is
         older; or it is gone, but named there.
         """
-        if files.leftovers(bundle):
+        if files.kept(bundle):
             return True
         if not bundle.exists():
             named = (directory / "main.cf", directory / sni.NAME)

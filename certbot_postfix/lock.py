@@ -8,6 +8,7 @@ proc(5); elsewhere a hook waits in vain.
 import errno
 import os
 import re
+import stat
 import time
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from certbot import errors, util
 
 from certbot_postfix.errors import Error
 from certbot_postfix.listeners import open_files
+
+# certbot's name for the file that it locks.
+_NAME = ".certbot.lock"
 
 # Seconds to wait for another one that works on the same files, and between attempts.
 PATIENCE = 120
@@ -27,6 +31,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
     Wait for any other process for *wait* seconds; then raise `Error`.
     """
     deadline = time.monotonic() + wait
+    _refuse_special(directory / _NAME)
     while True:
         try:
             util.lock_dir_until_exit(str(directory))
@@ -50,8 +55,17 @@ def take(directory: Path, *, wait: float = 0) -> None:
             return
 
 
+def _refuse_special(path: Path) -> None:
+    """Raise `Error` if *path* is there and no file: certbot would wait for a FIFO."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise Error(
+            f"could not lock {path.parent}: {path} is not a regular file",
+            hint=f"remove {path}",
+        )
+
+
 def _held_by_ancestor(directory: Path) -> bool:
-    lock, process = str(directory.resolve() / ".certbot.lock"), os.getppid()
+    lock, process = str(directory.resolve() / _NAME), os.getppid()
     while process > 1:
         if lock in open_files(process):
             return True

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix import listeners
+from certbot_postfix import files, listeners
 from certbot_postfix.configuration import (
     Configuration,
     Service,
@@ -21,6 +21,7 @@ from certbot_postfix.configuration import (
     version,
 )
 from certbot_postfix.errors import (
+    Error,
     MisconfiguredError,
     MissingError,
     ProgramError,
@@ -177,6 +178,12 @@ class Postfix:
         One of server names has names of files, or copies of the files, in base64:
         private keys.
         """
+        for path in _FILE.findall(table):
+            for each in (f"{path}{suffix}" for suffix in ("", *_DATABASES)):
+                if _is_special(Path(each)):
+                    raise ProgramError(
+                        f"{each}, which {table} names, is not a regular file"
+                    )
         asked = "".join(f"{key}\n" for key in sorted(keys))
         command = [*self._postmap(), "-q", "-", table]
         done = run(command, check=False, text=asked, timeout=timeout)
@@ -316,13 +323,22 @@ class Postfix:
         return told or NO_REASON
 
     def _postmap(self) -> list[str]:
+        self._refuse_special()
         postmap = str(Path(self.postconf).with_name("postmap"))
         return [postmap, "-c", str(self.directory)]
 
+    def _refuse_special(self) -> None:
+        """Raise `MisconfiguredError` where Postfix's programs would wait for ever."""
+        for path in (self.directory / "main.cf", self.directory / "master.cf"):
+            if _is_special(path):
+                raise MisconfiguredError(f"{path} is not a regular file")
+
     def _control(self, verb: str) -> Done:
+        self._refuse_special()
         return run([self.postfix, "-c", str(self.directory), verb], check=False)
 
     def _run(self, *arguments: str) -> str:
+        self._refuse_special()
         return run([self.postconf, "-c", str(self.directory), *arguments]).stdout
 
     def _query(self, *arguments: str) -> str:
@@ -359,6 +375,18 @@ def _failed(done: Done) -> ProgramError:
     return ProgramError(f"{shlex.join(done.args)} failed: {complaint(done)}")
 
 
+# A file that a table of main.cf is read from, and what postmap(1) makes of it.
+_FILE = re.compile(
+    r"\b(?:texthash|hash|btree|lmdb|cdb|dbm|sdbm|regexp|pcre|cidr"
+    r"|ldap|mysql|pgsql|sqlite|memcache):(/[^\s,{}]+)"
+)
+_DATABASES = (".db", ".lmdb", ".cdb")
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
 # Those that read certificates and keys when they start.
 _OF_TLS = frozenset({"smtpd", "tlsproxy"})
 
@@ -366,8 +394,8 @@ _OF_TLS = frozenset({"smtpd", "tlsproxy"})
 def _master(configuration: Configuration) -> int | None:
     pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
     try:
-        return int(pid.read_text())
-    except (OSError, ValueError):
+        return int(files.read(pid))
+    except (Error, ValueError):
         return None
 
 

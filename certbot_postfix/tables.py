@@ -7,6 +7,7 @@ lay there readable by others does not pass that on.  Raises `errors.Error`.
 
 import base64
 import os
+import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -62,9 +63,8 @@ class Tables:
             self.databases.outdate()
         if form in ("", "texthash"):
             return
-        with files.explained("make private", self.path):
-            for old in self.databases.there():
-                old.chmod(0o600)
+        for old in self.databases.there():
+            files.hide(old)
         part = {key: table[key] for key in changed or () if key in table}
         with self.databases.beside(sni.render(table), mode=0o600) as copy:
             # One by one takes long where each is a transaction of its own (lmdb).
@@ -156,7 +156,10 @@ def _refuse_empty(table: Table) -> None:
     """Raise `Error` for a missing bundle, or an empty one: there, postmap is silent."""
     for path in sni.bundles(table):
         try:
-            problem = "" if os.stat(path).st_size else "it is empty"  # noqa: PTH116
+            status = os.stat(path)  # noqa: PTH116
+            problem = "" if status.st_size else "it is empty"
+            if not stat.S_ISREG(status.st_mode):  # postmap would wait for a FIFO
+                problem = "it is not a regular file"
         except OSError as error:
             problem = error.strerror or str(error)
         if problem:

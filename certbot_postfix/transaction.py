@@ -109,8 +109,7 @@ def revert(planned: Plan) -> None:
 
 def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
     """Put *pem* at *path*; the old one, if any, is kept for `undo_bundle`."""
-    with files.explained("create", path.parent):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+    files.make_directory(path.parent)
     if path.exists():
         files.keep(path)
     elif checkpoint:
@@ -120,7 +119,7 @@ def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
 
 def undo_bundle(path: Path) -> bool:
     """Bring the bundle back that `put_bundle` replaced; return whether it did."""
-    if not files.previous(path).exists():
+    if not files.kept(path):
         return False
     files.bring_back(path)
     return True
@@ -128,7 +127,7 @@ def undo_bundle(path: Path) -> bool:
 
 def keep_bundle(path: Path) -> None:
     """Forget the bundle that `put_bundle` replaced: the new one is proven."""
-    files.remove(files.previous(path))
+    files.forget(path)
 
 
 def keep_bundles(directory: Path) -> None:
@@ -191,7 +190,7 @@ def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
     """
     files.remove(*files.leftovers(postfix.main_cf))
     files.remove_all(bundles, files.NEW)
-    if staging:
+    if staging and _is_safe(staging):
         for copy in staging.glob(f"{_STAGED}*"):
             shutil.rmtree(copy, ignore_errors=True)
         _rmdir(staging)
@@ -229,8 +228,11 @@ def _copy(
             "stage a copy in", directory or Path(tempfile.gettempdir())
         ):
             if directory:
-                directory.mkdir(mode=0o700, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    directory.mkdir(mode=0o700)
                 stack.callback(_rmdir, directory)
+                # What others can change must not become main.cf.
+                directory = directory if _is_safe(directory) else None
             name = tempfile.TemporaryDirectory(dir=directory, prefix=_STAGED)
             staged = postfix.at(Path(stack.enter_context(name)))
         # postconf before 3.7.15 would glue what it adds to a last line without end.
@@ -240,6 +242,10 @@ def _copy(
             staged.directory / "master.cf", files.read(postfix.directory / "master.cf")
         )
         yield staged
+
+
+def _is_safe(directory: Path) -> bool:
+    return files.is_guarded(directory.parent) and files.own(directory)
 
 
 def _rmdir(directory: Path) -> None:

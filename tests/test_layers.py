@@ -43,7 +43,14 @@ IMPORTS: dict[str, set[str]] = {
     "verification": {"configuration", "errors", "probe"},
     "maillog": {"configuration", "errors", "programs"},
     "baseline": {"configuration", "errors", "probe", "verification"},
-    "postfix": {"configuration", "errors", "listeners", "manager", "programs"},
+    "postfix": {
+        "configuration",
+        "errors",
+        "files",
+        "listeners",
+        "manager",
+        "programs",
+    },
     "instances": {"configuration", "errors", "postfix"},
     "maptypes": {"configuration", "postfix"},
     "databases": {"files"},
@@ -159,7 +166,7 @@ IMPORTS: dict[str, set[str]] = {
         "postfix",
         "programs",
     },
-    "policy.resolver": {"configuration", "errors", "rules"},
+    "policy.resolver": {"configuration", "errors", "files", "rules"},
     "policy.routes": {"configuration", "maplist", "policy.table", "policy.wiring"},
     "policy.gathering": {
         "policy.routes",
@@ -217,6 +224,7 @@ IMPORTS: dict[str, set[str]] = {
     "status.freshness": {"certificates", "status.evidence", "status.findings"},
     "status.nametables": {"configuration", "maptypes", "sni"},
     "status.inspection": {
+        "files",
         "certificates",
         "configuration",
         "errors",
@@ -266,6 +274,8 @@ IMPORTS: dict[str, set[str]] = {
     "policy.cache": {"errors", "files", "policy.model"},
     "policy.signatures": {"files", "policy.model", "programs"},
     "policy.recipients": {
+        "errors",
+        "files",
         "hostnames",
         "interfaces",
         "policy.cache",
@@ -321,6 +331,7 @@ IMPORTS: dict[str, set[str]] = {
         "status.evidence",
     },
     "status.examination": {
+        "files",
         "status.outgoing",
         "configuration",
         "postfix",

@@ -336,10 +336,12 @@ def test_a_table_that_stays_as_it_is_enters_no_checkpoint(main_cf, table):
 
 
 def test_main_cf_stays_if_the_table_cannot_be_written(main_cf):
-    files.temporary(main_cf.with_name(sni.NAME)).mkdir()
+    class Hindering(Checkpoint):
+        def before_creation(self, path: Path) -> None:
+            path.mkdir()
 
     with pytest.raises(Error, match=f"could not write .*{sni.NAME}"):
-        transaction.commit(planned(main_cf, table=b"names\n"), Checkpoint())
+        transaction.commit(planned(main_cf, table=b"names\n"), Hindering())
 
     assert main_cf.read_bytes() == b"old\n"
 

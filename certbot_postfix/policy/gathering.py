@@ -4,14 +4,15 @@ Sources are asked when they have something to say.  What fails is told, and chan
 nothing: what the table has from them stays.  Raises `errors.Error`.
 """
 
+import io
 import json
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 from urllib.parse import quote
 
 from certbot_postfix import certificates, files, rules
@@ -125,8 +126,7 @@ class Gathering:
     def _make_directories(self) -> None:
         kept = kept_for(self.path, self.inventory.bundles)
         for directory in (self.inventory.bundles, kept.parent, kept):
-            with files.explained("create", directory):
-                directory.mkdir(mode=0o700, exist_ok=True)
+            files.make_directory(directory)
 
     def _loses(self, found: Policies, now: datetime) -> bool:
         """Whether a domain has an entry in the table, and would have none so strict."""
@@ -254,16 +254,16 @@ def kept_for(path: Path, bundles: Path) -> Path:
 
 def failures(path: Path, bundles: Path) -> list[str]:
     """Return what failed the last time, as far as this user may know."""
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        found = json.loads((kept_for(path, bundles) / _FAILED).read_bytes())
+    with suppress(Error, ValueError, TypeError, RecursionError):
+        found = json.loads(files.read(kept_for(path, bundles) / _FAILED))
         return [str(each)[:_LONGEST] for each in found]
     return []
 
 
 def entries(path: Path) -> Iterable[Entry]:
     """Yield the entries of the table at *path*."""
-    with files.explained("read", path), _opened(path) as text:
-        yield from table.parse(text, path)
+    with files.explained("read", path), _opened(path) as file:
+        yield from table.parse(_text(file), path)
 
 
 def until(path: Path) -> datetime | None:
@@ -272,13 +272,17 @@ def until(path: Path) -> datetime | None:
 
 
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
-    with files.explained("read", path), _opened(path) as text:
-        return table.settings(text, path)
+    with files.explained("read", path), _opened(path) as file:
+        return table.settings(_text(file), path)
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
+    return files.opened(path, most=files.LARGEST)
+
+
+def _text(file: BinaryIO) -> TextIO:
     # Whoever edits it may write another encoding.
-    return path.open(encoding="utf-8", errors="surrogateescape")
+    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape")
 
 
 def bypassed(

@@ -253,8 +253,8 @@ class List:
 
     def _read_seen(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._seen.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = json.loads(files.read(self._seen))
+        except (Error, ValueError, RecursionError):
             return {}
         return found if _sound(found) else {}
 
@@ -298,10 +298,6 @@ def _bytes(place: str, bounds: Bounds) -> bytes:
             f"{shown(place)} is neither an https URL nor an absolute path"
         )
     try:
-        with path.open("rb") as file:
-            found = file.read(bounds.size + 1)
-    except OSError as error:
-        raise PolicyError(f"could not read {place}: {error.strerror}") from error
-    if len(found) > bounds.size:
-        raise PolicyError(f"{place}: it is longer than {bounds.size:,} bytes")
-    return found
+        return files.read(path, most=bounds.size)
+    except Error as error:
+        raise PolicyError(error.message) from error

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from zope.interface import implementer
 
+from certbot_postfix import files
+from certbot_postfix.errors import Error
 from certbot_postfix.hostnames import is_host
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import cache, https, model, mta_sts
@@ -34,6 +36,9 @@ _SECONDS = 300.0
 
 # At the same time: each waits for others most of the time.
 _SIDE_BY_SIDE = 64
+
+# The file of domains, in bytes: a million of them.
+_LARGEST = 64 * 1024 * 1024
 
 # How many domains a message names.
 _NAMED = 5
@@ -199,17 +204,20 @@ class Recipients:
         wanted: dict[str, None] = {}
         wrong = []
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
+            lines = files.read(self._path, most=_LARGEST).decode().splitlines()
+        except Error as error:
             lines = []
-            wrong.append(f"could not read {self._path}: {error}")
+            wrong.append(error.message)
+        except UnicodeDecodeError:
+            lines = []
+            wrong.append(f"{self._path} is not in UTF-8")
         for number, line in enumerate(lines, 1):
             name = line.partition("#")[0].strip().removesuffix(".")
             try:
                 if name:
-                    wanted[model.domain(name, f"{self._path}, line {number}")] = None
-            except PolicyError as error:
-                wrong.append(error.message)
+                    wanted[model.domain(name, "")] = None
+            except PolicyError:  # it may be a line of another file, by a link
+                wrong.append(f"{self._path}: line {number} is not the name of a domain")
         if kept and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")

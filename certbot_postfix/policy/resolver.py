@@ -4,11 +4,12 @@ postconf(5), smtp_tls_security_level: without DNSSEC, the level dane is no more 
 may, silently.  Where it does not work, that is said with the reason.
 """
 
+import io
 import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from certbot_postfix import rules
+from certbot_postfix import files, rules
 from certbot_postfix.configuration import (
     Configuration,
     as_clients_see_it,
@@ -114,7 +115,8 @@ def _nameservers(path: Path) -> list[str]:
     if not path.exists():
         return [_DEFAULT]
     try:
-        found = dns.resolver.Resolver(filename=str(path)).nameservers
+        text = io.StringIO(files.read(path).decode(errors="replace"))
+        found = dns.resolver.Resolver(filename=text).nameservers
     except dns.resolver.NoResolverConfiguration:
         return [_DEFAULT]
     return [str(each) for each in found]

@@ -19,14 +19,16 @@ _REFUSED = {
 def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
     """Return why *signature* is not one of *body* by a key in *keyring*, "" if it is.
 
-    Both are written *beside* a file, in a directory for root alone, and removed.
+    All are written *beside* a file, in a directory for root alone, and removed.
     """
-    paths = [beside.with_suffix(each) for each in (".asc", ".new")]
+    # The keyring, too: gpgv would wait for a FIFO that is put in its place.
+    paths = [beside.with_suffix(each) for each in (".gpg", ".asc", ".new")]
     try:
-        for path, text in zip(paths, (signature, body), strict=True):
+        keys = files.read(Path(keyring))
+        for path, text in zip(paths, (keys, signature, body), strict=True):
             files.replace(path, text, mode=0o600)
-        command = ["gpgv", "--status-fd", "1", "--keyring", keyring]
-        done = programs.run([*command, *map(str, paths)], check=False)
+        command = ["gpgv", "--status-fd", "1", "--keyring", *map(str, paths)]
+        done = programs.run(command, check=False)
     finally:
         files.remove(*paths)
     said = {line.split()[1] for line in done.stdout.splitlines() if _is_status(line)}

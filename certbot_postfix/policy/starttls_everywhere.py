@@ -77,7 +77,7 @@ def parse(text: bytes, source: str) -> PolicyList:
     try:
         with model.uncollected():
             fields = json.loads(text, object_pairs_hook=_object)
-            return _list(_mapping(fields, "the list"))
+            return _list(fields)
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{source} is not JSON: {error}") from error
     except PolicyError as error:
@@ -91,7 +91,9 @@ def _width(text: bytes) -> int:
     return 4 if _WIDE.search(text) else 2 if _WIDER_THAN_LATIN.search(text) else 1
 
 
-def _list(fields: Mapping[str, Any]) -> PolicyList:
+def _list(fields: object) -> PolicyList:
+    if not isinstance(fields, dict):  # it may be another file, by a link
+        raise PolicyError("the list is not an object")
     _refuse_repeated(fields)
     if fields.get("version") != VERSION:
         raise PolicyError(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from certbot_postfix import files
 from certbot_postfix.configuration import Configuration, endpoints
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.status import outgoing
@@ -60,6 +61,10 @@ def examine(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
     return Interview(replace(facts, running=running), deadline).facts()
 
 
+# Bytes that a number of a process has at most, and more.
+_MOST = 64
+
+
 def _running(configuration: Configuration) -> bool | None:
     """Whether the master process runs, None if this user cannot know.
 
@@ -67,7 +72,8 @@ def _running(configuration: Configuration) -> bool | None:
     """
     file = Path(configuration.value("queue_directory"), "pid", "master.pid")
     try:
-        process = int(file.read_text())
+        with files.opened(file) as content:
+            process = int(content.read(_MOST))
         with suppress(PermissionError):  # it exists, and is another user's
             os.kill(process, 0)
     except (FileNotFoundError, ProcessLookupError):

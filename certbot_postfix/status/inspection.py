@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix import certificates, sni
+from certbot_postfix import certificates, files, sni
 from certbot_postfix.certificates import Certificate
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError
@@ -94,8 +94,7 @@ class Inspection:
 
     def _file(self, path: Path, read: Callable[[bytes], Blocks]) -> File:
         try:
-            with path.open("rb") as file:
-                found = read(file.read(LARGEST))
+            found = read(_content(path))
             return File(path, found, exposed=self._exposed(path))
         except (FileNotFoundError, NotADirectoryError):
             return File(path, exists=False)
@@ -127,7 +126,7 @@ class Inspection:
         entries: evidence.Entries = {}
         text = File(path, exposed=self._exposed(path))
         try:
-            entries = nametables.entries(path.read_bytes())
+            entries = nametables.entries(_content(path))
         except (FileNotFoundError, NotADirectoryError):
             text = File(path, exists=False)
         except OSError as error:
@@ -165,7 +164,7 @@ class Inspection:
             return
         path = self.live / name / "fullchain.pem"
         try:
-            found = File(path, self._first_blocks(path.read_bytes())).certificates
+            found = File(path, self._first_blocks(_content(path))).certificates
             if found:
                 self.lineages[name] = found[0]
             else:
@@ -199,6 +198,11 @@ class Inspection:
             return
         found = self._file(bundle, authorities).certificates
         self.roots = frozenset(each.subject for each in found)
+
+
+def _content(path: Path) -> bytes:
+    with files.opened(path) as file:
+        return file.read(LARGEST)
 
 
 def blocks(text: bytes) -> Blocks:

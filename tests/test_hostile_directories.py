@@ -1,0 +1,296 @@
+"""Who else may write in a directory hinders a change at most, and no file of others is
+touched."""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import databases, files, transaction
+from certbot_postfix.databases import Databases
+from certbot_postfix.errors import Error
+from certbot_postfix.postfix import Postfix
+from certbot_postfix.rules import Change
+from tests.lab import COMMAND, PrivatePostfix
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+DECISIONS = (Change("smtpd_tls_loglevel", None, "1", "it is seen"),)
+
+
+@pytest.fixture
+def path(base: Path) -> Path:
+    """A file of nobody's, in a directory where nobody may write."""
+    directory = base / "etc"
+    directory.mkdir()
+    path = directory / "main.cf"
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    for each in (directory, path):
+        os.chown(each, NOBODY, NOBODY)
+    return path
+
+
+@contextmanager
+def swapped(name: Path, victim: Path) -> Iterator[None]:
+    """Put a link to *victim* in place of *name* whenever that is there."""
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            with suppress(OSError):
+                if not name.is_symlink() and name.exists():
+                    name.unlink()
+                    name.symlink_to(victim)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def writes(path: Path) -> dict[str, Callable[[], None]]:
+    saved = path.parent.parent / "saved"
+    shutil.copy2(path, saved)
+    return {
+        "replace": lambda: files.replace(path, b"new" * 10_000, mode=0o644, cool=True),
+        "rewrite": lambda: files.rewrite(path, b"new" * 10_000),
+        "restore": lambda: (
+            path.unlink(missing_ok=True),
+            files.restore(path, saved),
+        ),
+    }
+
+
+@pytest.mark.parametrize("verb", ["replace", "rewrite", "restore"])
+def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, verb):
+    victim = base / "victim"
+    victim.write_bytes(b"precious")
+    victim.chmod(0o600)
+    os.utime(victim, (1, 1))
+    before = victim.stat()
+    write = writes(path)[verb]
+
+    with swapped(files.temporary(path), victim):
+        for _ in range(150):
+            with suppress(Error):
+                write()
+
+    after = victim.stat()
+    assert victim.read_bytes() == b"precious"
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert after.st_mtime == before.st_mtime
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "link to nothing", "full"])
+def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, kind):
+    victim = base / "victim"
+    victim.write_bytes(b"precious")
+    for planted in (files.temporary(path), files.previous(path)):
+        if "link" in kind:
+            planted.symlink_to(victim if kind == "link" else base / "nowhere")
+        else:
+            planted.mkdir()
+            if kind == "full":
+                (planted / "x").touch()
+
+    files.keep(path)
+    files.replace(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert files.kept(path)
+    files.bring_back(path)
+
+    assert path.read_bytes() == b"old"
+    assert victim.read_bytes() == b"precious"
+    assert not files.leftovers(path)
+    assert not (base / "nowhere").exists()
+
+
+def test_what_is_left_under_another_name_is_found_and_removed(path):
+    files.temporary(path).mkdir()
+    files.previous(path).mkdir()
+    other = files.temporary(path).with_name(f"{files.temporary(path).name}.0123abcd")
+    other.touch()
+    files.keep(path)
+
+    assert len(files.leftovers(path)) == 2
+    files.remove(*files.leftovers(path))
+
+    assert not files.leftovers(path)
+    assert files.temporary(path).is_dir()
+
+
+@pytest.mark.parametrize("kind", ["directory of others", "link", "file", "FIFO"])
+def test_what_has_the_name_of_the_place_for_maps_does_not_stop_a_run(base, kind):
+    table = base / "certbot_sni"
+    planted, elsewhere = databases.workshop(table), base / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "directory of others":
+        planted.mkdir()
+        (planted / "mine").touch()
+        os.chown(planted, NOBODY, -1)
+    elif kind == "link":
+        planted.symlink_to(elsewhere)
+    else:
+        os.mkfifo(planted) if kind == "FIFO" else planted.touch()
+    device = Databases(table)
+
+    databases.sweep(table)
+    with device.beside(b"text", mode=0o600) as copy:
+        assert copy.read_bytes() == b"text"
+        copy.with_name("certbot_sni.db").write_bytes(b"built")
+        device.put(copy, lambda _: None)
+
+    assert table.with_name("certbot_sni.db").read_bytes() == b"built"
+    assert list(elsewhere.iterdir()) == []
+    assert kind != "directory of others" or (planted / "mine").exists()
+    left = {table.with_name("certbot_sni.db"), planted, elsewhere}
+    assert set(base.iterdir()) <= left
+
+
+def test_maps_are_built_where_others_cannot_put_another_directory(path):
+    table = path.with_name("certbot_sni")
+    device = Databases(table)
+
+    with device.beside(b"text", mode=0o600) as copy:
+        assert files.is_guarded(copy.parent)
+        copy.with_name("certbot_sni.db").write_bytes(b"built")
+        device.put(copy, lambda _: None)
+
+    database = table.with_name("certbot_sni.db")
+    assert database.read_bytes() == b"built"
+    assert not copy.parent.exists()
+
+
+@pytest.mark.parametrize("whose", ["of another", "link", "below another's"])
+def test_a_copy_is_not_staged_where_others_may_write(
+    stopped_postfix: PrivatePostfix, base, whose
+):
+    postfix = Postfix(stopped_postfix.config_dir)
+    stopped_postfix.settle()
+    work, elsewhere = base / "work", base / "elsewhere"
+    for each in (work, elsewhere):
+        each.mkdir()
+    staging = work / "postfix"
+    if whose == "link":
+        staging.symlink_to(elsewhere)
+    else:
+        staging.mkdir(mode=0o700)
+    os.chown(elsewhere, NOBODY, NOBODY)
+    os.chown(work if "below" in whose else staging, NOBODY, NOBODY)
+    (staging / "certbot-postfix-x").mkdir()
+    before = sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())
+    changed = [each.stat().st_mtime_ns for each in (staging, elsewhere)]
+
+    edit = transaction.stage(postfix, DECISIONS, staging)
+    transaction.sweep(postfix, base / "none", staging)
+
+    assert b"smtpd_tls_loglevel = 1" in (edit.after or b"")
+    assert (sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())) == before
+    assert [each.stat().st_mtime_ns for each in (staging, elsewhere)] == changed
+
+
+# What a file system may do
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from certbot_postfix import files
+path = Path(sys.argv[1])
+files.keep(path)
+files.replace(path, b"new", mode=0o600)
+assert files.kept(path).read_bytes() == b"old"
+assert files.kept(path).stat().st_mode & 0o777 == 0o640
+files.bring_back(path)
+"""
+
+
+@pytest.mark.parametrize("error", ["EPERM", "EOPNOTSUPP", "EMLINK"])
+def test_without_hard_links_a_copy_is_kept(path, base, error):
+    path.chmod(0o640)
+    trace = base / "trace"
+    python = str(COMMAND.with_name("python"))
+    inject = ("-e", f"inject=link,linkat:error={error}")
+    command = ("strace", "-o", str(trace), *inject, python, "-c", PROGRAM, str(path))
+
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+    assert "(INJECTED)" in trace.read_text()
+    assert path.read_bytes() == b"old"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_uid == NOBODY
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_directory_is_synced_after_what_was_renamed_in_it(path, base):
+    trace = base / "trace"
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from certbot_postfix import transaction\n"
+        "transaction.put_bundle(Path(sys.argv[1]), b'key', None)\n"
+    )
+    python = str(COMMAND.with_name("python"))
+    calls = "trace=rename,renameat,renameat2,fsync,mkdir"
+    command = ("strace", "-y", "-o", str(trace), "-e", calls)
+    bundle = base / "bundles" / "mx.pem"
+    command += (python, "-c", program, str(bundle))
+
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+    lines = [line for line in trace.read_text().splitlines() if str(base) in line]
+    done = [line.partition("(")[0].removesuffix("at") for line in lines]
+    assert done == ["mkdir", "fsync", "fsync", "rename", "fsync"]
+    assert f"<{base}>" in lines[1]
+    assert f"<{bundle.parent}>" in lines[4]
+
+
+# A server that did what it was asked for, and whose answer was lost: it is asked again.
+LOST = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+int rename(const char *a, const char *b) {
+    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
+    real(a, b); errno = ENOENT; return -1;
+}
+int renameat(int c, const char *a, int d, const char *b) {
+    int (*real)(int, const char *, int, const char *) = dlsym(RTLD_NEXT, "renameat");
+    real(c, a, d, b); errno = ENOENT; return -1;
+}
+int link(const char *a, const char *b) {
+    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "link");
+    real(a, b); errno = EEXIST; return -1;
+}
+"""
+
+
+def test_a_rename_that_was_done_counts_though_it_is_reported_as_failed(path, base):
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler")
+    path.chmod(0o640)
+    (base / "lost.c").write_text(LOST)
+    library = base / "lost.so"
+    build = ["cc", "-shared", "-fPIC", "-o", library, base / "lost.c", "-ldl"]
+    subprocess.run(build, check=True)
+    program = f"{PROGRAM}\nfiles.rewrite(path, b'newest')\n"
+
+    subprocess.run(
+        [COMMAND.with_name("python"), "-c", program, path],
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+
+    assert path.read_bytes() == b"newest"
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,160 @@
+"""Whatever is put in place of a file that others may write, nothing waits for it, and
+what a link leads to is not told."""
+
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix import sni
+from certbot_postfix.policy import gathering, table
+from certbot_postfix.policy.sources import Settings
+from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage
+from tests.test_policy_faults import Scene
+
+pytestmark = pytest.mark.postfix
+
+NAME = "mx.example.org"
+
+
+def planted_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def planted_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def planted_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+KINDS = [
+    pytest.param(os.mkfifo, id="FIFO"),
+    pytest.param(planted_directory, id="directory"),
+    pytest.param(planted_device, id="device"),
+    pytest.param(planted_socket, id="socket"),
+]
+
+Plant = Callable[[Path], None]
+
+
+class Place(Scene):
+    """A Postfix that follows a list, signed or not, and looks domains up."""
+
+    def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
+        super().__init__(postfix, base)
+        self.domains = base / "domains"
+        self.domains.write_text("")
+        self.keyring = base / "keyring.gpg"
+        self.say(0)
+        self.follow("texthash")
+        self.bundles = self.certbot.config_dir / "postfix"
+        self.cache = gathering.kept_for(self.path, self.bundles) / "mta-sts.json"
+
+    def want(self, **wanted: str) -> None:
+        """Let this be wanted beside the list."""
+        settings = Settings((str(self.list),), **wanted)
+        self.path.write_bytes(table.render(settings, {}, (3, 7)))
+
+    def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        self.postfix.settle()
+        return subprocess.run(
+            [*self.refresh[: self.refresh.index("policy")], *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=60,
+        )
+
+
+@pytest.fixture
+def place(stopped_postfix: PrivatePostfix, base: Path) -> Place:
+    return Place(stopped_postfix, base)
+
+
+@pytest.mark.parametrize("plant", KINDS)
+@pytest.mark.parametrize(
+    "what", ["list", "domains", "keyring", "path", "cache", "lock"]
+)
+def test_a_refresh_does_not_wait_for_what_is_no_file(place, what, plant: Plant):
+    path = place.path.with_name(".certbot.lock") if what == "lock" else None
+    path = path or getattr(place, what)
+    if what in ("domains", "cache"):
+        place.want(domains=str(place.domains))
+    if what == "keyring":
+        Path(f"{place.list}.asc").write_text("")
+        place.want(keyring=str(place.keyring))
+    path.unlink(missing_ok=True)
+    plant(path)
+
+    done = place("policy", "refresh")
+
+    assert done.returncode == 1, done.stderr
+    said = ("directory", "not a regular file")
+    assert str(path) in done.stderr
+    assert any(words in done.stderr for words in said), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("plant", KINDS[:2])
+@pytest.mark.parametrize("words", ["status", "policy show", "deploy", "forget"])
+@pytest.mark.parametrize("name", [table.NAME, sni.NAME, "snakeoil.pem", "main.cf"])
+def test_no_command_waits_for_what_is_no_file(
+    place, authority: Authority, name, words, plant: Plant
+):
+    install_lineage(place.certbot.config_dir, NAME, authority.issue(NAME))
+    path = place.postfix.config_dir / name
+    place.postfix.set(tls_server_sni_maps=f"texthash:{path.with_name(sni.NAME)}")
+    path.unlink(missing_ok=True)
+    plant(path)
+    further = {"deploy": ["--cert-name", NAME], "forget": [NAME]}
+
+    done = place(*words.split(), *further.get(words, []))
+
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1, 3)
+
+
+@pytest.mark.parametrize("where", [sni.PARAMETER, "smtp_tls_policy_maps"])
+def test_a_table_of_the_administrator_that_is_no_file_is_named(
+    place, authority: Authority, where
+):
+    install_lineage(place.certbot.config_dir, NAME, authority.issue(NAME))
+    path = place.postfix.config_dir / "own"
+    os.mkfifo(path)
+    old = f", texthash:{place.path}" if where == "smtp_tls_policy_maps" else ""
+    place.postfix.set(**{where: f"texthash:{path}{old}"})
+
+    done = place("policy", "test", "example.org")
+    deployed = place("deploy", "--cert-name", NAME)
+
+    assert "Traceback" not in done.stderr + deployed.stderr
+    if old:
+        assert f"{path}, which texthash:{path} names, is not a regular" in done.stderr
+
+
+SECRETS = ["root:$6$abc:19000::", '{"key": "Tr0ub4dor"}', '"Tr0ub4dor"', "Tr0ub4dor&3"]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("what", ["list", "domains"])
+def test_what_a_link_leads_to_is_not_told(place, tmp_path, what, secret):
+    other = tmp_path / "of root"
+    other.write_text(f"{secret}\n")
+    place.want(domains=str(place.domains))
+    path = getattr(place, what)
+    path.unlink()
+    path.symlink_to(other)
+
+    done = place("policy", "refresh")
+
+    assert done.returncode == 1
+    assert str(path) in done.stderr
+    assert "Tr0ub4dor" not in done.stderr
+    assert "$6$abc" not in done.stderr
+    assert COMMAND.name in done.stderr
