@@ -112,7 +112,9 @@ class Installer(common.Installer):
     def _lock(self) -> None:
         from certbot_postfix import lock  # noqa: PLC0415
 
-        lock.take(self._deployment.postfix.directory)
+        # Nobody is there to repeat a renewal; who installs sees what is under way.
+        wait = lock.PATIENCE if self.config.verb == "renew" else 0
+        lock.take(self._deployment.postfix.directory, wait=wait)
         if self._deployment.bundles.is_dir():  # other instances share them
             lock.take(self._deployment.bundles, wait=lock.PATIENCE)
 

@@ -5,7 +5,9 @@ they end: a hook may work under it.  From whom it is can be known on Linux only,
 proc(5); elsewhere a hook waits in vain.
 """
 
+import contextlib
 import errno
+import logging
 import os
 import re
 import stat
@@ -17,8 +19,13 @@ from certbot import errors, util
 from certbot_postfix.errors import Error
 from certbot_postfix.listeners import open_files
 
+logger = logging.getLogger(__name__)
+
 # certbot's name for the file that it locks.
 _NAME = ".certbot.lock"
+
+# How many words of another command a message has.
+_WORDS = 6
 
 # Seconds to wait for another one that works on the same files, and between attempts.
 PATIENCE = 120
@@ -30,7 +37,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
 
     Wait for any other process for *wait* seconds; then raise `Error`.
     """
-    deadline = time.monotonic() + wait
+    deadline, told = time.monotonic() + wait, ""
     _refuse_special(directory / _NAME)
     while True:
         try:
@@ -38,10 +45,11 @@ def take(directory: Path, *, wait: float = 0) -> None:
         except errors.LockError as error:
             if wait and _held_by_ancestor(directory):
                 return
+            told = told or _told(directory, error)
             if time.monotonic() >= deadline:
                 raise Error(
-                    f"could not lock {directory}: {error}",
-                    hint="wait until the other certbot has ended",
+                    f"could not lock {directory}: {told}",
+                    hint="wait until it has ended, and run the same command again",
                 ) from error
             time.sleep(PAUSE)
         except OSError as error:
@@ -62,6 +70,26 @@ def _refuse_special(path: Path) -> None:
             f"could not lock {path.parent}: {path} is not a regular file",
             hint=f"remove {path}",
         )
+
+
+def _told(directory: Path, error: errors.LockError) -> str:
+    """Say in the log why *directory* cannot be locked, and return it."""
+    told = _holder(directory) or str(error)
+    logger.info("%s is locked: %s", directory, told)
+    return told
+
+
+def _holder(directory: Path) -> str:
+    """Return which process has the lock, "" if that cannot be known."""
+    lock = str(directory.resolve() / _NAME)
+    for process in Path("/proc").glob("[0-9]*"):
+        number = int(process.name)
+        if number != os.getpid() and lock in open_files(number):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                told = b" ".join(words[:_WORDS]).decode(errors="replace").strip()
+                return f"process {number} has the lock ({told})"
+    return ""
 
 
 def _held_by_ancestor(directory: Path) -> bool:

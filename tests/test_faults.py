@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -428,6 +429,41 @@ def test_a_second_certbot_waits_its_turn(
         assert f"could not lock {postfix.config_dir}" in told(done)
     assert first.returncode == 0, printed
     assert served(postfix) == everywhere(issued.leaf)
+
+
+HOLD = """
+import sys
+from certbot import util
+util.lock_dir_until_exit(sys.argv[1])
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_renewal_waits_for_who_works_on_postfix_and_says_who_that_is(
+    postfix, certbot, obtained
+):
+    command = [sys.executable, "-c", HOLD, str(postfix.config_dir)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        renewal = subprocess.Popen(
+            certbot.argv("renew", "--force-renewal"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=certbot.environment,
+        )
+        try:
+            said = f"process {holder.pid} has the lock ({sys.executable} -c"
+            wait_until(lambda: said in certbot.log, "the renewal waits")
+        finally:
+            holder.stdin.close()
+            printed, _ = renewal.communicate(timeout=60)
+
+    assert renewal.returncode == 0, printed
+    assert live(certbot) != obtained
+    assert served(postfix) == everywhere(live(certbot))
 
 
 def test_only_root_deploys_and_is_told_so(postfix, certbot, issued):
