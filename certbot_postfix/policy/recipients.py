@@ -217,7 +217,8 @@ class Recipients:
                 if name:
                     wanted[model.domain(name, "")] = None
             except PolicyError:  # it may be a line of another file, by a link
-                wrong.append(f"{self._path}: line {number} is not the name of a domain")
+                where = f"{self._path}, line {number}"
+                wrong.append(f"{where}: it is not the name of a domain")
         if kept and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")
