@@ -5,10 +5,14 @@ A message names object, cause and consequence; what to do stands apart, in the h
 """
 
 import logging
+import re
 import signal
 from typing import TextIO
 
 from certbot import errors
+
+# Halves of characters, such as JSON can have, that stand for no byte: PEP 383.
+_NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -17,6 +21,7 @@ def printable(text: str) -> str:
     Those are bytes of another encoding, control characters of C0 and C1, and those that
     change the direction of text; lines and tabs stay.
     """
+    text = _NO_BYTE.sub(lambda found: ascii(found[0])[1:-1], text)
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         each

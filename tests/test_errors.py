@@ -35,6 +35,10 @@ def test_a_message_about_a_name_that_is_not_utf_8_can_be_printed():
     assert printable("grüß") == "grüß"
 
 
+def test_half_a_character_such_as_json_has_can_be_printed():
+    assert str(Error("a\ud800b", hint="\udfff")) == "a\\ud800b\nWhat to do: \\udfff"
+
+
 HOSTILE = "\x1b[2J\x07 \x9b31m \u202egro \u200b\r"
 HARMLESS = "\\x1b[2J\\x07 \\x9b31m \\u202egro \\u200b\\r"
 

@@ -270,7 +270,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "policy.starttls_everywhere": {"hostnames", "policy.model"},
     "policy.mta_sts": {"policy.model"},
-    "policy.records": {"policy.model"},
+    "policy.records": {"policy.model", "policy.resolver"},
     "policy.cache": {"errors", "files", "policy.model"},
     "policy.signatures": {"files", "policy.model", "programs"},
     "policy.recipients": {

@@ -259,6 +259,15 @@ BAD = [
         "is compressed",
         id="compressed",
     ),
+    pytest.param(
+        answer(
+            "200 OK",
+            "text/plain",
+            TEXT + b"".join(b"mx: a%d.org\n" % number for number in range(1000)),
+        ),
+        "mx: it has more than 1000 names",
+        id="too many servers",
+    ),
     pytest.param(b"\x00\x01\r\n", "is not that of an HTTP server", id="not HTTP"),
 ]
 

@@ -53,6 +53,10 @@ class Mute(Exception):
     def __str__(self):
         sys.exit(0)
 
+class Bare(PolicyError):
+    def __init__(self):
+        pass
+
 class Clock(tzinfo):
     def utcoffset(self, when):
         return fail(RuntimeError("no such zone"))
@@ -119,6 +123,7 @@ def test_a_source_that_works_is_followed(third, tmp_path):
         "Source.due = lambda self, now: fail(RuntimeError('a\\nb'))",
         "Source.refresh = lambda self, now: sys.exit('no')",
         "Source.refresh = lambda self, now: fail(OSError(5, 'broken'))",
+        "Source.refresh = lambda self, now: fail(Bare())",
         "give(None)",
         "give(())",
         "give(tuple(ENTRY))",
@@ -188,6 +193,20 @@ def test_a_broken_source_is_one_message_and_gives_nothing(third, tmp_path, line)
     assert len(told[0]) < 1500
     kept = line.startswith(("Source.due", "Source.refresh"))
     assert list(entries) == (["example.org"] if kept else [])
+
+
+@pytest.mark.parametrize("hint", ["'a\\nb' * 10**6", r"'a b \ud800'"])
+def test_a_hint_of_a_source_is_one_line_that_can_be_printed(third, tmp_path, hint):
+    third.break_(
+        f"{GOOD}\nSource.refresh = lambda self, now: fail(ERROR)\n"
+        f"ERROR = PolicyError('third')\nERROR.hint = {hint}"
+    )
+
+    (told,), _ = asked(tmp_path)
+
+    assert told.encode().startswith(b"third; ")
+    assert "\nWhat to do: " in told
+    assert (told.count("\n"), len(told) < 1500) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def pattern(text: object, where: str, wildcard: str) -> str:
 
 def patterns(texts: Sequence[object], where: str, wildcard: str) -> tuple[str, ...]:
     """Return what `pattern` makes of each, once, in order."""
+    if len(texts) > SERVERS:
+        raise PolicyError(f"{where}: it has more than {SERVERS} names")
     found: dict[str, None] = {}
     for at, text in enumerate(texts):
         name = _known(text, wildcard) if isinstance(text, str) else ""

@@ -8,6 +8,7 @@ record is an answer.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from certbot_postfix.policy import resolver
 from certbot_postfix.policy.model import PolicyError
 
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ class Resolvers:
         import dns.flags  # noqa: PLC0415
         import dns.resolver  # noqa: PLC0415
 
-        try:
-            self._resolver = dns.resolver.Resolver()
-        except dns.resolver.NoResolverConfiguration as error:
-            raise PolicyError(f"no resolver can be asked: {error}") from error
+        self._resolver = dns.resolver.Resolver(configure=False)
+        self._resolver.nameservers = [*resolver.nameservers()]
         self._resolver.use_edns(0, dns.flags.DO, 1232)
         self._resolver.flags = dns.flags.RD | dns.flags.AD  # RFC 6840, 5.7
 

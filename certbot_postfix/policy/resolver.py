@@ -4,9 +4,10 @@ postconf(5), smtp_tls_security_level: without DNSSEC, the level dane is no more 
 may, silently.  Where it does not work, that is said with the reason.
 """
 
-import io
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from certbot_postfix import files, rules
@@ -20,6 +21,8 @@ from certbot_postfix.errors import Error
 # Where libresolv looks, also below a chroot; without that file, it asks this machine.
 _RESOLV = "etc/resolv.conf"
 _DEFAULT = "127.0.0.1"
+_NAMED = re.compile(r"^nameserver[ \t]+(\S+)", re.MULTILINE)
+_MOST = 3  # MAXNS of <resolv.h>
 
 # Seconds for the answer of one resolver.
 _SECONDS = 3.0
@@ -94,7 +97,7 @@ def _unfit(configuration: Configuration) -> str:
 def _resolvers(configuration: Configuration) -> dict[Path, list[str]]:
     """Return the resolvers of each client, by the file that it finds."""
     paths = (root / _RESOLV for root in client_roots(configuration))
-    return {path: _nameservers(path) for path in paths}
+    return {path: nameservers(path) for path in paths}
 
 
 def _unvalidated(resolvers: Mapping[Path, list[str]]) -> str:
@@ -109,17 +112,22 @@ def _unvalidated(resolvers: Mapping[Path, list[str]]) -> str:
     return ""
 
 
-def _nameservers(path: Path) -> list[str]:
-    import dns.resolver  # noqa: PLC0415 - certbot loads us on every run
+def nameservers(path: Path = Path("/", _RESOLV)) -> list[str]:
+    """Return the resolvers that *path* names, as libresolv reads resolv.conf(5).
 
-    if not path.exists():
-        return [_DEFAULT]
+    Unlike dnspython, it passes over what it does not understand.
+    """
+    text = files.read(path).decode(errors="replace") if path.exists() else ""
+    found = filter(_is_address, _NAMED.findall(text))
+    return list(islice(found, _MOST)) or [_DEFAULT]
+
+
+def _is_address(text: str) -> bool:
     try:
-        text = io.StringIO(files.read(path).decode(errors="replace"))
-        found = dns.resolver.Resolver(filename=text).nameservers
-    except dns.resolver.NoResolverConfiguration:
-        return [_DEFAULT]
-    return [str(each) for each in found]
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
@@ -127,7 +135,7 @@ def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
 
     As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
     """
-    import dns.exception  # noqa: PLC0415
+    import dns.exception  # noqa: PLC0415 - certbot loads us on every run
     import dns.flags  # noqa: PLC0415
     import dns.message  # noqa: PLC0415
     import dns.query  # noqa: PLC0415
@@ -137,6 +145,6 @@ def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
         query.flags |= dns.flags.AD
         try:
             answer, _ = dns.query.udp_with_fallback(query, server, timeout=_SECONDS)
-        except (dns.exception.DNSException, OSError, ValueError):
+        except (dns.exception.DNSException, OSError, ValueError, EOFError):
             continue
         yield server, bool(answer.flags & dns.flags.AD)

@@ -153,11 +153,9 @@ def _noted(failures: list[BaseException]) -> Iterator[None]:
 
 def _told(source: Source, error: BaseException, end: str) -> str:
     if isinstance(error, Error):
-        what, hint = _line(error.message), error.hint
-    else:
-        what, hint = f"the source of policies {source.label}", ""
-        what += f" is broken: {_reason(error)}"
-    return str(Error(f"{what}; {end}", hint=hint))
+        with _noted([]):  # a class of theirs may lack what ours has
+            return str(Error(f"{_line(error.message)}; {end}", hint=_line(error.hint)))
+    return f"the source of policies {source.label} is broken: {_reason(error)}; {end}"
 
 
 def _reason(error: BaseException) -> str:

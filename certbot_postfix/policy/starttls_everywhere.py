@@ -172,8 +172,6 @@ def _mxs(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
     mxs = fields.get("mxs")
     if not isinstance(mxs, list) or not mxs:
         raise PolicyError(f"{where}: {shown(mxs)} is not a list of names")
-    if len(mxs) > model.SERVERS:
-        raise PolicyError(f"{where}: it has more than {model.SERVERS} names")
     return model.patterns(mxs, where, ".")
 
 
