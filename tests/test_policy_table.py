@@ -40,6 +40,31 @@ def test_an_enforced_policy_is_an_entry_with_its_source_and_its_end():
     ]
 
 
+def a_label(label: str) -> str:
+    return f"xn--{label.encode('punycode').decode()}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "there"),
+    [
+        (["b\u00fccher"], True),
+        (["\u0646\u0627\u0645\u0647\u200c\u0627\u06cc"], True),
+        (["b\u202e\u00fccher"], False),  # changes the direction of text
+        (["\u0378"], False),  # not assigned: Postfix may fold it
+        (["\U00020000" * 54] * 2, True),
+        (["\U00020000" * 54] * 3, False),  # longer than a key of lmdb
+        (["b\u00fc\u3002org"], False),  # a dot for UTS 46
+    ],
+)
+def test_a_key_in_unicode_is_one_that_postfix_looks_up_and_a_database_holds(
+    labels, there
+):
+    found = lines(entry(".".join(map(a_label, labels))))
+
+    keys = [line.partition(" ")[0] for line in found[2:]]
+    assert keys == ([".".join(labels)] if there else [])
+
+
 def test_a_policy_that_is_tested_is_a_comment():
     (about, demand) = lines(entry("example.org", mode=Mode.TESTING))
 
@@ -157,10 +182,13 @@ def test_no_name_ends_an_entry_or_begins_another(domain, mx):
         pattern = model.pattern(mx, "m", "*.")
     except PolicyError:
         return
-    about, demand = lines(entry(name, pattern))
+    about, demand, *unicode = lines(entry(name, pattern))
 
     assert demand == f"{name} secure match={pattern} servername=hostname"
     assert about.startswith("# enforce")
+    keys = [key for key in [table.unicode_key(name)] if key]
+    assert unicode == [demand.replace(name, key, 1) for key in keys]
+    assert [each.split() for each in keys] == [[each] for each in keys]
 
 
 @pytest.mark.parametrize("form", ["hash", "btree", "lmdb", "cdb", "texthash"])

@@ -8,7 +8,6 @@ smtp_tls_policy_maps; the attributes for MTA-STS those of TLSRPT_README.
 
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -30,10 +29,15 @@ _HEADER = f"{_TITLE}\n# Written by certbot-postfix: edits are lost.\n"
 _SERVERNAME = (3, 4)
 _MTA_STS = (3, 10)
 
-# A key has no end of a line or of a label in it, and no half of a character.
-_WRITTEN = re.compile(
-    "[^\\s\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u3002\\uff0e\\uff61\\ud800-\\udfff]+"
-)
+# Beside what is printable, a key may have joiners (RFC 5892, A.1 and A.2), but no dot
+# of UTS 46, which ends a label.  What Python's Unicode does not have yet is left out:
+# Postfix's may have two of it as one letter in two cases, and of a texthash with a key
+# that is there twice, no key counts.
+_JOINERS = frozenset("\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}")
+_DOTS = frozenset("\u3002\uff0e\uff61")
+
+# A key of lmdb has no more bytes, with the one at its end that some have.
+_LONGEST = 510
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -96,9 +100,17 @@ def unicode_key(domain: str) -> str:
         )
     except UnicodeError:
         return ""
-    if name.isascii() or name != name.casefold() or not _WRITTEN.fullmatch(name):
+    if name.isascii() or name != name.casefold() or not _is_written(name):
         return ""
     return name
+
+
+def _is_written(name: str) -> bool:
+    """Whether *name* is safe as a key, on a line and in a database."""
+    fits = all(
+        each in _JOINERS or (each.isprintable() and each not in _DOTS) for each in name
+    )
+    return fits and len(name.encode()) <= _LONGEST
 
 
 def _demand(entry: Entry, version: tuple[int, int]) -> str:
