@@ -5,9 +5,10 @@ noted in certbot's checkpoint, for another process that undoes the change.  Rais
 nothing; what was wrong is a value.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from certbot_postfix import probe
@@ -80,16 +81,20 @@ def take(questions: Collection[Question], timeout: float) -> Baseline:
 
 
 def noted(lines: Iterable[str]) -> Baseline | None:
-    """Return what was noted in one of *lines*, None if nothing was."""
+    """Return what was noted in one of *lines*, None if nothing was.
+
+    A line that was half written when the power failed hinders no undo.
+    """
     for line in lines:
         if line.startswith(_NOTE):
-            answers = json.loads(line.removeprefix(_NOTE))
-            return Baseline(
-                {
-                    endpoint: _KINDS[answer[0]](answer[1], reason=answer[1])
-                    if answer
-                    else None
-                    for endpoint, answer in answers.items()
-                }
-            )
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                return Baseline(dict(_answers(json.loads(line.removeprefix(_NOTE)))))
     return None
+
+
+def _answers(noted: object) -> Iterator[tuple[str, ProofError | None]]:
+    if not isinstance(noted, dict):
+        raise TypeError
+    for endpoint, answer in noted.items():
+        kind, reason = answer or ("", "")
+        yield endpoint, _KINDS[kind](reason, reason=reason) if answer else None

@@ -115,6 +115,7 @@ class Deployment:
         self.kept = bundles / "main.cf.before-rollback"
         self._before: Table | None = None  # the table, before anything was undone
         self._undone: list[Path] = []
+        self._replaced: set[Path] = set()  # bundles, by this process
         self._restored: set[Path] = set()
 
     @property
@@ -271,6 +272,7 @@ class Deployment:
         self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty
         if proposal.stale:
+            self._replaced.add(proposal.path)
             transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
         if proposal.table and not proposal.empty:
             self._build(proposal, checkpoint)
@@ -432,7 +434,8 @@ class Deployment:
 
     def undo(self, proposal: Proposal) -> None:
         """Put back the bundle that `apply` replaced, if it did."""
-        if transaction.undo_bundle(proposal.path):
+        replaced = proposal.path in self._replaced
+        if replaced and transaction.undo_bundle(proposal.path):
             self._undone.append(proposal.path)
 
     def sweep(self) -> None:

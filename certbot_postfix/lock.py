@@ -7,7 +7,6 @@ proc(5); elsewhere a hook waits in vain.
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import stat
@@ -16,10 +15,10 @@ from pathlib import Path
 
 from certbot import errors, util
 
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.listeners import open_files
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 # certbot's name for the file that it locks.
 _NAME = ".certbot.lock"

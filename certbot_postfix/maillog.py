@@ -64,7 +64,9 @@ class MailLog:
     def _lines(self) -> list[str]:
         for path in self._paths:
             with contextlib.suppress(OSError):
-                return _new(path, self._sizes.get(path, 0))
+                # One that is there may be of former times, before there was a journal.
+                if lines := _new(path, self._sizes.get(path, 0)):
+                    return lines
         return self._journal()
 
     def _journal(self) -> list[str]:

@@ -32,18 +32,19 @@ NAMES = 50
 SAMPLE = 5
 
 
-def sampled(promises: Collection[Promise]) -> list[Promise]:
+def sampled(promises: Collection[Promise], most: int = NAMES) -> list[Promise]:
     """Return those of *promises* that are asked for: every chain, some of its names.
 
-    A table has one line for each of its names, all made in the same way.
+    A table has one line for each of its names, all made in the same way.  Up to *most*
+    names are all asked for.
     """
     named = [each for each in promises if each.server_name is not None]
-    if len(named) <= NAMES:
+    if len(named) <= most:
         return list(promises)
     chains: dict[tuple[object, ...], list[Promise]] = {}
     for each in named:
         chains.setdefault((each.expected, each.services), []).append(each)
-    count = SAMPLE if SAMPLE * len(chains) <= NAMES else 1
+    count = min(SAMPLE, max(1, most // len(chains)))
     chosen = [each for each in promises if each.server_name is None]
     for chain in chains.values():
         step = max(1, len(chain) // count)

@@ -222,8 +222,8 @@ class Renewal:
             sni.LARGE,
         )
         named = f"{inventory.form}:{self.tables.path}"
-        name = inventory.deployed()[0].stem
-        told = maptypes.outdated(inventory.configuration, named, usual, name)
+        names = [path.stem for path in inventory.deployed()] or ["NAME"]
+        told = maptypes.outdated(inventory.configuration, named, usual, names[0])
         if told:
             logger.warning("%s", told)
 

@@ -23,9 +23,10 @@ from certbot_postfix.errors import (
 from certbot_postfix.maillog import MailLog
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.probe import LEAST, Question
-from certbot_postfix.promises import Promise, sampled
+from certbot_postfix.promises import NAMES, Promise, sampled
 from certbot_postfix.questions import Purpose
 from certbot_postfix.verification import (
+    CLIENTS,
     Failure,
     clauses,
     hint,
@@ -96,7 +97,7 @@ class Serving:
         self.postfix.refuse_fatal_reload(configuration)
         if self.ran and self.timeout:
             asked = questions.before(configuration)
-            self.baseline = baseline.take(asked, self.timeout)
+            self.baseline = baseline.take(asked, max(self.timeout, LEAST))
 
     def recall(self, noted: Baseline | None) -> None:
         """Take *noted* for the answers before the change that is to be undone."""
@@ -202,7 +203,7 @@ class Serving:
             self.say("Verification is disabled (timeout 0).")
             return
         settled = time.monotonic() + SETTLE
-        sample = sampled(promises)
+        sample = sampled(promises, self._affordable(timeout))
         asked = questions.after(configuration, sample)
         must, may = questions.parted(asked, configuration, self.baseline, purpose)
         # An idle process from before the reload is gone after a second: it is not
@@ -237,6 +238,14 @@ class Serving:
     def _patience(self) -> float:
         """Seconds for a service that is not known to be well."""
         return max(LEAST, 2 * self.baseline.slowest if self.baseline else 0)
+
+    def _affordable(self, timeout: float) -> int:
+        """Return for how many names each service can be asked within *timeout*."""
+        slowest = self.baseline.slowest if self.baseline else 0.0
+        # A tenth of a second each is no reason to ask for fewer.
+        rounds = int(timeout / max(slowest, 0.1))
+        # One round is for those who answer once more as before the change.
+        return min(NAMES, CLIENTS * max(1, rounds - 1) - 1)
 
     def _tolerate(self, failures: list[Failure], purpose: Purpose) -> None:
         """Report what could not be verified before either; raise the first of others.

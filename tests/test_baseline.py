@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix import baseline, files
 from tests.lab import (
     Authority,
     Certbot,
@@ -197,6 +198,27 @@ def test_a_service_that_turns_this_machine_away_ends_an_installation_before_any_
     assert reloads(postfix) == count
 
 
+def test_an_installation_that_ends_before_any_change_puts_no_older_bundle_back(
+    stopped_postfix, certbot, authority
+):
+    postfix = stopped_postfix
+    postfix.start()
+    assert install(certbot, postfix).returncode == 0
+    bundle = certbot.bundle(NAME)
+    newer = bundle.read_bytes()
+    # A renewal that was killed before it was verified has left what it replaced.
+    files.previous(bundle).write_bytes(authority.issue(NAME).bundle_pem)
+    turn_away(postfix, ["smtp"])
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"554", "smtp rejects this machine")
+
+    done = install(certbot, postfix)
+
+    assert done.returncode == 1
+    assert "no changes were made" in told(done)
+    assert bundle.read_bytes() == newer
+
+
 def test_a_limit_for_clients_ends_an_installation_with_a_hint_that_fits(
     postfix, certbot
 ):
@@ -369,6 +391,13 @@ def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
 
     assert greeting(postfix) == b"220"
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("left", ['{"smtp', '{"a": ["other", "b"]}', "[]"])
+def test_a_note_that_was_half_written_hinders_no_undo(left):
+    (start,) = baseline.Baseline({}).note().splitlines()
+
+    assert baseline.noted([f"{start.removesuffix('{}')}{left}"]) is None
 
 
 def test_an_installation_that_was_killed_leaves_no_service_dead_after_the_next_run(

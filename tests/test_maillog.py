@@ -80,3 +80,14 @@ def test_without_a_file_the_journal_is_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     assert log(tmp_path / "none").cause() == FATAL
+
+
+def test_beside_a_file_that_nobody_writes_any_more_the_journal_is_asked(
+    path, tmp_path, monkeypatch
+):
+    journal = tmp_path / "journalctl"
+    journal.write_text(f"#!/bin/sh\necho '{line(FATAL).strip()}'\n")
+    journal.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert log(path).cause() == FATAL

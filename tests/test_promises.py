@@ -205,3 +205,10 @@ def test_of_many_names_some_are_asked_for_of_every_chain(chains, names, count):
     assert len(sample) == 1 + count
     assert {each.services for each in sample} == {each.services for each in promises}
     assert set(sample) <= set(promises)
+
+
+def test_where_there_is_little_time_fewer_names_are_asked_for():
+    promises = many(1, 20)
+
+    assert len(sampled(promises, most=3)) == 1 + 3
+    assert len(sampled(many(10, 2), most=3)) == 1 + 10

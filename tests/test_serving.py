@@ -264,6 +264,40 @@ def test_of_a_thousand_names_a_sample_is_verified_and_said(
     assert stopped_postfix.log().count(": connect from ") < 50
 
 
+def test_a_service_that_greets_late_is_verified_for_as_many_names_as_there_is_time(
+    stopped_postfix, stage, named
+):
+    late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,1"}
+    names = [f"{number}.example.net" for number in range(30)]
+    table = stopped_postfix.base / "names"
+    (bundle,) = {line.split()[1] for line in table.read_text().splitlines()}
+    table.write_text("".join(f"{name} {bundle}\n" for name in names))
+    scene = stage(smtp=late)
+    promises = [*scene.promises, *(replace(named, server_name=each) for each in names)]
+    scene.serving.foresee(scene.configuration)
+
+    scene.serving.activate(scene.configuration, promises)
+
+    assert scene.said[0].startswith("Verified: ")
+    assert scene.said[1].startswith("Of 30 names, a sample of ")
+
+
+def test_a_service_that_greets_late_was_alive_however_short_the_timeout_is(
+    stopped_postfix, stage
+):
+    late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,2"}
+    scene = stage(submission=late)
+    scene.serving.timeout = 1
+    scene.serving.foresee(scene.configuration)
+    stopped_postfix.postconf(
+        "-P", f"{entry(stopped_postfix, 'submission')}/inet/smtpd_helo_required=bad"
+    )
+    stopped_postfix.settle()
+
+    with pytest.raises(UnansweredError):
+        scene.serving.activate(scene.configuration, scene.promises)
+
+
 def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_before(
     stage, base
 ):

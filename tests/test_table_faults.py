@@ -902,6 +902,22 @@ def test_a_type_that_is_gone_keeps_no_default_from_being_renewed(closed):
     assert shop.postfix.served("smtp", sni=NAME) == issued.leaf
 
 
+def test_a_table_that_names_nothing_keeps_no_other_certificate_from_being_renewed(
+    closed,
+):
+    shop = shop_of("hash", closed)
+    live = shop.certbot.config_dir / "live" / NAME
+    shop.postfix.set(smtpd_tls_chain_files=f"{live}/privkey.pem, {live}/fullchain.pem")
+    shop.path.write_bytes(sni.HEADER)
+    shop.postfix.reload()
+    issued = shop.renew(NAME, NAME)
+
+    done = shop.hook(NAME)
+
+    assert "Traceback" not in done.stderr
+    assert shop.postfix.served("smtp") == issued.leaf
+
+
 # Undoing a deployment
 
 
