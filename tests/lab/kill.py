@@ -33,7 +33,11 @@ _CHANGES = (
     *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "fremovexattr"),
 )
 
-_CALL = re.compile(r"(\w+)\((?:AT_FDCWD<[^>]*>, )?(?:\d+<([^>]*)>|\"([^\"]*)\")?")
+# Its first path: that of a descriptor, which may be of the directory of the name that
+# follows, or a name.
+_CALL = re.compile(
+    r"(\w+)\((?:AT_FDCWD<[^>]*>, )?(?:\d+<([^>]*)>(?:, \"([^\"/]+)\")?|\"([^\"]*)\")?"
+)
 _WRITING = re.compile("O_(WRONLY|RDWR|CREAT|TRUNC)")
 
 # Parts of paths that are different in every run: temporary names and times.
@@ -41,10 +45,14 @@ _CHANCE = re.compile(r"(?<=/)(?:certbot-postfix-\w{8}|\d{10}\.\d+)(?=/|$)")
 
 
 class Point(NamedTuple):
-    """The *number*-th time that a program makes this *call* on this *path*."""
+    """A call that a program makes on this *path*: the *number*-th one at *place*.
+
+    That is the directory by whose descriptor it is made, or the path.
+    """
 
     call: str
     path: str
+    place: str
     number: int
     whole: bool  # whether *number* counts the calls on any path
 
@@ -83,8 +91,8 @@ def points(
 def _points(lines: list[str], watched: list[str]) -> Iterator[Point]:
     seen = Counter[tuple[str, str]]()
     for line in lines:
-        call, path = _parsed(line)
-        seen.update({(call, path), (call, "")})
+        call, path, place = _parsed(line)
+        seen.update({(call, place), (call, "")})
         if not _is_point(call, path, line, watched):
             continue
         # Counting the calls on one path only, the number does not depend on what the
@@ -93,9 +101,9 @@ def _points(lines: list[str], watched: list[str]) -> Iterator[Point]:
         whole = (
             not path.startswith("/")
             or call.startswith("symlink")
-            or _CHANCE.search(_tail(path, watched)) is not None
+            or _CHANCE.search(_tail(place, watched)) is not None
         )
-        yield Point(call, path, seen[call, "" if whole else path], whole)
+        yield Point(call, path, place, seen[call, "" if whole else place], whole)
 
 
 def _is_point(call: str, path: str, line: str, watched: list[str]) -> bool:
@@ -125,22 +133,26 @@ def kill_at(
     With *may_end*, it may also end well before it comes so far: when Postfix runs, how
     many programs are started depends on how soon a service answers.
     """
-    limit = () if point.whole else ("-P", point.path)
+    limit = () if point.whole else ("-P", point.place)
     tamper = f"inject={point.call}:signal=KILL:when={point.number}"
     done, lines = _strace(argv, env, *limit, "-e", f"trace={point.call}", "-e", tamper)
     if may_end and done.returncode == 0:
         return
     if done.returncode != -signal.SIGKILL:
         raise LabError(f"{argv} was not killed at {point}: {done.stderr}")
-    call, path = _parsed(lines[-1])
+    call, path, _ = _parsed(lines[-1])
     if (call, _CHANCE.sub("", path)) != (point.call, _CHANCE.sub("", point.path)):
         raise LabError(f"{argv} was killed at {lines[-1]} instead of {point}")
 
 
-def _parsed(line: str) -> tuple[str, str]:
+def _parsed(line: str) -> tuple[str, str, str]:
+    """Return the call, its path, and the place by which strace finds it."""
     match = _CALL.match(line)
     assert match is not None
-    return match[1], match[2] or match[3] or ""
+    call, opened, name, path = match.groups(default="")
+    place = opened or path
+    relative = name and call.endswith(("at", "at2"))
+    return call, f"{opened}/{name}" if relative else place, place
 
 
 def _strace(
