@@ -24,6 +24,13 @@ def transport(text: str):
     return lambda world: {"transport_maps": table(world, text)}
 
 
+def pattern(text: str):
+    def change(world: World) -> dict[str, str]:
+        return {"transport_maps": table(world, text).replace("texthash:", "regexp:", 1)}
+
+    return change
+
+
 def overridden(world: World) -> dict[str, str]:
     world.sender.postconf("-P", "smtp/unix/smtp_tls_policy_maps=")
     return {}
@@ -45,6 +52,7 @@ ROUTES = [
     pytest.param(transport(f"{DOMAIN} smtp:[127.0.0.1]"), INSTEAD),
     pytest.param(transport(".insecure :[127.0.0.1]"), INSTEAD),
     pytest.param(transport("* relay:[127.0.0.1]"), INSTEAD),
+    pytest.param(pattern(r"/@enforce\.insecure$/ smtp:[127.0.0.1]"), INSTEAD),
     pytest.param(transport(f"{DOMAIN} lmtp:"), "lmtp/unix, which follows no policies"),
     pytest.param(
         lambda _: {"relay_domains": DOMAIN, "relay_transport": "smtp:[127.0.0.1]"},
@@ -70,6 +78,13 @@ ROUTES = [
     ),
     pytest.param(filter_of_a_service, "smtp:[127.0.0.1]:10025 is a content filter"),
     pytest.param(access_with_filter, "smtp:[127.0.0.1]:10025 is a content filter"),
+    pytest.param(
+        lambda _: {
+            "smtpd_client_restrictions": "check_client_access"
+            " static:{FILTER smtp:[127.0.0.1]:10025}"
+        },
+        "smtp:[127.0.0.1]:10025 is a content filter",
+    ),
 ]
 
 
@@ -96,7 +111,9 @@ def test_a_route_by_which_a_policy_does_not_count_is_told(world, route, why):
         lambda _: {},
         transport(f"{DOMAIN} smtp:"),
         transport(f"{DOMAIN} :"),
+        transport(f"{DOMAIN} smtp:{DOMAIN.upper()}"),
         transport("other.org smtp:[127.0.0.1]"),
+        pattern(r"/^enforce\.insecure$/ smtp:[127.0.0.1]"),
         lambda world: {
             "relayhost": "[127.0.0.1]",
             **transport(f"{DOMAIN} relay:")(world),

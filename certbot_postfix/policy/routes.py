@@ -25,11 +25,13 @@ _DEPENDING = (
     "sender_dependent_relayhost_maps",
 )
 
+_PATTERNS = ("pcre:", "regexp:")
+
 # What takes mail that does not leave this machine.
 _STAYS = frozenset({"discard", "error", "local", "virtual"})
 
 # The actions of access(5) and header_checks(5) that name a next hop.
-_FILTER = re.compile(r"(?<!\S)FILTER\s+(\S+:\S*)", re.IGNORECASE)
+_FILTER = re.compile(r"(?<![^\s={])FILTER\s+([^\s{}]+:[^\s{}]*)", re.IGNORECASE)
 _TABLE = re.compile(r"([a-z]+):(/[^\s,{}$]+)")
 _CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictions")
 
@@ -49,15 +51,28 @@ class Route:
 
 def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
     """Return the route of mail for *domain*."""
-    keys = [*wiring.keys(domain), "*"]
     usual = _usual(configuration, domain)
     tables = maplist.listed(configuration.value("transport_maps"))
-    answers = [(each, ask(each, set(keys))) for each in tables]
-    for key in keys:
+    answers = [(each, ask(each, set(_keys(each, domain)))) for each in tables]
+    for key in (_somebody(domain), *wiring.keys(domain), "*"):
         for table, found in answers:
             if key in found:
                 return _routed(found[key], usual, f"{table} in transport_maps")
     return usual
+
+
+def _keys(table: str, domain: str) -> list[str]:
+    """Return what a *table* of transport_maps is asked for mail to *domain*.
+
+    Patterns are applied to a whole address only: transport(5), regular expressions.
+    """
+    if table.removeprefix("proxy:").startswith(_PATTERNS):
+        return [_somebody(domain)]
+    return [*wiring.keys(domain), "*"]
+
+
+def _somebody(domain: str) -> str:
+    return f"postmaster@{domain}"  # who is at each domain: RFC 5321, 4.5.1
 
 
 def _usual(configuration: Configuration, domain: str) -> Route:
@@ -106,7 +121,7 @@ def void(configuration: Configuration, route: Route, path: Path, domain: str) ->
         return ""
     if service and service.command != "smtp":
         return f"{route.cause} sends mail to {service}, which follows no policies"
-    if route.nexthop not in ("", domain):
+    if route.nexthop.lower() not in ("", domain):
         there = f"{route.cause} sends mail to {route.nexthop}"
         return f"{there}, and Postfix looks up a policy for that instead"
     own = service.overrides.get(PARAMETER) if service else None
@@ -147,6 +162,7 @@ def filters(configuration: Configuration) -> Iterator[str]:
             yield value
         for name, value in values.items():
             if _CHECKS.search(name):
+                yield from _FILTER.findall(value)  # of static: and inline:
                 yield from _actions(value)
 
 
@@ -164,9 +180,8 @@ def complaints(
     """Return why policies for *domains* in our table at *path* do not count."""
     if not domains:
         return []
-    keys = {key for domain in domains for key in wiring.keys(domain)} | {"*"}
     known = {
-        table: ask(table, keys)
+        table: ask(table, {key for each in domains for key in _keys(table, each)})
         for table in maplist.listed(configuration.value("transport_maps"))
     }
     found: dict[str, list[str]] = {}
