@@ -61,7 +61,7 @@ class Baseline:
             endpoint: [names[type(error)], error.reason] if error else None
             for endpoint, error in self.failures.items()
         }
-        return f"{_NOTE}{json.dumps(answers)}\n"
+        return f"{_NOTE}{json.dumps([self.slowest, answers])}\n"
 
 
 def take(questions: Collection[Question], timeout: float) -> Baseline:
@@ -88,7 +88,8 @@ def noted(lines: Iterable[str]) -> Baseline | None:
     for line in lines:
         if line.startswith(_NOTE):
             with contextlib.suppress(ValueError, LookupError, TypeError):
-                return Baseline(dict(_answers(json.loads(line.removeprefix(_NOTE)))))
+                slowest, answers = json.loads(line.removeprefix(_NOTE))
+                return Baseline(dict(_answers(answers)), float(slowest))
     return None
 
 

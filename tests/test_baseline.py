@@ -349,6 +349,11 @@ def test_a_service_that_greets_late_is_verified(stopped_postfix, certbot):
     assert places(postfix, "smtp")[0] in told(done)
     assert "did not answer" not in told(done)
 
+    master, done = postfix.master_pid, rollback(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert postfix.master_pid == master
+
 
 # What another process undoes
 
@@ -393,11 +398,13 @@ def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("left", ['{"smtp', '{"a": ["other", "b"]}', "[]"])
+@pytest.mark.parametrize("left", ["", "{}", "[1.0, []]", '[1.0, {"a": ["?", "b"]}]'])
 def test_a_note_that_was_half_written_hinders_no_undo(left):
-    (start,) = baseline.Baseline({}).note().splitlines()
+    known = baseline.Baseline({"smtp": None}, 2.5)
+    start, _, _ = known.note().partition("[")
 
-    assert baseline.noted([f"{start.removesuffix('{}')}{left}"]) is None
+    assert baseline.noted(["another", known.note()]) == known
+    assert baseline.noted([f"{start}{left}"]) is None
 
 
 def test_an_installation_that_was_killed_leaves_no_service_dead_after_the_next_run(
