@@ -33,13 +33,14 @@ from certbot_postfix.inventory import Inventory, private_keys
 from certbot_postfix.lineage import Lineage
 from certbot_postfix.placement import Deployed, Placement
 from certbot_postfix.plan import Edit, Override, Plan, Wanted
-from certbot_postfix.policy import fitness, resolver
+from certbot_postfix.policy import fitness, nexthops, resolver
 from certbot_postfix.policy.outbound import Outbound
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.profiles import ClientLevel, Profile
 from certbot_postfix.questions import Purpose
 from certbot_postfix.removal import Removal
 from certbot_postfix.renewal import Family, Renewal
+from certbot_postfix.rules import Change, Decision
 from certbot_postfix.serving import Serving
 from certbot_postfix.sni import Table
 from certbot_postfix.status import copies
@@ -158,6 +159,7 @@ class Deployment:
         kept = self._kept(placed)
         wanted = Wanted(placed.chain, self.tables.path, form, kept)
         decisions = plan.decide(self.configuration, wanted, wish.profile, wish.client)
+        warnings += self._next_hops(decisions)
         main_cf = transaction.stage(self.postfix, decisions, self.staging)
         planned = Plan(decisions, main_cf, Edit(self.tables.path, before, after), form)
         return Proposal(
@@ -192,6 +194,15 @@ class Deployment:
         warnings = resolver.refuse_unvalidated(self.configuration)
         fitness.refuse_beside_dane(self.configuration)
         return warnings
+
+    def _next_hops(self, decisions: Sequence[Decision]) -> list[str]:
+        """Return what is remarkable of next hops; raise `Error` if one gets no mail."""
+        raised = (nexthops.LEVEL, ClientLevel.ENCRYPT.value)
+        if raised not in [
+            (each.name, each.new) for each in decisions if isinstance(each, Change)
+        ]:
+            return []
+        return nexthops.refuse_without_tls(self.postfix, self.configuration)
 
     def _placed(self, new: Deployed, wish: Wish) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""

@@ -38,13 +38,15 @@ class ReplyError(Exception):
 class Dialogue:
     """A client on *connection*, until *deadline*, which is one of `time.monotonic`.
 
-    *greeted* says whether the service has said anything that is a greeting.
+    *greeted* says whether the service has said anything that is a greeting, and
+    *offers_tls* whether its answer to EHLO had STARTTLS.
     """
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self.connection = connection
         self.deadline = deadline
         self.greeted = False
+        self.offers_tls = False
         self._received = b""
         self._space = LIMIT
 
@@ -52,11 +54,11 @@ class Dialogue:
         """Wait for the greeting, and answer it."""
         self._expect(220, "", refusing=True)
         self.greeted = True
+        self.offers_tls = False
         self._expect(250, f"EHLO {LITERAL}", refusing=True)
 
     def start_tls(self) -> None:
-        """Begin, and ask for TLS: what comes next is the handshake."""
-        self.begin()
+        """Ask for TLS: what comes next is the handshake."""
         self._expect(220, "STARTTLS", refusing=False)
 
     def end(self, connection: socket.socket) -> None:
@@ -99,6 +101,7 @@ class Dialogue:
             line = self._line().decode(errors="replace").rstrip("\r\n")
             code = int(line[:3]) if line[:3].isascii() and line[:3].isdigit() else 0
             texts.append(line[4:] if code and texts else line)
+            self.offers_tls |= line[4:].strip().upper() == "STARTTLS"
             if not code or line[3:4] != "-":
                 words = "".join(
                     letter if letter.isprintable() else " "

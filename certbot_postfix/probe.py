@@ -38,6 +38,9 @@ CONNECT = 3.0
 # Seconds for a further handshake when no time is left.
 SHORT = 0.5
 
+# The replies of who does not know EHLO, and so has no STARTTLS: RFC 5321, 4.1.4.
+_NO_EHLO = ("500", "502")
+
 # Which types of key the cipher suites of TLS 1.2 tell apart, and what openssl(1) calls
 # the signatures of each; those of EdDSA have the name of the key.
 _BY_CIPHER = ("RSA", "ECDSA")
@@ -83,6 +86,7 @@ def look(question: Question, *, timeout: float) -> Seen:
         raise ProofError(f"{question}: no client can request that name")
     with _dialogue(question, timeout) as dialogue:
         if not question.endpoint.implicit:
+            dialogue.begin()
             dialogue.start_tls()
         dialogue.connection.settimeout(dialogue.left())
         with _context(question).wrap_socket(
@@ -99,6 +103,36 @@ def greet(question: Question, *, timeout: float) -> None:
     with _dialogue(question, timeout) as dialogue:
         dialogue.begin()
         dialogue.end(dialogue.connection)
+
+
+def without_tls(question: Question, *, timeout: float) -> str:
+    """Return why a client that insists on TLS sends no mail there, "" if it does."""
+    try:
+        with _dialogue(question, timeout) as dialogue:
+            if not question.endpoint.implicit:
+                dialogue.begin()
+                if not dialogue.offers_tls:
+                    dialogue.end(dialogue.connection)
+                    return "STARTTLS is not offered"
+            return _handshake_fails(question, dialogue)
+    except RefusedError as error:
+        if error.reason.startswith(_NO_EHLO):
+            return error.reason
+        raise
+
+
+def _handshake_fails(question: Question, dialogue: Dialogue) -> str:
+    context = _context(question)
+    context.set_ciphers("ALL:@SECLEVEL=0")  # as Postfix, it takes anonymous ones, too
+    try:
+        if not question.endpoint.implicit:
+            dialogue.start_tls()
+        dialogue.connection.settimeout(dialogue.left())
+        with context.wrap_socket(dialogue.connection) as wrapped:
+            dialogue.end(wrapped)
+    except (ReplyError, ssl.SSLError) as error:
+        return str(error)
+    return ""
 
 
 @contextlib.contextmanager

@@ -85,8 +85,13 @@ def side_by_side(
     work: Callable[[T], None],
     things: Iterable[T],
     watch: Callable[[], None] = lambda: None,
+    patience: float | None = None,
 ) -> None:
-    """Do *work* for each of *things* at once; *watch* is called if that takes long."""
+    """Do *work* for each of *things* at once; *watch* is called if that takes long.
+
+    What takes longer than *patience* seconds is left alone.
+    """
+    end = time.monotonic() + (patience or 0)
     threads = [
         # Ctrl-C need not wait for the deadline.
         threading.Thread(target=work, args=(thing,), daemon=True)
@@ -100,7 +105,7 @@ def side_by_side(
     if any(thread.is_alive() for thread in threads):
         watch()
     for thread in threads:
-        thread.join()
+        thread.join(None if patience is None else max(0.0, end - time.monotonic()))
 
 
 _UNASKED = ProofError("no time was left", reason="no time was left")

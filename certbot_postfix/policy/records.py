@@ -64,6 +64,12 @@ class Resolvers:
         hosts = [str(each.exchange).removesuffix(".") for each in servers.records]
         return len(hosts) <= _SERVERS and all(map(self._has_tlsa, hosts or [domain]))
 
+    def server(self, domain: str) -> str:
+        """Return the preferred server of *domain*, itself if none is published."""
+        records = self._ask(domain, "MX").records
+        hosts = [(each.preference, str(each.exchange)) for each in records]
+        return min(hosts, default=(0, domain))[1].removesuffix(".")
+
     def _has_tlsa(self, host: str) -> bool:
         if not host:  # a null MX: RFC 7505
             return False

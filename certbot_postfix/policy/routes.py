@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certbot_postfix import maplist
+from certbot_postfix import files, maplist
 from certbot_postfix.configuration import Configuration, Service, as_clients_see_it
+from certbot_postfix.errors import Error
 from certbot_postfix.policy import wiring
 from certbot_postfix.policy.table import PARAMETER
 
@@ -31,7 +32,8 @@ _PATTERNS = ("pcre:", "regexp:")
 _STAYS = frozenset({"discard", "error", "local", "virtual"})
 
 # The actions of access(5) and header_checks(5) that name a next hop.
-_FILTER = re.compile(r"(?<![^\s={])FILTER\s+([^\s{}]+:[^\s{}]*)", re.IGNORECASE)
+_FILTER = re.compile(r"(?<![^\s{=:])FILTER\s+([^\s{}]+:[^\s{}]*)", re.IGNORECASE)
+_COMMENT = re.compile(r"^\s*#.*", re.MULTILINE)
 _TABLE = re.compile(r"([a-z]+):(/[^\s,{}$]+)")
 _CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictions")
 
@@ -47,6 +49,9 @@ class Route:
     transport: str
     nexthop: str
     cause: str
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.nexthop}"
 
 
 def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
@@ -146,32 +151,41 @@ def elsewhere(configuration: Configuration) -> Iterator[str]:
                 f"smtp_fallback_relay = {value}: mail that no server of a domain takes"
                 " as its policy demands goes there, without that policy"
             )
-    for value in dict.fromkeys(filters(configuration)):
+    for route in dict.fromkeys(
+        replace(each, cause="") for each in filters(configuration)
+    ):
         yield (
-            f"{value} is a content filter: policies count only for the mail that it"
+            f"{route} is a content filter: policies count only for the mail that it"
             " gives back to this Postfix"
         )
 
 
-def filters(configuration: Configuration) -> Iterator[str]:
-    """Yield the next hops of content_filter, and of FILTER in what can be read."""
+def filters(configuration: Configuration) -> Iterator[Route]:
+    """Yield the routes of content_filter, and of FILTER in what can be read."""
     places: list[Mapping[str, str]] = [configuration.values]
     places += [service.overrides for service in configuration.services]
+    classes = configuration.value("smtpd_restriction_classes").replace(",", " ").split()
     for values in places:
         if value := values.get("content_filter"):
-            yield value
+            yield _filter(configuration, value, "content_filter")
         for name, value in values.items():
-            if _CHECKS.search(name):
-                yield from _FILTER.findall(value)  # of static: and inline:
-                yield from _actions(value)
+            if name in classes or _CHECKS.search(name):
+                for each in _actions(value):
+                    yield _filter(configuration, each, f"FILTER in {name}")
+
+
+def _filter(configuration: Configuration, value: str, cause: str) -> Route:
+    transport, _, nexthop = value.partition(":")
+    usual = configuration.value("default_filter_nexthop")
+    return Route(transport, nexthop or usual, cause)
 
 
 def _actions(value: str) -> Iterator[str]:
+    yield from _FILTER.findall(value)  # of static: and inline:
     for _, name in _TABLE.findall(value):
-        with suppress(OSError):
-            path = Path(name)
-            if path.is_file() and path.stat().st_size <= _LARGEST:
-                yield from _FILTER.findall(path.read_text(errors="replace"))
+        with suppress(Error):
+            text = files.read(Path(name), most=_LARGEST)
+            yield from _FILTER.findall(_COMMENT.sub("", text.decode(errors="replace")))
 
 
 def complaints(
