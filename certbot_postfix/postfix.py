@@ -194,7 +194,7 @@ class Postfix:
         # postmap(1) reads on, but Postfix's daemons refuse such a table as a whole.
         if failed or "duplicate entry" in done.stderr:
             raise _failed(done)
-        pairs = (line.partition("\t") for line in done.stdout.splitlines())
+        pairs = (line.partition("\t") for line in done.stdout.split("\n"))
         return {key: value for key, _, value in pairs if key in keys}
 
     def map_types(self) -> set[str]:

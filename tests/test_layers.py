@@ -165,6 +165,7 @@ IMPORTS: dict[str, set[str]] = {
         "policy.wiring",
         "postfix",
         "programs",
+        "rules",
     },
     "policy.resolver": {"configuration", "errors", "files", "rules"},
     "policy.routes": {

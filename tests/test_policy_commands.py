@@ -184,6 +184,14 @@ def test_where_no_table_answers_main_cf_does(scene, policy, capsys):
     assert capsys.readouterr().out.startswith("main.cf has: ")
 
 
+def test_the_level_is_none_where_main_cf_has_none(scene, policy, capsys):
+    scene.postfix.set(smtp_tls_security_level="")
+
+    assert policy("test", "other.example") == 0
+
+    assert capsys.readouterr().out == "main.cf has: none, mail is sent without TLS\n"
+
+
 @pytest.mark.parametrize(
     ("own", "domain", "level"),
     [

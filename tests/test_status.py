@@ -415,6 +415,20 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
     assert codes(found) == [code], found.findings
 
 
+@pytest.mark.postfix
+def test_a_daemon_that_cannot_be_judged_is_not_seen_and_all_else_is(site):
+    dead_daemon(site)
+    site.postfix.set(smtp_tls_CAfile=str(site.postfix.config_dir))
+    expired(site)
+    site.postfix.start()
+
+    found = site.examine()
+
+    unseen = {each.object.partition(":")[0]: each.reason for each in found.unseen}
+    assert unseen["socketmap"].endswith("Is a directory")
+    assert codes(found) == ["expired"]
+
+
 @pytest.mark.parametrize("managed", [True, False])
 def test_certbot_renew_is_a_hint_for_lineages_alone(site, managed):
     expired(site)

@@ -262,8 +262,8 @@ def failures(path: Path, bundles: Path) -> list[str]:
 
 def entries(path: Path) -> Iterable[Entry]:
     """Yield the entries of the table at *path*."""
-    with files.explained("read", path), _opened(path) as file:
-        yield from table.parse(_text(file), path)
+    with files.explained("read", path), _opened(path) as file, _text(file) as text:
+        yield from table.parse(text, path)
 
 
 def until(path: Path) -> datetime | None:
@@ -272,8 +272,8 @@ def until(path: Path) -> datetime | None:
 
 
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
-    with files.explained("read", path), _opened(path) as file:
-        return table.settings(_text(file), path)
+    with files.explained("read", path), _opened(path) as file, _text(file) as text:
+        return table.settings(text, path)
 
 
 def _opened(path: Path) -> AbstractContextManager[BinaryIO]:

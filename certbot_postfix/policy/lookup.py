@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix import maplist
+from certbot_postfix import maplist, rules
 from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import Error, ProgramError
 from certbot_postfix.policy import wiring
@@ -92,8 +92,7 @@ def answer(postfix: Postfix, configuration: Configuration, domain: str) -> Answe
         for table, answers in found.items():
             if key in answers:
                 return Answer(table, key, answers[key])
-    level = configuration.value("smtp_tls_security_level")
-    return Answer("", domain, level)
+    return Answer("", domain, rules.client_level(configuration))
 
 
 def connect(
@@ -113,7 +112,11 @@ def connect(
     command = [program, "-c", "-l", level, *_trust(configuration)]
     if "servername=hostname" in wanted.value:
         command += ["-s", "hostname"]
-    command += [domain, *wanted.matches]
+    command += [
+        "--",
+        domain,
+        *wanted.matches,
+    ]  # which a daemon may have had from others
     config = {"MAIL_CONFIG": str(postfix.directory)}
     done = run(command, check=False, timeout=_CONNECT, environment=config)
     lines = [line.removeprefix("posttls-finger: ") for line in _lines(done.stderr)]

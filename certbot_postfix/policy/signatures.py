@@ -31,7 +31,8 @@ def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
         done = programs.run(command, check=False)
     finally:
         files.remove(*paths)
-    said = {line.split()[1] for line in done.stdout.splitlines() if _is_status(line)}
+    # Not splitlines(): the name of a key's owner may have more than it escapes.
+    said = {line.split()[1] for line in done.stdout.split("\n") if _is_status(line)}
     unknown = "ERRSIG" in said  # of a key that is not there yet, or not any more
     if "GOODSIG" in said and "BADSIG" not in said and (unknown or not done.returncode):
         return ""

@@ -139,7 +139,8 @@ class PolicyTable:
 
     *failures* are what sources of its policies complained of the last time; it is
     *unused* if it is ours, and main.cf does not name it.  *unfit* is what a daemon does
-    that the client must not have; *void* is why policies do not count.
+    that the client must not have; *void* is why policies do not count.  Of one that is
+    *unknown*, the fault is why that could not be found out.
     """
 
     name: str
@@ -149,11 +150,12 @@ class PolicyTable:
     unused: bool = False
     unfit: tuple[str, ...] = ()
     void: tuple[str, ...] = ()
+    unknown: bool = False
 
     @property
     def hidden(self) -> bool:
-        """Whether it is not for this user to see."""
-        return "Permission denied" in self.fault
+        """Whether it could not be seen, by this user or in time."""
+        return self.unknown or "Permission denied" in self.fault
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _MOST = 1000
 # The seconds that a table has, and the part of the time that is left.
 _SECONDS = 5.0
 _PART = 0.3
+_DAEMON = 0.5
 
 
 def look(
@@ -33,9 +34,7 @@ def look(
     for name in maplist.listed(value):
         seconds = min(_SECONDS, deadline.left * _PART)
         if name in service.named(configuration):
-            daemon = fitness.look(postfix, configuration, name, seconds)
-            reasons = [] if daemon.fault else fitness.unfit(daemon)
-            yield PolicyTable(name, daemon.fault, unfit=tuple(reasons))
+            yield _daemon(postfix, configuration, name, deadline)
             continue
         fault = service.fault(postfix, name, seconds)
         if maplist.form(name, path):
@@ -52,6 +51,23 @@ def look(
             yield PolicyTable(name, fault)
     if path.exists() and not maplist.form(value, path):
         yield PolicyTable(str(path), "", unused=True)
+
+
+def _daemon(
+    postfix: Postfix, configuration: Configuration, name: str, deadline: Deadline
+) -> PolicyTable:
+    """Return what is known of a daemon; it is asked twice, and then resolvers are."""
+    seconds = min(_SECONDS, deadline.left * _DAEMON / 2.5)
+    try:
+        daemon = deadline.within(
+            lambda: fitness.look(postfix, configuration, name, seconds),
+            "ask the daemon and the resolvers",
+            _DAEMON,
+        )
+    except Error as error:
+        return PolicyTable(name, error.message, unknown=True)
+    reasons = [] if daemon.fault else fitness.unfit(daemon)
+    return PolicyTable(name, daemon.fault, unfit=tuple(reasons))
 
 
 def dane(configuration: Configuration, deadline: Deadline) -> str:
