@@ -95,6 +95,7 @@ class Serving:
         Raises `MisconfiguredError` if Postfix would not survive a reload.
         """
         self.postfix.refuse_fatal_reload(configuration)
+        self._lately = None
         if self.ran and self.timeout:
             asked = questions.before(configuration)
             self.baseline = baseline.take(asked, max(self.timeout, LEAST))
@@ -266,9 +267,10 @@ class Serving:
                 dead.append(failure)
         if new:
             raise self._error(new)
-        for clause in clauses(dead):
-            logger.warning("%s; it did not answer before the change either", clause)
         undone = purpose is Purpose.UNDONE
+        when = "undo" if undone and self._lately else "change"
+        for clause in clauses(dead):
+            logger.warning("%s; it did not answer before the %s either", clause, when)
         for clause in clauses(unverified):
             logger.warning(
                 "%s; it was like that before the change"

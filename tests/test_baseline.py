@@ -398,6 +398,22 @@ def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_service_that_died_since_the_installation_is_told_as_that_by_a_rollback(
+    postfix, certbot
+):
+    assert install(certbot, postfix).returncode == 0
+    override(postfix, ["submissions"], smtpd_tls_wrappermode="bad")
+    postfix.reload()
+    wait_until(lambda: greeting(postfix, "submissions") == b"", "it is dead")
+
+    done = rollback(certbot, postfix)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{places(postfix, 'submissions')[0]} did not answer" in told(done)
+    assert "it did not answer before the undo either" in told(done)
+    assert "before the change" not in told(done)
+
+
 @pytest.mark.parametrize("left", ["", "{}", "[1.0, []]", '[1.0, {"a": ["?", "b"]}]'])
 def test_a_note_that_was_half_written_hinders_no_undo(left):
     known = baseline.Baseline({"smtp": None}, 2.5)
