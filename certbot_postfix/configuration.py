@@ -216,12 +216,15 @@ def client_roots(configuration: Configuration) -> list[Path]:
 def as_clients_see_it(configuration: Configuration) -> list[Configuration]:
     """Return *configuration* with the overrides of each SMTP client of master.cf.
 
-    One that a content filter gets its mail from sends none to the servers of a domain.
+    One that a content filter gets its mail from sends none to the servers of a domain,
+    unless it is the usual one.
     """
     filters = {
         configuration.value("content_filter", each).partition(":")[0]
         for each in configuration.services
     }
+    for name in ("default_transport", "relay_transport"):
+        filters.discard(configuration.value(name).partition(":")[0])
     clients = [
         each
         for each in configuration.services

@@ -36,23 +36,3 @@ def a_labels(name: str) -> str:
         )
     except ValueError:  # the errors of idna are among them
         return name
-
-
-def u_labels(name: str) -> str:
-    """Return *name*, in lower case and as A-labels, as people write it.
-
-    Where IDNA 2008 does not allow a label, it is returned as it is.
-    """
-    return ".".join(map(_u_label, name.split(".")))
-
-
-def _u_label(label: str) -> str:
-    if not label.startswith("xn--") or len(label) > 63:
-        return label
-    import idna  # noqa: PLC0415
-
-    try:
-        found = idna.ulabel(label)
-    except ValueError:
-        return label
-    return found if a_labels(found) == label else label

@@ -9,6 +9,7 @@ from certbot_postfix.configuration import (
     Configuration,
     Endpoint,
     Service,
+    as_clients_see_it,
     bound,
     endpoints,
     names,
@@ -42,6 +43,30 @@ def smtpd(name: str = "smtp", **overrides: str) -> Service:
 
 def addresses(configuration: Configuration) -> list[tuple[str, int]]:
     return [(each.host, each.port) for each in endpoints(configuration)[0]]
+
+
+@pytest.mark.parametrize(
+    ("content_filter", "levels"),
+    [
+        ("smtp:[127.0.0.1]:10025", ["may", "none"]),
+        ("amavis:[127.0.0.1]:10025", ["may"]),
+    ],
+)
+def test_the_client_of_a_content_filter_does_not_count_unless_it_is_the_usual_one(
+    content_filter, levels
+):
+    usual, amavis = (
+        Service(name, "unix", "smtp", {"smtp_tls_security_level": level})
+        for name, level in [("smtp", "may"), ("amavis", "none")]
+    )
+
+    found = as_clients_see_it(
+        configured(
+            usual, amavis, default_transport="smtp", content_filter=content_filter
+        )
+    )
+
+    assert [each.value("smtp_tls_security_level") for each in found] == levels
 
 
 BOTH = ["127.0.0.1", "::1"]

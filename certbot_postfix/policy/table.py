@@ -92,7 +92,7 @@ def unicode_key(domain: str) -> str:
     It folds the case of what it looks up, as far as ``strasse`` for its German form:
     where that is the name of another domain, there is none.
     """
-    # Not `hostnames.u_labels`: Postfix lets symbols pass, unlike IDNA 2008.
+    # Not by idna: Postfix lets symbols pass, unlike IDNA 2008.
     try:
         name = ".".join(
             label[4:].encode().decode("punycode") if label.startswith("xn--") else label
