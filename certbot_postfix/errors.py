@@ -102,6 +102,10 @@ class ProofError(Error):
         self.reason = reason
 
 
+class BusyError(Error):
+    """Another process does the same work at this moment."""
+
+
 class SignalError(Error):
     """The process was told to end; what it did is undone first."""
 

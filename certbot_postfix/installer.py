@@ -21,7 +21,13 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import profiles
 from certbot_postfix.checkpoint import CheckpointInProgress
-from certbot_postfix.errors import Error, MissingError, named_logger, shown
+from certbot_postfix.errors import (
+    BusyError,
+    Error,
+    MissingError,
+    named_logger,
+    shown,
+)
 from certbot_postfix.profiles import ClientLevel, Profile
 
 if TYPE_CHECKING:
@@ -88,13 +94,6 @@ class Installer(common.Installer):
                 "only root may configure Postfix and read certbot's keys",
                 hint="run certbot as root, for example with sudo",
             )
-        for option in ("config-utility", "ctl"):
-            program = self.conf(option)
-            if not plugin_util.path_surgery(program):
-                raise MissingError(
-                    f"the program {program} of Postfix was not found",
-                    hint=f"install Postfix, or use --{self.option_name(option)}",
-                )
         self._deployment = self._find()
         self._lock()
         if not self.config.dry_run:
@@ -135,6 +134,13 @@ class Installer(common.Installer):
                 logger.error("%s", complaint)
 
     def _find(self) -> "Deployment":
+        for option in ("config-utility", "ctl"):
+            program = self.conf(option)
+            if not plugin_util.path_surgery(program):
+                raise MissingError(
+                    f"the program {program} of Postfix was not found",
+                    hint=f"install Postfix, or use --{self.option_name(option)}",
+                )
         # certbot loads every plugin on every run; few runs come here.
         from certbot_postfix.deployment import Deployment  # noqa: PLC0415
         from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
@@ -367,9 +373,13 @@ class Installer(common.Installer):
 
         complaints = []
         try:
-            if gathering.due(path, bundles_below(self.config.config_dir), _now()):
+            now = _now()
+            if gathering.due(path, bundles_below(self.config.config_dir), now):
+                asked = self._find().outbound.ask_ahead(now, wait=0)
                 self.prepare()
-                complaints = self._ready.outbound.refresh(_now())
+                complaints = self._ready.outbound.refresh(now, asked)
+        except BusyError as error:
+            logger.debug("policies are refreshed already: %s", error)
         except errors.PluginError as error:  # no renewal of this lineage has failed
             complaints = [str(error)]
         self._complain(complaints)

@@ -7,15 +7,17 @@ proc(5); elsewhere a hook waits in vain.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from certbot import errors, util
 
-from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.errors import BusyError, Error, named_logger
 from certbot_postfix.listeners import open_files
 
 logger = named_logger(__name__)
@@ -60,6 +62,35 @@ def take(directory: Path, *, wait: float = 0) -> None:
             ) from error
         else:
             return
+
+
+@contextlib.contextmanager
+def alone(directory: Path, *, wait: float) -> Iterator[None]:
+    """Keep other processes that call this out of *directory*, which is ours.
+
+    Wait for one that is in it for *wait* seconds; then raise `BusyError`.
+    """
+    deadline = time.monotonic() + wait
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _locked(fd):
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"another process works in {directory}",
+                    hint="wait until it has ended, and run the same command again",
+                )
+            time.sleep(PAUSE)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _refuse_special(path: Path) -> None:

@@ -202,6 +202,7 @@ IMPORTS: dict[str, set[str]] = {
         "errors",
         "files",
         "inventory",
+        "lock",
         "policy.lookup",
         "policy.model",
         "policy.sources",

@@ -1,5 +1,6 @@
 """Policies enter Postfix, are kept up to date, and leave, as the options say."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -15,7 +16,14 @@ from certbot_postfix.policy import gathering, table
 from certbot_postfix.policy.outbound import Outbound, Proposal
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import Postfix
-from tests.lab import Certbot, PrivatePostfix, install_lineage, pki
+from tests.lab import (
+    Certbot,
+    PrivatePostfix,
+    install_lineage,
+    pki,
+    renew_lineage,
+)
+from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
 from tests.lab.source import LATER, ThirdParty
 from tests.test_deployment import Checkpoint
@@ -719,6 +727,39 @@ def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):
     install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
 
     assert scene.answer("one.example.org") == FIRST
+
+
+def test_nobody_waits_while_a_refresh_waits_for_its_sources(certbot, scene, authority):
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+    scene.third.be_slow()
+    command = Path(certbot.executable).with_name("certbot-postfix")
+    refresh = subprocess.Popen(
+        [
+            *(command, "--config-dir", scene.postfix.config_dir),
+            *("--certbot-config-dir", certbot.config_dir, "policy", "refresh"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=certbot.environment,
+    )
+    try:
+        wait_until(scene.third.asked.exists, "the source is asked")
+        issued = authority.issue(NAME)
+        renew_lineage(certbot.config_dir, NAME, issued)
+
+        install(certbot, scene)
+
+        assert certbot.bundle(NAME).read_bytes() == issued.bundle_pem
+        assert refresh.poll() is None
+        scene.third.say(TWO)
+    finally:
+        scene.third.asked.unlink(missing_ok=True)
+        _, told = refresh.communicate(timeout=60)
+
+    assert (refresh.returncode, told) == (0, "")
+    assert scene.answer("one.example.org") == ""
 
 
 def test_a_broken_source_stops_no_certificate(certbot, scene):

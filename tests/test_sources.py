@@ -86,7 +86,7 @@ def asked(tmp_path: Path) -> tuple[list[str], dict[str, Entry]]:
     groups = []
     for source in found:
         sources.due(source, NOW)
-        failures, known = sources.ask(source, NOW)
+        failures, known = sources.known(source, NOW, sources.refresh(source, NOW))
         told += failures
         groups.append(known or [])
     return told, table.merged(groups)

@@ -73,15 +73,16 @@ def declare(commands: Commands, find: Find) -> None:
 
 
 def _refresh(deployment: Deployment) -> int:
+    table, now = deployment.outbound, datetime.now(timezone.utc)
+    asked = table.ask_ahead(now, wait=lock.PATIENCE)
     lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
-    table = deployment.outbound
     if missing := table.missing():
         logger.error("%s", missing)
         return 1
     if table.gathering.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
-    complaints = table.refresh(datetime.now(timezone.utc))
+    complaints = table.refresh(now, asked)
     for complaint in complaints:
         logger.error("%s", complaint)
     return 1 if complaints else 0

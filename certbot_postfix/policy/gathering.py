@@ -6,19 +6,19 @@ nothing: what the table has from them stays.  Raises `errors.Error`.
 
 import io
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 from urllib.parse import quote
 
-from certbot_postfix import certificates, files, rules
+from certbot_postfix import certificates, files, lock, rules
 from certbot_postfix.configuration import Configuration, as_clients_see_it
 from certbot_postfix.databases import Databases
-from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.errors import BusyError, Error, ProgramError
 from certbot_postfix.inventory import Inventory
 from certbot_postfix.policy import lookup, resolver, routes, sources, table, wiring
 from certbot_postfix.policy.model import Entry, Mode, uncollected
@@ -58,6 +58,20 @@ class Policies:
     silent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The *sources* of what is *wanted*, which have asked whom they had to.
+
+    *broken* has a sentence for each that could not be; *failures*, by their labels, is
+    what others raised.
+    """
+
+    wanted: Settings
+    sources: list[Source]
+    broken: list[str]
+    failures: dict[str, list[BaseException]] = field(default_factory=dict)
+
+
 class Gathering:
     """What sources say to the instance of *inventory*, whose table is at *path*."""
 
@@ -80,8 +94,23 @@ class Gathering:
         """Return a sentence for each source that is broken."""
         return sources.load(self._context(self.settings() or Settings()))[1]
 
-    def policies(self, wanted: Settings, now: datetime) -> Policies:
-        """Ask the sources, each if it is due, for what fulfils *wanted*.
+    def ask(self, wanted: Settings, now: datetime, *, wait: float) -> Asked:
+        """Let the sources of what is *wanted* ask whom they have to, if they are due.
+
+        That may take minutes, and needs no lock of Postfix.  One process at a time does
+        it: another is waited for, *wait* seconds; then `BusyError` is raised.
+        """
+        self._make_directories()
+        found = Asked(wanted, *sources.load(self._context(wanted)))
+        with lock.alone(kept_for(self.path, self.inventory.bundles), wait=wait):
+            for source in found.sources:
+                found.failures[source.label] = sources.refresh(source, now)
+        return found
+
+    def policies(
+        self, wanted: Settings, now: datetime, asked: Asked | None = None
+    ) -> Policies:
+        """Return what fulfils *wanted*; the sources are asked, if they were not before.
 
         A source that is new and fails takes nothing out of force: then what was wanted
         before is still what is wanted.  Raises `Error` if policies would have no
@@ -92,7 +121,7 @@ class Gathering:
         self._make_directories()
         try:
             self._refuse_untrusting()
-            found = self._asked(wanted, now)
+            found = self._policies(wanted, now, asked)
         except Error as error:
             if wanted != before:
                 raise
@@ -105,16 +134,23 @@ class Gathering:
                 hint="mend what failed, and give the options again",
             )
             told = [*found.complaints, str(kept)]
-            found = replace(self._asked(before, now), complaints=told)
+            found = replace(self._policies(before, now), complaints=told)
         self._note_failures(found.complaints)
         return found
 
-    def _asked(self, wanted: Settings, now: datetime) -> Policies:
-        found, complaints = sources.load(self._context(wanted))
-        groups: list[Iterable[Entry]] = [self._left(wanted, found, complaints, now)]
+    def _policies(
+        self, wanted: Settings, now: datetime, asked: Asked | None = None
+    ) -> Policies:
+        if not asked or asked.wanted != wanted:
+            asked = self._asked(wanted, now)
+        complaints = list(asked.broken)
+        left = self._left(wanted, asked.sources, complaints, now)
+        groups: list[Iterable[Entry]] = [left]
         silent = False
-        for source in found:
-            told, known = sources.ask(source, now)
+        for source in asked.sources:
+            told, known = sources.known(
+                source, now, asked.failures.get(source.label, ())
+            )
             complaints += told
             silent |= bool(told) and known == []
             groups.append(self._of(source, now) if known is None else known)
@@ -122,6 +158,16 @@ class Gathering:
             merged = table.merged(groups)
         notes = self._notes(merged)
         return Policies(wanted, merged, complaints, notes, silent=silent)
+
+    def _asked(self, wanted: Settings, now: datetime) -> Asked:
+        """Ask, but do not wait for another process that asks for the same."""
+        same = wanted == self.settings()
+        try:
+            return self.ask(wanted, now, wait=0 if same else lock.PATIENCE)
+        except BusyError:
+            if not same:
+                raise
+            return Asked(wanted, *sources.load(self._context(wanted)))
 
     def _make_directories(self) -> None:
         kept = kept_for(self.path, self.inventory.bundles)
@@ -262,7 +308,7 @@ def failures(path: Path, bundles: Path) -> list[str]:
 
 def entries(path: Path) -> Iterable[Entry]:
     """Yield the entries of the table at *path*."""
-    with files.explained("read", path), _opened(path) as file, _text(file) as text:
+    with _opened(path) as text:
         yield from table.parse(text, path)
 
 
@@ -272,17 +318,19 @@ def until(path: Path) -> datetime | None:
 
 
 def _settings(path: Path) -> tuple[Settings, datetime | None]:
-    with files.explained("read", path), _opened(path) as file, _text(file) as text:
+    with _opened(path) as text:
         return table.settings(text, path)
 
 
-def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
-    return files.opened(path, most=files.LARGEST)
-
-
-def _text(file: BinaryIO) -> TextIO:
-    # Whoever edits it may write another encoding.
-    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape")
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    with (
+        files.explained("read", path),
+        files.opened(path, most=files.LARGEST) as file,
+        # Whoever edits it may write another encoding.
+        io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape") as text,
+    ):
+        yield text
 
 
 def bypassed(

@@ -26,7 +26,7 @@ from certbot_postfix.inventory import Inventory
 from certbot_postfix.plan import Edit, Plan
 from certbot_postfix.policy import fitness, table, wiring
 from certbot_postfix.policy import service as services
-from certbot_postfix.policy.gathering import Gathering, Policies
+from certbot_postfix.policy.gathering import Asked, Gathering, Policies
 from certbot_postfix.policy.sources import Settings
 from certbot_postfix.postfix import reason
 from certbot_postfix.rules import Decision
@@ -81,9 +81,15 @@ class Outbound:
         return maplist.form(self.configuration.value(table.PARAMETER), self.path)
 
     def gather(
-        self, wanted: Settings, now: datetime, service: str = "none"
+        self,
+        wanted: Settings,
+        now: datetime,
+        service: str = "none",
+        asked: Asked | None = None,
     ) -> Policies:
         """Ask the sources for what fulfils *wanted*, and the daemon *service*.
+
+        Those that were *asked* already are not asked again.
 
         No file of Postfix's changes.  Raises `Error` if policies would have no effect,
         or keep mail here.
@@ -94,7 +100,7 @@ class Outbound:
         if not wanted.lists and not wanted.domains:
             found = Policies(wanted, {}, [], _forgotten(wanted))
         else:
-            found = self.gathering.policies(wanted, now)
+            found = self.gathering.policies(wanted, now, asked)
         return replace(found, daemon=daemon, notes=[*said, *found.notes])
 
     def unfit_daemons(self) -> list[str]:
@@ -168,11 +174,24 @@ class Outbound:
             self.databases.remove()  # nothing names it any more
         self.databases.keep()
 
-    def refresh(self, now: datetime) -> list[str]:
-        """Ask the sources that are due, and bring the table up to date.
+    def ask_ahead(self, now: datetime, *, wait: float) -> Asked | None:
+        """Ask the sources that are due, before Postfix is locked for `refresh`.
 
+        So nobody waits for the network who waits for that lock.  Another process that
+        asks is waited for, *wait* seconds; then `BusyError` is raised.
+        """
+        wanted = self.gathering.settings()
+        if not wanted or not (wanted.lists or wanted.domains) or self.unnamed():
+            return None
+        return self.gathering.ask(wanted, now, wait=wait)
+
+    def refresh(self, now: datetime, asked: Asked | None = None) -> list[str]:
+        """Bring the table up to date with what the sources say.
+
+        They are asked if they were not *asked* ahead, for what is wanted still.
         main.cf stays as it is.  Returns what failed, a sentence each.
         """
+        self.inventory.forget()  # it may have been read before Postfix was locked
         wanted = self.gathering.settings()
         if wanted is None:
             return []
@@ -180,7 +199,7 @@ class Outbound:
         if unnamed := self.unnamed():
             logger.warning("%s", unnamed)
             return []
-        policies = self.gather(wanted, now)
+        policies = self.gather(wanted, now, asked=asked)
         text = table.render(wanted, policies.entries, self.configuration.version)
         changed = text != files.read(self.path) or self.databases.kept()
         if changed or services.fault(self.postfix, self._table):

@@ -113,27 +113,35 @@ def due(source: Source, now: datetime) -> bool:
     return found or bool(failures)
 
 
-def ask(source: Source, now: datetime) -> tuple[list[str], list[Entry] | None]:
-    """Let *source* refresh what it keeps, if it is due.
-
-    Returns what failed, a sentence each, and its entries, None if they are not known.
-    """
+def refresh(source: Source, now: datetime) -> list[BaseException]:
+    """Let *source* ask whom it has to, if it is due; return what it raised."""
     failures: list[BaseException] = []
-    known: list[Entry] | None = None
     with _noted(failures):
         if source.implementation.due(now):
             source.implementation.refresh(now)
+    return failures
+
+
+def known(
+    source: Source, now: datetime, failures: Iterable[BaseException]
+) -> tuple[list[str], list[Entry] | None]:
+    """Return what failed, a sentence each, and the entries of *source*.
+
+    They are None if nobody knows them; *failures* are those of its `refresh`.
+    """
+    failures = list(failures)
+    found: list[Entry] | None = None
     with _noted(failures), uncollected():
-        found = islice(source.implementation.policies(now), _MOST + 1)
-        known = list(entries.checked(found, source.label, now))
-        if len(known) > _MOST:
-            known = None
+        policies = islice(source.implementation.policies(now), _MOST + 1)
+        found = list(entries.checked(policies, source.label, now))
+        if len(found) > _MOST:
+            found = None
             raise ValueError(f"it has more than {_MOST:,} policies")
     end = "there is nothing of it to follow"
-    if known != []:
+    if found != []:
         end = "what was said before stays in force"
     told = (_told(source, error, end) for error in failures)
-    return list(dict.fromkeys(told)), known
+    return list(dict.fromkeys(told)), found
 
 
 @contextmanager

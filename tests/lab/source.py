@@ -41,6 +41,18 @@ def sources(context):
     return [Source()] if context.settings.domains else []
 """
 
+_SLOW = """
+import time
+
+def refresh(self, now):
+    asked = SAID.with_name("asked")
+    asked.touch()
+    while asked.exists():
+        time.sleep(0.05)
+
+Source.refresh = refresh
+"""
+
 LATER = 4_000_000_000
 """A time that is far away, in seconds since 1970."""
 
@@ -74,3 +86,12 @@ class ThirdParty:
     def mend(self) -> None:
         """Let it work again."""
         self._module.write_text(_MODULE)
+
+    @property
+    def asked(self) -> Path:
+        """What is there as soon as one that is slow was asked."""
+        return self._module.with_name("asked")
+
+    def be_slow(self) -> None:
+        """Let it answer only when nobody has been told that it was asked."""
+        self._module.write_text(_MODULE + _SLOW)
