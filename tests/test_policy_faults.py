@@ -1,11 +1,14 @@
 """Policies and kill -9, policies and a full disk: Postfix finds the old or the new."""
 
+import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from certbot_postfix import cli
 from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import ProgramError
 from certbot_postfix.policy import table
@@ -124,6 +127,30 @@ def test_a_refresh_that_is_killed_leaves_old_or_new_and_the_next_ends_it(
         assert done.returncode == 0, (point, done.stderr)
         assert scene.number() == f"mx{turn}.org", point
         assert scene.leftovers() == [], point
+
+
+@pytest.mark.parametrize("label", ["a", "a.", "ü", "ü.", "xn--tda."])
+def test_a_name_of_two_megabytes_in_a_list_neither_delays_status_nor_fills_it(
+    scene, capsys, label
+):
+    scene.say(0)
+    scene.follow("texthash")
+    found = json.loads(scene.list.read_bytes())
+    name = (label * 2_000_000)[:2_000_000]
+    found["policies"][name] = {"mode": "enforce", "mxs": ["mx.org"]}
+    scene.list.write_text(json.dumps(found, ensure_ascii=False))
+    done = scene.run()
+    assert (done.returncode, len(done.stderr) < 1000) == (1, True)
+    where = ("--config-dir", str(scene.postfix.config_dir))
+    where += ("--certbot-config-dir", str(scene.certbot.config_dir))
+    started = time.monotonic()
+
+    assert cli.main([*where, "status", "--timeout", "2"]) == 3
+
+    assert time.monotonic() - started < 3
+    said = "".join(capsys.readouterr())
+    assert "could not be refreshed the last time" in " ".join(said.split())
+    assert len(said) < 5000
 
 
 @pytest.mark.parametrize(

@@ -260,8 +260,9 @@ def test_options_say_what_is_wanted(given, before, after):
     assert sources.asked(options(**given), before) == after
 
 
-def test_an_entry_of_any_length_that_was_edited_is_shortened_in_a_message():
-    text = ["# enforce until then from it\n", f"{'a' * 2_000_000} secure match=a\n"]
+@pytest.mark.parametrize("until", ["then", "2027-01-01T00:00:00Z"])
+def test_an_entry_of_any_length_that_was_edited_is_shortened_in_a_message(until):
+    text = [f"# enforce until {until} from it\n", f"{'a.' * 10**6}b secure match=a\n"]
 
     with pytest.raises(Error, match="was edited") as caught:
         list(table.parse(text, Path("/table")))

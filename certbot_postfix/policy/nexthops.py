@@ -51,7 +51,7 @@ class Hop:
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.cause})"
+        return f"{self.name[: routes.SHOWN]} ({self.cause})"
 
 
 def find(configuration: Configuration) -> list[Hop]:

@@ -41,6 +41,9 @@ _CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictio
 _NAMED = 5
 _LARGEST = 1_000_000
 
+# How much of a next hop a message has: a host name has 253 letters.
+SHOWN = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -51,7 +54,7 @@ class Route:
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.transport}:{self.nexthop}"
+        return f"{self.transport}:{self.nexthop}"[:SHOWN]
 
 
 def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
@@ -127,7 +130,7 @@ def void(configuration: Configuration, route: Route, path: Path, domain: str) ->
     if service and service.command != "smtp":
         return f"{route.cause} sends mail to {service}, which follows no policies"
     if route.nexthop.lower() not in ("", domain):
-        there = f"{route.cause} sends mail to {route.nexthop}"
+        there = f"{route.cause} sends mail to {route.nexthop[:SHOWN]}"
         return f"{there}, and Postfix looks up a policy for that instead"
     own = service.overrides.get(PARAMETER) if service else None
     if own is not None and not maplist.form(own, path):

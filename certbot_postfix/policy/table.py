@@ -200,6 +200,8 @@ def last(text: bytes) -> Iterator[tuple[str, str]]:
 
 def _entry(about: list[str], words: list[str], age: str) -> Entry:
     mode, _, expires, _, source = about
+    if len(words[0]) > _LONGEST:
+        raise ValueError  # each of its parents would be looked up
     mxs = tuple(words[2].removeprefix("match=").split(":"))
     number = age.partition(" ")[0]
     return Entry(
