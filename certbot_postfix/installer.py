@@ -226,13 +226,13 @@ class Installer(common.Installer):
             if mentioned and outbound.missing():
                 wanted = wanted or sources.Settings()
             found = outbound.gather(wanted or sources.Settings(), _now(), service)
+            if service != "none":
+                self._complain(outbound.unfit_daemons())
         except Error as error:
             if mentioned:
                 raise
             self._complain([str(error)])  # no certificate waits for it
             return None
-        if service != "none":
-            self._complain(outbound.unfit_daemons())
         return found if wanted or found.daemon or found.notes else None
 
     def _apply_policies(

@@ -157,3 +157,18 @@ def entries(path) -> list[str]:
         f"{demand.split()[0]} {about.partition(' from ')[2]}"
         for about, demand in zip(lines[::2], lines[1::2], strict=True)
     ]
+
+
+def test_no_certificate_waits_for_a_daemon_that_cannot_be_judged(
+    install, stopped_postfix: PrivatePostfix
+):
+    directory = stopped_postfix.config_dir
+    stopped_postfix.set(
+        smtp_tls_policy_maps="socketmap:inet:127.0.0.1:1:postfix",
+        smtp_tls_CAfile=str(directory),
+    )
+
+    done = install()
+
+    assert f"could not read {directory}: Is a directory" in done.stderr
+    assert done.returncode == 0, done.stderr
