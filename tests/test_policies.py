@@ -669,6 +669,16 @@ def test_a_policy_with_more_servers_than_an_honest_one_is_refused():
         starttls_everywhere.parse(listed(**one(mxs=names)), SOURCE)
 
 
+def test_a_list_whose_table_would_be_too_long_to_be_read_is_refused():
+    names = [f"{'a' * 63}.{'b' * 63}.{'c' * 63}.mx{at}.org" for at in range(1000)]
+    aliases = {"big": {"mode": "enforce", "mxs": names}}
+    some = {f"xn--bcher-kva.{at}.org": {"policy-alias": "big"} for at in range(1000)}
+    text = listed(**{"policy-aliases": aliases, "policies": some})
+
+    with pytest.raises(PolicyError, match="their table has more than 260,000,000"):
+        starttls_everywhere.parse(text, SOURCE)
+
+
 _MEASURED = """
 import json, resource, sys
 from pathlib import Path

@@ -24,6 +24,11 @@ VERSION = "0.1"
 # more: names with a value take most memory, 150 bytes and more each.
 _MOST = {b"{": 1_200_000, b"[": 1_200_000, b":": 3_600_000, b",": 7_200_000}
 
+# The bytes of a table: less than files.LARGEST; what an entry has beside its names and
+# its source; and what it has more if its key is there in Unicode, too.
+_TABLE = 260_000_000
+_ENTRY, _KEY = 80, 600
+
 # Python keeps a text with one character beyond Latin-1, or beyond 16 bits, with two or
 # four bytes for each.
 _WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
@@ -77,12 +82,14 @@ def parse(text: bytes, source: str) -> PolicyList:
     try:
         with model.uncollected():
             fields = json.loads(text, object_pairs_hook=_object)
-            return _list(fields)
+            found = _list(fields)
+        _refuse_long(found.policies, _ENTRY + len(source))
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{source} is not JSON: {error}") from error
     except PolicyError as error:
         error.message = f"{source}: {error.message}"
         raise
+    return found
 
 
 def _width(text: bytes) -> int:
@@ -122,6 +129,19 @@ def _list(fields: object) -> PolicyList:
     for domain in ambiguous:
         policies.pop(domain, None)
     return PolicyList(timestamp, expires, policies, frozenset(ambiguous))
+
+
+def _refuse_long(policies: Mapping[str, Policy], entry: int) -> None:
+    """Raise `PolicyError` if a table of *policies* would be too long to be read.
+
+    With aliases, a few hundred kilobytes of them become gigabytes.
+    """
+    size = entry * len(policies)
+    for name, policy in policies.items():
+        names = len(name) + len(policy.mxs) + sum(map(len, policy.mxs))
+        size += 2 * names + _KEY if "xn--" in name else names
+    if size > _TABLE:
+        raise PolicyError(f"policies: their table has more than {_TABLE:,} bytes")
 
 
 def _refuse_repeated(fields: Mapping[str, Any]) -> None:
