@@ -215,16 +215,18 @@ def test_the_answer_is_that_of_postfix(
     assert f": {level}, " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("parameter", ["smtp_tls_policy_maps", "transport_maps"])
 def test_a_table_that_does_not_answer_is_told_with_the_consequence(
-    scene, policy, capsys
+    scene, policy, capsys, parameter
 ):
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"inet:127.0.0.1:{server.getsockname()[1]}"
-    scene.postfix.set(smtp_tls_policy_maps=f"socketmap:{where}:postfix")
+    scene.postfix.set(**{parameter: f"socketmap:{where}:postfix"})
 
     assert policy("test", "example.org") == 1
 
     told = capsys.readouterr().err
+    assert f"take it out of {parameter}" in told
     assert "does not answer, and mail to every domain is deferred" in told
 
 

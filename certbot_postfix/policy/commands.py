@@ -132,7 +132,8 @@ def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
     domain = model.domain(name.removesuffix("."), "DOMAIN")
     written = domain if name.isascii() else name.removesuffix(".").casefold()
     postfix, configuration = deployment.postfix, deployment.configuration
-    route = routes.find(configuration, written, partial(lookup.asked, postfix))
+    transport = partial(lookup.asked, postfix, parameter="transport_maps")
+    route = routes.find(configuration, written, transport)
     seen = routes.seen(configuration, route)
     asked = routes.key(configuration, route, written)
     answer = lookup.answer(postfix, seen, asked)

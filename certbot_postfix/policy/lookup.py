@@ -65,16 +65,21 @@ class Answer:
 
 
 def asked(
-    postfix: Postfix, table: str, keys: set[str], *, seconds: float = TIMEOUT
+    postfix: Postfix,
+    table: str,
+    keys: set[str],
+    *,
+    seconds: float = TIMEOUT,
+    parameter: str = PARAMETER,
 ) -> dict[str, str]:
-    """Return what *table*, which main.cf names, has for *keys*, within *seconds*."""
+    """Return what *table*, of that *parameter*, has for *keys*, within *seconds*."""
     try:
         return postfix.answers(table, keys, timeout=seconds)
     except ProgramError as error:
         raise Error(
             f"{table} does not answer, and mail to every domain is deferred while"
             f" it does not: {error.message}",
-            hint=f"mend it, or take it out of {PARAMETER}",
+            hint=f"mend it, or take it out of {parameter}",
         ) from error
 
 
