@@ -90,6 +90,9 @@ def _locked(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        # flock(2): over NFS, nothing is locked that is not open for writing.
+        logger.debug("there are no locks: %s", error)
     return True
 
 
