@@ -113,7 +113,7 @@ def _is_point(call: str, path: str, line: str, watched: list[str]) -> bool:
     if call in _STARTS:
         return "CLONE_THREAD" not in line
     changes = call != "openat" or _WRITING.search(line)
-    inside = any(directory in f"{line}/" for directory in watched)
+    inside = any(each in f"{line}/" or path.startswith(each) for each in watched)
     return bool(changes and inside and " = -1 " not in line)
 
 
