@@ -24,7 +24,6 @@ from certbot_postfix.errors import (
     CertificateError,
     Error,
     ProgramError,
-    SignalError,
     named_logger,
 )
 from certbot_postfix.inventory import Inventory, certificates_in, leaves
@@ -165,17 +164,13 @@ class Renewal:
         self, stale: dict[Path, bytes], table: Table, wanted: list[Promise]
     ) -> None:
         """Write what is new, and have it served; or put back what is old."""
-        try:
-            with signals.interruptible(), self._old_ones_on_failure(stale):
-                for path, pem in stale.items():
-                    transaction.put_bundle(path, pem, None)
-                if not self._write(table, stale):
-                    wanted = [each for each in wanted if each.server_name is None]
-                self.serving.activate(self.inventory.configuration, wanted)
-        except SignalError as error:
-            # certbot would go on with the next lineage.
-            logger.error("%s", error)  # noqa: TRY400 - it is known why
-            raise SystemExit(128 + error.number) from error
+        undone = self._old_ones_on_failure(stale)
+        with signals.ending(), signals.interruptible(), undone:
+            for path, pem in stale.items():
+                transaction.put_bundle(path, pem, None)
+            if not self._write(table, stale):
+                wanted = [each for each in wanted if each.server_name is None]
+            self.serving.activate(self.inventory.configuration, wanted)
 
     def _write(self, table: Table, stale: Mapping[Path, bytes]) -> bool:
         """Write the table, and its database where copies in it are old.

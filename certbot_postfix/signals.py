@@ -5,7 +5,9 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from certbot_postfix.errors import SignalError
+from certbot_postfix.errors import SignalError, named_logger
+
+logger = named_logger(__name__)
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -26,6 +28,16 @@ def interruptible() -> Iterator[None]:
 
     with _handled_by(stop):
         yield
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Let a `SignalError` end the process: certbot would renew the next lineage."""
+    try:
+        yield
+    except SignalError as error:
+        logger.error("%s", error)  # noqa: TRY400 - it is known why
+        raise SystemExit(128 + error.number) from error
 
 
 @contextlib.contextmanager

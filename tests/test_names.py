@@ -1201,14 +1201,15 @@ def test_files_that_main_cf_names_by_hand_are_put_into_service_by_an(scene, way)
             smtpd_tls_key_file=str(scene.live(NAME).key),
         )
     scene.postfix.reload()
-    before, old, reloads = configuration(scene), newest(scene, NAME), scene.reloads
+    wait_until(lambda: scene.reloads == 1, "the log tells of the reload")
+    before, old = configuration(scene), newest(scene, NAME)
 
     done = scene.certbot("-q", "renew", "--force-renewal")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert newest(scene, NAME) != old
     assert everywhere(scene.postfix) == newest(scene, NAME)
-    assert scene.reloads == reloads + 1
+    assert scene.reloads == 2
     assert configuration(scene) == before
 
 
@@ -1529,7 +1530,8 @@ def test_a_lineage_by_name_is_forgotten(wild):
 @pytest.mark.parametrize("there", ["shop", "compiled"])
 def test_the_table_goes_with_the_last_lineage_by_name(request, there):
     scene: Scene = request.getfixturevalue(there)
-    databases.workshop(scene.postfix.config_dir / sni.NAME).mkdir()  # by a killed run
+    left = databases.workshop(scene.postfix.config_dir / sni.NAME)
+    left.mkdir(mode=0o700)  # by a killed run
 
     diff = forget(scene, "shop")
 

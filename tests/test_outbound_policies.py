@@ -456,6 +456,29 @@ def test_another_encoding_in_a_comment_does_no_harm(scene):
     assert scene.refresh() == []
 
 
+def test_a_refresh_that_is_told_to_end_is_undone_and_ends_the_process(scene, base):
+    scene.third.say(ONE)
+    scene.apply()
+    scene.follow("hash")
+    scene.refresh()
+    scene.postfix.start()
+    before = scene.path.read_bytes()
+    control = base / "postfix-that-kills"
+    control.write_text(
+        f'#!/bin/sh\n[ "$3" != reload ] || ! mkdir {control}.once || kill -TERM $PPID\n'
+        'exec postfix "$@"\n'
+    )
+    control.chmod(0o755)
+    postfix = Postfix(scene.postfix.config_dir, postfix=str(control))
+    scene.third.say(TWO)
+
+    with pytest.raises(SystemExit, match="143"):
+        Deployment(postfix, scene.bundles).outbound.refresh(scene.now)
+
+    assert scene.answer("one.example.org") == FIRST
+    assert scene.path.read_bytes() == before
+
+
 def test_a_missing_database_is_made_again(scene):
     scene.follow("hash")
     scene.third.say(ONE)

@@ -106,7 +106,7 @@ _CALL = re.compile(
     r"(?P<name>\w+)\((?P<args>.*)\) += (?P<result>-?\d+)(?:<(?P<fd>.*)>)?"
 )
 _FD = r"\b\d+<([^>]*)>"
-_PATH = r'(?:AT_FDCWD<([^>]*)>, )?"([^"]*)"'
+_PATH = r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"([^"]*)"'
 
 
 class Watch:

@@ -204,7 +204,7 @@ class Outbound:
         changed = text != files.read(self.path) or self.databases.kept()
         if changed or services.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
-            with signals.interruptible():
+            with signals.ending(), signals.interruptible():
                 self._replace(text)
         return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
 
