@@ -493,6 +493,7 @@ def outside(scene: Scene, base: Path, issued: Issued, place: str) -> None:
     names_by_hand(scene, base / "chain.pem", base / "key.pem")
 
 
+@pytest.mark.postfix
 @pytest.mark.parametrize("place", ["archive", "hard link", "copy"])
 def test_the_hook_tells_that_an_older_copy_is_still_served(
     scene, base, authority, place
@@ -559,6 +560,7 @@ def test_an_older_copy_in_a_service_or_a_table_of_the_administrator_s_is_told(
     assert f"{other}/fullchain1.pem still has" in caplog.text
 
 
+@pytest.mark.postfix
 def test_a_link_to_the_newest_files_is_reloaded_and_verified(scene, base, authority):
     outside(scene, base, authority.issue(NAME), "link")
     scene.postfix.start()

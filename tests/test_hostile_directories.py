@@ -18,7 +18,7 @@ from certbot_postfix.databases import Databases
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix import Postfix
 from certbot_postfix.rules import Change
-from tests.lab import COMMAND, PrivatePostfix
+from tests.lab import PrivatePostfix
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
@@ -220,9 +220,17 @@ files.bring_back(path)
 def test_without_hard_links_a_copy_is_kept(path, base, error):
     path.chmod(0o640)
     trace = base / "trace"
-    python = str(COMMAND.with_name("python"))
     inject = ("-e", f"inject=link,linkat:error={error}")
-    command = ("strace", "-o", str(trace), *inject, python, "-c", PROGRAM, str(path))
+    command = (
+        "strace",
+        "-o",
+        str(trace),
+        *inject,
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(path),
+    )
 
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
 
@@ -240,11 +248,10 @@ def test_a_directory_is_synced_after_what_was_renamed_in_it(path, base):
         "from certbot_postfix import transaction\n"
         "transaction.put_bundle(Path(sys.argv[1]), b'key', None)\n"
     )
-    python = str(COMMAND.with_name("python"))
     calls = "trace=rename,renameat,renameat2,fsync,mkdir"
     command = ("strace", "-y", "-o", str(trace), "-e", calls)
     bundle = base / "bundles" / "mx.pem"
-    command += (python, "-c", program, str(bundle))
+    command += (sys.executable, "-c", program, str(bundle))
 
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
 
@@ -286,7 +293,7 @@ def test_a_rename_that_was_done_counts_though_it_is_reported_as_failed(path, bas
     program = f"{PROGRAM}\nfiles.rewrite(path, b'newest')\n"
 
     subprocess.run(
-        [COMMAND.with_name("python"), "-c", program, path],
+        [sys.executable, "-c", program, path],
         check=True,
         cwd=Path(__file__).parents[1],
         env={**os.environ, "LD_PRELOAD": str(library)},

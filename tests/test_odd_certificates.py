@@ -138,7 +138,7 @@ ERRORS = "error"
 def status(
     certbot: Certbot, postfix: PrivatePostfix
 ) -> "subprocess.CompletedProcess[str]":
-    python = certbot.executable.with_name("python")
+    python = certbot.executable.with_name("python3")
     where = ["--config-dir", str(postfix.config_dir)]
     where += ["--certbot-config-dir", str(certbot.config_dir)]
     return subprocess.run(
