@@ -422,7 +422,9 @@ def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param("exa mple\na.org.\n", "line 1: 'exa mple' is not", id="a line"),
+        pytest.param(
+            "exa mple\na.org.\n", "line 1: it is not the name of a domain", id="a line"
+        ),
         pytest.param("# nothing\n", "names no domain; --postfix-", id="empty"),
         pytest.param(None, "could not read", id="no file"),
     ],
