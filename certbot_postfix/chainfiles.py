@@ -26,7 +26,7 @@ from certbot_postfix.rules import Change, CommentOut, Decision, Kept, Remove
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """A certificate of the administrator's that stays beside a lineage's.
+    """A certificate of the administrator's that is kept beside a lineage's.
 
     *files* are those of a list of chain files, *certificate* and *key* those of the
     older parameters.
@@ -179,7 +179,7 @@ def _legacy(
     if len(halves) > 1 and sorted(types) != ["ECDSA", "RSA"]:
         raise Error(
             f"without {CHAIN}, Postfix serves an RSA and an ECDSA key side by side,"
-            f" but not {' and '.join(types)}: nothing was done",
+            f" but not {' and '.join(types)}; no changes were made",
             hint="obtain the second certificate with the other --key-type",
         )
     wanted: dict[str, tuple[str, Iterable[str]]] = {}
@@ -206,7 +206,7 @@ def _refuse_half_pairs(configuration: Configuration) -> None:
         if lacks_key or lacks_certificate:
             raise Error(
                 f"master.cf: {service} takes only one of key and certificate from"
-                " main.cf, which will have another pair: nothing was done",
+                " main.cf, which will have another pair; no changes were made",
                 hint=f"let {service} override {LEGACY[0]} and {LEGACY[1]}",
             )
 

@@ -65,7 +65,7 @@ class Databases:
     def put(self, copy: Path, register: Callable[[Path], None] | None = None) -> None:
         """Rename what was built beside *copy* into place; `keep` removes other types.
 
-        What is new is told to *register* before it is there, or removed by `undo`.
+        *register* gets what is new before it is there; without it, `undo` removes that.
         """
         built = [path for path in copy.parent.iterdir() if path != copy]
         self.built = True

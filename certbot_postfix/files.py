@@ -104,7 +104,7 @@ def temporary(path: Path) -> Path:
 
 
 def previous(path: Path) -> Path:
-    """Return the usual name under which an old *path* is kept until one is proven."""
+    """Return the usual name under which an old *path* is kept until one is verified."""
     return path.with_name(f".{path.name}{OLD}")
 
 
@@ -413,7 +413,7 @@ def _rename(
     try:
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
-        # Over NFS, one that was done is told as failed if the answer was lost.
+        # Over NFS, a rename that was done is reported as failed if the answer was lost.
         if not _is_at(new, known, directory):
             raise
 

@@ -8,7 +8,7 @@ An installed source runs as root, on each run of certbot that has to do with pol
 What it gives is checked as that of a stranger: one entry that is not valid, and nothing
 of what it gives counts, whatever it raises (`SystemExit`, too) is one message, and what
 it gave before stays in force.  It must not catch `KeyboardInterrupt`, nor
-`errors.SignalError`, by which the process is told to end.
+`errors.SignalError`, by which the process is asked to end.
 """
 
 from zope.interface import Attribute, Interface

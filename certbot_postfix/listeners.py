@@ -67,7 +67,7 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
 
 
 def holders(wanted: Collection[tuple[str, int]]) -> list[int]:
-    """Return the processes that listen where somebody wants to who names *wanted*."""
+    """Return the processes that listen at one of the addresses *wanted*."""
     sockets = {
         f"socket:[{one.inode}]"
         for one in _listeners()

@@ -200,7 +200,7 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
 
 
 def _of_type(question: Question, key_type: str, end: float) -> Certificate | None:
-    """Return the leaf that a server with several presents to who wants *key_type*."""
+    """Return the leaf that a server with several presents for *key_type*."""
     if key_type in _BY_CIPHER:
         with contextlib.suppress(ProofError):  # it may speak nothing but TLS 1.3
             timeout = max(end - time.monotonic(), SHORT)

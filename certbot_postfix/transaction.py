@@ -294,7 +294,7 @@ def _accept(staged: Postfix, changes: dict[str, str], retired: list[str]) -> Non
 def _check(staged: Postfix, postfix: Postfix) -> None:
     """Raise `MisconfiguredError` unless Postfix accepts *staged*, a copy of *postfix*.
 
-    If what is there was not accepted either, that is told in place of it.
+    If the live configuration was not accepted either, the message says that instead.
     """
     try:
         staged.check()

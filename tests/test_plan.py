@@ -345,7 +345,7 @@ def test_keys_of_two_types_are_named_side_by_side(explicit, facts, decisions):
 def test_the_older_parameters_are_not_asked_for_more_than_they_can(kinds):
     chain = {BUNDLES / f"{at}.pem": kind for at, kind in enumerate(kinds)}
 
-    with pytest.raises(Error, match="nothing was done") as caught:
+    with pytest.raises(Error, match="no changes were made") as caught:
         decide(configured(release="3.3.22"), Wanted(chain))
 
     assert " and ".join(kinds) in caught.value.message

@@ -133,7 +133,7 @@ def choose(
         return _found(postfix, configuration)
     if not _TABLE.fullmatch(wanted):
         raise Error(
-            f"{wanted!r} is not a table that can be named: nothing was done",
+            f"{wanted!r} is not a table that can be named; no changes were made",
             hint="give auto, none, or such as socketmap:inet:127.0.0.1:8461:postfix",
         )
     if wanted in maplist.listed(configuration.value(PARAMETER)):

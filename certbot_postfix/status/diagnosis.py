@@ -293,7 +293,7 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         if not leaves and key in shown:
             leaves = [shown[key]]
         if any(path in facts.files and not facts.files[path].exists for path in paths):
-            continue  # that is told, and it is why another certificate is presented
+            continue  # reported, and why another certificate is presented
         useless = {each for each in leaves if each in old or _judged(each)}
         name = sni.asked(key, ())
         covered = any(certificates.covers(each.names, name) for each in leaves)

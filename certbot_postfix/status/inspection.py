@@ -153,7 +153,7 @@ class Inspection:
             return None
 
     def _look_at_links(self, name: str) -> None:
-        with suppress(OSError):  # what cannot be seen is told of the chain
+        with suppress(OSError):  # what cannot be read is reported with the chain
             for kind in ("privkey", "fullchain"):
                 path = self.live / name / f"{kind}.pem"
                 if path.is_file() and not path.is_symlink():
