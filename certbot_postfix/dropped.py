@@ -2,7 +2,8 @@
 
 certbot goes on to renew such a lineage, and nobody sees that the old certificate, or
 another one, is served.  That is reported once for each main.cf: a panel may write the
-same text each night.  Starts no program, since certbot asks twice a day for every lineage.
+same text each night.  Starts no program, since certbot asks twice a day for every
+lineage.
 """
 
 import hashlib
