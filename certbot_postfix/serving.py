@@ -184,7 +184,7 @@ class Serving:
             another = f" ({self._started()})" if self._elsewhere else ""
             logger.warning(
                 "Postfix in %s does not run and was not started; what it will serve"
-                " could not be proven%s.",
+                " could not be verified%s.",
                 self.postfix.directory,
                 another,
             )

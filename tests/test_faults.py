@@ -502,7 +502,7 @@ def test_a_stopped_postfix_is_configured_but_not_started(postfix, certbot, issue
     assert f"Postfix in {postfix.config_dir} does not run and was not started" in told(
         done
     )
-    assert "could not be proven" in told(done)
+    assert "could not be verified" in told(done)
     assert "Verified" not in told(done)
     assert not postfix.running
     assert certbot.bundle(NAME).read_bytes() == issued.bundle_pem

@@ -604,7 +604,7 @@ def test_what_is_enforced_is_not_only_tested_because_a_list_fails(scene, base, l
 
 
 def test_a_socket_that_only_root_may_reach_is_not_named(scene):
-    with pytest.raises(Error, match="cannot be proven from here: it is not named"):
+    with pytest.raises(Error, match="cannot be verified from here: it is not named"):
         scene.outbound.gather(Settings(), scene.now, "socketmap:unix:/run/x:postfix")
 
 

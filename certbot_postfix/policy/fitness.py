@@ -141,7 +141,7 @@ def choose(
     if ":unix:" in wanted:
         raise Error(
             f"{wanted}: whether Postfix's client, in its chroot and as its user, could"
-            " reach that socket cannot be proven from here: it is not named",
+            " reach that socket cannot be verified from here: it is not named",
             hint="let the daemon listen on an address of loopback, and name that",
         )
     if reasons := _unfit_with_needs(postfix, configuration, wanted):

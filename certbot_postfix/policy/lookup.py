@@ -79,7 +79,7 @@ def asked(
         raise Error(
             f"{table} does not answer, and mail to every domain is deferred while"
             f" it does not: {error.message}",
-            hint=f"mend it, or take it out of {parameter}",
+            hint=f"fix it, or take it out of {parameter}",
         ) from error
 
 

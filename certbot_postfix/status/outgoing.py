@@ -99,7 +99,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
                 table.name,
                 f"{table.name} cannot be asked, and while that is so mail to every"
                 f" domain is deferred: {table.fault}",
-                f"mend it, or take it out of {policies.PARAMETER}",
+                f"fix it, or take it out of {policies.PARAMETER}",
                 ("main.cf",),
             )
         yield from _in_vain(table)
