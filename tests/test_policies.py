@@ -293,6 +293,7 @@ def one(**fields: Any) -> dict[str, Any]:
             r"policies.'a.org\nb.org': 'a.org\nb.org' is not the name of a domain",
         ),
         (one(), "policies.example.org.mxs: None is not a list"),
+        ({"policies": {"A.org": {}}}, "policies.a.org.mxs: None is not a list"),
         (one(mode="none", mxs=["a.b"]), "policies.example.org.mode: 'none' is not"),
         (one(mode=["enforce"], mxs=["a.b"]), "policies.example.org.mode: ['enforce']"),
         (one(mode="enforce", mxs=[]), "policies.example.org.mxs: [] is not a list"),
@@ -389,6 +390,10 @@ def test_equal_duplicates_in_a_list_count_once(pairs):
         [("a.org", MX), ("A.org", OTHER), ("a.org", MX)],
         [("a.org", MX), ("a.org", {**MX, "mode": "enforce"})],
         [("a.org", MX), ("a.org", {"policy-alias": "big"})],
+        [("a.org", MX), ("a.org", {"mxs": []})],
+        [("a.org", 7), ("a.org", MX)],
+        [("A.org", {"policy-alias": "none"}), ("a.org", MX)],
+        [("a.org", MX), ("A.org", {**MX, "mode": "none"}), ("A.ORG", MX)],
     ],
 )
 def test_duplicates_that_differ_cost_their_domain_only(pairs):
@@ -404,6 +409,7 @@ def test_duplicates_that_differ_cost_their_domain_only(pairs):
         ('"a.org": {"mode": "x",', '"a.org": {"mode": "testing", "mode": "enforce",'),
         ('"mxs": ["mx.a"]', '"mxs": ["mx.a"], "mxs": ["mx.b"]'),
         ('"big": {', '"big": {"mxs": ["other"]}, "big": {'),
+        ('"big": {', '"big": {"mxs": []}, "big": {'),
         ('["big.a"]', '["big.a"], "mode": "testing", "mode": "enforce"'),
     ],
 )

@@ -9,7 +9,7 @@ ignored, as those of later versions will be; another version is not.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -117,18 +117,27 @@ def _list(fields: object) -> PolicyList:
     }
     policies: dict[str, Policy] = {}
     ambiguous = set()
-    for name, entry in _mapping(fields.get("policies"), "policies").items():
-        if isinstance(entry, Policy) and name not in policies and is_host(name):
-            policies[name] = entry  # as most are
-            continue
-        where = f"policies.{_step(name)}"
-        domain = model.domain(name, where)
-        policy = _only(entry, where, aliases)
-        if policy is None or not _same(policies.setdefault(domain, policy), policy):
+    for domain, entry in _by_domain(fields.get("policies")):
+        if isinstance(entry, Policy):  # as most are
+            policies[domain] = entry
+        elif policy := _only(entry, f"policies.{domain}", aliases):
+            policies[domain] = policy
+        else:
             ambiguous.add(domain)
-    for domain in ambiguous:
-        policies.pop(domain, None)
     return PolicyList(timestamp, expires, policies, frozenset(ambiguous))
+
+
+def _by_domain(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the entry of each domain; one in several spellings is a repeated name."""
+    path = "policies"
+    entries = _mapping(value, path)
+    for name in [name for name in entries if not is_host(name)]:
+        domain = model.domain(name, f"{path}.{_step(name)}")
+        entry = entries.pop(name)
+        if domain in entries:
+            entry = _Repeated((*_values(entries[domain]), *_values(entry)))
+        entries[domain] = entry
+    yield from entries.items()
 
 
 def _refuse_long(policies: Mapping[str, Policy], entry: int) -> None:
@@ -153,13 +162,19 @@ def _refuse_repeated(fields: Mapping[str, Any]) -> None:
 def _only(
     entry: object, where: str, aliases: Mapping[str, Policy | None]
 ) -> Policy | None:
-    """Return the policy *entry*, None if it may be one or another."""
-    entries = entry if isinstance(entry, _Repeated) else (entry,)
+    """Return the policy *entry*, None if several differ, or one of them is invalid."""
+    values = _values(entry)
     try:
-        first, *others = (_policy(each, where, aliases) for each in entries)
-    except _AmbiguousError:
-        return None
+        first, *others = (_policy(value, where, aliases) for value in values)
+    except PolicyError as error:
+        if len(values) > 1 or isinstance(error, _AmbiguousError):
+            return None
+        raise
     return first if all(_same(first, other) for other in others) else None
+
+
+def _values(entry: object) -> tuple[object, ...]:
+    return entry if isinstance(entry, _Repeated) else (entry,)
 
 
 def _same(one: Policy, other: Policy) -> bool:
@@ -230,7 +245,7 @@ def _object(pairs: list[tuple[str, Any]]) -> object:
     return found
 
 
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
+def _mapping(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PolicyError(f"{where}: {shown(value)} is not an object")
     return value
