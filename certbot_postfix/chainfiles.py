@@ -89,7 +89,12 @@ def configured(
 
 def _resolved(path: Path) -> Path:
     """Return *path* with its directory as it really is: we know our bundles by that."""
-    return path.parent.resolve() / path.name
+    return _real(path.parent) / path.name
+
+
+def _real(path: Path) -> Path:
+    # resolve() raises RuntimeError where links go round in a circle.
+    return Path(os.path.realpath(path))
 
 
 def deployed(configuration: Configuration, directory: Path) -> list[Path]:
@@ -100,9 +105,9 @@ def deployed(configuration: Configuration, directory: Path) -> list[Path]:
 def named(text: bytes, directory: Path) -> list[str]:
     """Return the lineages whose bundles in *directory* a configuration file names."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
-    bundle = rb"([^\s,=]*)/([^\s,/]+)\.pem(?![^\s,])"
+    bundle = rb"([^\s,=\0]*)/([^\s,/\0]+)\.pem(?![^\s,])"
     found = [each for line in lines for each in re.findall(bundle, line)]
-    ours = {each for each, _ in found if Path(os.fsdecode(each)).resolve() == directory}
+    ours = {each for each, _ in found if _real(Path(os.fsdecode(each))) == directory}
     return [os.fsdecode(name) for each, name in found if each in ours]
 
 

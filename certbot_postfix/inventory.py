@@ -134,8 +134,7 @@ class Inventory:
             self.configuration.value(sni.PARAMETER), self.tables.path
         )
         sources = (table.partition(":")[2] for table in tables)
-        there = (Path(each) for each in sources if each.startswith("/"))
-        texts = (files.read(path) for path in there if path.is_file())
+        texts = (_content(Path(each)) for each in sources if os.path.isfile(each))  # noqa: PTH113
         used |= {
             self.bundles / f"{name}.pem"
             for text in texts
@@ -236,7 +235,7 @@ class Inventory:
     def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
         for service in chainfiles.with_certificates(self.configuration):
             used = chainfiles.configured(self.configuration, service)
-            directories = {path.parent.resolve() for path in used} & lineages.keys()
+            directories = {path.parent for path in used} & lineages.keys()
             found = [lineages[each].bundle().leaf for each in directories]
             found += _shared(self.foreign(used, directories), lineages.values())
             for leaf in dict.fromkeys(found):
@@ -341,6 +340,24 @@ def private_keys(path: Path) -> int:
 def certificates_in(path: Path) -> list[Certificate]:
     """Return the certificates in the file *path*, none if there are none."""
     try:
-        return Certificate.all_from_pem(files.read(path)) if path.exists() else []
+        return Certificate.all_from_pem(_content(path))
     except CertificateError:
         return []
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in *path*, nothing if that cannot be read, which is a warning.
+
+    The administrator may name any file: none stops a renewal.
+    """
+    try:
+        # Path.exists() raises OSError, of a name that is too long, for example.
+        return files.read(path) if os.path.exists(path) else b""  # noqa: PTH110
+    except Error as error:
+        _warn_once(error.message)
+        return b""
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s; any certificate in it is ignored", message)

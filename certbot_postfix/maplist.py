@@ -4,6 +4,7 @@ Pure, but that it follows symbolic links.  What an administrator wrote stays as 
 stands: a table of ours enters the text, and leaves it.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def _ours(path: Path, value: str) -> re.Pattern[str]:
     forms |= {
         re.escape(str(each))
         for each in named
-        if each.name == path.name and each.parent.resolve() == path.parent.resolve()
+        if each.name == path.name
+        and os.path.realpath(each.parent) == os.path.realpath(path.parent)
     }
     written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
     return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")

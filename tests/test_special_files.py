@@ -12,7 +12,7 @@ import pytest
 from certbot_postfix import sni
 from certbot_postfix.policy import gathering, table
 from certbot_postfix.policy.sources import Settings
-from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage
+from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage, renew_lineage
 from tests.test_policy_faults import Scene
 
 pytestmark = pytest.mark.postfix
@@ -136,6 +136,43 @@ def test_a_table_of_the_administrator_that_is_no_file_is_named(
     assert "Traceback" not in done.stderr + deployed.stderr
     if old:
         assert f"{path}, which texthash:{path} names, is not a regular" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["main.cf", "master.cf", "table"])
+def test_no_renewal_stops_at_files_of_the_administrator_that_are_no_files(
+    place, authority: Authority, base, where
+):
+    install_lineage(place.certbot.config_dir, NAME, authority.issue(NAME))
+    config = ["--postfix-config-dir", str(place.postfix.config_dir)]
+    done = place.certbot("install", "--cert-name", NAME, "-i", "postfix", *config)
+    assert done.returncode == 0, done.stderr
+    special = [base / f"planted-{each.id}" for each in KINDS]
+    for each, path in zip(KINDS, special, strict=True):
+        each.values[0](path)
+    (base / "loop").symlink_to("loop")
+    missing = [base / "loop" / "cert.pem", base / f"long{'x' * 300}"]
+    listed = " ".join(map(str, [*special, *missing]))
+    if where == "table":
+        table = base / "own"
+        table.write_text(f"{NAME} {listed}\n")
+        place.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    elif where == "main.cf":
+        bundle = place.certbot.bundle(NAME)
+        place.postfix.set(smtpd_tls_chain_files=f"{bundle} {listed}")
+    else:
+        entry = f"127.0.0.1:{place.postfix.ports['submissions']}/inet"
+        value = listed.replace(" ", ",")
+        place.postfix.postconf("-P", f"{entry}/smtpd_tls_chain_files={value}")
+        place.postfix.settle()
+    newer = authority.issue(NAME)
+    renew_lineage(place.certbot.config_dir, NAME, newer)
+
+    done = place.certbot("renew", "-i", "postfix", *config)
+
+    assert done.returncode == 0, done.stderr
+    assert place.certbot.bundle(NAME).read_bytes() == newer.bundle_pem
+    said = " ".join(done.stderr.split())
+    assert [said.count(f"could not read {path}: ") for path in special] == [1] * 4
 
 
 SECRETS = ["root:$6$abc:19000::", '{"key": "Tr0ub4dor"}', '"Tr0ub4dor"', "Tr0ub4dor&3"]
