@@ -368,14 +368,11 @@ class Installer(common.Installer):
         if path in _refreshed or not path.exists():
             return
         _refreshed.add(path)
-        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
-        from certbot_postfix.policy import gathering  # noqa: PLC0415
-
         complaints = []
         try:
-            now = _now()
-            if gathering.due(path, bundles_below(self.config.config_dir), now):
-                asked = self._find().outbound.ask_ahead(now, wait=0)
+            now, outbound = _now(), self._find().outbound
+            if outbound.gathering.due(now):
+                asked = outbound.ask_ahead(now, wait=0)
                 self.prepare()
                 complaints = self._ready.outbound.refresh(now, asked)
         except BusyError as error:

@@ -571,6 +571,23 @@ def test_a_domain_is_left_to_dane_from_the_run_on_that_sets_the_level(sts):
     assert sts.policy("show")
 
 
+def test_a_domain_is_left_to_dane_from_the_renewal_on_that_finds_it_in_main_cf(sts):
+    sts.domains.write_text("dane.test\n")
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    publish_dane(sts, tlsa(sts.authority.issue("mx.dane.test").cert_pem), *published)
+    sts.network.policy("dane.test", "mx.dane.test")
+    sts.install(*with_domains(sts))
+    assert sts.policy("show")
+
+    sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
+    sts.renew()
+    assert sts.policy("show") == ""
+
+    sts.sender.set(smtp_tls_security_level="may")
+    sts.renew()
+    assert sts.policy("show")
+
+
 # A list at an address
 
 

@@ -78,9 +78,8 @@ class Scene:
 
     def refresh(self) -> list[str]:
         """Do what certbot renew does, if it is due; return what failed."""
-        if not gathering.due(self.path, self.bundles, self.now):
-            return []
-        return self.outbound.refresh(self.now)
+        device = self.outbound
+        return device.refresh(self.now) if device.gathering.due(self.now) else []
 
     def answer(self, domain: str) -> str:
         """Return what Postfix finds, in all tables that main.cf names."""

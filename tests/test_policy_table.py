@@ -152,22 +152,22 @@ SETTINGS = st.builds(
 )
 
 
-@given(st.lists(ENTRIES, max_size=5), SETTINGS)
-def test_reading_a_table_gives_what_was_written(found, settings):
+@given(st.lists(ENTRIES, max_size=5), SETTINGS, st.booleans())
+def test_reading_a_table_gives_what_was_written(found, settings, dane):
     merged = table.merged([found])
-    text = io.StringIO(table.render(settings, merged, NEWEST).decode())
+    text = io.StringIO(table.render(settings, merged, NEWEST, dane=dane).decode())
 
-    said, until = table.settings(text, PATH)
+    header = table.header(text, PATH)
 
-    assert said == settings
-    assert until == min((one.expires for one in merged.values()), default=None)
+    until = min((one.expires for one in merged.values()), default=None)
+    assert header == table.Header(settings, until, dane)
     assert {one.domain: one for one in table.parse(text, Path("/table"))} == merged
 
 
 @pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])
 def test_a_table_that_is_not_ours_stays(text):
     with pytest.raises(Error, match="was not written by this plugin and stays"):
-        table.settings(io.StringIO(text), PATH)
+        table.header(io.StringIO(text), PATH)
 
 
 HOSTILE = st.text(

@@ -47,7 +47,7 @@ class Policies:
 
     *complaints* are of sources that failed, *notes* of what has no effect; *silent* if
     one of those that failed has nothing to say.  The table of a *daemon* is to be
-    asked, too.
+    asked, too.  With *dane*, domains that have DANE are left to that.
     """
 
     wanted: Settings
@@ -56,17 +56,18 @@ class Policies:
     notes: list[str]
     daemon: str = ""
     silent: bool = False
+    dane: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The *sources* of what is *wanted*, which have asked whom they had to.
+    """The *sources* of what the *context* wants, which have asked whom they had to.
 
     *broken* has a sentence for each that could not be; *failures*, by their labels, is
     what others raised.
     """
 
-    wanted: Settings
+    context: Context
     sources: list[Source]
     broken: list[str]
     failures: dict[str, list[BaseException]] = field(default_factory=dict)
@@ -88,7 +89,20 @@ class Gathering:
 
     def settings(self) -> Settings | None:
         """Return what the table says that the administrator wants; None without one."""
-        return _settings(self.path)[0] if self.path.exists() else None
+        return _header(self.path).wanted if self.path.exists() else None
+
+    def due(self, now: datetime) -> bool:
+        """Whether the table may have to change; it exists, and is one of ours."""
+        header = _header(self.path)
+        context = self._context(header.wanted)
+        found, broken = sources.load(context)
+        return bool(
+            broken
+            or (header.until and header.until <= now)
+            or header.dane != context.dane
+            or Databases(self.path).kept()  # a run was killed before Postfix was told
+            or any(sources.due(source, now) for source in found)
+        )
 
     def broken(self) -> list[str]:
         """Return a sentence for each source that is broken."""
@@ -101,7 +115,8 @@ class Gathering:
         it: another is waited for, *wait* seconds; then `BusyError` is raised.
         """
         self._make_directories()
-        found = Asked(wanted, *sources.load(self._context(wanted)))
+        context = self._context(wanted)
+        found = Asked(context, *sources.load(context))
         with lock.alone(kept_for(self.path, self.inventory.bundles), wait=wait):
             for source in found.sources:
                 found.failures[source.label] = sources.refresh(source, now)
@@ -126,7 +141,8 @@ class Gathering:
             if wanted != before:
                 raise
             held = table.merged([self._entries(now)])
-            found = Policies(wanted, held, [str(error)], [])
+            dane = _header(self.path).dane
+            found = Policies(wanted, held, [str(error)], [], dane=dane)
         if before and before != wanted and found.silent and self._loses(found, now):
             kept = Error(
                 "the options of policies stay as they were, since policies that are in"
@@ -141,7 +157,7 @@ class Gathering:
     def _policies(
         self, wanted: Settings, now: datetime, asked: Asked | None = None
     ) -> Policies:
-        if not asked or asked.wanted != wanted:
+        if not asked or asked.context.settings != wanted:
             asked = self._asked(wanted, now)
         complaints = list(asked.broken)
         left = self._left(wanted, asked.sources, complaints, now)
@@ -157,7 +173,9 @@ class Gathering:
         with uncollected():
             merged = table.merged(groups)
         notes = self._notes(merged)
-        return Policies(wanted, merged, complaints, notes, silent=silent)
+        return Policies(
+            wanted, merged, complaints, notes, silent=silent, dane=asked.context.dane
+        )
 
     def _asked(self, wanted: Settings, now: datetime) -> Asked:
         """Ask, but do not wait for another process that asks for the same."""
@@ -167,7 +185,8 @@ class Gathering:
         except BusyError:
             if not same:
                 raise
-            return Asked(wanted, *sources.load(self._context(wanted)))
+            context = self._context(wanted)
+            return Asked(context, *sources.load(context))
 
     def _make_directories(self) -> None:
         kept = kept_for(self.path, self.inventory.bundles)
@@ -281,18 +300,6 @@ def distrust(configuration: Configuration) -> str:
     return ""
 
 
-def due(path: Path, bundles: Path, now: datetime) -> bool:
-    """Whether the table at *path* may have to change; it is one of ours."""
-    wanted, until = _settings(path)
-    found, broken = sources.load(Context(wanted, kept_for(path, bundles)))
-    return bool(
-        broken
-        or (until and until <= now)
-        or Databases(path).kept()  # a run was killed before Postfix was told
-        or any(sources.due(each, now) for each in found)
-    )
-
-
 def kept_for(path: Path, bundles: Path) -> Path:
     """Return where sources keep what they say for the table at *path*."""
     return bundles / _KEPT / quote(str(path.parent.resolve()), safe="")
@@ -314,12 +321,12 @@ def entries(path: Path) -> Iterable[Entry]:
 
 def until(path: Path) -> datetime | None:
     """Return when the first of the policies in the table at *path* ends."""
-    return _settings(path)[1]
+    return _header(path).until
 
 
-def _settings(path: Path) -> tuple[Settings, datetime | None]:
+def _header(path: Path) -> table.Header:
     with _opened(path) as text:
-        return table.settings(text, path)
+        return table.header(text, path)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class Outbound:
         form, text, decisions = "", None, list[Decision]()
         if wanted.lists or wanted.domains:
             form = self._chosen(len(policies.entries))
-            text = table.render(wanted, policies.entries, configuration.version)
+            text = self._render(policies)
             decisions += wiring.trust(configuration)
         if policies.daemon:
             decisions += fitness.needs(
@@ -200,7 +200,7 @@ class Outbound:
             logger.warning("%s", unnamed)
             return []
         policies = self.gather(wanted, now, asked=asked)
-        text = table.render(wanted, policies.entries, self.configuration.version)
+        text = self._render(policies)
         changed = text != files.read(self.path) or self.databases.kept()
         if changed or services.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
@@ -219,6 +219,14 @@ class Outbound:
         if not undone and (changed or services.fault(self.postfix, self._table)):
             self._build(self.form, files.read(self.path))
         self.databases.keep()
+
+    def _render(self, policies: Policies) -> bytes:
+        return table.render(
+            policies.wanted,
+            policies.entries,
+            self.configuration.version,
+            dane=policies.dane,
+        )
 
     def _advise(self, size: int) -> None:
         names = [path.stem for path in self.inventory.deployed()] or ["NAME"]

@@ -9,7 +9,7 @@ smtp_tls_policy_maps; the attributes for MTA-STS those of TLSRPT_README.
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +44,19 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first lines of a table say.
+
+    That is what the administrator *wanted*, *until* when all entries are in force, and
+    whether domains that have DANE are left to *dane*.
+    """
+
+    wanted: Settings
+    until: datetime | None
+    dane: bool
+
+
 def merged(groups: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
     """Return the entry of each domain; that of a later group overrides earlier ones.
 
@@ -64,11 +77,16 @@ def merged(groups: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
 
 
 def render(
-    settings: Settings, entries: Mapping[str, Entry], version: tuple[int, int]
+    settings: Settings,
+    entries: Mapping[str, Entry],
+    version: tuple[int, int],
+    *,
+    dane: bool = False,
 ) -> bytes:
     """Return the text of the table for a Postfix of this *version*."""
     until = min((entry.expires for entry in entries.values()), default=None)
     wanted = {**asdict(settings), "until": _told(until) if until else ""}
+    wanted["dane"] = dane
     # There may be a million: they are never all there twice.
     text = io.BytesIO()
     text.write(f"{_HEADER}# {json.dumps(wanted)}\n".encode())
@@ -129,20 +147,17 @@ def _demand(entry: Entry, version: tuple[int, int]) -> str:
     return " ".join(words)
 
 
-def settings(text: TextIO, path: Path) -> tuple[Settings, datetime | None]:
-    """Read what the administrator wants, and until when all entries are in force.
-
-    Only the first lines are read; raises `Error` if `render` has not written them.
-    """
+def header(text: TextIO, path: Path) -> Header:
+    """Read the first lines; raise `Error` if `render` has not written them."""
     title, _, wanted = (text.readline().rstrip("\n") for _ in range(3))
     try:
         said = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
-        until = said.pop("until")
+        until, dane = said.pop("until"), said.pop("dane", False) is True
         found = Settings(**{**said, "lists": tuple(said["lists"])})
         texts = (found.keyring, found.domains, *found.lists)
         if not all(isinstance(text, str) for text in texts):
             raise TypeError
-        return found, _time(until) if until else None
+        return Header(found, _time(until) if until else None, dane)
     except _UNREADABLE as error:
         if title == _TITLE:
             raise Error(

@@ -79,7 +79,7 @@ def policy_map(data: bytes) -> None:
     """Read our policy map, as somebody edited it."""
     text = io.StringIO(data.decode(errors="surrogateescape"))
     with suppress(Error):
-        table.settings(text, PATH)
+        table.header(text, PATH)
         list(table.parse(text, PATH))
 
 
