@@ -7,10 +7,12 @@ import shutil
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -39,58 +41,112 @@ def path(base: Path) -> Path:
     return path
 
 
-@contextmanager
-def swapped(name: Path, victim: Path) -> Iterator[None]:
-    """Put a link to *victim* in place of *name* whenever that is there."""
-    ended = threading.Event()
+class Swap:
+    """Puts a link to *victim* in place of *name*, at a line of ours that is executed.
 
-    def swap() -> None:
-        while not ended.is_set():
-            with suppress(OSError):
-                if not name.is_symlink() and name.exists():
-                    name.unlink()
-                    name.symlink_to(victim)
+    It is the first one *when* says yes to, of the number of lines so far.
+    """
 
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    def __init__(self, name: Path, victim: Path, when: Callable[[int], bool]) -> None:
+        self.name, self.victim, self.when = name, victim, when
+        self.lines, self.done = 0, False
 
+    def __enter__(self) -> "Swap":
+        self.before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
 
-def writes(path: Path) -> dict[str, Callable[[], None]]:
-    saved = path.parent.parent / "saved"
-    shutil.copy2(path, saved)
-    return {
-        "replace": lambda: files.replace(path, b"new" * 10_000, mode=0o644, cool=True),
-        "rewrite": lambda: files.rewrite(path, b"new" * 10_000),
-        "restore": lambda: (
-            path.unlink(missing_ok=True),
-            files.restore(path, saved),
-        ),
-    }
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.before)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        if event == "line" and frame.f_code.co_filename == files.__file__:
+            if not self.done and self.when(self.lines):
+                self.name.unlink(missing_ok=True)
+                self.name.symlink_to(self.victim)
+                self.done = True
+            self.lines += 1
+        return self._trace
 
 
-@pytest.mark.parametrize("verb", ["replace", "rewrite", "restore"])
-def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, verb):
+def write(verb: str, path: Path, saved: Path) -> None:
+    if verb == "replace":
+        files.replace(path, b"new", mode=0o644, cool=True)
+    elif verb == "rewrite":
+        files.rewrite(path, b"new")
+    else:
+        files.restore(path, saved)
+
+
+@pytest.fixture
+def victim(base: Path) -> Path:
+    """A file of root's, for root alone."""
     victim = base / "victim"
     victim.write_bytes(b"precious")
     victim.chmod(0o600)
     os.utime(victim, (1, 1))
-    before = victim.stat()
-    write = writes(path)[verb]
+    return victim
 
-    with swapped(files.temporary(path), victim):
-        for _ in range(150):
-            with suppress(Error):
-                write()
 
-    after = victim.stat()
-    assert victim.read_bytes() == b"precious"
-    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
-    assert after.st_mtime == before.st_mtime
+def look(path: Path) -> tuple[object, ...]:
+    status = path.lstat()
+    mine = (status.st_mode, status.st_uid, status.st_mtime, os.listxattr(path))
+    return (*mine, path.read_bytes())
+
+
+@pytest.mark.parametrize("verb", ["replace", "rewrite", "restore"])
+def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, victim, verb):
+    with suppress(OSError):  # not every file system has them
+        os.setxattr(path, "user.note", b"mine")
+    saved, before = base / "saved", look(victim)
+    shutil.copy2(path, saved)
+
+    for at in count():
+        if path.is_symlink():  # rename(2) cannot be told which file is meant
+            path.unlink()
+        shutil.copy2(saved, path)
+        os.chown(path, NOBODY, NOBODY)
+        if verb == "restore":
+            path.write_bytes(b"new")
+        with Swap(files.temporary(path), victim, at.__eq__) as swap, suppress(Error):
+            write(verb, path, saved)
+
+        assert look(victim) == before
+        if not swap.done:
+            break
+    assert at > 10
+
+
+@pytest.mark.parametrize("verb", ["replace", "rewrite", "restore"])
+def test_what_is_put_in_place_of_a_new_file_is_not_renamed(path, base, victim, verb):
+    saved = base / "saved"
+    saved.write_bytes(b"older")
+    name = files.temporary(path)
+
+    with (
+        Swap(name, victim, lambda _: name.exists()),
+        pytest.raises(Error, match="somebody else has changed it"),
+    ):
+        write(verb, path, saved)
+
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"old"
+
+
+def test_no_other_file_is_hidden_than_the_one_that_is_there(path, victim):
+    victim.chmod(0o644)
+    hidden = path.with_name("hidden")
+
+    for at in count():
+        hidden.unlink(missing_ok=True)
+        hidden.touch(mode=0o644)
+        with Swap(hidden, victim, at.__eq__) as swap, suppress(Error):
+            files.hide(hidden)
+
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+        if not swap.done:
+            break
+    assert stat.S_IMODE(hidden.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "link to nothing", "full"])
@@ -122,6 +178,8 @@ def test_what_is_left_under_another_name_is_found_and_removed(path):
     files.previous(path).mkdir()
     other = files.temporary(path).with_name(f"{files.temporary(path).name}.0123abcd")
     other.touch()
+    planted = other.with_name(f"{other.name}.d")
+    planted.mkdir()
     files.keep(path)
 
     assert len(files.leftovers(path)) == 2
@@ -129,6 +187,7 @@ def test_what_is_left_under_another_name_is_found_and_removed(path):
 
     assert not files.leftovers(path)
     assert files.temporary(path).is_dir()
+    assert planted.is_dir()
 
 
 @pytest.mark.parametrize("kind", ["directory of others", "link", "file", "FIFO"])
@@ -199,6 +258,20 @@ def test_a_copy_is_not_staged_where_others_may_write(
     assert b"smtpd_tls_loglevel = 1" in (edit.after or b"")
     assert (sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())) == before
     assert [each.stat().st_mtime_ns for each in (staging, elsewhere)] == changed
+
+
+def test_who_staged_where_all_may_write_does_so_for_himself_alone(
+    stopped_postfix: PrivatePostfix, base
+):
+    staging = base / "work/postfix"
+    staging.mkdir(parents=True)
+    (staging / "stays").touch()
+    staging.chmod(0o777)
+    stopped_postfix.settle()
+
+    transaction.stage(Postfix(stopped_postfix.config_dir), DECISIONS, staging)
+
+    assert stat.S_IMODE(staging.stat().st_mode) == 0o700
 
 
 # What a file system may do
