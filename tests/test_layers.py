@@ -294,7 +294,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "policy.starttls_everywhere": {"hostnames", "policy.model"},
     "policy.mta_sts": {"policy.model"},
-    "policy.cache": {"errors", "files", "policy.model"},
+    "policy.cache": {"files", "policy.entries", "policy.model"},
     "policy.signatures": {"files", "policy.model", "programs"},
     "policy.recipients": {
         "errors",

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.policy import sources as seam
 from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
 from certbot_postfix.policy.recipients import Recipients, sources
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.policy.sources import Context, Settings, Source
 from tests.lab import Authority, base_directory
 from tests.lab.network import POLICIES, Network
 
@@ -411,6 +412,50 @@ def test_a_cache_that_is_damaged_is_made_anew(tmp_path, text, caplog):
     assert "is damaged: all domains are looked up anew" in caplog.text
 
 
+ONE = {"next": int(NOW.timestamp()) + 3600, "mode": "enforce", "mxs": ["mx.org"]}
+ONE |= {"fetched": int(NOW.timestamp()), "age": 864000, "id": "1"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mode": "force"},
+        {"mxs": []},
+        {"mxs": ["mx.org", "mx .org"]},
+        {"mxs": [f"mx{number}.org" for number in range(1001)]},
+        {"mxs": ["m" * 2_000_000]},
+        {"id": "1 2"},
+        {"age": "1"},
+        {"dane": "no"},
+        {"next": None},
+    ],
+)
+def test_a_damaged_entry_of_the_cache_costs_its_domain_only(tmp_path, damage, caplog):
+    domains = {"a.org": ONE, "b.org": {**ONE, **damage}}
+    text = json.dumps({"version": 1, "domains": domains}).encode()
+    source = kept_by(tmp_path, text, *domains)
+    context = replace(
+        source._context,
+        entries=lambda: [
+            Entry("b.org", Policy(Mode.ENFORCE, ("mx.b.org",)), NOW + DAY, "MTA-STS")
+        ],
+    )
+    source = Source("MTA-STS", Recipients(context, Failing()))
+
+    told, known = seam.known(source, NOW, ())
+    assert ([entry.domain for entry in known or []], told) == (["a.org"], [])
+    assert seam.due(source, NOW)
+    failures = seam.refresh(source, NOW)
+    told, known = seam.known(source, NOW, failures)
+
+    assert {entry.domain: entry.policy.mxs for entry in known or []} == {
+        "a.org": ("mx.org",),
+        "b.org": ("mx.b.org",),
+    }
+    assert "1 domain could not be looked up: _mta-sts.b.org: no answer" in "".join(told)
+    assert "the entry for 'b.org' is damaged: it is looked up anew" in caplog.text
+
+
 @pytest.mark.parametrize("line", ["exa mple", "a.org b.org", "*.org", "127.0.0.1"])
 def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
     source = kept_by(tmp_path, b"", "a.org", line)
@@ -479,6 +524,21 @@ def test_what_is_in_force_stays_though_the_cache_is_lost(tmp_path):
     assert found[:4] == entries[0][:4]
 
 
+def test_what_is_in_force_stays_though_the_cache_is_lost_and_the_file_is_wrong(
+    tmp_path,
+):
+    policy = Policy(Mode.ENFORCE, ("mx.org",))
+    in_force = [Entry("a.org", policy, NOW + DAY, "MTA-STS")]
+    settings = Settings(domains=str(tmp_path / "missing"))
+    context = Context(settings, tmp_path, entries=lambda: in_force)
+    source = Recipients(context, Nobody())
+
+    with pytest.raises(PolicyError, match="could not read"):
+        source.refresh(NOW)
+
+    assert [entry[:4] for entry in source.policies(NOW)] == [in_force[0][:4]]
+
+
 class Failing(Nobody):
     """Resolvers that do not answer of records, but of DANE."""
 
@@ -541,7 +601,7 @@ def test_a_domain_that_hangs_is_told_and_due_again(tmp_path):
         hanging.let_go.set()
 
     done = json.loads((tmp_path / "mta-sts.json").read_text())["domains"]
-    assert {name for name, one in done.items() if "next" in one} == {"a.org", "b.org"}
+    assert {name for name, one in done.items() if one["next"]} == {"a.org", "b.org"}
     assert source.due(NOW)
 
 

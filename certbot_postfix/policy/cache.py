@@ -1,6 +1,6 @@
 """What is kept of the recipient domains whose MTA-STS policies are looked up: RFC 8461.
 
-What is read is checked as strictly as what was fetched.
+What is read is checked as strictly as what was fetched, domain by domain.
 """
 
 import json
@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from certbot_postfix import files
-from certbot_postfix.errors import named_logger
+from certbot_postfix.policy import entries as _entries
 from certbot_postfix.policy import model
-from certbot_postfix.policy.model import Entry, Mode, Policy
-
-logger = named_logger(__name__)
+from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError, shown
 
 LABEL = "MTA-STS"
 _VERSION = 1
 
 # More than any policy that was fetched can last, in seconds since 1970.
 _LATEST = 1 << 36
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 # What is kept of a domain: *next* is when to look again, and of a policy its *id*, when
 # it was *fetched*, when DNS last had the same id (*seen*), its *age*, *mode* and *mxs*;
@@ -28,24 +27,37 @@ _LATEST = 1 << 36
 Kept = dict[str, Any]
 
 
-def read(path: Path) -> dict[str, Kept]:
-    """Return what the file *path* has of each domain; nothing if it is damaged."""
+def read(path: Path) -> tuple[dict[str, Kept], list[str]]:
+    """Return what the file *path* has of each domain, and a sentence for each damage.
+
+    What is damaged is left out, so that it is looked up anew.
+    """
     if not path.exists():
-        return {}
+        return {}, []
     try:
         found = json.loads(files.read(path))
-        if found["version"] == _VERSION:
-            domains = found["domains"].items()
-            return {name: one for name, one in domains if _sound(one)}
+        domains: Any = found["domains"] if found["version"] == _VERSION else None
+        kept = {name: one for name, one in domains.items() if _is_sound(name, one)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    logger.warning("%s is damaged: all domains are looked up anew", path)
-    return {}
+        return {}, [f"{path} is damaged: all domains are looked up anew"]
+    damaged = (name for name in domains if name not in kept)
+    return kept, [
+        f"{path}: the entry for {shown(name)} is damaged: it is looked up anew"
+        for name in damaged
+    ]
 
 
 def write(path: Path, found: dict[str, Kept]) -> None:
-    """Let the file *path* have what was *found*, if that is something else."""
+    """Let the file *path* have what was *found*, if that is something else.
+
+    Raises `PolicyError` if it would be too long to be read.
+    """
     text = json.dumps({"version": _VERSION, "domains": found}).encode()
+    if len(text) > files.LARGEST:
+        raise PolicyError(
+            f"{path}: the policies of {len(found):,} domains are too long to be kept",
+            hint="name fewer domains with --postfix-mta-sts-domains",
+        )
     if not path.exists() or files.read(path) != text:
         files.replace(path, text, mode=0o600)
 
@@ -84,9 +96,24 @@ def entry(name: str, one: Kept) -> Entry | None:
     )
 
 
-def _sound(one: Any) -> bool:
-    """Whether *one* is what is kept of a domain, as far as types go."""
+def _is_sound(name: str, one: Any) -> bool:
+    """Whether *one* is what is kept of the domain *name*."""
+    if not _has_types(one):
+        return False
+    try:
+        Mode(one.get("mode", Mode.NONE.value))
+        found = entry(name, one)
+        # What a source gives is checked so, too, and there it would cost all domains.
+        list(_entries.checked(filter(None, [found]), LABEL, _EPOCH))
+    except (PolicyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _has_types(one: Any) -> bool:
     if not isinstance(one, dict) or not isinstance(one.get("next"), int):
+        return False
+    if not isinstance(one.get("dane", False), bool):
         return False
     if "mode" not in one:
         return True

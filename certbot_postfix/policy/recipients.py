@@ -14,7 +14,7 @@ from typing import Protocol
 from zope.interface import implementer
 
 from certbot_postfix import files
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.hostnames import is_host
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.policy import cache, https, model, mta_sts
@@ -23,6 +23,8 @@ from certbot_postfix.policy.https import Bounds
 from certbot_postfix.policy.model import Entry, PolicyError
 from certbot_postfix.policy.records import Resolvers
 from certbot_postfix.policy.sources import Context
+
+logger = named_logger(__name__)
 
 # Seconds: section 3.3 wants a check each day at least, and half of a policy's max_age
 # leaves time for another one; a failure is soon tried again.
@@ -83,17 +85,21 @@ class Recipients:
 
     def due(self, now: datetime) -> bool:
         """Whether a domain is to be looked up, or the file is wrong."""
-        kept = cache.read(self._cache)
+        kept, _ = cache.read(self._cache)
         wanted, wrong = self._wanted(kept)
         changed = kept.keys() != wanted.keys()
         return bool(wrong or changed or self._due(wanted, kept, now))
 
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
-        kept = cache.read(self._cache)
+        kept, damage = cache.read(self._cache)
+        for damaged in _some(damage):
+            logger.warning("%s", damaged)
         wanted, wrong = self._wanted(kept)
-        if wanted.keys() - kept.keys():
+        if wrong or wanted.keys() - kept.keys():
             kept = {**cache.of(self._context.entries(), now), **kept}
+        if wrong:  # then what was wanted stays so
+            wanted.update(dict.fromkeys(filter(is_host, kept)))
         found = {name: one for name, one in kept.items() if name in wanted}
         failed: dict[str, str] = {}
         try:
@@ -110,7 +116,8 @@ class Recipients:
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies that are in force."""
-        for name, one in cache.read(self._cache).items():
+        kept, _ = cache.read(self._cache)
+        for name, one in kept.items():
             entry = cache.entry(name, one)
             left = self._context.dane and one.get("dane")
             if entry and entry.expires > now and not left:
@@ -146,7 +153,8 @@ class Recipients:
         except FutureTimeoutError:  # the built-in since 3.11
             for future, name in found.items():
                 if not future.done():
-                    yield name, kept.get(name, {}), f"{name}: there was no time for it"
+                    again = kept.get(name, {"next": 0})
+                    yield name, again, f"{name}: there was no time for it"
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -199,7 +207,7 @@ class Recipients:
     def _wanted(self, kept: Mapping[str, Kept]) -> tuple[dict[str, None], list[str]]:
         """Return the domains in the file, and a sentence for what is wrong with it.
 
-        While something is, those that are *kept* stay wanted.
+        It must name a domain if there are some that are *kept*.
         """
         wanted: dict[str, None] = {}
         wrong = []
@@ -222,8 +230,6 @@ class Recipients:
         if kept and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")
-        if wrong:
-            wanted.update(dict.fromkeys(filter(is_host, kept)))
         return wanted, _some(wrong)
 
 
