@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="certbot-postfix",
@@ -13,7 +13,7 @@ setup(
     author="The certbot-postfix developers",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["certbot_postfix", "certbot_postfix.policy", "certbot_postfix.status"],
+    packages=find_packages(include=["certbot_postfix*"]),
     package_data={"certbot_postfix": ["py.typed"]},
     install_requires=[
         "acme>=2.1",
@@ -37,8 +37,8 @@ setup(
     entry_points={
         "certbot.plugins": ["postfix = certbot_postfix.installer:Installer"],
         "certbot_postfix.policy_sources": [
-            "lists = certbot_postfix.policy.lists:sources",
-            "mta_sts = certbot_postfix.policy.recipients:sources",
+            "lists = certbot_postfix.outbound.lists:sources",
+            "mta_sts = certbot_postfix.outbound.mta_sts:sources",
         ],
         "console_scripts": ["certbot-postfix = certbot_postfix.cli:main"],
     },

@@ -14,20 +14,18 @@ from typing import Any
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import certificates, lock, profiles, tables
-from certbot_postfix.deployment import Deployment, Wish
+from certbot_postfix import options
 from certbot_postfix.errors import Error, named_logger, shown
-from certbot_postfix.lineage import Lineage, bundles_below
-from certbot_postfix.policy import commands as policy
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.status import (
-    conclusion,
-    examination,
-    monitoring,
-    report,
-)
-from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.inbound import sni_map
+from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.lineage import Lineage, bundles_below
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.outbound import commands as policy
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.status import conclusion, examination, monitoring, report
+from certbot_postfix.system import lock
+from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls import certificates
 
 logger = named_logger(__name__)
 
@@ -151,7 +149,7 @@ def _lock(deployment: Deployment) -> None:
     lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
     if deployment.bundles.is_dir():  # instances share them
         lock.take(deployment.bundles, wait=lock.PATIENCE)
-    tables.sweep(deployment.postfix)
+    sni_map.sweep(deployment.postfix)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -335,7 +333,7 @@ def _declare_status(commands: Commands) -> None:
 
 def _some_seconds(text: str) -> float:
     """Return the number of seconds that a *text* of the command line means, not 0."""
-    if value := profiles.seconds(text):
+    if value := options.seconds(text):
         return value
     raise argparse.ArgumentTypeError("0 seconds are too few to ask anybody")
 
@@ -344,7 +342,7 @@ def _declare_timeout(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--verify-timeout",
         metavar="S",
-        type=profiles.seconds,
+        type=options.seconds,
         default=20,
         help="seconds to wait for every service to present it; 0 skips verification"
         " (default: %(default)s)",

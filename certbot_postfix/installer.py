@@ -19,22 +19,16 @@ from certbot.display import util as display_util
 from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import profiles
-from certbot_postfix.checkpoint import CheckpointInProgress
-from certbot_postfix.errors import (
-    BusyError,
-    Error,
-    MissingError,
-    named_logger,
-    shown,
-)
-from certbot_postfix.profiles import ClientLevel, Profile
+from certbot_postfix import options
+from certbot_postfix.change.checkpoint import CheckpointInProgress
+from certbot_postfix.errors import BusyError, Error, MissingError, named_logger, shown
+from certbot_postfix.options import ClientLevel, Profile
 
 if TYPE_CHECKING:
-    from certbot_postfix.deployment import Deployment, Proposal
-    from certbot_postfix.lineage import Lineage
-    from certbot_postfix.policy import gathering
-    from certbot_postfix.policy import outbound as policy
+    from certbot_postfix.inbound.install import Deployment, Proposal
+    from certbot_postfix.inbound.lineage import Lineage
+    from certbot_postfix.outbound.collect import Policies
+    from certbot_postfix.outbound.update import Proposal as PolicyProposal
 
 logger = named_logger(__name__)
 
@@ -59,7 +53,7 @@ class Installer(common.Installer):
         self._complaints: set[str] = set()  # what was told already
         self._pending: dict[Path, Lineage] = {}
         self._applied: list[Proposal] = []
-        self._applied_policies: policy.Proposal | None = None
+        self._applied_policies: PolicyProposal | None = None
         self._deploying = False  # deploy_cert() was called in this run
         self._finalised = False  # this run made a checkpoint
         self._recovered = False  # an interrupted run was undone
@@ -69,7 +63,7 @@ class Installer(common.Installer):
     @classmethod
     def add_parser_arguments(cls, add: Callable[..., None]) -> None:
         """Declare the options of README.rst."""
-        profiles.declare(add)
+        options.declare(add)
 
     def more_info(self) -> str:
         """Say what this plugin does."""
@@ -109,7 +103,7 @@ class Installer(common.Installer):
             self._look()
 
     def _lock(self) -> None:
-        from certbot_postfix import lock  # noqa: PLC0415
+        from certbot_postfix.system import lock  # noqa: PLC0415
 
         # Nobody is there to repeat a renewal; who installs sees what is under way.
         wait = lock.PATIENCE if self.config.verb == "renew" else 0
@@ -142,9 +136,9 @@ class Installer(common.Installer):
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
         # certbot loads every plugin on every run; few runs come here.
-        from certbot_postfix.deployment import Deployment  # noqa: PLC0415
-        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
-        from certbot_postfix.postfix import Postfix  # noqa: PLC0415
+        from certbot_postfix.inbound.install import Deployment  # noqa: PLC0415
+        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
 
         return Deployment(
             Postfix.find(
@@ -187,7 +181,7 @@ class Installer(common.Installer):
         """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
         if temporary or title is None:
             return
-        from certbot_postfix.deployment import Wish  # noqa: PLC0415
+        from certbot_postfix.inbound.install import Wish  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
         policies = self._policies()  # what is wrong with them is told first
@@ -211,9 +205,9 @@ class Installer(common.Installer):
             self.finalize_checkpoint(title)
             self._finalised = True
 
-    def _policies(self) -> "gathering.Policies | None":
+    def _policies(self) -> "Policies | None":
         """Return what the options want of outbound policies; None if nothing."""
-        from certbot_postfix.policy import sources  # noqa: PLC0415
+        from certbot_postfix.outbound import sources  # noqa: PLC0415
 
         outbound, service = self._ready.outbound, self.conf("policy-service")
         if self.conf("tls-profile") != Profile.CERTIFICATE.value:
@@ -236,7 +230,7 @@ class Installer(common.Installer):
         return found if wanted or found.daemon or found.notes else None
 
     def _apply_policies(
-        self, policies: "gathering.Policies", checkpoint: CheckpointInProgress
+        self, policies: "Policies", checkpoint: CheckpointInProgress
     ) -> None:
         self._complain(policies.complaints)
         for note in policies.notes:
@@ -289,10 +283,10 @@ class Installer(common.Installer):
     def _warn_if_forgotten(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
         renewal = Path(self.config.renewal_configs_dir, f"{name}.conf")
-        if not profiles.forgotten(renewal, self.name):
+        if not options.forgotten(renewal, self.name):
             return
         command = ["certbot", "reconfigure", "--cert-name", name, "-i", self.name]
-        advice = shlex.join([*command, *profiles.given(self.option_name, self.conf)])
+        advice = shlex.join([*command, *options.given(self.option_name, self.conf)])
         if util.parse_loose_version(certbot.__version__) < [2, 3]:  # has no such verb
             advice = f"put the line `installer = {self.name}` into {renewal}"
         logger.warning(
@@ -330,7 +324,7 @@ class Installer(common.Installer):
             self._refresh_policies(directory)
 
     def _make_up(self, lineage: interfaces.RenewableCert, directory: Path) -> None:
-        from certbot_postfix.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
 
         name = lineage.lineagename
         bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
@@ -344,7 +338,7 @@ class Installer(common.Installer):
             self._ready.renew(found)
 
     def _warn_if_dropped(self, found: "Lineage", bundle: Path, directory: Path) -> None:
-        from certbot_postfix import dropped  # noqa: PLC0415
+        from certbot_postfix.inbound import dropped  # noqa: PLC0415
 
         if not dropped.untold(bundle, directory):
             return
@@ -382,7 +376,7 @@ class Installer(common.Installer):
         self._complain(complaints)
 
     def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
-        from certbot_postfix.lineage import Lineage  # noqa: PLC0415
+        from certbot_postfix.inbound.lineage import Lineage  # noqa: PLC0415
 
         return Lineage(name, Path(key), Path(fullchain))
 

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import certbot_postfix
-from certbot_postfix.certificates import joined
-from certbot_postfix.policy.outbound import LARGE
+from certbot_postfix.outbound.update import LARGE
+from certbot_postfix.tls.certificates import joined
 from tests import bench_clients as clients
 from tests import bench_names as names
 from tests import bench_policies as policies

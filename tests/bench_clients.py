@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 
-from certbot_postfix.policy import outbound, table
-from certbot_postfix.policy.model import Entry, Mode, Policy
-from certbot_postfix.policy.sources import Settings
+from certbot_postfix.formats.policy import Entry, Mode, Policy
+from certbot_postfix.outbound import policy_map, update
+from certbot_postfix.outbound.sources import Settings
 from tests.lab import PrivatePostfix
 from tests.lab.machine import LOOPBACK, LabError, Ports, accepts, wait_until
 
-COUNTS = (100, outbound.LARGE, 10_000, 100_000)
+COUNTS = (100, update.LARGE, 10_000, 100_000)
 
 # Deliveries of each variant, each by a process of its own.
 TURNS = 9
@@ -95,7 +95,7 @@ def _text(count: int) -> bytes:
     policy = Policy(Mode.ENFORCE, ("mx1.mail.example.net", ".mail.example.net"))
     domains = (f"domain{at}.example.org" for at in range(count))
     entries = {each: Entry(each, policy, until, "a list") for each in domains}
-    return table.render(Settings(("list",)), entries, (3, 7))
+    return policy_map.render(Settings(("list",)), entries, (3, 7))
 
 
 def _deliver(postfix: PrivatePostfix, client: Client) -> None:

@@ -10,10 +10,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from certbot_postfix import maptypes, sni
-from certbot_postfix.deployment import Deployment, Wish
-from certbot_postfix.lineage import Lineage
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.postfix import map_types
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
     Issued,
@@ -76,7 +77,7 @@ class Host:
             table[name] = (str(path),)
         deployment = self.deployment()
         deployment.tables.replace(sni.render(table))
-        form = maptypes.chosen(
+        form = map_types.chosen(
             deployment.postfix, deployment.configuration, "", count, sni.LARGE
         )
         deployment.tables.build(form, table)

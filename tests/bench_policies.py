@@ -15,8 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix.policy import table
-from certbot_postfix.policy.sources import Settings
+from certbot_postfix.outbound import policy_map
+from certbot_postfix.outbound.sources import Settings
 from tests.lab import COMMAND, Authority, PrivatePostfix, base_directory
 from tests.lab.machine import LabError
 from tests.lab.network import POLICIES, RESOLVER, Network
@@ -33,21 +33,21 @@ _LOOK = """
 import json, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
-from certbot_postfix.policy import recipients
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.outbound import mta_sts
+from certbot_postfix.outbound.sources import Context, Settings
 base, domains, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 kept = base / f"kept-{workers}"
 kept.mkdir(exist_ok=True)
-recipients._SIDE_BY_SIDE = workers
+mta_sts._SIDE_BY_SIDE = workers
 context = Context(Settings(domains=domains), kept, base / "authorities.pem")
 now = datetime.now(timezone.utc)
-source = recipients.Recipients(context)
+source = mta_sts.Recipients(context)
 began = time.perf_counter()
 source.refresh(now)
 looked = time.perf_counter() - began
 assert len(list(source.policies(now))) == len(Path(domains).read_text().split())
 began = time.process_time()
-assert not recipients.Recipients(context).due(now)
+assert not mta_sts.Recipients(context).due(now)
 due = time.process_time() - began
 began = time.process_time()
 json.loads(kept.joinpath("mta-sts.json").read_bytes())
@@ -83,8 +83,8 @@ def _compilation(form: str) -> Compilation:
         listed, certbot = base / "list.json", base / "letsencrypt"
         certbot.mkdir()
         write_list(listed, DOMAINS)
-        path = postfix.config_dir / table.NAME
-        path.write_bytes(table.render(Settings((str(listed),)), {}, (3, 7)))
+        path = postfix.config_dir / policy_map.NAME
+        path.write_bytes(policy_map.render(Settings((str(listed),)), {}, (3, 7)))
         postfix.set(smtp_tls_policy_maps=f"{form}:{path}")
         ours = cost(
             str(COMMAND),

@@ -20,7 +20,7 @@ from statistics import median as _median
 
 from cryptography import x509
 
-from certbot_postfix import sni
+from certbot_postfix.inbound import sni
 from tests.lab import Authority, Issued, PrivatePostfix
 from tests.lab.machine import LOOPBACK, LabError, Ports, wait_until
 from tests.lab.pki import generate_key

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import baseline, files
+from certbot_postfix.system import files
+from certbot_postfix.tls import baseline
 from tests.lab import (
     Authority,
     Certbot,

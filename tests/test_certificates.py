@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from certbot_postfix import purposes
-from certbot_postfix.certificates import (
+from certbot_postfix.errors import CertificateError
+from certbot_postfix.tls import purposes
+from certbot_postfix.tls.certificates import (
     Bundle,
     Certificate,
     authorities,
@@ -24,7 +25,6 @@ from certbot_postfix.certificates import (
     judge,
     refuse_second,
 )
-from certbot_postfix.errors import CertificateError
 from tests.lab import Authority, pki
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=timezone.utc)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from certbot_postfix.checkpoint import CheckpointInProgress
+from certbot_postfix.change.checkpoint import CheckpointInProgress
 from certbot_postfix.errors import Error
 from certbot_postfix.installer import Installer
 

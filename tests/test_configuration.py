@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.configuration import (
+from certbot_postfix.errors import MisconfiguredError
+from certbot_postfix.postfix.configuration import (
     Configuration,
-    Endpoint,
     Service,
     as_clients_see_it,
     bound,
@@ -15,7 +15,7 @@ from certbot_postfix.configuration import (
     names,
     version,
 )
-from certbot_postfix.errors import MisconfiguredError
+from certbot_postfix.tls.endpoints import Endpoint
 
 DEFAULTS = {
     "mail_version": "3.7.11",

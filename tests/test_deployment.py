@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix import sni, transaction
-from certbot_postfix.deployment import Deployment, Wish
+from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error
-from certbot_postfix.lineage import Lineage
-from certbot_postfix.plan import Edit, Plan
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix.decisions import Change
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
     Issued,

@@ -4,12 +4,7 @@ import logging
 
 import pytest
 
-from certbot_postfix.errors import (
-    Error,
-    MisconfiguredError,
-    named_logger,
-    printable,
-)
+from certbot_postfix.errors import Error, MisconfiguredError, named_logger, printable
 
 
 def test_the_hint_stands_apart():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.policy import starttls_everywhere
-from certbot_postfix.policy.model import Mode, Policy
+from certbot_postfix.formats import starttls_everywhere
+from certbot_postfix.formats.policy import Mode, Policy
 from tests.lab import NEWEST, Certbot, Pebble, PrivatePostfix
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import files
 from certbot_postfix.errors import Error
+from certbot_postfix.system import files
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 TOO_MUCH = b"x" * 1_000_000

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from certbot_postfix import databases, files, transaction
-from certbot_postfix.databases import Databases
+from certbot_postfix.change import transaction
 from certbot_postfix.errors import Error
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import Change
+from certbot_postfix.postfix import databases
+from certbot_postfix.postfix.databases import Databases
+from certbot_postfix.postfix.decisions import Change
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab import PrivatePostfix
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
@@ -280,7 +282,7 @@ def test_who_staged_where_all_may_write_does_so_for_himself_alone(
 PROGRAM = """
 import sys
 from pathlib import Path
-from certbot_postfix import files
+from certbot_postfix.system import files
 path = Path(sys.argv[1])
 files.keep(path)
 files.replace(path, b"new", mode=0o600)
@@ -319,7 +321,7 @@ def test_a_directory_is_synced_after_what_was_renamed_in_it(path, base):
     trace = base / "trace"
     program = (
         "import sys; from pathlib import Path\n"
-        "from certbot_postfix import transaction\n"
+        "from certbot_postfix.change import transaction\n"
         "transaction.put_bundle(Path(sys.argv[1]), b'key', None)\n"
     )
     calls = "trace=rename,renameat,renameat2,fsync,mkdir"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix import instances
-from certbot_postfix.configuration import Configuration
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix import instances
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
     Issued,

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import files, sni
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.lineage import Lineage
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.system import files
 from tests.lab import Authority, Issued, install_lineage, renew_lineage
 
 NAME = "mx.example.org"

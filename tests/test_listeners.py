@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from certbot_postfix.listeners import Listener, foreign, listening
+from certbot_postfix.system.listeners import Listener, foreign, listening
 
 HEADER = "sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt"
 REST = "00000000:00000000 00:00000000 00000000 0 0"

@@ -20,11 +20,11 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from certbot_postfix.errors import Error
+from certbot_postfix.formats.policy import Mode, PolicyError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy import https, lists
-from certbot_postfix.policy.https import Bounds
-from certbot_postfix.policy.model import Mode, PolicyError
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.outbound import https, lists
+from certbot_postfix.outbound.https import Bounds
+from certbot_postfix.outbound.sources import Context, Settings
 from tests.lab import Authority
 from tests.lab.postfix import snapshot
 from tests.test_tables import no_space

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from certbot_postfix import lock
 from certbot_postfix.errors import BusyError
+from certbot_postfix.system import lock
 
 
 def test_one_at_a_time_works_in_a_directory(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.maillog import MailLog
+from certbot_postfix.postfix.mail_log import MailLog
 from tests.test_rules import configured
 
 FATAL = "postfix/tlsmgr[14722]: fatal: tls_prng_exch_open: Permission denied"

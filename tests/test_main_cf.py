@@ -8,12 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certbot_postfix import plan, sni, transaction
-from certbot_postfix.configuration import endpoints
-from certbot_postfix.plan import Edit, Plan, Wanted
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change, CommentOut
+from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.inbound import main_cf, sni
+from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix.configuration import endpoints
+from certbot_postfix.postfix.decisions import Change, CommentOut
+from certbot_postfix.postfix.instance import Postfix
 
 BUNDLE = Path("/etc/letsencrypt/postfix/mx.example.org.pem")
 SERVED = Wanted({BUNDLE: "ECDSA"})
@@ -47,7 +49,7 @@ def deploy(
 ) -> Plan:
     """Deploy as the plugin would."""
     postfix = Postfix(lab.config_dir)
-    decisions = plan.decide(postfix.read(), SERVED, profile, client)
+    decisions = main_cf.decide(postfix.read(), SERVED, profile, client)
     edit = transaction.stage(postfix, decisions, None)
     planned = Plan(decisions, edit, Edit(lab.config_dir / sni.NAME, None, None))
     transaction.commit(planned, checkpoint or Checkpoint())
@@ -268,7 +270,7 @@ def test_a_second_deployment_finds_nothing_to_do(stopped_postfix, form, profile)
     deploy(stopped_postfix, profile=profile)
     postfix = Postfix(stopped_postfix.config_dir)
 
-    decisions = plan.decide(postfix.read(), SERVED, profile, ClientLevel.ENCRYPT)
+    decisions = main_cf.decide(postfix.read(), SERVED, profile, ClientLevel.ENCRYPT)
 
     assert [item for item in decisions if isinstance(item, Change | CommentOut)] == []
     assert transaction.stage(postfix, decisions, None).empty

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.manager import Manager
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.manager import Manager
 
 DEBIAN = "postfix@-.service"
 

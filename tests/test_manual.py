@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import cli, profiles
+from certbot_postfix import cli, options
 
 ROOT = Path(__file__).parents[1]
 MANUAL = ROOT / "docs/certbot-postfix.1"
@@ -42,7 +42,7 @@ COMMANDS = dict(of_the_parser(cli._parser()))
 
 def of_certbot() -> set[str]:
     names: list[str] = []
-    profiles.declare(lambda name, **_: names.append(f"--postfix-{name}"))
+    options.declare(lambda name, **_: names.append(f"--postfix-{name}"))
     return set(names)
 
 

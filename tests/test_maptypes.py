@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import maptypes
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix import map_types
+from certbot_postfix.postfix.instance import Postfix
 from tests.test_rules import configured
 
 MOST = 200
@@ -28,7 +28,7 @@ def chosen(
     known = configured({"default_database_type": wanted or built_in})
     defaults = {**known.defaults, "default_database_type": built_in}
     postfix = Postfix(directory, postconf=str(postconf))
-    return maptypes.chosen(postfix, replace(known, defaults=defaults), now, size, MOST)
+    return map_types.chosen(postfix, replace(known, defaults=defaults), now, size, MOST)
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix import databases, files, sni
-from certbot_postfix.deployment import Deployment, Proposal, Wish
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.lineage import Lineage
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.install import Deployment, Proposal, Wish
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.postfix import databases
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab import (
     NEWEST,
     Authority,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.configuration import Service
-from certbot_postfix.policy import nexthops
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.outbound import next_hops
+from certbot_postfix.postfix.configuration import Service
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import Authority, Certbot, PrivatePostfix, install_lineage
 from tests.lab.machine import LOOPBACK, Ports, wait_until
 from tests.test_baseline import Done, install, told
@@ -38,7 +38,7 @@ def found(*services: Service, **explicit: str) -> list[tuple[str, str, str]]:
     usual = {"default_transport": "smtp", "relay_transport": "relay"}
     clients = (client("smtp"), client("lmtp", "lmtp"), *services)
     configuration = configured({**usual, **explicit}, services=clients)
-    hops = nexthops.find(configuration)
+    hops = next_hops.find(configuration)
     return [(hop.name, hop.service.name, hop.cause) for hop in hops]
 
 
@@ -132,7 +132,7 @@ def test_tables_are_read_and_those_that_cannot_be_are_known(tmp_path):
     }
 
     assert [name for name, *_ in found(**explicit)] == [HOP, RELAY, "[b.org]"]
-    assert nexthops.unread(configured(explicit)) == [
+    assert next_hops.unread(configured(explicit)) == [
         "ldap:/etc/postfix/ldap.cf in transport_maps"
     ]
 
@@ -278,13 +278,13 @@ def test_next_hops_that_are_silent_or_never_end_are_given_up_together(stopped_po
         found = Postfix(stopped_postfix.config_dir)
         start = time.monotonic()
 
-        said = nexthops.refuse_without_tls(found, found.read())
+        said = next_hops.refuse_without_tls(found, found.read())
         seconds = time.monotonic() - start
 
     assert [line.partition(";")[0] for line in said] == [
         f"{hop} (relayhost): it did not answer: timed out" for hop in hops
     ]
-    assert seconds < 2 * nexthops.SECONDS
+    assert seconds < 2 * next_hops.SECONDS
 
 
 def drip(server: socket.socket) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import conclusion, monitoring, report
-from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.examination import examine
 from certbot_postfix.status.findings import Code
+from certbot_postfix.system.deadline import Deadline
 from tests.lab import Certbot, Pebble, PrivatePostfix, install_lineage, pki
 
 pytestmark = pytest.mark.postfix

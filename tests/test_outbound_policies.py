@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import files, installer
-from certbot_postfix.databases import Databases
-from certbot_postfix.deployment import Deployment
+from certbot_postfix import installer
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import gathering, table
-from certbot_postfix.policy.outbound import Outbound, Proposal
-from certbot_postfix.policy.sources import Settings
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.inbound.install import Deployment
+from certbot_postfix.outbound import collect, policy_map
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.outbound.update import Outbound, Proposal
+from certbot_postfix.postfix.databases import Databases
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab import (
     Certbot,
     PrivatePostfix,
@@ -44,7 +45,7 @@ class Scene:
         self.third = third
         self.bundles = base / "letsencrypt" / "postfix"
         self.bundles.parent.mkdir(exist_ok=True)
-        self.path = postfix.config_dir / table.NAME
+        self.path = postfix.config_dir / policy_map.NAME
         self.now = datetime.now(timezone.utc)
         self.notes: list[str] = []
         self.told: list[str] = []
@@ -238,8 +239,8 @@ def test_what_comes_to_stand_against_policies_is_told_and_they_stay_until_they_e
     assert [told in each for each in scene.told] == [True]
     scene.now = datetime.fromtimestamp(1_900_000_001, timezone.utc)
     assert [told in each for each in scene.refresh()] == [True]
-    assert [one.domain for one in gathering.entries(scene.path)] == ["one.example.org"]
-    (failure,) = gathering.failures(scene.path, scene.bundles)
+    assert [one.domain for one in collect.entries(scene.path)] == ["one.example.org"]
+    (failure,) = collect.failures(scene.path, scene.bundles)
     assert told in failure
 
 
@@ -258,9 +259,7 @@ def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
     assert scene.notes == [
         f"texthash:{own} has an entry for one.example.org, and that stays"
     ]
-    assert [one.domain for one in gathering.entries(scene.path)] == [
-        "other.example.net"
-    ]
+    assert [one.domain for one in collect.entries(scene.path)] == ["other.example.net"]
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
     assert value == f"texthash:{own}, texthash:{scene.path}"
 
@@ -442,7 +441,7 @@ def test_a_table_that_was_edited_is_a_clear_error(scene, old, new):
     with pytest.raises(
         Error, match=r"was not written by|was edited, and its (entry|third line)"
     ):
-        _ = scene.outbound.gathering.settings(), [*gathering.entries(scene.path)]
+        _ = scene.outbound.gathering.settings(), [*collect.entries(scene.path)]
 
 
 def test_another_encoding_in_a_comment_does_no_harm(scene):
@@ -451,7 +450,7 @@ def test_another_encoding_in_a_comment_does_no_harm(scene):
     with scene.path.open("ab") as file:
         file.write(b"# f\xfcr uns\n")
 
-    assert [one.domain for one in gathering.entries(scene.path)] == ["one.example.org"]
+    assert [one.domain for one in collect.entries(scene.path)] == ["one.example.org"]
     assert scene.refresh() == []
 
 
@@ -589,7 +588,7 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
     assert told.format(**where) in scene.told[0]
     assert "; there is nothing of it to follow" in scene.told[0]
     assert scene.told[-1].startswith("the options of policies stay as they were")
-    assert gathering.failures(scene.path, scene.bundles) == scene.told
+    assert collect.failures(scene.path, scene.bundles) == scene.told
 
 
 def test_what_is_enforced_is_not_only_tested_because_a_list_fails(scene, base, listed):
@@ -619,7 +618,7 @@ def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(
     (base / "later.json").write_bytes(written("later.example.org"))
     assert scene.refresh() == []
     assert scene.answer("later.example.org") == LISTED
-    assert gathering.failures(scene.path, scene.bundles) == []
+    assert collect.failures(scene.path, scene.bundles) == []
 
 
 def test_what_is_replaced_by_what_is_good_goes(scene, base, listed):
@@ -642,7 +641,7 @@ def test_a_keyring_without_a_list_is_not_kept_and_that_is_told(scene, base):
 def test_instances_do_not_share_what_their_sources_said(scene, base, listed):
     other = scene.path.parent.with_name("other") / scene.path.name
 
-    one, two = (gathering.kept_for(each, scene.bundles) for each in (scene.path, other))
+    one, two = (collect.kept_for(each, scene.bundles) for each in (scene.path, other))
 
     assert one != two
     assert one.parent == two.parent
@@ -734,7 +733,7 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
 
 def test_certbot_knows_the_table_by_its_name():
-    assert installer.POLICY_TABLE == table.NAME
+    assert installer.POLICY_TABLE == policy_map.NAME
 
 
 def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):

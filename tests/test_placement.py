@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbot_postfix import certificates, sni
-from certbot_postfix.certificates import Certificate
 from certbot_postfix.errors import Error
-from certbot_postfix.placement import (
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.placement import (
     Deployed,
     Placement,
     Standing,
@@ -20,7 +19,9 @@ from certbot_postfix.placement import (
     place,
     refuse,
 )
-from certbot_postfix.sni import Table
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.tls import certificates
+from certbot_postfix.tls.certificates import Certificate
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
 HOST = "mx.example.org"

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import chainfiles, plan
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration, Service
+from certbot_postfix.change import plan
+from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error
-from certbot_postfix.plan import Edit, Override, Plan, Wanted
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change, CommentOut, Decision, Kept
+from certbot_postfix.inbound import chain_files, main_cf
+from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix.configuration import Configuration, Service
+from certbot_postfix.postfix.decisions import (
+    Change,
+    CommentOut,
+    Decision,
+    Kept,
+    Override,
+)
+from certbot_postfix.tls.certificates import Certificate
 from tests.test_rules import configured
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
@@ -31,7 +39,7 @@ def served(bundle: Path = BUNDLE) -> Wanted:
 def decided(
     configuration: Configuration, wanted: Wanted | None = None
 ) -> tuple[Decision, ...]:
-    return plan.decide(
+    return main_cf.decide(
         configuration, wanted or served(), Profile.CERTIFICATE, ClientLevel.KEEP
     )
 
@@ -429,13 +437,15 @@ def test_without_names_there_is_no_table():
     ],
 )
 def test_the_configured_certificates_are_found(explicit, files):
-    assert chainfiles.configured(configured(explicit)) == [Path(file) for file in files]
+    assert chain_files.configured(configured(explicit)) == [
+        Path(file) for file in files
+    ]
 
 
 def test_deployed_is_what_main_cf_names_of_ours():
     configuration = configured({"smtpd_tls_chain_files": f"/other.pem, {BUNDLE}"})
 
-    assert chainfiles.deployed(configuration, BUNDLES) == [BUNDLE]
+    assert chain_files.deployed(configuration, BUNDLES) == [BUNDLE]
 
 
 # What is forgotten
@@ -485,14 +495,14 @@ CHAINED = "smtpd_tls_chain_files"
     ],
 )
 def test_what_is_forgotten_is_named_no_more(explicit, decisions):
-    found = chainfiles.forget(configured(explicit), BUNDLE, PLAIN)
+    found = chain_files.forget(configured(explicit), BUNDLE, PLAIN)
 
     assert [str(item).rpartition(" (")[0] for item in found] == decisions
 
 
 def test_the_last_certificate_is_not_forgotten_without_another():
     with pytest.raises(Error, match=r"the only certificate that main\.cf names"):
-        chainfiles.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
+        chain_files.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
 
 
 @pytest.mark.parametrize(
@@ -515,7 +525,7 @@ def test_what_is_named_by_hand_is_not_forgotten(explicit, overrides, user):
     )
 
     with pytest.raises(Error, match="was not done by this plugin") as caught:
-        chainfiles.forget(configuration, BUNDLE, PLAIN)
+        chain_files.forget(configuration, BUNDLE, PLAIN)
 
     assert f"{BUNDLE} is named by {user}, which" in caught.value.message
 
@@ -539,7 +549,7 @@ def test_what_is_named_by_hand_is_not_forgotten(explicit, overrides, user):
 def test_a_table_that_is_over_is_named_no_more(value, decisions):
     explicit = {} if value is None else {"tls_server_sni_maps": value}
 
-    found = plan.without_table(configured(explicit), TABLE)
+    found = main_cf.without_table(configured(explicit), TABLE)
 
     assert [str(item).rpartition(" (")[0] for item in found] == decisions
 
@@ -557,7 +567,7 @@ def test_a_table_that_is_over_is_named_no_more(value, decisions):
     ],
 )
 def test_bundles_that_a_file_names_are_found(text, names):
-    assert chainfiles.named(text.encode(), BUNDLES) == names
+    assert chain_files.named(text.encode(), BUNDLES) == names
 
 
 # What is lost
@@ -595,7 +605,7 @@ SAME = "mx.example.org"
     ],
 )
 def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(old, told):
-    lost = plan.lost(certificate(SAME), [old], {}, NOW)
+    lost = main_cf.lost(certificate(SAME), [old], {}, NOW)
 
     assert [words.startswith(f"{old} with its RSA key") for words in lost] == (
         [True] if told else []
@@ -614,7 +624,7 @@ def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(old, t
     ],
 )
 def test_the_names_of_a_good_certificate_are_not_lost_silently(old, told):
-    lost = plan.lost(certificate(SAME), [old], {}, NOW)
+    lost = main_cf.lost(certificate(SAME), [old], {}, NOW)
 
     assert lost == (["no longer covered: *.b.org, a.org"] if told else [])
 
@@ -623,7 +633,7 @@ def test_a_name_that_the_table_has_is_not_lost():
     old = certificate(SAME, "a.org", "*.b.org", "c.org")
     table = {"a.org": (Path("/a.pem"),), ".b.org": (Path("/b.pem"),)}
 
-    assert plan.lost(certificate(SAME), [old], table, NOW) == [
+    assert main_cf.lost(certificate(SAME), [old], table, NOW) == [
         "no longer covered: c.org"
     ]
 
@@ -688,9 +698,9 @@ def test_overrides_of_what_the_plan_governs_are_told(overrides, profile, told):
     configuration = configured(
         {"smtpd_tls_security_level": "may"}, services=(submission(**overrides),)
     )
-    decisions = plan.decide(configuration, served(), profile, ClientLevel.MAY)
+    decisions = main_cf.decide(configuration, served(), profile, ClientLevel.MAY)
 
-    found = plan.overridden(configuration, decisions, profile)
+    found = main_cf.overridden(configuration, decisions, profile)
 
     assert [(each.service, each.name) for each in found] == [
         ("submission/inet", name) for name in told
@@ -714,9 +724,9 @@ def test_an_override_that_the_program_does_not_read_is_not_told(command, told):
     service = Service("another", "unix", command, overrides)
     configuration = configured({}, services=(service,))
     profile = Profile.INTERMEDIATE
-    decisions = plan.decide(configuration, served(), profile, ClientLevel.MAY)
+    decisions = main_cf.decide(configuration, served(), profile, ClientLevel.MAY)
 
-    found = plan.overridden(configuration, decisions, profile)
+    found = main_cf.overridden(configuration, decisions, profile)
 
     assert [each.name for each in found] == told
 

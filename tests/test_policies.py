@@ -12,9 +12,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from certbot_postfix.policy import model, mta_sts, starttls_everywhere, table
-from certbot_postfix.policy.model import Mode, Policy, PolicyError
-from certbot_postfix.policy.mta_sts import Published
+from certbot_postfix.formats import mta_sts, starttls_everywhere
+from certbot_postfix.formats.mta_sts import Published
+from certbot_postfix.formats.policy import (
+    Mode,
+    Policy,
+    PolicyError,
+    parse_domain,
+    parse_pattern,
+)
+from certbot_postfix.outbound import policy_map
 
 T = TypeVar("T")
 
@@ -62,7 +69,7 @@ def unless_refused(read: Callable[[], T]) -> T | None:
     ],
 )
 def test_a_name_is_told_in_lower_case_and_as_a_labels(text, name):
-    assert model.domain(text, "here") == name
+    assert parse_domain(text, "here") == name
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,7 @@ def test_a_name_is_told_in_lower_case_and_as_a_labels(text, name):
 )
 def test_what_is_no_name_is_shown_with_its_place(text):
     with pytest.raises(PolicyError) as raised:
-        model.domain(text, "here")
+        parse_domain(text, "here")
 
     assert raised.value.message.startswith("here: ")
     assert raised.value.message.isprintable()
@@ -131,8 +138,8 @@ _NAMES = st.lists(_LABELS, max_size=4).map(".".join) | st.lists(_LABELS).map("".
 @example("xn--i-7iq.example")  # an emoji, which only IDNA 2003 allows
 @example("xn--strasse-.example")
 def test_the_key_in_unicode_of_a_domain_is_a_name_for_the_same_domain(text):
-    domain = unless_refused(lambda: model.domain(text, "here"))
-    name = table.unicode_key(domain or "")
+    domain = unless_refused(lambda: parse_domain(text, "here"))
+    name = policy_map.unicode_key(domain or "")
 
     labels = (
         each if each.isascii() else f"xn--{each.encode('punycode').decode()}"
@@ -147,7 +154,7 @@ def test_the_key_in_unicode_of_a_domain_is_a_name_for_the_same_domain(text):
 @example("K.example", "")  # the sign of Kelvin, which is a k in lower case
 @example("a\u3002b", "")  # a full stop for IDNA
 def test_whatever_is_told_as_a_name_fits_into_a_table(text, wildcard):
-    found = unless_refused(lambda: model.pattern(wildcard + text, "here", wildcard))
+    found = unless_refused(lambda: parse_pattern(wildcard + text, "here", wildcard))
 
     assert found is None or found.isascii()
     assert found is None or found == found.lower()
@@ -686,8 +693,8 @@ def test_a_list_whose_table_would_be_too_long_to_be_read_is_refused():
 _MEASURED = """
 import json, resource, sys
 from pathlib import Path
-from certbot_postfix.policy import starttls_everywhere
-from certbot_postfix.policy.model import PolicyError
+from certbot_postfix.formats import starttls_everywhere
+from certbot_postfix.formats.policy import PolicyError
 try:
     text = Path(sys.argv[1]).read_bytes()
     found = len(starttls_everywhere.parse(text, "it").policies)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix import cli
-from certbot_postfix.deployment import Deployment
 from certbot_postfix.errors import ProgramError
-from certbot_postfix.policy import table
-from certbot_postfix.policy.sources import Settings
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.inbound.install import Deployment
+from certbot_postfix.outbound import policy_map
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     COMMAND,
     Authority,
@@ -41,7 +41,7 @@ class Scene:
         self.postfix = postfix
         self.list = base / "list.json"
         self.certbot = Certbot(base)
-        self.path = postfix.config_dir / table.NAME
+        self.path = postfix.config_dir / policy_map.NAME
         self.certbot.config_dir.mkdir()
         self.environment = self.certbot.environment
         self.refresh = [
@@ -58,7 +58,9 @@ class Scene:
 
     def follow(self, form: str) -> None:
         """Follow the list, as *form*."""
-        self.path.write_bytes(table.render(Settings((str(self.list),)), {}, (3, 7)))
+        self.path.write_bytes(
+            policy_map.render(Settings((str(self.list),)), {}, (3, 7))
+        )
         if form != "texthash":  # as one with many domains would be
             self.postfix.set(default_database_type=form)
         self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
@@ -87,7 +89,7 @@ class Scene:
         return [
             path.name
             for path in self.postfix.config_dir.iterdir()
-            if path.name.startswith(f".{table.NAME}")
+            if path.name.startswith(f".{policy_map.NAME}")
         ]
 
 
@@ -225,6 +227,8 @@ def test_the_database_must_have_what_was_written(scene):
 
 def outbound_of(scene: Scene, postfix: Postfix) -> None:
     device = Deployment(postfix, scene.certbot.config_dir / "postfix").outbound
-    text = table.render(Settings(), {}, (3, 7)) + b"example.net secure match=a.org\n"
+    text = (
+        policy_map.render(Settings(), {}, (3, 7)) + b"example.net secure match=a.org\n"
+    )
     text += b"# testing until then from a list\n# example.org secure match=a.org\n"
     device._build("lmdb", text, lambda _: None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from certbot_postfix.policy import table
+from certbot_postfix.outbound import policy_map
 from tests.lab import (
     Authority,
     Certbot,
@@ -33,7 +33,7 @@ def test_lists_are_followed_on_run_and_on_renewals(
         *("--postfix-config-dir", str(stopped_postfix.config_dir)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    path = stopped_postfix.config_dir / table.NAME
+    path = stopped_postfix.config_dir / policy_map.NAME
     assert entries(path) == [
         f"both.example.org {places[1]}",
         f"domain0.example.org {places[0]}",
@@ -88,7 +88,7 @@ def stricter(postfix: PrivatePostfix) -> str:
 
 
 def edited(postfix: PrivatePostfix) -> str:
-    path = postfix.config_dir / table.NAME
+    path = postfix.config_dir / policy_map.NAME
     path.write_text(path.read_text().replace("# {", "# ", 1))
     return f"{path} was edited, and its third line, with what was asked for, cannot"
 
@@ -101,7 +101,7 @@ def test_policies_stop_no_certificate_and_no_renewal(
     place.write_bytes(written("example.org"))
     done = install("--postfix-policy-list", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    path = stopped_postfix.config_dir / table.NAME
+    path = stopped_postfix.config_dir / policy_map.NAME
     told = stands_against(stopped_postfix)
     place.write_bytes(written("example.org", "example.net"))
     issued = authority.issue(NAME)
@@ -131,12 +131,12 @@ def test_an_option_ends_policies_though_their_table_is_gone(
     place.write_bytes(written("example.org"))
     done = install("--postfix-policy-list", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    (stopped_postfix.config_dir / table.NAME).unlink()
+    (stopped_postfix.config_dir / policy_map.NAME).unlink()
 
     done = install("--postfix-policy-list", "")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not list(stopped_postfix.config_dir.glob(f"{table.NAME}*"))
+    assert not list(stopped_postfix.config_dir.glob(f"{policy_map.NAME}*"))
     assert "smtp_tls_policy_maps" not in stopped_postfix.main_cf.read_text()
 
 

@@ -10,10 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import model, sources, table, wiring
-from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
-from certbot_postfix.policy.sources import Settings
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.formats.policy import (
+    Entry,
+    Mode,
+    Policy,
+    PolicyError,
+    parse_domain,
+    parse_pattern,
+)
+from certbot_postfix.outbound import main_cf, policy_map, sources
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix.instance import Postfix
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 LATER = NOW + timedelta(days=30)
@@ -29,8 +36,8 @@ def entry(
 
 def lines(*entries: Entry, version: tuple[int, int] = (3, 7)) -> list[str]:
     """Return the lines of the table that are not its head."""
-    found = table.merged([entries])
-    return table.render(Settings(), found, version).decode().splitlines()[3:]
+    found = policy_map.merged([entries])
+    return policy_map.render(Settings(), found, version).decode().splitlines()[3:]
 
 
 def test_an_enforced_policy_is_an_entry_with_its_source_and_its_end():
@@ -107,27 +114,27 @@ def test_attributes_of_mta_sts_are_for_mta_sts_where_postfix_knows_them(age, ver
 def test_a_later_policy_overrides_an_earlier_one():
     first, second = entry("example.org", source="a"), entry("example.org", source="b")
 
-    assert table.merged([[first], [second]]) == {"example.org": second}
+    assert policy_map.merged([[first], [second]]) == {"example.org": second}
 
 
 def test_a_list_that_tests_overrides_one_that_enforces():
     first, second = entry("example.org"), entry("example.org", mode=Mode.TESTING)
 
-    assert table.merged([[first], [second]]) == {"example.org": second}
+    assert policy_map.merged([[first], [second]]) == {"example.org": second}
 
 
 def test_what_a_list_only_tests_does_not_end_what_mta_sts_enforces():
     first = entry("example.org", age=86400)
     second = entry("example.org", mode=Mode.TESTING)
 
-    assert table.merged([[first], [second]]) == {"example.org": first}
+    assert policy_map.merged([[first], [second]]) == {"example.org": first}
 
 
 def test_of_two_that_test_the_list_counts():
     first = entry("example.org", age=86400, mode=Mode.TESTING)
     second = entry("example.org", mode=Mode.TESTING)
 
-    assert table.merged([[first], [second]]) == {"example.org": second}
+    assert policy_map.merged([[first], [second]]) == {"example.org": second}
 
 
 # Written and read
@@ -154,20 +161,20 @@ SETTINGS = st.builds(
 
 @given(st.lists(ENTRIES, max_size=5), SETTINGS, st.booleans())
 def test_reading_a_table_gives_what_was_written(found, settings, dane):
-    merged = table.merged([found])
-    text = io.StringIO(table.render(settings, merged, NEWEST, dane=dane).decode())
+    merged = policy_map.merged([found])
+    text = io.StringIO(policy_map.render(settings, merged, NEWEST, dane=dane).decode())
 
-    header = table.header(text, PATH)
+    header = policy_map.header(text, PATH)
 
     until = min((one.expires for one in merged.values()), default=None)
-    assert header == table.Header(settings, until, dane)
-    assert {one.domain: one for one in table.parse(text, Path("/table"))} == merged
+    assert header == policy_map.Header(settings, until, dane)
+    assert {one.domain: one for one in policy_map.parse(text, Path("/table"))} == merged
 
 
 @pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])
 def test_a_table_that_is_not_ours_stays(text):
     with pytest.raises(Error, match="was not written by this plugin and stays"):
-        table.header(io.StringIO(text), PATH)
+        policy_map.header(io.StringIO(text), PATH)
 
 
 HOSTILE = st.text(
@@ -178,15 +185,15 @@ HOSTILE = st.text(
 @given(HOSTILE, HOSTILE)
 def test_no_name_ends_an_entry_or_begins_another(domain, mx):
     try:
-        name = model.domain(domain, "d")
-        pattern = model.pattern(mx, "m", "*.")
+        name = parse_domain(domain, "d")
+        pattern = parse_pattern(mx, "m", "*.")
     except PolicyError:
         return
     about, demand, *unicode = lines(entry(name, pattern))
 
     assert demand == f"{name} secure match={pattern} servername=hostname"
     assert about.startswith("# enforce")
-    keys = [key for key in [table.unicode_key(name)] if key]
+    keys = [key for key in [policy_map.unicode_key(name)] if key]
     assert unicode == [demand.replace(name, key, 1) for key in keys]
     assert [each.split() for each in keys] == [[each] for each in keys]
 
@@ -195,8 +202,8 @@ def test_no_name_ends_an_entry_or_begins_another(domain, mx):
 def test_postfix_finds_what_was_meant_and_no_more(form, stopped_postfix):
     found = [entry(f"d{at}.example.org", ".example.net") for at in range(300)]
     found += [entry("tested.example.org", mode=Mode.TESTING)]
-    path = stopped_postfix.config_dir / table.NAME
-    path.write_bytes(table.render(Settings(), table.merged([found]), (3, 7)))
+    path = stopped_postfix.config_dir / policy_map.NAME
+    path.write_bytes(policy_map.render(Settings(), policy_map.merged([found]), (3, 7)))
     postfix = Postfix(stopped_postfix.config_dir)
     if form != "texthash":
         postfix.map(f"{form}:{path}")
@@ -214,13 +221,13 @@ def test_postfix_finds_what_was_meant_and_no_more(form, stopped_postfix):
 def test_an_entry_for_a_parent_counts_too():
     domains = {"a.example.org", "b.example.net", "example.org"}
 
-    found = wiring.overruled(domains, {".example.org", "b.example.net"})
+    found = main_cf.overruled(domains, {".example.org", "b.example.net"})
 
     assert found == {"a.example.org", "b.example.net"}
 
 
 def test_what_is_looked_up_for_a_domain():
-    assert wiring.keys("a.b.org") == ["a.b.org", ".b.org", ".org"]
+    assert main_cf.keys("a.b.org") == ["a.b.org", ".b.org", ".org"]
 
 
 def options(**given: object):
@@ -265,6 +272,6 @@ def test_an_entry_of_any_length_that_was_edited_is_shortened_in_a_message(until)
     text = [f"# enforce until {until} from it\n", f"{'a.' * 10**6}b secure match=a\n"]
 
     with pytest.raises(Error, match="was edited") as caught:
-        list(table.parse(text, Path("/table")))
+        list(policy_map.parse(text, Path("/table")))
 
     assert len(caught.value.message) < 200

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.configuration import Service
-from certbot_postfix.errors import (
-    Error,
-    MisconfiguredError,
-    MissingError,
-    ProgramError,
-)
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.errors import Error, MisconfiguredError, MissingError, ProgramError
+from certbot_postfix.postfix.configuration import Service
+from certbot_postfix.postfix.instance import Postfix
 
 
 @pytest.fixture
@@ -387,7 +382,7 @@ def test_main_cf_is_the_file_behind_all_links(tmp_path):
 READ = """
 import sys
 from pathlib import Path
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix.instance import Postfix
 
 postfix = Postfix(Path(sys.argv[1]), postconf="/usr/sbin/postconf")
 sys.stdout.buffer.write(postfix.read().value("smtpd_banner").encode(errors="replace"))
@@ -423,7 +418,7 @@ def test_the_environment_does_not_matter(stopped_postfix, environment):
 EDIT = """
 import sys
 from pathlib import Path
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix.instance import Postfix
 
 Postfix(Path(sys.argv[1]), postconf=sys.argv[2]).edit({"a": "1"})
 """

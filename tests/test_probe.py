@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from certbot_postfix import baseline
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
-from certbot_postfix.probe import Question, look
-from certbot_postfix.verification import clauses, verify
+from certbot_postfix.tls import baseline
+from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import Question, look
+from certbot_postfix.tls.verification import clauses, verify
 from tests.lab import Authority, Issued, pki
 
 # What one client is told; the first argument is the connection.

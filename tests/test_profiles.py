@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import profiles
+from certbot_postfix import options
 
 
 def parse(*args: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    profiles.declare(
+    options.declare(
         lambda name, **settings: parser.add_argument(f"--{name}", **settings)
     )
     return parser.parse_args(args)
@@ -53,7 +53,7 @@ def test_no_other_word_says_when_names_are_served(capsys):
 def advised(*args: str) -> list[str]:
     """Return what is advised to who gave *args*."""
     options = vars(parse(*args))
-    return profiles.given(
+    return options.given(
         lambda name: f"postfix-{name}", lambda name: options[name.replace("-", "_")]
     )
 

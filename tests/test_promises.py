@@ -4,16 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import sni
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration
-from certbot_postfix.promises import (
-    Promise,
-    fallen_back,
-    promised,
-    restored,
-    sampled,
-)
+from certbot_postfix.inbound.expectations import fallen_back, promised, restored
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
+from certbot_postfix.postfix.questions import Promise, sampled
+from certbot_postfix.tls.certificates import Certificate
 from tests.test_placement import HOST, MX, MX_RSA, SHOP, SHOP_RSA, WEB, files, lineage
 from tests.test_rules import configured
 
@@ -110,7 +104,7 @@ def test_what_is_not_served_anywhere_is_not_promised():
 def test_a_name_that_a_table_of_the_administrator_s_answers_is_not_promised(by_name):
     new = lineage(HOST, WEB)
     table = {HOST: files(new), WEB: files(new)} if by_name else {}
-    configuration = serving(new.path, **{sni.PARAMETER: "hash:/own"})
+    configuration = serving(new.path, **{SNI_MAPS: "hash:/own"})
 
     assert asked(promised(configuration, table, [new], {WEB})) == [
         (None, (new.leaf,)),
@@ -119,7 +113,7 @@ def test_a_name_that_a_table_of_the_administrator_s_answers_is_not_promised(by_n
 
 
 def test_a_wildcard_of_the_administrator_s_answers_for_names_that_have_no_entry():
-    configuration = serving(MX.path, **{sni.PARAMETER: "hash:/own"})
+    configuration = serving(MX.path, **{SNI_MAPS: "hash:/own"})
 
     assert asked(promised(configuration, {}, [MX], {".example.org"})) == [
         (None, (MX.leaf,))

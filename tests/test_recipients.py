@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy import sources as seam
-from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
-from certbot_postfix.policy.recipients import Recipients, sources
-from certbot_postfix.policy.sources import Context, Settings, Source
+from certbot_postfix.outbound import sources as seam
+from certbot_postfix.outbound.mta_sts import Recipients, sources
+from certbot_postfix.outbound.sources import Context, Settings, Source
 from tests.lab import Authority, base_directory
 from tests.lab.network import POLICIES, Network
 
@@ -29,9 +29,9 @@ LOOK = """
 import json, sys
 from datetime import datetime, timezone
 from pathlib import Path
-from certbot_postfix.policy.model import PolicyError
-from certbot_postfix.policy.recipients import Recipients
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.formats.policy import PolicyError
+from certbot_postfix.outbound.mta_sts import Recipients
+from certbot_postfix.outbound.sources import Context, Settings
 base, at = Path(sys.argv[1]), datetime.fromtimestamp(float(sys.argv[2]), timezone.utc)
 settings = Settings(domains=str(base / "domains"))
 source = Recipients(Context(settings, base / "kept", base / "authorities.pem"))

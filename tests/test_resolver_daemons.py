@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from certbot_postfix.policy.fitness import Daemon, unfit
+from certbot_postfix.outbound.fitness import Daemon, unfit
 from tests.lab import COMMAND
 from tests.lab.network import RESOLVER
 from tests.test_outbound_mail import (

@@ -9,8 +9,8 @@ import dns.flags
 import dns.message
 import pytest
 
-from certbot_postfix.configuration import Service
-from certbot_postfix.policy.resolver import hindrance, nameservers
+from certbot_postfix.outbound.dnssec import hindrance, nameservers
+from certbot_postfix.postfix.configuration import Service
 from tests.test_configuration import configured
 
 

@@ -13,18 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbot_postfix import rules
-from certbot_postfix.configuration import Configuration, Service, version
-from certbot_postfix.plan import Wanted, decide
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import (
-    CLIENT_LEVELS,
-    Change,
-    CommentOut,
-    Decision,
-    Kept,
-    stricter,
-)
+from certbot_postfix.inbound.main_cf import Wanted, decide
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix import tls_levels
+from certbot_postfix.postfix.configuration import Configuration, Service, version
+from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept
+from certbot_postfix.postfix.profiles import intermediate
+from certbot_postfix.postfix.tls_levels import CLIENT_LEVELS, stricter
 
 RELEASES = (
     "2.11.0",
@@ -173,8 +168,8 @@ def changes(decisions) -> dict[str, str]:
     return {item.name: item.new for item in decisions if isinstance(item, Change)}
 
 
-def intermediate(explicit=None, **facts) -> dict[str, str]:
-    return changes(rules.intermediate(configured(explicit, **facts)))
+def hardened(explicit=None, **facts) -> dict[str, str]:
+    return changes(intermediate.intermediate(configured(explicit, **facts)))
 
 
 def kept(decisions) -> dict[str, str]:
@@ -267,7 +262,7 @@ def test_stricter_than_the_stricter_is_stricter(one, two, three):
     ],
 )
 def test_the_client_is_raised_only_to_what_is_plainly_stricter(explicit, wanted, new):
-    decisions = rules.raise_client(configured(explicit), ClientLevel(wanted))
+    decisions = tls_levels.raise_client(configured(explicit), ClientLevel(wanted))
 
     assert changes(decisions).get("smtp_tls_security_level") == new
 
@@ -284,7 +279,7 @@ def test_the_client_is_raised_only_to_what_is_plainly_stricter(explicit, wanted,
 def test_a_client_level_that_stays_for_a_reason_is_told(now, wanted, told):
     configuration = configured({"smtp_tls_security_level": now})
 
-    decisions = list(rules.raise_client(configuration, ClientLevel(wanted)))
+    decisions = list(tls_levels.raise_client(configuration, ClientLevel(wanted)))
 
     assert kept(decisions) == ({"smtp_tls_security_level": now} if told else {})
 
@@ -316,7 +311,7 @@ def test_a_client_level_that_stays_for_a_reason_is_told(now, wanted, told):
     ],
 )
 def test_the_server_is_made_to_offer_tls_and_no_more(explicit, new):
-    decisions = rules.offer_tls(configured(explicit))
+    decisions = tls_levels.offer_tls(configured(explicit))
 
     assert changes(decisions).get("smtpd_tls_security_level") == new
 
@@ -392,7 +387,7 @@ def test_intermediate_is_spoken_in_the_words_of_the_release(
     if curves:
         expected["tls_eecdh_auto_curves"] = curves
 
-    assert intermediate(release=release, openssl=openssl) == expected
+    assert hardened(release=release, openssl=openssl) == expected
 
 
 @pytest.mark.parametrize(
@@ -413,18 +408,18 @@ def test_the_hybrid_curve_is_named_only_where_it_is_known(release, library, curv
     built = configured(release=release, openssl="3.4.1")
     configuration = replace(built, tls_library=library)
 
-    written = changes(rules.intermediate(configuration))["tls_eecdh_auto_curves"]
+    written = changes(intermediate.intermediate(configuration))["tls_eecdh_auto_curves"]
 
     assert re.split("[ :]", written) == curves.split()
 
 
 @pytest.mark.parametrize("number", ["0x0303", "0x303", "0303", "303"])
 def test_a_bound_may_be_a_number_in_all_forms_that_postfix_knows(number):
-    assert rules.protocols(f">={number}") == {"TLSv1.2", "TLSv1.3"}
+    assert intermediate.protocols(f">={number}") == {"TLSv1.2", "TLSv1.3"}
 
 
 def test_a_number_that_is_no_bound_cannot_be_read():
-    assert rules.protocols("0x0303") is None
+    assert intermediate.protocols("0x0303") is None
 
 
 @pytest.mark.parametrize(
@@ -448,14 +443,14 @@ def test_a_number_that_is_no_bound_cannot_be_read():
     ],
 )
 def test_old_protocols_go_and_no_modern_one_comes(name, value, new):
-    assert intermediate({name: value}).get(name) == new
+    assert hardened({name: value}).get(name) == new
 
 
 @pytest.mark.parametrize("value", ["<=TLSv1.1", "SSLv3", "TLSv9", ">=", "!SSLv2, odd"])
 def test_protocols_that_cannot_be_raised_are_kept_and_told(value):
     configuration = configured({"smtpd_tls_protocols": value})
 
-    decisions = list(rules.intermediate(configuration))
+    decisions = list(intermediate.intermediate(configuration))
 
     assert "smtpd_tls_protocols" not in changes(decisions)
     assert kept(decisions)["smtpd_tls_protocols"] == value
@@ -468,7 +463,7 @@ def test_protocols_that_cannot_be_raised_are_kept_and_told(value):
 def test_a_cipher_grade_is_raised_to_medium(value, new):
     name = "smtpd_tls_mandatory_ciphers"
 
-    assert intermediate({name: value}).get(name) == new
+    assert hardened({name: value}).get(name) == new
 
 
 OURS = INTERMEDIATE["tls_medium_cipherlist"]
@@ -492,7 +487,7 @@ OURS = INTERMEDIATE["tls_medium_cipherlist"]
 def test_a_cipher_list_of_the_administrator_is_only_narrowed(value, new):
     name = "tls_medium_cipherlist"
 
-    assert intermediate({name: value}).get(name) == new
+    assert hardened({name: value}).get(name) == new
 
 
 @pytest.mark.parametrize(
@@ -508,13 +503,13 @@ def test_a_cipher_list_of_the_administrator_is_only_narrowed(value, new):
 def test_curves_of_the_administrator_are_only_narrowed(value, new):
     name = "tls_eecdh_auto_curves"
 
-    assert intermediate({name: value}).get(name) == new
+    assert hardened({name: value}).get(name) == new
 
 
 def test_the_preference_of_the_server_is_kept_and_told():
     configuration = configured({"tls_preempt_cipherlist": "yes"})
 
-    decisions = list(rules.intermediate(configuration))
+    decisions = list(intermediate.intermediate(configuration))
 
     assert kept(decisions) == {"tls_preempt_cipherlist": "yes"}
 
@@ -532,14 +527,14 @@ def test_the_preference_of_the_server_is_kept_and_told():
     ],
 )
 def test_a_level_with_names_is_raised_to_1_and_keeps_its_names(level, louder):
-    written = intermediate({"smtp_tls_loglevel": level})
+    written = hardened({"smtp_tls_loglevel": level})
 
     assert written.get("smtp_tls_loglevel") == louder
 
 
 @pytest.mark.parametrize("level", ["1", "2", "4"])
 def test_a_louder_log_stays_as_loud(level):
-    assert "smtpd_tls_loglevel" not in intermediate({"smtpd_tls_loglevel": level})
+    assert "smtpd_tls_loglevel" not in hardened({"smtpd_tls_loglevel": level})
 
 
 @pytest.mark.parametrize(
@@ -556,7 +551,7 @@ def test_a_louder_log_stays_as_loud(level):
 def test_a_client_without_authorities_gets_those_of_the_machine(
     explicit, ca_bundle, new
 ):
-    assert intermediate(explicit, ca_bundle=ca_bundle).get("smtp_tls_CAfile") == new
+    assert hardened(explicit, ca_bundle=ca_bundle).get("smtp_tls_CAfile") == new
 
 
 # Laws

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import plan, screening
-from certbot_postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.errors import Error, ProofError
-from certbot_postfix.plan import Wanted
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.profiles import ClientLevel, Profile
-from certbot_postfix.rules import Change, CommentOut
+from certbot_postfix.inbound import main_cf
+from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix import screening
+from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
+from certbot_postfix.postfix.decisions import Change, CommentOut
+from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import conclusion
-from certbot_postfix.status.deadline import Deadline
 from certbot_postfix.status.examination import examine
+from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
 from tests.lab.postfix import STRANGER
 from tests.test_deployment import LEAST, NAME, Checkpoint, Scene, bundle
@@ -78,7 +79,7 @@ PRESENT: dict[str, str] = {}
 def decided(configuration: Configuration) -> dict[str, str | None]:
     """Return what becomes of the parameters, None of one that is commented out."""
     level = ClientLevel.KEEP
-    decisions = plan.decide(configuration, SERVED, Profile.CERTIFICATE, level)
+    decisions = main_cf.decide(configuration, SERVED, Profile.CERTIFICATE, level)
     return {
         each.name: each.new if isinstance(each, Change) else None
         for each in decisions

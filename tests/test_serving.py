@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import ProofError, UnansweredError
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.promises import Promise
-from certbot_postfix.serving import Serving
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.questions import Promise
+from certbot_postfix.postfix.serving import Serving
+from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority, PrivatePostfix
 from tests.lab.machine import LOOPBACK, wait_until
 from tests.lab.postfix import SERVICES

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbot_postfix import maplist, sni
 from certbot_postfix.errors import Error
+from certbot_postfix.inbound import sni
+from certbot_postfix.postfix import maps
+from certbot_postfix.postfix.configuration import SNI_MAPS
 from tests.test_rules import configured
 
 TABLE = Path("/etc/postfix/certbot_sni")
@@ -400,12 +402,10 @@ UNION = "unionmap:{texthash:/a, inline:{x=/x}}"
     ],
 )
 def test_our_table_is_found_and_those_that_are_asked_before_it(value, form, before):
-    configuration = configured(
-        {sni.PARAMETER: value, "config_directory": str(TABLE.parent)}
-    )
+    configuration = configured({SNI_MAPS: value, "config_directory": str(TABLE.parent)})
 
-    assert maplist.form(configuration.value(sni.PARAMETER), TABLE) == form
-    assert maplist.before(configuration.value(sni.PARAMETER), TABLE) == before
+    assert maps.form(configuration.value(SNI_MAPS), TABLE) == form
+    assert maps.before(configuration.value(SNI_MAPS), TABLE) == before
 
 
 @pytest.mark.parametrize(
@@ -427,11 +427,11 @@ def test_our_table_is_found_and_those_that_are_asked_before_it(value, form, befo
     ],
 )
 def test_our_table_is_named_where_it_is_or_last(old, new):
-    assert maplist.named(old, TABLE, "texthash") == new
+    assert maps.named(old, TABLE, "texthash") == new
 
 
 def test_a_table_that_is_named_by_reference_is_not_named_twice():
-    new = maplist.named("hash:/own, hash:$config_directory/certbot_sni", TABLE, "cdb")
+    new = maps.named("hash:/own, hash:$config_directory/certbot_sni", TABLE, "cdb")
 
     assert new.count("certbot_sni") == 1
     assert new.startswith("hash:/own, cdb:")
@@ -452,7 +452,7 @@ def test_a_table_that_is_named_by_reference_is_not_named_twice():
     ],
 )
 def test_our_table_is_taken_out_and_no_other(old, new):
-    assert maplist.unnamed(old, TABLE) == new
+    assert maps.unnamed(old, TABLE) == new
 
 
 _OTHERS = st.lists(
@@ -473,10 +473,10 @@ def test_what_was_named_is_found_once_and_can_be_taken_out_again(
 ):
     old, path = comma.join(others), Path("/etc/postfix", name)
 
-    new = maplist.named(old, path, form)
-    configuration = configured({sni.PARAMETER: new})
+    new = maps.named(old, path, form)
+    configuration = configured({SNI_MAPS: new})
 
-    assert maplist.form(configuration.value(sni.PARAMETER), path) == form
-    assert len(maplist.before(configuration.value(sni.PARAMETER), path)) == len(others)
-    assert maplist.named(new, path, form) == new
-    assert maplist.unnamed(new, path) == old
+    assert maps.form(configuration.value(SNI_MAPS), path) == form
+    assert len(maps.before(configuration.value(SNI_MAPS), path)) == len(others)
+    assert maps.named(new, path, form) == new
+    assert maps.unnamed(new, path) == old

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.errors import SignalError
-from certbot_postfix.policy import sources, table
-from certbot_postfix.policy.model import Entry, Mode
-from certbot_postfix.policy.sources import Context, Settings
+from certbot_postfix.formats.policy import Entry, Mode
+from certbot_postfix.outbound import policy_map, sources
+from certbot_postfix.outbound.sources import Context, Settings
 from tests.lab.source import ThirdParty
 
 NOW = datetime(2026, 7, 1, tzinfo=timezone.utc)
@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from zope.interface import implementer
 from certbot_postfix.errors import SignalError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
+from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError
 
 LATER = datetime(2100, 1, 1, tzinfo=timezone.utc)
 POLICY = Policy(Mode.ENFORCE, ("mx.org", ".example.net"))
@@ -89,7 +89,7 @@ def asked(tmp_path: Path) -> tuple[list[str], dict[str, Entry]]:
         failures, known = sources.known(source, NOW, sources.refresh(source, NOW))
         told += failures
         groups.append(known or [])
-    return told, table.merged(groups)
+    return told, policy_map.merged(groups)
 
 
 def test_a_source_that_works_is_followed(third, tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import sni
-from certbot_postfix.policy import gathering, table
-from certbot_postfix.policy.sources import Settings
+from certbot_postfix.inbound import sni
+from certbot_postfix.outbound import collect, policy_map
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix.configuration import SNI_MAPS
 from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage, renew_lineage
 from tests.test_policy_faults import Scene
 
@@ -53,12 +54,12 @@ class Place(Scene):
         self.say(0)
         self.follow("texthash")
         self.bundles = self.certbot.config_dir / "postfix"
-        self.cache = gathering.kept_for(self.path, self.bundles) / "mta-sts.json"
+        self.cache = collect.kept_for(self.path, self.bundles) / "mta-sts.json"
 
     def want(self, **wanted: str) -> None:
         """Let this be wanted beside the list."""
         settings = Settings((str(self.list),), **wanted)
-        self.path.write_bytes(table.render(settings, {}, (3, 7)))
+        self.path.write_bytes(policy_map.render(settings, {}, (3, 7)))
 
     def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
         self.postfix.settle()
@@ -103,7 +104,7 @@ def test_a_refresh_does_not_wait_for_what_is_no_file(place, what, plant: Plant):
 
 @pytest.mark.parametrize("plant", KINDS[:2])
 @pytest.mark.parametrize("words", ["status", "policy show", "deploy", "forget"])
-@pytest.mark.parametrize("name", [table.NAME, sni.NAME, "snakeoil.pem", "main.cf"])
+@pytest.mark.parametrize("name", [policy_map.NAME, sni.NAME, "snakeoil.pem", "main.cf"])
 def test_no_command_waits_for_what_is_no_file(
     place, authority: Authority, name, words, plant: Plant
 ):
@@ -120,7 +121,7 @@ def test_no_command_waits_for_what_is_no_file(
     assert done.returncode in (0, 1, 3)
 
 
-@pytest.mark.parametrize("where", [sni.PARAMETER, "smtp_tls_policy_maps"])
+@pytest.mark.parametrize("where", [SNI_MAPS, "smtp_tls_policy_maps"])
 def test_a_table_of_the_administrator_that_is_no_file_is_named(
     place, authority: Authority, where
 ):

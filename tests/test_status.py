@@ -18,27 +18,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certbot_postfix import cli
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import CHAIN, Configuration, Endpoint, Service
-from certbot_postfix.policy import gathering
-from certbot_postfix.policy import table as policies
-from certbot_postfix.policy.model import Entry, Mode, Policy
-from certbot_postfix.policy.sources import Settings
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.probe import Seen
+from certbot_postfix.formats.policy import Entry, Mode, Policy
+from certbot_postfix.outbound import collect
+from certbot_postfix.outbound import policy_map as policies
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
+from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import conclusion, monitoring, nametables, report, settings
 from certbot_postfix.status.conclusion import Report
-from certbot_postfix.status.deadline import Deadline
-from certbot_postfix.status.evidence import (
-    Answer,
-    Facts,
-    File,
-    Key,
-    NameTable,
-    Unseen,
-)
+from certbot_postfix.status.evidence import Answer, Facts, File, Key, NameTable, Unseen
 from certbot_postfix.status.examination import examine
 from certbot_postfix.status.findings import Code, Finding, merged
+from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import Seen
 from tests.lab import (
     Authority,
     Issued,
@@ -324,7 +318,7 @@ def failing_source(site: Site) -> None:
     path = site.postfix.config_dir / policies.NAME
     site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
-    kept = gathering.kept_for(path, site.bundle.parent)
+    kept = collect.kept_for(path, site.bundle.parent)
     kept.mkdir(parents=True)
     (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
 

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from certbot_postfix import files, sni
-from certbot_postfix.deployment import Deployment, Wish
-from certbot_postfix.lineage import Lineage
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.tables import Tables
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab import (
     Authority,
     Certbot,

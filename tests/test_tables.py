@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import files, sni, tables
 from certbot_postfix.errors import Error
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.tables import Tables
+from certbot_postfix.inbound import sni, sni_map
+from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
 from tests.lab.postmap import Call, Postmap
@@ -601,8 +602,8 @@ def test_without_space_for_a_copy_the_old_database_stays(place, form):
 KILLED = """
 import sys
 from pathlib import Path
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.tables import Tables
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.inbound.sni_map import Tables
 directory, programs, form, *changed = sys.argv[1:]
 tables = Tables(Postfix(Path(directory), postconf=f"{programs}/postconf"))
 tables.build(form, tables.read(), changed or None)
@@ -675,7 +676,7 @@ def test_after_a_power_cut_the_next_run_removes_what_is_left(
         ]
         assert [(entry.kind, entry.mode) for entry in left] == [("directory", 0o700)]
 
-        tables.sweep(place.tables.postfix)
+        sni_map.sweep(place.tables.postfix)
         assert snapshot(place.directory) == before
 
     place.postmap.kill_at(found[-1], with_parent=True)
@@ -694,7 +695,7 @@ def test_a_text_that_was_half_written_hinders_nobody(place, form):
     before = snapshot(place.directory)
     files.temporary(place.path).write_text(sni.HEADER.decode()[:20])
 
-    tables.sweep(place.tables.postfix)
+    sni_map.sweep(place.tables.postfix)
 
     assert snapshot(place.directory) == before
     files.temporary(place.path).write_text(sni.HEADER.decode()[:20])

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 from certbot.reverter import Reverter
 
-from certbot_postfix import files, sni, transaction
+from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error, MisconfiguredError
-from certbot_postfix.plan import Edit, Plan
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.rules import Change, CommentOut, Kept, Remove
+from certbot_postfix.inbound import sni
+from certbot_postfix.postfix.decisions import Change, CommentOut, Kept, Remove
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from tests.lab.postfix import snapshot
 
 DECISIONS = (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from certbot_postfix import sni
-from certbot_postfix.policy import outbound
+from certbot_postfix.inbound import sni
+from certbot_postfix.outbound import update
 from tests.lab import Authority, Issued, install_lineage, renew_lineage
 from tests.lab.machine import accepts, wait_until
 from tests.lab.postfix import shown
@@ -35,7 +35,7 @@ pytestmark = [
 NAME = "mx.example.org"
 # So many that both maps are databases.
 SHOP = ["shop.example.net", *(f"m{at}.example.net" for at in range(sni.LARGE))]
-DOMAINS = [f"domain{at}.example.org" for at in range(outbound.LARGE + 1)]
+DOMAINS = [f"domain{at}.example.org" for at in range(update.LARGE + 1)]
 LIST = LETSENCRYPT / "list.json"
 MAPS = [ETC / "certbot_sni", ETC / "certbot_tls_policy"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from certbot_postfix.certificates import Certificate
 from certbot_postfix.status import diagnosis, freshness, keyfiles, outgoing, settings
 from certbot_postfix.status.evidence import Answer, Facts, Unseen
 from certbot_postfix.status.findings import Code, Finding, merged
+from certbot_postfix.tls.certificates import Certificate
 
 # What makes TLS fail where the file is named.
 _BREAKING = (Code.FILE_MISSING, Code.FILE_UNUSABLE, Code.KEY_MISMATCH)

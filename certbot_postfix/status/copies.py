@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix.configuration import Configuration
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.status import freshness
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Finding, merged

@@ -7,12 +7,15 @@ a service fails because of its file, a certificate has expired because it is sta
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from certbot_postfix import certificates, chainfiles, configuration, sni
-from certbot_postfix.certificates import UNKNOWN, Certificate
+from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.postfix import configuration
+from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Answer, Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.status.freshness import ends
+from certbot_postfix.tls import certificates
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate
 
 # A certificate ends soon if less than this part of its lifetime is left.  certbot
 # renews when a third is left: for as long again, it has tried in vain.
@@ -263,7 +266,7 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
             each.seen.leaf
             for each in facts.answers
             if each.seen and each.endpoint.service == name and each.server_name is None
-        ] or facts.leaves(chainfiles.configured(facts.configuration, service))
+        ] or facts.leaves(chain_files.configured(facts.configuration, service))
         by_name = facts.leaves(facts.table.get(sni.key(host), ()))
         leaves = [*default, *by_name]
         if (
@@ -308,5 +311,5 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
             " not cover that: clients that verify the name give up",
             "issue the certificate again with these names, or take them out of the"
             " table",
-            (sni.PARAMETER,),
+            (SNI_MAPS,),
         )

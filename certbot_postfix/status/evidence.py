@@ -10,17 +10,18 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix import chainfiles, sni
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import (
+from certbot_postfix.inbound import chain_files
+from certbot_postfix.postfix.configuration import (
     CHAIN,
     LEGACY,
+    SNI_MAPS,
     Configuration,
-    Endpoint,
     Service,
     presenter,
 )
-from certbot_postfix.probe import Seen
+from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import Seen
 
 # What the keys of tables of names stand for: the files of a chain.
 Entries = Mapping[str, tuple[Path, ...]]
@@ -202,7 +203,7 @@ class Facts:
     @cached_property
     def services(self) -> Mapping[str, Service]:
         """The services that show a certificate, by name."""
-        found = chainfiles.with_certificates(self.configuration)
+        found = chain_files.with_certificates(self.configuration)
         return {str(service): service for service in found}
 
     def configured(self, answer: Answer) -> list[Path]:
@@ -210,7 +211,7 @@ class Facts:
         if answer.key in self.table:
             return list(self.table[answer.key])
         service = self.services.get(answer.endpoint.service)
-        return chainfiles.configured(self.configuration, service)
+        return chain_files.configured(self.configuration, service)
 
     def leaf(self, path: Path) -> Certificate | None:
         """Return the leaf certificate in the file *path*, if it could be seen."""
@@ -258,7 +259,7 @@ def chains(
 ) -> list[Chain]:
     """Return every chain that *configuration* or one of the *tables* names, once."""
     found = list(_in_scope(configuration, "smtpd", None))
-    for service in chainfiles.with_certificates(configuration):
+    for service in chain_files.with_certificates(configuration):
         found += _in_scope(configuration, "smtpd", presenter(configuration, service))
     for prefix in CLIENTS:
         found += _in_scope(configuration, prefix, None)
@@ -267,7 +268,7 @@ def chains(
                 found += _in_scope(configuration, prefix, service)
     for table in tables:
         distinct = dict.fromkeys(table.entries.values())
-        found += (Chain(str(table.path), sni.PARAMETER, each) for each in distinct)
+        found += (Chain(str(table.path), SNI_MAPS, each) for each in distinct)
     return list(dict.fromkeys(found))
 
 

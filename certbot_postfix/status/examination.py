@@ -12,14 +12,14 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix import files
-from certbot_postfix.configuration import Configuration, endpoints
-from certbot_postfix.postfix import Postfix
+from certbot_postfix.postfix.configuration import Configuration, endpoints
+from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import outgoing
-from certbot_postfix.status.deadline import Deadline, LateError
 from certbot_postfix.status.evidence import Facts, Unseen
 from certbot_postfix.status.inspection import Inspection
 from certbot_postfix.status.interview import Interview
+from certbot_postfix.system import files
+from certbot_postfix.system.deadline import Deadline, LateError
 
 # The part of the time that is left when files are read, at most.
 _FOR_FILES = 0.5

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.certificates import UNKNOWN, Certificate
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Code, Finding
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate
 
 # The lineages by the names and the type of key of their certificates.
 Index = dict[tuple[frozenset[str], str], list[tuple[str, Certificate]]]

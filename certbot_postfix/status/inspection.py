@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix import certificates, files, sni
-from certbot_postfix.certificates import Certificate
-from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError
+from certbot_postfix.inbound import sni
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.status import evidence, nametables
 from certbot_postfix.status.evidence import File, Key, NameTable, Unseen
+from certbot_postfix.system import files
+from certbot_postfix.tls import certificates
+from certbot_postfix.tls.certificates import Certificate
 
 # More bytes than any file of keys, certificates or authorities has.
 LARGEST = 10_000_000
@@ -72,7 +74,7 @@ class Inspection:
 
     def _look_at_chains(self) -> None:
         found = evidence.chains(self.configuration, self.tables)
-        partly = sum(chain.parameter == sni.PARAMETER for chain in found) > THOROUGH
+        partly = sum(chain.parameter == SNI_MAPS for chain in found) > THOROUGH
         there = self._lineages()
         copies = False
         paths = {path for chain in found if not chain.client for path in chain.files}

@@ -10,12 +10,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix import probe, screening, sni
-from certbot_postfix.configuration import Endpoint, endpoints, with_own_certificate
 from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
-from certbot_postfix.probe import Question
-from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.inbound import sni
+from certbot_postfix.postfix import screening
+from certbot_postfix.postfix.configuration import (
+    SNI_MAPS,
+    endpoints,
+    with_own_certificate,
+)
 from certbot_postfix.status.evidence import Answer, Facts, Unseen
+from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls import probe
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import Question
 
 # Up to so many names are all asked for; of more, one name each of so many chains.
 NAMES = 50
@@ -112,8 +119,8 @@ class Interview:
     def _own_table(self, endpoint: Endpoint) -> bool:
         configuration = self.known.configuration
         service = self.known.services[endpoint.service]
-        value = configuration.value(sni.PARAMETER, service)
-        return value != configuration.value(sni.PARAMETER)
+        value = configuration.value(SNI_MAPS, service)
+        return value != configuration.value(SNI_MAPS)
 
     def _names(self) -> dict[str, str]:
         """Return which names are asked for, by key."""
@@ -129,7 +136,7 @@ class Interview:
                 f"the tables have {len(table)} names with {len(by_chain)} chains: one"
                 f" name was asked for of each of {len(chains)} chains"
             )
-        elif self.known.configuration.value(sni.PARAMETER):
+        elif self.known.configuration.value(SNI_MAPS):
             host = self.known.configuration.value("myhostname")
             return {"": host}
         return {by_chain[chain]: sni.asked(by_chain[chain], table) for chain in chains}

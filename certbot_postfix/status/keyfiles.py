@@ -8,11 +8,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from certbot_postfix import purposes, sni
-from certbot_postfix.certificates import Certificate
+from certbot_postfix.inbound import sni
+from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Chain, Facts, File, Key
 from certbot_postfix.status.findings import Code, Finding, missing
+from certbot_postfix.tls import purposes
+from certbot_postfix.tls.certificates import Certificate
 
 
 def of_files(facts: Facts) -> Iterator[Finding]:
@@ -28,7 +30,7 @@ def of_files(facts: Facts) -> Iterator[Finding]:
     for table in facts.tables:
         if not table.usable:
             told = "who asks for any server name gets no certificate"
-            yield missing(table.path, told, f"{sni.PARAMETER} in main.cf")
+            yield missing(table.path, told, f"{SNI_MAPS} in main.cf")
     yield from _readable(facts)
 
 
@@ -42,7 +44,7 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
     absent = [file.path for file in files if not file.exists]
     for path in absent:
         name = facts.lineage(path) if path.parent == facts.bundles else ""
-        if chain.parameter == sni.PARAMETER:
+        if chain.parameter == SNI_MAPS:
             consequence = "clients that request its names get the default certificate"
         if name and facts.lineages.get(name):
             hint = f"certbot-postfix deploy --cert-name {name}"

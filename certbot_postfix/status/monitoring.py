@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from certbot_postfix.certificates import UNKNOWN
-from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
 from certbot_postfix.status.conclusion import Report, Row, Used
 from certbot_postfix.status.findings import Code
 from certbot_postfix.status.report import address
+from certbot_postfix.tls.certificates import UNKNOWN
+from certbot_postfix.tls.endpoints import Endpoint
 
 # Of the JSON document: it changes when a key goes, or means something else.
 VERSION = 1

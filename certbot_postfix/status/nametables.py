@@ -6,18 +6,18 @@ Pure.
 import re
 from pathlib import Path
 
-from certbot_postfix import maptypes, sni
-from certbot_postfix.configuration import Configuration
+from certbot_postfix.postfix import map_types
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 
 
 def named(configuration: Configuration) -> list[tuple[str, Path]]:
     """Return the tables in files that tls_server_sni_maps of main.cf names."""
-    value = configuration.value(sni.PARAMETER)
+    value = configuration.value(SNI_MAPS)
     found = re.findall(r"([\w-]+):(/[^\s,{}]+)", value)
     return [(form, Path(path)) for form, path in found if form in _TEXTUAL]
 
 
-_TEXTUAL = ("texthash", *maptypes.DATABASES)
+_TEXTUAL = ("texthash", *map_types.DATABASES)
 
 
 def entries(text: bytes) -> dict[str, tuple[Path, ...]]:

@@ -6,15 +6,15 @@ Where a table of smtp_tls_policy_maps cannot be asked, mail to every domain is d
 from collections.abc import Iterator
 from pathlib import Path
 
-from certbot_postfix import maplist, rules
-from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import Error
-from certbot_postfix.policy import fitness, gathering, resolver, service, wiring
-from certbot_postfix.policy import table as policies
-from certbot_postfix.postfix import Postfix
-from certbot_postfix.status.deadline import Deadline
+from certbot_postfix.outbound import collect, dnssec, fitness, main_cf, resolver_daemon
+from certbot_postfix.outbound import policy_map as policies
+from certbot_postfix.postfix import maps, tls_levels
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status.evidence import Facts, PolicyTable
 from certbot_postfix.status.findings import Code, Finding
+from certbot_postfix.system.deadline import Deadline
 
 # For so many entries it is found out where their mail goes.
 _MOST = 1000
@@ -31,25 +31,25 @@ def look(
     """Yield the tables of policies that main.cf names, each asked once, and ours."""
     value = configuration.value(policies.PARAMETER)
     path = configuration.directory / policies.NAME
-    for name in maplist.listed(value):
+    for name in maps.listed(value):
         seconds = min(_SECONDS, deadline.left * _PART)
-        if name in service.named(configuration):
+        if name in resolver_daemon.named(configuration):
             yield _daemon(postfix, configuration, name, deadline)
             continue
-        fault = service.fault(postfix, name, seconds)
-        if maplist.form(name, path):
-            until, failures = None, gathering.failures(path, bundles)
+        fault = resolver_daemon.fault(postfix, name, seconds)
+        if maps.form(name, path):
+            until, failures = None, collect.failures(path, bundles)
             void: list[str] = []
             try:
-                until = gathering.until(path)
-                domains = gathering.enforced(path, _MOST)
-                void = gathering.bypassed(postfix, configuration, path, domains)
+                until = collect.until(path)
+                domains = collect.enforced(path, _MOST)
+                void = collect.bypassed(postfix, configuration, path, domains)
             except Error as error:
                 failures = [error.message, *failures]
             yield PolicyTable(name, fault, until, tuple(failures), void=tuple(void))
         else:
             yield PolicyTable(name, fault)
-    if path.exists() and not maplist.form(value, path):
+    if path.exists() and not maps.form(value, path):
         yield PolicyTable(str(path), "", unused=True)
 
 
@@ -72,11 +72,11 @@ def _daemon(
 
 def dane(configuration: Configuration, deadline: Deadline) -> str:
     """Return why the level dane is in vain, "" if it is not, or not in use."""
-    if not wiring.prefers_dane(configuration):
+    if not main_cf.prefers_dane(configuration):
         return ""
-    level = rules.client_level(configuration)
+    level = tls_levels.client_level(configuration)
     return deadline.within(
-        lambda: resolver.without_dane(configuration, level), "ask the resolvers", _PART
+        lambda: dnssec.without_dane(configuration, level), "ask the resolvers", _PART
     )
 
 

@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
 
-from certbot_postfix.certificates import UNKNOWN, Certificate
-from certbot_postfix.configuration import Endpoint
 from certbot_postfix.errors import printable
 from certbot_postfix.status.conclusion import Report, Row, Used
 from certbot_postfix.status.findings import Finding
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate
+from certbot_postfix.tls.endpoints import Endpoint
 
 # Columns of the table for people.
 WIDTH = 100

@@ -7,17 +7,19 @@ deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
 import ipaddress
 from collections.abc import Iterator
 
-from certbot_postfix import chainfiles, maplist, maptypes, screening, sni
-from certbot_postfix.configuration import (
+from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.outbound import main_cf
+from certbot_postfix.outbound import policy_map as policies
+from certbot_postfix.postfix import map_types, maps, screening
+from certbot_postfix.postfix.configuration import (
     CHAIN,
     LEGACY,
+    SNI_MAPS,
     Configuration,
     Service,
     address,
     own_certificate,
 )
-from certbot_postfix.policy import table as policies
-from certbot_postfix.policy import wiring
 from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Code, Finding
@@ -36,7 +38,7 @@ def of_parameters(facts: Facts) -> Iterator[Finding]:
         for each in configuration.services
         if each.kind == "inet" and each.command in ("smtpd", "postscreen")
     ]
-    if network and not chainfiles.with_certificates(configuration):
+    if network and not chain_files.with_certificates(configuration):
         if any(
             configuration.value(f"{each.command}_upstream_proxy_protocol", each)
             for each in network
@@ -70,11 +72,11 @@ def _deprecated(configuration: Configuration) -> Iterator[Finding]:
                 DEPRECATED[name],
                 (place,),
             )
-    ours = ((sni.PARAMETER, sni.NAME), (policies.PARAMETER, policies.NAME))
+    ours = ((SNI_MAPS, sni.NAME), (policies.PARAMETER, policies.NAME))
     for parameter, table in ours:
         path = configuration.directory / table
-        now = maplist.form(configuration.value(parameter), path)
-        if maptypes.leaving(configuration, now):
+        now = maps.form(configuration.value(parameter), path)
+        if map_types.leaving(configuration, now):
             yield Finding(
                 Code.DEPRECATED,
                 f"{now}:{path}",
@@ -174,8 +176,8 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
             if names:
                 yield _override(str(service), names)
     path = configuration.directory / policies.NAME
-    if maplist.form(configuration.value(policies.PARAMETER), path):
-        for each in wiring.overrides(configuration, path):
+    if maps.form(configuration.value(policies.PARAMETER), path):
+        for each in main_cf.overrides(configuration, path):
             yield _override(each.service, [each.name])
 
 
@@ -192,22 +194,22 @@ def _override(service: str, names: list[str]) -> Finding:
 
 def _hiding(facts: Facts, service: Service) -> Iterator[str]:
     configuration = facts.configuration
-    default = chainfiles.configured(configuration)
+    default = chain_files.configured(configuration)
     own = own_certificate(configuration, service)
     if (
         own
         and any(path.parent == facts.bundles for path in default)
-        and set(chainfiles.configured(configuration, service)) != set(default)
+        and set(chain_files.configured(configuration, service)) != set(default)
     ):
         yield own
     table = configuration.directory / sni.NAME
-    value = service.overrides.get(sni.PARAMETER)
+    value = service.overrides.get(SNI_MAPS)
     if (
-        maplist.form(configuration.value(sni.PARAMETER), table)
+        maps.form(configuration.value(SNI_MAPS), table)
         and value is not None
         and str(table) not in value
     ):
-        yield sni.PARAMETER
+        yield SNI_MAPS
     level = "smtpd_tls_security_level"
     here = service.overrides.get(level, "").lower()
     everywhere = configuration.value(level).lower()

@@ -8,19 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from certbot_postfix import (
-    certificates,
-    configuration,
-    maplist,
-    postfix,
-    purposes,
-    sni,
-)
-from certbot_postfix.certificates import Bundle, Certificate
-from certbot_postfix.configuration import Configuration
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.policy import mta_sts, starttls_everywhere, table
+from certbot_postfix.formats import mta_sts, starttls_everywhere
+from certbot_postfix.inbound import sni
+from certbot_postfix.outbound import policy_map as outbound_map
+from certbot_postfix.postfix import configuration, instance, maps
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.status import inspection, nametables
+from certbot_postfix.tls import certificates, purposes
+from certbot_postfix.tls.certificates import Bundle, Certificate
 
 SEEDS = Path(__file__).parent / "seeds"
 PATH = Path("/table")
@@ -69,7 +65,7 @@ def mta_sts_record(data: bytes) -> None:
 def sni_map(data: bytes) -> None:
     """Read SNI maps, ours and an administrator's."""
     nametables.entries(data)
-    maplist.listed(data.decode(errors="surrogateescape"))
+    maps.listed(data.decode(errors="surrogateescape"))
     with suppress(Error):
         found = sni.parse(sni.HEADER + data, PATH)
         sni.bundles(found)
@@ -79,17 +75,17 @@ def policy_map(data: bytes) -> None:
     """Read our policy map, as somebody edited it."""
     text = io.StringIO(data.decode(errors="surrogateescape"))
     with suppress(Error):
-        table.header(text, PATH)
-        list(table.parse(text, PATH))
+        outbound_map.header(text, PATH)
+        list(outbound_map.parse(text, PATH))
 
 
 def postconf(data: bytes) -> None:
     """Read what postconf prints; of a service, it prints eight fields."""
     text = data.decode(errors="surrogateescape")
     lines = [line for line in text.split("\n") if len(line.split(None, 7)) == 8]
-    values = {**DEFAULTS, **postfix._pairs(text)}
+    values = {**DEFAULTS, **instance._pairs(text)}
     with suppress(Error):
-        services = postfix._services("\n".join(lines), text, text)
+        services = instance._services("\n".join(lines), text, text)
         found = Configuration(Path("/etc/postfix"), DEFAULTS, {}, values, services)
         configuration.endpoints(found)
         configuration.bound(found)

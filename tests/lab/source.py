@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from zope.interface import implementer
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.policy.model import Entry, Mode, Policy, PolicyError
+from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError
 
 SAID = Path(__file__).with_name("said.json")
 

@@ -1,0 +1,1 @@
+"""How files change: one plan, staged, committed, and restored when something fails."""

@@ -1,0 +1,1 @@
+"""What RFCs and others define: parsed and rendered, pure."""

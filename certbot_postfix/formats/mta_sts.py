@@ -1,0 +1,117 @@
+"""What a domain publishes for MTA-STS: the TXT record and the policy, RFC 8461.
+
+Pure: what was received in, values out; raises `PolicyError`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from certbot_postfix.formats.policy import Mode, PolicyError, parse_patterns, shown
+
+# Section 3.2: about a year.  A longer one is cut to that.
+LONGEST = 31_557_600
+
+# Section 3.3: a sender may refuse what is longer.
+LARGEST = 64 * 1024
+
+VERSION = "STSv1"
+
+# The grammar of section 3.1.
+_ID = re.compile(r"id=([A-Za-z0-9]{1,32})")
+_EXTENSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}=[!-:<>-~]+")
+
+# That of section 3.2.  VCHAR includes all of UTF-8 there.
+_FIELD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31}):[ \t]*([^\x00-\x20\x7f].*)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_AGE = re.compile(r"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A policy as it is published; *max_age* is how long it may be kept, in seconds."""
+
+    mode: Mode
+    mxs: tuple[str, ...]
+    max_age: int
+
+
+def policy_id(records: Iterable[str]) -> str:
+    """Return the id in the TXT records of ``_mta-sts``; "" if there is no policy.
+
+    Section 3.1: what does not begin as it should is left out, and then exactly one must
+    be left.
+    """
+    ours = [text for text in records if text.startswith(f"v={VERSION};")]
+    if len(ours) != 1:
+        return ""
+    fields = [field.strip(" \t") for field in ours[0].split(";")][1:]
+    if fields and not fields[-1]:
+        del fields[-1]  # the last delimiter may stay
+    ids = [found[1] for field in fields if (found := _ID.fullmatch(field))]
+    others = [field for field in fields if not _ID.fullmatch(field)]
+    if any(
+        field.startswith("id=") or not _EXTENSION.fullmatch(field) for field in others
+    ):
+        return ""
+    return ids[0] if ids else ""  # of a field that is repeated, the first counts
+
+
+def parse(body: bytes, source: str) -> Published:
+    """Read a policy, section 3.2; raise `PolicyError` if it is not valid.
+
+    Fields that are not known are ignored, and so is every one that is repeated, but mx.
+    """
+    if len(body) > LARGEST:
+        raise PolicyError(f"{source}: it is longer than {LARGEST // 1024} KiB")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{source}: it is not in UTF-8") from error
+    fields: dict[str, str] = {}
+    mxs = []
+    for number, line in enumerate(_lines(text), 1):
+        name, value = _field(line, f"{source}, line {number}")
+        if name == "mx":
+            mxs.append(value)
+        else:
+            fields.setdefault(name, value)
+    return _published(fields, mxs, source)
+
+
+def _published(fields: dict[str, str], mxs: list[str], source: str) -> Published:
+    for name in ("version", "mode", "max_age"):
+        if name not in fields:
+            raise PolicyError(f"{source}: it has no {name}")
+    if fields["version"] != VERSION:
+        raise PolicyError(
+            f"{source}: version: {shown(fields['version'])} is not {VERSION}"
+        )
+    mode = next((each for each in Mode if each.value == fields["mode"]), None)
+    if mode is None:
+        raise PolicyError(
+            f"{source}: mode: {shown(fields['mode'])} is not enforce, testing or none"
+        )
+    if not _AGE.fullmatch(fields["max_age"]):
+        raise PolicyError(
+            f"{source}: max_age: {shown(fields['max_age'])} is not a number of seconds"
+        )
+    if mode is not Mode.NONE and not mxs:
+        raise PolicyError(f"{source}: it has no mx")
+    return Published(
+        mode,
+        parse_patterns(mxs, f"{source}: mx", "*."),
+        min(int(fields["max_age"]), LONGEST),
+    )
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.removesuffix("\r").rstrip(" \t") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]  # the last end of line may be missing
+
+
+def _field(line: str, where: str) -> tuple[str, str]:
+    found = _FIELD.fullmatch(line)
+    if not found or _CONTROL.search(found[2]):
+        raise PolicyError(f"{where}: {shown(line)} is not a name, a colon and a value")
+    return found[1], found[2]

@@ -1,0 +1,1 @@
+"""Which certificate is served to whom: installed, renewed, forgotten."""

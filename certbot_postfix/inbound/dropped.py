@@ -1,0 +1,45 @@
+"""Bundles that Postfix's files name no more, as after a panel wrote main.cf anew.
+
+certbot goes on to renew such a lineage, and nobody sees that the old certificate, or
+another one, is served.  That is reported once for each main.cf: a panel may write the
+same text each night.  Starts no program, since certbot asks twice a day for every
+lineage.
+"""
+
+import hashlib
+from pathlib import Path
+
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.lineage import mentions
+from certbot_postfix.system import files
+
+
+def untold(bundle: Path, directory: Path) -> bool:
+    """Whether the files in Postfix's *directory* seem to name *bundle* no more."""
+    main_cf, table = directory / "main.cf", directory / sni.NAME
+    if not bundle.exists() or not main_cf.is_file():
+        return False
+    configured = (main_cf, directory / "master.cf")
+    named = any(mentions(path, bundle) for path in configured)
+    by_name = mentions(table, bundle) and any(
+        sni.NAME.encode() in files.read(path) for path in configured if path.is_file()
+    )
+    return not named and not by_name and _noted(bundle) != _digest(main_cf)
+
+
+def note(bundle: Path) -> Path:
+    """Return where it is noted of which main.cf was told."""
+    return bundle.with_name(f".{bundle.name}.dropped")
+
+
+def tell(bundle: Path, directory: Path) -> None:
+    """Note that it was told of main.cf as it is."""
+    files.replace(note(bundle), _digest(directory / "main.cf"), mode=0o600)
+
+
+def _noted(bundle: Path) -> bytes:
+    return files.read(note(bundle)) if note(bundle).is_file() else b""
+
+
+def _digest(main_cf: Path) -> bytes:
+    return hashlib.sha256(files.read(main_cf)).hexdigest().encode()

@@ -1,0 +1,460 @@
+"""The use cases that certbot's installer and the command share: plan, deploy, renew.
+
+Work is level-triggered: what is deployed is read from Postfix's own configuration, and
+success means that every service showed the certificate in a handshake.  Raises
+`errors.Error`; after a failure Postfix serves what it served before.
+"""
+
+import contextlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Checkpoint
+from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.inbound import chain_files, main_cf, placement, renew, sni, sni_map
+from certbot_postfix.inbound.forget import Removal
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.inbound.placement import Deployed, Placement
+from certbot_postfix.inbound.renew import Family, Renewal
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.inbound.state import Inventory, private_keys
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.outbound import dnssec, fitness, next_hops
+from certbot_postfix.outbound.update import Outbound
+from certbot_postfix.postfix import databases, map_types, tls_levels
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, names
+from certbot_postfix.postfix.decisions import Change, Decision, Override
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.questions import Purpose
+from certbot_postfix.postfix.serving import Serving
+from certbot_postfix.status import copies
+from certbot_postfix.system import files, signals
+from certbot_postfix.tls import baseline
+from certbot_postfix.tls.certificates import Bundle, Certificate
+
+logger = named_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the administrator wants of a deployment.
+
+    With *by_name*, a lineage may be served to those only who ask for its names; with
+    *replace*, certificates of the administrator's own may go out of service.
+    """
+
+    profile: Profile = Profile.OPPORTUNISTIC
+    client: ClientLevel = ClientLevel.MAY
+    by_name: bool = True
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan, the table of names in it, and the bundle that goes with it.
+
+    *family* are the other instances that use the bundle; *notes* say what is to be
+    known, and asks for nothing.
+    """
+
+    plan: Plan
+    table: Table
+    path: Path
+    bundle: Bundle
+    family: Family
+    stale: bool
+    warnings: list[str]
+    overrides: list[Override]
+    notes: list[str]
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither Postfix's files nor the bundle would change."""
+        return self.plan.empty and not self.stale
+
+
+class Deployment:
+    """What can be done to one Postfix instance.
+
+    *bundles* is our directory below certbot's, *staging* the place for staged copies,
+    *timeout* the seconds in which a certificate must be served; 0 asks for no proof.
+    """
+
+    def __init__(
+        self,
+        postfix: Postfix,
+        bundles: Path,
+        *,
+        staging: Path | None = None,
+        timeout: float = 20,
+        say: Callable[[str], None] = logger.info,
+    ) -> None:
+        self.postfix = postfix
+        self.bundles = bundles
+        self.staging = staging
+        self.say = say
+        self.inventory = Inventory(postfix, bundles)
+        self.tables = self.inventory.tables
+        self.serving = Serving(postfix, timeout, say)
+        self.renewal = Renewal(self.inventory, self.serving)
+        self.outbound = Outbound(self.inventory, self.serving, staging)
+        self.written = False
+        self.kept = bundles / "main.cf.before-rollback"
+        self._before: Table | None = None  # the table, before anything was undone
+        self._undone: list[Path] = []
+        self._replaced: set[Path] = set()  # bundles, by this process
+        self._restored: set[Path] = set()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration as it was when it was last read."""
+        return self.inventory.configuration
+
+    def names(self) -> set[str]:
+        """Return the public names by which the server calls itself."""
+        return names(self.configuration)
+
+    def propose(self, lineage: Lineage, wish: Wish) -> Proposal:
+        """Plan the deployment of *lineage*; nothing live changes."""
+        path = self.inventory.path_of(lineage)
+        bundle, warnings = renew.judged(self.inventory, lineage)
+        family = Family(self.inventory, [lineage])
+        family.judge(lineage)
+        new = Deployed(path, bundle.leaf)
+        placed = self._placed(new, wish)
+        now = datetime.now(timezone.utc)
+        displaced = [each.leaf for each in placed.displaced]
+        lineages = self._leaves() if displaced else {}
+        warnings += main_cf.lost(bundle.leaf, displaced, placed.table, now, lineages)
+        warnings += self._conflicts(sni.keys_with(placed.table, str(path)))
+        before = self.tables.text()
+        if before is not None and placed.table:
+            sni.parse(before, self.tables.path)  # it must be ours
+        after = sni.render(placed.table) if placed.table else before
+        form = ""
+        if placed.table:
+            size = len(placed.table)
+            form = map_types.chosen(
+                self.postfix,
+                self.configuration,
+                self.inventory.form,
+                size,
+                sni.LARGE,
+            )
+        warnings += self._resolvers(wish)
+        kept = self._kept(placed)
+        wanted = Wanted(placed.chain, self.tables.path, form, kept)
+        decisions = main_cf.decide(
+            self.configuration, wanted, wish.profile, wish.client
+        )
+        warnings += self._next_hops(decisions)
+        edit_of_main_cf = transaction.stage(self.postfix, decisions, self.staging)
+        planned = Plan(
+            decisions, edit_of_main_cf, Edit(self.tables.path, before, after), form
+        )
+        return Proposal(
+            planned,
+            placed.table,
+            path,
+            bundle,
+            family,
+            renew.differs(path, bundle),
+            warnings,
+            main_cf.overridden(self.configuration, decisions, wish.profile),
+            [*planned.notes(), *self._by_name(new, placed)],
+        )
+
+    def _by_name(self, new: Deployed, placed: Placement) -> list[str]:
+        """Say why a certificate is served via SNI only, and what that means."""
+        if not placed.by_name:
+            return []
+        host = self.configuration.value("myhostname")
+        told = (
+            f"{new.path.stem} is served via SNI only, since it does not cover"
+            f" myhostname ({host}): most mail servers send no server name, and get the"
+            " default certificate; those that verify by MTA-STS or DANE send one"
+        )
+        return [told]
+
+    def _resolvers(self, wish: Wish) -> list[str]:
+        """Return what is remarkable of the resolvers; raise `Error` if unfit."""
+        kept = wish.profile is Profile.CERTIFICATE
+        if kept or not tls_levels.wants_dane(self.configuration, wish.client):
+            return []
+        warnings = dnssec.refuse_unvalidated(self.configuration)
+        fitness.refuse_beside_dane(self.configuration)
+        return warnings
+
+    def _next_hops(self, decisions: Sequence[Decision]) -> list[str]:
+        """Return what is remarkable of next hops; raise `Error` if one gets no mail."""
+        raised = (next_hops.LEVEL, ClientLevel.ENCRYPT.value)
+        if raised not in [
+            (each.name, each.new) for each in decisions if isinstance(each, Change)
+        ]:
+            return []
+        return next_hops.refuse_without_tls(self.postfix, self.configuration)
+
+    def _placed(self, new: Deployed, wish: Wish) -> Placement:
+        """Decide where *new* is served; raise `Error` if it cannot be there."""
+        standing = self.inventory.standing(new.leaf.names)
+        host = self.configuration.value("myhostname")
+        now = datetime.now(timezone.utc)
+        placed = placement.place(new, standing, host, now)
+        if wish.replace:
+            gone = (*placed.displaced, *placed.kept)
+            placed = replace(placed, displaced=gone, kept=())
+        else:
+            self._refuse_loss(new, placed)
+        if placed.by_name:
+            placement.refuse(new, standing.default, host, self._no_table(wish))
+        elif self._no_table(wish) and not standing.table:
+            return replace(placed, table={})
+        return placed
+
+    def _leaves(self) -> dict[str, Certificate]:
+        """Return the newest leaf certificate of each lineage."""
+        found = ((each.name, each.leaf()) for each in self.inventory.lineages())
+        return {name: leaf for name, leaf in found if leaf}
+
+    def _kept(self, placed: Placement) -> tuple[chain_files.Half, ...]:
+        return tuple(filter(None, map(self.inventory.half, placed.kept)))
+
+    def _refuse_loss(self, new: Deployed, placed: Placement) -> None:
+        """Raise `Error` if a certificate of the administrator's own cannot be kept.
+
+        That is one half of an RSA and an ECDSA certificate, if it shares a file with
+        the half that is replaced, or if the SNI table would hide it.
+        """
+        hidden = placement.shared(placed.kept, self.bundles) & placed.table.keys()
+        lost = [
+            each.path for each in placed.kept if hidden or not self.inventory.half(each)
+        ]
+        lost += [
+            each.path
+            for each in placed.displaced
+            if each.path.parent != self.bundles
+            and not placement.useless([each], datetime.now(timezone.utc))
+            and private_keys(each.path) > 1
+        ]
+        if not lost:
+            return
+        types = sorted({each.leaf.key_type for each in placed.kept} or {"other"})
+        advice = "use --postfix-replace-default if that may be"
+        if placed.kept:
+            told = main_cf.second(new.leaf, types[0], self._leaves())
+            advice += f", and {told}"
+        raise Error(
+            f"main.cf serves a second certificate by default, from {lost[0]}, which"
+            f" cannot stay beside that of {new.path.stem}: clients that know no other"
+            f" type of key ({', '.join(types)}) would get no TLS; nothing was changed",
+            hint=advice,
+        )
+
+    def _no_table(self, wish: Wish) -> str:
+        """Return why there may be no table of names, or nothing."""
+        if not wish.by_name:
+            return "--postfix-sni never forbids"
+        if SNI_MAPS not in self.configuration.defaults:
+            return "Postfix before 3.4 does not know how"
+        return ""
+
+    def _conflicts(self, keys: set[str]) -> list[str]:
+        answered = self.inventory.answered(keys)
+        return [
+            f"{table} in main.cf answers who asks for {key}; that stays, and the"
+            " certificate is not served to them"
+            for key, table in sorted(answered.items())
+        ]
+
+    def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
+        """Write the bundle, the table and main.cf; Postfix is not told yet."""
+        self.postfix.refuse_elsewhere(self.configuration)
+        self.serving.foresee(self.configuration)
+        self.serving.refuse_refusals(self.configuration)
+        self.written = not proposal.empty
+        if proposal.stale:
+            self._replaced.add(proposal.path)
+            transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
+        if proposal.table and not proposal.empty:
+            self._build(proposal, checkpoint)
+        if not proposal.plan.empty:
+            if self.serving.baseline:
+                note = self.serving.baseline.note()
+                checkpoint.before_change(self.postfix.main_cf, note)
+            transaction.commit(proposal.plan, checkpoint)
+            self.inventory.changed()
+
+    def _build(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
+        form, table, changed = proposal.plan.form, proposal.table, None
+        before = self.inventory.table
+        if form == self.inventory.form and not before.keys() - table.keys():
+            changed = sni.touched(before, table, str(proposal.path))
+        self.tables.build(form, table, changed, checkpoint.before_creation)
+
+    def serve(self, proposal: Proposal) -> None:
+        """Make Postfix serve what was applied, and prove it."""
+        new, table = Deployed(proposal.path, proposal.bundle.leaf), self.inventory.table
+        answered = self.inventory.answered(renew.with_parents(set(new.leaf.names)))
+        promises = renew.promised(self.inventory, table, [new], answered)
+        paths = (self.postfix.main_cf, self.tables.path, proposal.path)
+        if proposal.empty and self.serving.shows(self.configuration, promises, paths):
+            self.say(f"Postfix serves the certificate for {new.leaf} already.")
+        else:
+            # certbot's own handler would swallow a signal here, and report success.
+            with signals.interruptible():
+                if proposal.empty:  # copies may be old
+                    self.tables.build(proposal.plan.form, table)
+                self.serving.activate(self.configuration, promises, Purpose.INSTALLED)
+        self.tables.databases.keep()
+        try:
+            self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})
+        except Error as error:  # this instance is well, and stays so
+            logger.error("%s", error)  # noqa: TRY400 - it is known why
+        else:
+            transaction.keep_bundle(proposal.path)
+
+    def renew(self, lineage: Lineage) -> bool:
+        """Put the newest certificate of a lineage into service, if Postfix uses it.
+
+        Others whose renewal was missed are put into service with it.  What is not
+        proven is undone, and the old one proven, when this raises.  Returns whether
+        Postfix uses the lineage.
+        """
+        missed = [one for one in self.inventory.missed() if one.name != lineage.name]
+        used = self.renewal.renew([lineage, *missed])
+        return self._tell_outdated([lineage]) or used
+
+    def uses(self, lineage: Lineage) -> bool:
+        """Whether this instance or another one uses *lineage*."""
+        path = self.inventory.path_of(lineage)
+        return (
+            self.inventory.uses(path)
+            or path in Family(self.inventory, [lineage]).used
+            or bool(self.inventory.by_hand([lineage]))
+        )
+
+    def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
+        """Tell of older copies of *lineages* that Postfix reads; say whether it does.
+
+        No configuration is edited, so that the old certificate goes on to be served.
+        """
+        family = Family(self.inventory, lineages)
+        outdated = [
+            each
+            for view in (self.inventory, *family.views)
+            for each in copies.outdated(
+                view.configuration, self.bundles, [one.name for one in lineages]
+            )
+        ]
+        for finding in outdated:
+            logger.error("%s\nHint: %s", finding.message, finding.hint)
+        return bool(outdated)
+
+    def catch_up(self) -> None:
+        """Put into service what was renewed since the files were as they are again.
+
+        That is not what was asked for: if it fails, that is an error in the log.
+        """
+        behind = [*self.inventory.missed(), *self.inventory.misnamed()]
+        if lineages := list({each.name: each for each in behind}.values()):
+            try:
+                self.renewal.renew(lineages)
+            except Error as error:
+                logger.error("%s", error)  # noqa: TRY400 - it is known why
+
+    def refresh(self) -> None:
+        """Bring all that Postfix uses of certbot's lineages up to date.
+
+        What an administrator has it read in certbot's own directory is reloaded.
+        """
+        lineages = self.inventory.missed()
+        there = self.inventory.lineages()
+        by_hand = self.inventory.by_hand(there)
+        outdated = self._tell_outdated(there)
+        if lineages:
+            self.renewal.renew(lineages)
+        elif by_hand:
+            self.serving.foresee(self.configuration)
+            self.serving.activate(self.configuration, by_hand)
+        elif not self.inventory.deployed() and not outdated:
+            self.say("Postfix uses no certificate of certbot's; nothing was changed.")
+
+    def removal(self, name: str) -> Removal:
+        """Return what takes the lineage *name* out of Postfix."""
+        return Removal(self.inventory, self.serving, name)
+
+    def restore(
+        self, checkpoints: Sequence[Path], *, interrupted: bool = False
+    ) -> None:
+        """Put back the files that *checkpoints* of certbot hold, each in one step.
+
+        The newest come first; what was *interrupted* may have left services dead that
+        were not so before.  Raises `Error` before anything is done if what is left
+        in the end names a bundle that is gone for good: Postfix could not serve it.
+        """
+        final: dict[Path, Path] = {}
+        for checkpoint in checkpoints:
+            final.update(transaction.saved_in(checkpoint))
+            for path in transaction.created_in(checkpoint):
+                final.pop(path, None)
+        for path, saved in final.items():
+            for name in chain_files.named(files.read(saved), self.bundles):
+                gone = not (self.bundles / f"{name}.pem").exists()
+                if gone and not (self.inventory.live / name).is_dir():
+                    raise Error(
+                        f"{path} is not restored, and nothing was changed: as it was,"
+                        f" it names the bundle of {name}, which was forgotten, and"
+                        " certbot has no such lineage now",
+                        hint=f"take from {saved} by hand what you want of it",
+                    )
+        self._recall(checkpoints, interrupted=interrupted)
+        if self._before is None:
+            self._before = self.tables.found()
+        self._restored |= final.keys()
+        for checkpoint in checkpoints:
+            self._restore(checkpoint)
+
+    def _recall(self, checkpoints: Sequence[Path], *, interrupted: bool) -> None:
+        if self.serving.baseline:
+            return  # this process has made the change
+        if not interrupted:
+            with contextlib.suppress(Error):  # it is to be undone, whatever it is
+                self.serving.foresee(self.configuration)
+        for checkpoint in checkpoints[-1:]:
+            self.serving.recall(baseline.noted(transaction.notes_in(checkpoint)))
+
+    def _restore(self, checkpoint: Path) -> None:
+        for path in transaction.restore(checkpoint, self.kept):
+            if path != self.postfix.main_cf:
+                logger.warning(
+                    "%s was restored, of another instance than %s; it is not reloaded"
+                    "\nWhat to do: reload the Postfix that it belongs to",
+                    path,
+                    self.postfix.directory,
+                )
+
+    def undo(self, proposal: Proposal) -> None:
+        """Put back the bundle that `apply` replaced, if it did."""
+        replaced = proposal.path in self._replaced
+        if replaced and transaction.undo_bundle(proposal.path):
+            self._undone.append(proposal.path)
+
+    def sweep(self) -> None:
+        """Remove what a killed run may have left."""
+        transaction.sweep(self.postfix, self.bundles, self.staging)
+        sni_map.sweep(self.postfix)
+        databases.sweep(self.outbound.path)
+
+    def bring_back(self) -> None:
+        """Make Postfix serve what its files, which are the old ones again, say."""
+        if self._restored & {self.postfix.main_cf, self.outbound.path}:
+            self.inventory.forget()
+            self.outbound.bring_back(changed=self.outbound.path in self._restored)
+            self._restored = set()
+        self.renewal.bring_back(self._before or {}, *self._undone)
+        self._before, self._undone = None, []

@@ -1,0 +1,128 @@
+"""What main.cf must say so that Postfix serves what it is to serve.
+
+Pure: a `Configuration` in, decisions out; and what is lost, or hidden, by them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix import maps, screening, tls_levels
+from certbot_postfix.postfix.configuration import (
+    CHAIN,
+    LEGACY,
+    SNI_MAPS,
+    Configuration,
+    reads,
+)
+from certbot_postfix.postfix.decisions import Change, Decision, Override, Remove
+from certbot_postfix.postfix.profiles import intermediate
+from certbot_postfix.tls.certificates import Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What main.cf is to name.
+
+    *chain* has the bundles that are served by default, with their types of key; if it
+    is empty, the default stays.  *table* is the table of names, *form* its type of map;
+    without a type there is none.  What is *kept* of the administrator's is served
+    beside the chain.
+    """
+
+    chain: Mapping[Path, str]
+    table: Path = Path()
+    form: str = ""
+    kept: tuple[chain_files.Half, ...] = ()
+
+
+def decide(
+    configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
+) -> tuple[Decision, ...]:
+    """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
+    chain = list(chain_files.serve(configuration, wanted.chain, wanted.kept))
+    decisions = [
+        *chain,
+        *(screening.follow(configuration, chain) if wanted.chain else ()),
+        *_by_name(configuration, wanted),
+        *tls_levels.offer_tls(configuration),
+    ]
+    if profile is not Profile.CERTIFICATE:
+        decisions += tls_levels.raise_client(configuration, client)
+    if profile is Profile.INTERMEDIATE:
+        decisions += intermediate.intermediate(configuration)
+    return tuple(decisions)
+
+
+def lost(
+    new: Certificate,
+    displaced: Iterable[Certificate],
+    table: Table,
+    now: datetime,
+    lineages: Mapping[str, Certificate] = {},
+) -> list[str]:
+    """Say what clients lose when *new* takes the place of good certificates.
+
+    One of the *lineages* may have what is lost.
+    """
+    good = [old for old in displaced if not old.self_signed and old.not_after > now]
+    told = [
+        f"{old} with its {old.key_type} key will not be served any more, and clients"
+        f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
+        f" {second(new, old.key_type, lineages)}"
+        for old in good
+        if old.key_type not in ("", new.key_type)
+    ]
+    names = {name for old in good for name in old.names - new.names}
+    gone = sorted(name for name in names if sni.key(name) not in table)
+    return [*told, *([f"no longer covered: {', '.join(gone)}"] if gone else [])]
+
+
+def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate]) -> str:
+    """Say how to have a certificate with a *key_type* served beside *new*."""
+    for name, leaf in lineages.items():
+        if leaf.key_type == key_type and leaf.names == new.names:
+            return f"run `certbot install -i postfix --cert-name {name}`, too"
+    return f"obtain the certificate with --key-type {key_type.lower()}, too"
+
+
+def overridden(
+    configuration: Configuration, decisions: tuple[Decision, ...], profile: Profile
+) -> list[Override]:
+    """Return the overrides in master.cf of what is, or will be, set in main.cf."""
+    planned = {item.name: item.new for item in decisions if isinstance(item, Change)}
+    governed = {*planned, CHAIN, *LEGACY, "smtpd_tls_security_level", SNI_MAPS}
+    if profile is Profile.INTERMEDIATE:
+        governed |= set(intermediate.GOVERNED)
+    return [
+        Override(str(service), name, value)
+        for service in configuration.services
+        for name, value in sorted(service.overrides.items())
+        if name in governed
+        and reads(service, name)
+        and value != planned.get(name, configuration.value(name))
+    ]
+
+
+def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]:
+    if (
+        not wanted.form
+        or maps.form(configuration.value(SNI_MAPS), wanted.table) == wanted.form
+    ):
+        return
+    old = configuration.explicit.get(SNI_MAPS)
+    new = maps.named(old or "", wanted.table, wanted.form)
+    yield Change(SNI_MAPS, old, new, "certificates by the name that is asked for")
+
+
+def without_table(configuration: Configuration, table: Path) -> list[Decision]:
+    """Return what takes our *table* out of main.cf."""
+    old = configuration.explicit.get(SNI_MAPS, "")
+    new, why = maps.unnamed(old, table), "no certificate is served by name any more"
+    if new:
+        return [Change(SNI_MAPS, old, new, why)]
+    return [Remove(SNI_MAPS, old, why)] if old else []

@@ -1,0 +1,248 @@
+"""Where a lineage is served: by default, beside the default, or by its names.
+
+Pure: certificates, the table and a time in, a `Placement` out.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix.errors import Error
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.tls import certificates
+from certbot_postfix.tls.certificates import Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A file that Postfix reads, and the leaf certificate in it."""
+
+    path: Path
+    leaf: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is to be served once a lineage is deployed.
+
+    *chain* has the bundles that are served by default, with their types of key; it is
+    empty if the lineage is served by name, and the default stays.  *displaced* are
+    certificates that are not served by default any more, *kept* those of the
+    administrator's that stay beside the *chain*.
+    """
+
+    chain: Mapping[Path, str]
+    table: Table
+    displaced: tuple[Deployed, ...] = ()
+    kept: tuple[Deployed, ...] = ()
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the lineage is served by its names only."""
+        return not self.chain
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is deployed: by default, and by name.
+
+    *peers* are the bundles that the table has now for the names that matter.
+    """
+
+    default: Collection[Deployed]
+    table: Table
+    peers: Collection[Deployed]
+
+
+def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placement:
+    """Decide where *new* is served.
+
+    It becomes the default if it covers *host*, or if the default there is is good for
+    nobody; with the names of the default, but another type of key, it joins that; else
+    it is served by name.  For its names, the lineage that was deployed last is served.
+    """
+    default = standing.default
+    bundles = [each for each in default if each.path.parent == new.path.parent]
+    present = {each.path: each for each in bundles}
+    same = [each for each in bundles if each.leaf.names == new.leaf.names]
+    if new.path in present:
+        members = [*({**present, new.path: new}).values()]
+    elif (
+        # A default that was deployed again may have other names than its partner.
+        (same and same == bundles)
+        or certificates.covers(new.leaf.names, host)
+        or useless(default, now)
+    ):
+        beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
+        members = [*beside, new]
+    else:
+        return Placement({}, _by_name(new, bundles, standing))
+    chain = {each.path: each.leaf.key_type for each in members}
+    if new.path in present:
+        return Placement(chain, _with_default(new, members, standing))
+    kept = tuple(other_halves(default, members, now))
+    gone = tuple(
+        each for each in default if each.path not in chain and each not in kept
+    )
+    return Placement(chain, _with_default(new, members, standing), gone, kept)
+
+
+def other_halves(
+    default: Collection[Deployed], members: Collection[Deployed], now: datetime
+) -> Iterator[Deployed]:
+    """Yield what the administrator serves by default, and can beside *members*.
+
+    That is one certificate for each type of key that they lack, valid, not self-signed,
+    and for some of their names: clients that know no other type of key depend on it.
+    """
+    types = {each.leaf.key_type for each in members}
+    if types.isdisjoint(each.leaf.key_type for each in default):
+        return  # what is replaced has no other half
+    names = {name for each in members for name in each.leaf.names}
+    ours = {each.path.parent for each in members}
+    for each in default:
+        leaf = each.leaf
+        if (
+            leaf.key_type not in types
+            and each.path.parent not in ours
+            and not names.isdisjoint(leaf.names)
+            and not useless([each], now)
+        ):
+            types.add(leaf.key_type)
+            yield each
+
+
+def refuse(
+    new: Deployed, default: Collection[Deployed], host: str, why_no_table: str
+) -> None:
+    """Raise `Error` if *new* cannot be served by name, and so not at all."""
+    reason = why_no_table
+    if not reason and new.leaf.key_type not in sni.KEY_TYPES:
+        reason = f"a key of type {new.leaf.key_type} is not safe with OpenSSL"
+    if not reason and not sni.keys(new.leaf.names):
+        reason = "it has no names that can be asked for,"
+    if not reason:
+        return
+    served = " and ".join(str(each.leaf) for each in default)
+    raise Error(
+        f"lineage {new.path.stem} is not deployed: the certificate for"
+        f" {', '.join(sorted(new.leaf.names))} does not cover {host}, and {served} is"
+        f" served there, which stays; {reason} to serve it by name",
+        hint=f"issue a certificate that covers {host}"
+        + (", or use --postfix-sni auto" if "never" in why_no_table else ""),
+    )
+
+
+def heirs(
+    keys: Iterable[str], others: Collection[Deployed], directory: Path
+) -> dict[str, tuple[str, ...]]:
+    """Return which of the *others* are served for *keys* that lost their bundle.
+
+    That is the newest in *directory* that has the name, with what it pairs with.
+    """
+    ours = [
+        each
+        for each in others
+        if each.path.parent == directory and each.leaf.key_type in sni.KEY_TYPES
+    ]
+    ours.sort(key=lambda each: each.leaf.not_before, reverse=True)
+    having = [(each, sni.keys(each.leaf.names)) for each in ours]
+    found: dict[str, tuple[str, ...]] = {}
+    for key in keys:
+        able = [each for each, names in having if key in names]
+        if able:
+            pair = [each for each in able[1:] if _pairs(each.leaf, able[0].leaf)]
+            found[key] = tuple(str(each.path) for each in (able[0], *pair[:1]))
+    return found
+
+
+def useless(default: Collection[Deployed], now: datetime) -> bool:
+    """Whether all of *default* are self-signed or expired."""
+    return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
+
+
+def _by_name(new: Deployed, default: Collection[Deployed], standing: Standing) -> Table:
+    # The default's names are in the table as well, or Postfix would log each time that
+    # it did not find one.
+    path, keys = str(new.path), sni.keys(new.leaf.names)
+    table = standing.table or {
+        key: value
+        for key, value in _served(default).items()
+        if key not in shared(standing.default, new.path.parent)
+    }
+    result = sni.without(table, path, sni.keys_with(table, path) - keys)
+    known = {str(each.path): each.leaf for each in (*default, *standing.peers)}
+    for key in keys:
+        there = result.get(key, ())
+        wanted = there if path in there else (*there, path)
+        result[key] = tuple(
+            each
+            for each in wanted
+            if each == path
+            or _pairs(known.get(each), new.leaf)
+            or (path in there and _differ(known.get(each), new.leaf))
+        )
+    return result
+
+
+def _differ(other: Certificate | None, new: Certificate) -> bool:
+    """Whether both, which are served for one name, can go on to be."""
+    return other is not None and other.key_type != new.key_type
+
+
+def _pairs(other: Certificate | None, new: Certificate) -> bool:
+    """Whether both can be served for one name, as RSA beside ECDSA."""
+    return (
+        other is not None
+        and other.names == new.names
+        and other.key_type != new.key_type
+    )
+
+
+def _with_default(
+    new: Deployed, members: Collection[Deployed], standing: Standing
+) -> Table:
+    """Return the table for a default that *members* are now, *new* among them.
+
+    Of the names that only other members have, nothing changes.
+    """
+    table, served = standing.table, _served(members)
+    paths = {each.path for each in members}
+    before = [each for each in standing.default if each.path.parent == new.path.parent]
+    orphans = _served([each for each in before if each.path not in paths])
+    left = {key: value for key, value in orphans.items() if key not in served}
+    if not table and not left:
+        return {}
+    for each in members:
+        lost = sni.keys_with(table, str(each.path)) - _served([each]).keys()
+        table = sni.without(table, str(each.path), lost)
+    ours = _served([new]).keys()
+    taken = {key: it for key, it in served.items() if key in ours or key not in table}
+    return {**left, **table, **taken}
+
+
+def shared(default: Collection[Deployed], directory: Path) -> set[str]:
+    """Return the keys of what the administrator serves by default beside *directory*'s.
+
+    A name that is in the table would get one half only, a name that is not gets both.
+    """
+    return sni.keys(
+        name
+        for each in default
+        if each.path.parent != directory
+        for name in each.leaf.names
+    )
+
+
+def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:
+    able = [
+        (str(each.path), sni.keys(each.leaf.names))
+        for each in default
+        if each.leaf.key_type in sni.KEY_TYPES
+    ]
+    return {
+        key: tuple(path for path, keys in able if key in keys)
+        for key in set[str]().union(*(keys for _, keys in able))
+    }

@@ -1,0 +1,182 @@
+"""The table of names on disk: its text, and the database that is made of it.
+
+A database holds copies of private keys.  It is built beside, in a directory that only
+root may enter, and renamed: readers see the old or the new one, whole, and one that
+lay there readable by others does not pass that on.  Raises `errors.Error`.
+"""
+
+import base64
+import os
+import stat
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from certbot_postfix.errors import Error, ProgramError, named_logger
+from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.postfix import databases
+from certbot_postfix.postfix.databases import Databases
+from certbot_postfix.postfix.instance import Postfix, reason
+from certbot_postfix.system import files
+
+logger = named_logger(__name__)
+
+# A database of names has copies of files: so many are compared at once.
+_AT_ONCE = 500
+
+
+class Tables:
+    """The table `sni.NAME` of *postfix*, in the configuration directory."""
+
+    def __init__(self, postfix: Postfix) -> None:
+        self.postfix = postfix
+        self.path = postfix.directory / sni.NAME
+        self.databases = Databases(self.path)
+
+    def text(self) -> bytes | None:
+        """Return the text of the table, None if there is none."""
+        return files.read(self.path) if os.path.lexists(self.path) else None
+
+    def read(self) -> Table:
+        """Return what the table says, which may be nothing at all."""
+        text = self.text()
+        return {} if text is None else sni.parse(text, self.path)
+
+    def found(self) -> Table:
+        """Return what the table says, if it is ours."""
+        try:
+            return self.read()
+        except Error:
+            return {}
+
+    def build(
+        self,
+        form: str,
+        table: Table,
+        changed: Collection[str] | None = None,
+        register: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Make the database of type *form* of *table*; the old one is kept for `undo`.
+
+        With *changed*, only these keys are read anew, where the type allows it.  A
+        database that is new is told to *register* before it is there.
+        """
+        if form == "texthash":  # a database would be out of date, with old keys
+            self.databases.outdate()
+        if form in ("", "texthash"):
+            return
+        for old in self.databases.there():
+            files.hide(old)
+        part = {key: table[key] for key in changed or () if key in table}
+        with self.databases.beside(sni.render(table), mode=0o600) as copy:
+            # One by one takes long where each is a transaction of its own (lmdb).
+            few = 0 < len(part) * 10 <= len(table)
+            # Whatever has lost its bundle keeps its copy.
+            few = few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
+            if not (few and form != "cdb" and self._add(f"{form}:{copy}", copy, part)):
+                _refuse_empty(table)
+                said = self.postfix.map("-F", f"{form}:{copy}")
+                self._refuse_unwritten(f"{form}:{copy}", table, said)
+            self.databases.put(copy, register)
+
+    def _add(self, database: str, copy: Path, part: Table) -> bool:
+        """Change a copy of the *database* for *part*; return whether that was done.
+
+        postmap(1) may redirect one type to another, so that it changes no file that is
+        there, or none that can be changed: then the copies are gone again.
+        """
+        copies = self.databases.copied(copy)
+        if len(copies) == 1:
+            _refuse_empty(part)
+            try:
+                said = self.postfix.map("-irF", database, text=_lines(part))
+            except ProgramError as error:
+                logger.debug("it is made anew: %s", error)
+            else:
+                if set(copy.parent.iterdir()) == {copy, *copies}:
+                    self._refuse_unwritten(database, part, said)
+                    return True
+        files.remove(*(path for path in copy.parent.iterdir() if path != copy))
+        return False
+
+    def replace(self, text: bytes) -> None:
+        """Write the *text*; the old one is kept for `undo`."""
+        if self.path.exists():
+            files.keep(self.path)
+        files.replace(self.path, text, mode=0o600, cool=True)
+
+    def rebuild(self, form: str, before: Table) -> None:
+        """Make the database fit to the text, which is an old one again.
+
+        What this process has built is brought back; the table was *before* another.
+        """
+        if self.databases.built and self.databases.undo():
+            return
+        table = self.read()
+        current = before == table and self.databases.there()
+        if not current or self.databases.kept() or not self._answers(form, table):
+            self.build(form, table)
+
+    def usable(self, form: str) -> bool:
+        """Whether Postfix can look something up in the table as *form*."""
+        try:
+            self.postfix.answers(f"{form}:{self.path}", {"nobody.invalid"})
+        except ProgramError:
+            return False
+        return True
+
+    def _answers(self, form: str, table: Table) -> bool:
+        """Whether Postfix finds the last key of *table*, if it has any."""
+        key = max(table, default="")
+        try:
+            return not key or key in self.postfix.answers(f"{form}:{self.path}", {key})
+        except ProgramError:
+            return False
+
+    def _refuse_unwritten(self, database: str, table: Table, said: str) -> None:
+        """Raise `ProgramError` if *database* lacks the last key of *table*.
+
+        Or any, where postmap(1) *said* what may mean that it has left something out.
+        """
+        # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
+        keys = sorted(table) if said else sorted(table)[-1:]
+        for at in range(0, len(keys), _AT_ONCE):
+            some = keys[at : at + _AT_ONCE]
+            answers = self.postfix.answers(database, some)
+            for key in some:
+                copies = base64.b64decode(answers.get(key, ""))
+                paths = map(Path, table[key])
+                if not all(files.read(path).strip() in copies for path in paths):
+                    raise ProgramError(
+                        f"postmap did not write {database}, and"
+                        f" {reason(said)}: the table of names was left unchanged",
+                        hint="is the disk full?",
+                    )
+
+
+def _refuse_empty(table: Table) -> None:
+    """Raise `Error` for a missing bundle, or an empty one: there, postmap is silent."""
+    for path in sni.bundles(table):
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            problem = "" if status.st_size else "it is empty"
+            if not stat.S_ISREG(status.st_mode):  # postmap would wait for a FIFO
+                problem = "it is not a regular file"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem:
+            raise Error(
+                f"{path}, which the table of names has, cannot be read: {problem}; the"
+                " table stays as it was",
+                hint="certbot-postfix status shows what there is; certbot-postfix"
+                f" forget {Path(path).stem} takes it out",
+            )
+
+
+def _lines(entries: Table) -> str:
+    return sni.render(entries).decode(errors="surrogateescape")
+
+
+def sweep(postfix: Postfix) -> None:
+    """Remove what a killed run may have left of a table that it was writing."""
+    databases.sweep(Tables(postfix).path)

@@ -1,0 +1,148 @@
+"""The commands ``certbot-postfix policy ...``: parse, call, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from certbot_postfix.errors import named_logger, shown
+from certbot_postfix.formats.policy import Entry, parse_domain
+from certbot_postfix.inbound.install import Deployment
+from certbot_postfix.outbound import collect, dnssec, fitness, lookup, routes
+from certbot_postfix.system import lock
+
+logger = named_logger(__name__)
+
+Commands = Any  # argparse has no public name for it
+Find = Callable[[argparse.Namespace], Deployment]
+
+# Exit status: done, and there is something to attend to.
+ATTEND = 3
+
+
+def declare(commands: Commands, find: Find) -> None:
+    """Declare the commands; *find* gives the instance that the arguments name."""
+    policy = commands.add_parser(
+        "policy",
+        help="refresh, show or test the policies for the mail that is sent",
+        description="Policies for the mail that is sent, which the options of the"
+        " installer name.",
+    )
+    verbs = policy.add_subparsers(metavar="VERB", required=True)
+    refresh = verbs.add_parser(
+        "refresh",
+        help="ask the sources that are due, and bring the table up to date",
+        description="Ask the sources that are due, and bring the table up to date, as"
+        " certbot renew does. Exit status 1: a source failed, and what it said before"
+        " stays in force.",
+    )
+    refresh.set_defaults(command=lambda arguments: _refresh(find(arguments)))
+    show = verbs.add_parser("show", help="show the policies in the table")
+    show.add_argument("--json", action="store_true", help="print them as JSON")
+    show.set_defaults(
+        command=lambda arguments: _show(find(arguments), as_json=arguments.json)
+    )
+    test = verbs.add_parser(
+        "test",
+        help="show what Postfix demands of the servers of a domain",
+        description="Show which table answers for a domain, and what that means. Exit"
+        " status 3: that has no effect everywhere, or with --connect, no server of the"
+        " domain is as demanded.",
+    )
+    test.add_argument("domain", metavar="DOMAIN")
+    test.add_argument(
+        "--connect",
+        action="store_true",
+        help="also ask the servers of the domain, by posttls-finger(1)",
+    )
+    test.set_defaults(
+        command=lambda arguments: _test(
+            find(arguments), arguments.domain, connect=arguments.connect
+        )
+    )
+
+
+def _refresh(deployment: Deployment) -> int:
+    table, now = deployment.outbound, datetime.now(timezone.utc)
+    asked = table.ask_ahead(now, wait=lock.PATIENCE)
+    lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
+    if missing := table.missing():
+        logger.error("%s", missing)
+        return 1
+    if table.gathering.settings() is None:
+        print("there are no policies to refresh", file=sys.stderr)
+        return 0
+    complaints = table.refresh(now, asked)
+    for complaint in complaints:
+        logger.error("%s", complaint)
+    return 1 if complaints else 0
+
+
+def _show(deployment: Deployment, *, as_json: bool) -> int:
+    outbound = deployment.outbound
+    if missing := outbound.missing():
+        logger.error("%s", missing)
+        return 1
+    if unnamed := outbound.unnamed():
+        logger.warning("%s", unnamed)
+    path = outbound.path
+    found = list(collect.entries(path)) if path.exists() else []
+    if as_json:
+        print(json.dumps([_described(entry) for entry in found], indent=2))
+        return 0
+    domains = collect.enforced(path) if path.exists() else []
+    for note in (
+        *collect.fleeting(found),
+        *collect.bypassed(deployment.postfix, deployment.configuration, path, domains),
+    ):
+        logger.warning("%s", note)
+    for entry in found:
+        told = (
+            f"{entry.domain}: {entry.policy.mode.value} until"
+            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {', '.join(entry.policy.mxs)}"
+            f" ({entry.source})"
+        )
+        print(shown(told, sys.stdout))
+    return 0
+
+
+def _described(entry: Entry) -> dict[str, object]:
+    return {
+        "domain": entry.domain,
+        "mode": entry.policy.mode.value,
+        "mxs": list(entry.policy.mxs),
+        "expires": entry.expires.isoformat(),
+        "source": entry.source,
+    }
+
+
+def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
+    domain = parse_domain(name.removesuffix("."), "DOMAIN")
+    written = domain if name.isascii() else name.removesuffix(".").casefold()
+    postfix, configuration = deployment.postfix, deployment.configuration
+    transport = partial(lookup.asked, postfix, parameter="transport_maps")
+    route = routes.find(configuration, written, transport)
+    seen = routes.seen(configuration, route)
+    asked = routes.key(configuration, route, written)
+    answer = lookup.answer(postfix, seen, asked)
+    print(shown(str(answer), sys.stdout))
+    path = deployment.outbound.path
+    problems = fitness.complaints(postfix, configuration)
+    if lookup.answer(postfix, configuration, written).table:  # if nobody reroutes it
+        problems += filter(None, [routes.void(configuration, route, path, written)])
+        problems += routes.elsewhere(configuration)
+    if answer.level in ("dane", "dane-only"):
+        problems += filter(None, [dnssec.without_dane(configuration, answer.level)])
+    for why in problems:
+        logger.warning("%s", why)
+    if not connect:
+        return ATTEND if problems else 0
+    fits, said = lookup.connect(postfix, configuration, domain, answer)
+    for line in said:
+        print(shown(f"  {line}", sys.stdout))
+    fits &= not problems
+    print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")
+    return 0 if fits else ATTEND

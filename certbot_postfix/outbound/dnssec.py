@@ -1,0 +1,151 @@
+"""Whether DANE can work: the resolvers that the SMTP client asks must validate.
+
+postconf(5), smtp_tls_security_level: without DNSSEC, the level dane is no more than
+may, silently.  Where it does not work, that is said with the reason.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from certbot_postfix.errors import Error
+from certbot_postfix.postfix import tls_levels
+from certbot_postfix.postfix.configuration import (
+    Configuration,
+    as_clients_see_it,
+    client_roots,
+)
+from certbot_postfix.system import files
+
+# Where libresolv looks, also below a chroot; without that file, it asks this machine.
+_RESOLV = "etc/resolv.conf"
+_DEFAULT = "127.0.0.1"
+_NAMED = re.compile(r"^nameserver[ \t]+(\S+)", re.MULTILINE)
+_MOST = 3  # MAXNS of <resolv.h>
+
+# Seconds for the answer of one resolver.
+_SECONDS = 3.0
+
+
+def refuse_unvalidated(configuration: Configuration) -> list[str]:
+    """Raise `Error` unless DANE would work; return what is remarkable if it does."""
+    if why := next(filter(None, map(_unfit, as_clients_see_it(configuration))), ""):
+        raise Error(
+            f"{why}: the level dane would protect no mail, and nothing was changed",
+            hint="another --postfix-client-level, or change that first",
+        )
+    found = _resolvers(configuration)
+    if why := _unvalidated(found):
+        raise Error(
+            f"{why}: the level dane would protect no mail, and nothing was changed",
+            hint="run one that validates on this machine, such as unbound, and name it"
+            " alone there",
+        )
+    return [
+        f"{path} names the resolver {server}, whose answers are believed although"
+        " they can be forged on their way\nWhat to do: run a resolver that"
+        " validates on this machine"
+        for path, servers in found.items()
+        for server in servers
+        if not ipaddress.ip_address(server.partition("%")[0]).is_loopback
+    ]
+
+
+def hindrance(configuration: Configuration) -> str:
+    """Return what keeps an SMTP client from validated answers of DNS, or ""."""
+    for client in as_clients_see_it(configuration):
+        if client.value("smtp_dns_support_level").lower() != "dnssec":
+            return "smtp_dns_support_level is not dnssec"
+        if why := _unfit(client):
+            return why
+    return _unvalidated(_resolvers(configuration))
+
+
+def without_dane(configuration: Configuration, level: str) -> str:
+    """Return why *level*, which demands DANE, is in vain; "" if it works."""
+    why = hindrance(configuration)
+    if not why:
+        return ""
+    # postconf(5), smtp_tls_security_level: without DNSSEC dane is no more than may.
+    does = "defers all mail" if level == "dane-only" else "protects no mail"
+    return f"{why}: the level {level} {does}"
+
+
+def does_dane(configuration: Configuration) -> bool:
+    """Whether every SMTP client follows TLSA records where there are some."""
+    clients = as_clients_see_it(configuration)
+    levels = {tls_levels.client_level(client) for client in clients}
+    return levels <= {"dane", "dane-only"} and not hindrance(configuration)
+
+
+def _unfit(configuration: Configuration) -> str:
+    """Return the parameter that keeps the client from asking DNS as DANE needs it."""
+    if configuration.value("disable_dns_lookups").lower() == "yes":
+        return "disable_dns_lookups = yes"
+    if configuration.value("ignore_mx_lookup_error").lower() == "yes":
+        return "ignore_mx_lookup_error = yes"
+    lookup = configuration.value("smtp_host_lookup")
+    if "dns" not in lookup.replace(",", " ").split():
+        return f"smtp_host_lookup = {lookup} has no dns"
+    options = configuration.value("smtp_dns_resolver_options").lower()
+    if "res_defnames" in options or "res_dnsrch" in options:
+        return f"smtp_dns_resolver_options = {options}"
+    return ""
+
+
+def _resolvers(configuration: Configuration) -> dict[Path, list[str]]:
+    """Return the resolvers of each client, by the file that it finds."""
+    paths = (root / _RESOLV for root in client_roots(configuration))
+    return {path: nameservers(path) for path in paths}
+
+
+def _unvalidated(resolvers: Mapping[Path, list[str]]) -> str:
+    """Return why not: each of a file that answers must validate, and one must."""
+    for path, servers in resolvers.items():
+        answers = dict(_answers(servers))
+        wrong = [server for server, validates in answers.items() if not validates]
+        if wrong or not answers:
+            named = ", ".join(wrong or servers)
+            does = "does not validate DNSSEC" if wrong else "does not answer"
+            return f"the resolver {named} in {path} {does}"
+    return ""
+
+
+def nameservers(path: Path = Path("/", _RESOLV)) -> list[str]:
+    """Return the resolvers that *path* names, as libresolv reads resolv.conf(5).
+
+    Unlike dnspython, it passes over what it does not understand.
+    """
+    text = files.read(path).decode(errors="replace") if path.exists() else ""
+    found = filter(_is_address, _NAMED.findall(text))
+    return list(islice(found, _MOST)) or [_DEFAULT]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield for each of *servers* that answers whether it validates the root.
+
+    As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
+    """
+    import dns.exception  # noqa: PLC0415 - certbot loads us on every run
+    import dns.flags  # noqa: PLC0415
+    import dns.message  # noqa: PLC0415
+    import dns.query  # noqa: PLC0415
+
+    for server in servers:
+        query = dns.message.make_query(".", "NS", want_dnssec=True)
+        query.flags |= dns.flags.AD
+        try:
+            answer, _ = dns.query.udp_with_fallback(query, server, timeout=_SECONDS)
+        except (dns.exception.DNSException, OSError, ValueError, EOFError):
+            continue
+        yield server, bool(answer.flags & dns.flags.AD)

@@ -1,0 +1,140 @@
+"""What Postfix would demand for a recipient domain, and what its servers say to that.
+
+Tables are asked by postmap(1), servers by posttls-finger(1), which are Postfix's own.
+Raises `errors.Error`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.outbound import main_cf
+from certbot_postfix.outbound.policy_map import PARAMETER
+from certbot_postfix.postfix import maps, tls_levels
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system.programs import TIMEOUT, run
+
+# What a level means, postconf(5), smtp_tls_security_level.
+_MEANING = {
+    "none": "mail is sent without TLS",
+    "may": "TLS is used where a server offers it, and nothing is verified",
+    "encrypt": "TLS is mandatory, and nothing is verified",
+    "dane": "TLSA records decide where there are some, else TLS is used if offered",
+    "dane-only": "a server must have TLSA records and fit them",
+    "fingerprint": "a server must have a certificate or key with this fingerprint",
+    "verify": "a server must have a trusted certificate with its name",
+    "secure": "a server must have a trusted certificate with one of these names",
+}
+
+# Levels that posttls-finger can ask for.
+_ASKED = frozenset({"none", "may", "encrypt", "dane", "dane-only", "verify", "secure"})
+
+# Seconds until a table or a server must have answered.
+_PATIENCE = 20
+_CONNECT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What *table* has for the *key* of a domain; main.cf's level if it is ""."""
+
+    table: str
+    key: str
+    value: str
+
+    @property
+    def level(self) -> str:
+        """The security level."""
+        return self.value.partition(" ")[0].lower()
+
+    @property
+    def matches(self) -> list[str]:
+        """The names of which a certificate must have one; none if nothing is said."""
+        words = (word.partition("=") for word in self.value.split())
+        found = [value for name, _, value in words if name == "match"]
+        return found[0].split(":") if found else []
+
+    def __str__(self) -> str:
+        meaning = _MEANING.get(self.level, "Postfix knows no such level and defers")
+        names = f": {', '.join(self.matches)}" if self.matches else ""
+        where = f"{self.table} has for {self.key}" if self.table else "main.cf has"
+        return f"{where}: {self.level or 'no level'}, {meaning}{names}"
+
+
+def asked(
+    postfix: Postfix,
+    table: str,
+    keys: set[str],
+    *,
+    seconds: float = TIMEOUT,
+    parameter: str = PARAMETER,
+) -> dict[str, str]:
+    """Return what *table*, of that *parameter*, has for *keys*, within *seconds*."""
+    try:
+        return postfix.answers(table, keys, timeout=seconds)
+    except ProgramError as error:
+        raise Error(
+            f"{table} does not answer, and mail to every domain is deferred while"
+            f" it does not: {error.message}",
+            hint=f"fix it, or take it out of {parameter}",
+        ) from error
+
+
+def answer(postfix: Postfix, configuration: Configuration, domain: str) -> Answer:
+    """Return what Postfix finds for *domain*.
+
+    Each key is looked up in all tables, before the next key: a parent counts only where
+    no table has the domain itself.
+    """
+    keys = main_cf.keys(domain)
+    found: dict[str, dict[str, str]] = {}
+    for table in maps.listed(configuration.value(PARAMETER)):
+        found[table] = asked(postfix, table, set(keys), seconds=_PATIENCE)
+    for key in keys:
+        for table, answers in found.items():
+            if key in answers:
+                return Answer(table, key, answers[key])
+    return Answer("", domain, tls_levels.client_level(configuration))
+
+
+def connect(
+    postfix: Postfix, configuration: Configuration, domain: str, wanted: Answer
+) -> tuple[bool, list[str]]:
+    """Ask the servers of *domain*; return whether one is as *wanted*, and the answers.
+
+    Raises `Error` where posttls-finger(1) is not installed.
+    """
+    program = shutil.which("posttls-finger")
+    if not program:
+        raise Error(
+            "posttls-finger is not installed: no server was asked",
+            hint="install the package of Postfix that has it",
+        )
+    level = wanted.level if wanted.level in _ASKED else "may"
+    command = [program, "-c", "-l", level, *_trust(configuration)]
+    if "servername=hostname" in wanted.value:
+        command += ["-s", "hostname"]
+    command += [
+        "--",
+        domain,
+        *wanted.matches,
+    ]  # which a daemon may have had from others
+    config = {"MAIL_CONFIG": str(postfix.directory)}
+    done = run(command, check=False, timeout=_CONNECT, environment=config)
+    lines = [line.removeprefix("posttls-finger: ") for line in _lines(done.stderr)]
+    lines += [line.removeprefix("posttls-finger: ") for line in _lines(done.stdout)]
+    proven = {"secure": "Verified TLS", "verify": "Verified TLS"}
+    return any(proven.get(level, "TLS connection") in line for line in lines), lines
+
+
+def _trust(configuration: Configuration) -> Iterator[str]:
+    for option, name in (("-F", "smtp_tls_CAfile"), ("-P", "smtp_tls_CApath")):
+        if value := configuration.value(name):
+            yield from (option, str(Path(value)))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]

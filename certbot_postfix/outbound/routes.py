@@ -1,0 +1,230 @@
+"""Where mail for a domain goes, and whether a policy for it counts there.
+
+Postfix looks up a policy for the next hop, postconf(5), smtp_tls_policy_maps: it counts
+where that is the domain itself, and an SMTP client that asks our table takes the mail.
+What routes say is in transport(5).  What cannot be read here is reported, not followed.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from certbot_postfix.errors import Error
+from certbot_postfix.outbound import main_cf
+from certbot_postfix.outbound.policy_map import PARAMETER
+from certbot_postfix.postfix import maps
+from certbot_postfix.postfix.configuration import (
+    Configuration,
+    Service,
+    as_clients_see_it,
+)
+from certbot_postfix.system import files
+
+# What asks a table for keys, and returns what it has of them.
+Ask = Callable[[str, set[str]], Mapping[str, str]]
+
+# What depends on the sender or on the content of a message.
+_DEPENDING = (
+    "sender_dependent_default_transport_maps",
+    "sender_dependent_relayhost_maps",
+)
+
+_PATTERNS = ("pcre:", "regexp:")
+
+# What takes mail that does not leave this machine.
+_STAYS = frozenset({"discard", "error", "local", "virtual"})
+
+# The actions of access(5) and header_checks(5) that name a next hop.
+_FILTER = re.compile(r"(?<![^\s{=:])FILTER\s+([^\s{}]+:[^\s{}]*)", re.IGNORECASE)
+_COMMENT = re.compile(r"^\s*#.*", re.MULTILINE)
+_TABLE = re.compile(r"([a-z]+):(/[^\s,{}$]+)")
+_CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictions")
+
+# How many domains a message names, and how much of a table with actions is read.
+_NAMED = 5
+_LARGEST = 1_000_000
+
+# How much of a next hop a message has: a host name has 253 letters.
+SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The *transport*, and the *nexthop*, "" for the domain, by which *cause*."""
+
+    transport: str
+    nexthop: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.nexthop}"[:SHOWN]
+
+
+def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
+    """Return the route of mail for *domain*."""
+    usual = _usual(configuration, domain)
+    tables = maps.listed(configuration.value("transport_maps"))
+    answers = [(each, ask(each, set(_keys(each, domain)))) for each in tables]
+    for key in (_somebody(domain), *main_cf.keys(domain), "*"):
+        for table, found in answers:
+            if key in found:
+                return _routed(found[key], usual, f"{table} in transport_maps")
+    return usual
+
+
+def _keys(table: str, domain: str) -> list[str]:
+    """Return what a *table* of transport_maps is asked for mail to *domain*.
+
+    Patterns are applied to a whole address only: transport(5), regular expressions.
+    """
+    if table.removeprefix("proxy:").startswith(_PATTERNS):
+        return [_somebody(domain)]
+    return [*main_cf.keys(domain), "*"]
+
+
+def _somebody(domain: str) -> str:
+    return f"postmaster@{domain}"  # who is at each domain: RFC 5321, 4.5.1
+
+
+def _usual(configuration: Configuration, domain: str) -> Route:
+    """Return the route where transport_maps has none."""
+    relayed = configuration.value("relay_domains").replace(",", " ").split()
+    parents = {key.removeprefix(".") for key in main_cf.keys(domain)}
+    name = "default_transport" if parents.isdisjoint(relayed) else "relay_transport"
+    transport, _, nexthop = configuration.value(name).partition(":")
+    if nexthop or not (relay := configuration.value("relayhost")):
+        return Route(transport, nexthop, name)
+    return Route(transport, relay, "relayhost")
+
+
+def _routed(value: str, usual: Route, cause: str) -> Route:
+    transport, _, nexthop = value.strip().partition(":")
+    if transport or nexthop:
+        return Route(transport or usual.transport, nexthop, cause)
+    return usual
+
+
+def client(configuration: Configuration, route: Route) -> Service | None:
+    """Return the service of master.cf that takes the mail, if there is one."""
+    wanted = f"{route.transport}/unix"
+    return next((one for one in configuration.services if str(one) == wanted), None)
+
+
+def key(configuration: Configuration, route: Route, domain: str) -> str:
+    """Return the next hop for which a client would look up a policy."""
+    service = client(configuration, route)
+    if service and service.command in _STAYS:
+        return domain  # what stands there is a reason, not a next hop
+    return route.nexthop or domain
+
+
+def seen(configuration: Configuration, route: Route) -> Configuration:
+    """Return *configuration* as the service that takes the mail sees it."""
+    service = client(configuration, route)
+    overrides = service.overrides if service else {}
+    return replace(configuration, values={**configuration.values, **overrides})
+
+
+def void(configuration: Configuration, route: Route, path: Path, domain: str) -> str:
+    """Return why a policy for *domain* in our table at *path* does not count, or ""."""
+    service = client(configuration, route)
+    if service and service.command in _STAYS:
+        return ""
+    if service and service.command != "smtp":
+        return f"{route.cause} sends mail to {service}, which follows no policies"
+    if route.nexthop.lower() not in ("", domain):
+        there = f"{route.cause} sends mail to {route.nexthop[:SHOWN]}"
+        return f"{there}, and Postfix looks up a policy for that instead"
+    own = service.overrides.get(PARAMETER) if service else None
+    if own is not None and not maps.form(own, path):
+        return f"master.cf overrides {PARAMETER} for {service}"
+    return ""
+
+
+def elsewhere(configuration: Configuration) -> Iterator[str]:
+    """Yield why mail for any domain may go where policies for it do not count."""
+    for name in _DEPENDING:
+        if value := configuration.value(name):
+            yield (
+                f"{name} = {value}: policies for the domain of a recipient have no"
+                " effect where it sends a sender's mail elsewhere"
+            )
+    for value in dict.fromkeys(
+        one.value("smtp_fallback_relay") for one in as_clients_see_it(configuration)
+    ):
+        if value:
+            yield (
+                f"smtp_fallback_relay = {value}: mail that no server of a domain takes"
+                " as its policy demands goes there, without that policy"
+            )
+    for route in dict.fromkeys(
+        replace(each, cause="") for each in filters(configuration)
+    ):
+        yield (
+            f"{route} is a content filter: policies count only for the mail that it"
+            " gives back to this Postfix"
+        )
+
+
+def filters(configuration: Configuration) -> Iterator[Route]:
+    """Yield the routes of content_filter, and of FILTER in what can be read."""
+    places: list[Mapping[str, str]] = [configuration.values]
+    places += [service.overrides for service in configuration.services]
+    classes = configuration.value("smtpd_restriction_classes").replace(",", " ").split()
+    for values in places:
+        if value := values.get("content_filter"):
+            yield _filter(configuration, value, "content_filter")
+        for name, value in values.items():
+            if name in classes or _CHECKS.search(name):
+                for each in _actions(value):
+                    yield _filter(configuration, each, f"FILTER in {name}")
+
+
+def _filter(configuration: Configuration, value: str, cause: str) -> Route:
+    transport, _, nexthop = value.partition(":")
+    usual = configuration.value("default_filter_nexthop")
+    return Route(transport, nexthop or usual, cause)
+
+
+def _actions(value: str) -> Iterator[str]:
+    yield from _FILTER.findall(value)  # of static: and inline:
+    for _, name in _TABLE.findall(value):
+        with suppress(Error):
+            text = files.read(Path(name), most=_LARGEST)
+            yield from _FILTER.findall(_COMMENT.sub("", text.decode(errors="replace")))
+
+
+def complaints(
+    configuration: Configuration, path: Path, domains: Collection[str], ask: Ask
+) -> list[str]:
+    """Return why policies for *domains* in our table at *path* do not count."""
+    if not domains:
+        return []
+    known = {
+        table: ask(table, {key for each in domains for key in _keys(table, each)})
+        for table in maps.listed(configuration.value("transport_maps"))
+    }
+    found: dict[str, list[str]] = {}
+    for domain in domains:
+        route = find(configuration, domain, lambda table, _: known[table])
+        if why := void(configuration, route, path, domain):
+            found.setdefault(why, []).append(domain)
+    told = [
+        f"policies for {_some(those)} have no effect: {why}"
+        for why, those in found.items()
+    ]
+    unread = [each for each in known if not main_cf.local(each)]
+    told += [
+        f"{each} in transport_maps is not asked: where it sends mail elsewhere,"
+        " policies have no effect"
+        for each in unread
+    ]
+    return [*told, *elsewhere(configuration)]
+
+
+def _some(domains: list[str]) -> str:
+    more = len(domains) - _NAMED
+    named = ", ".join(sorted(domains)[:_NAMED])
+    return f"{named} and {more} more" if more > 0 else named

@@ -1,0 +1,239 @@
+"""The sources of policies: what the administrator named, and who implements it.
+
+Each is an entry point of the group `GROUP`.  Whatever a stranger's module does when it
+is imported or called, it is named, and what the table has from it stays as it is: no
+certificate waits for it.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from zope.interface.verify import verifyObject
+
+from certbot_postfix.errors import Error, SignalError, named_logger
+from certbot_postfix.formats.policy import Entry, gc_paused, shown
+from certbot_postfix.interfaces import IPolicySource
+from certbot_postfix.outbound import entries
+
+logger = named_logger(__name__)
+
+GROUP = "certbot_postfix.policy_sources"
+
+# More than an honest source has of entries, and an honest module of sources.
+_MOST = 2_000_000
+_SOURCES = 1000
+
+# How long a message of a source may be.
+_LONGEST = 1000
+
+# The table has it in a comment: a path or an address, for instance.
+_LABEL = re.compile(r"[!-~](?:[ -~]{0,4094}[!-~])?")
+
+# The options of which an empty value ends what was wanted.
+_OPTIONS = ("policy-list", "policy-keyring", "mta-sts-domains")
+
+# What it says overrides what all others say.
+LAST = "lists"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the administrator wants of outbound policies; "" is nothing.
+
+    *lists* are paths or https URLs, the later ones before the earlier ones; *domains*
+    is the file of recipient domains whose MTA-STS policies are looked up.
+    """
+
+    lists: tuple[str, ...] = ()
+    keyring: str = ""
+    early_adopter: bool = False
+    domains: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a source is made with.
+
+    *directory* is where sources keep what they were told; it exists, and only root may
+    enter.  *authorities* is the file of authorities that HTTPS servers are judged by;
+    with *dane*, the SMTP client prefers DANE where there is some.  *entries* yields
+    what is in the table, of all sources.
+    """
+
+    settings: Settings
+    directory: Path
+    authorities: Path | None = None
+    dane: bool = False
+    entries: Callable[[], Iterable[Entry]] = tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whatever provides `IPolicySource`, and the *label* that it had when it was made.
+
+    It may be a stranger's, and do anything.
+    """
+
+    label: str
+    implementation: Any
+
+
+def load(context: Context) -> tuple[list[Source], list[str]]:
+    """Return the sources that there are, and a sentence for each that is broken."""
+    sources: list[Source] = []
+    broken: list[str] = []
+    points = entry_points(group=GROUP)
+    for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
+        failures: list[BaseException] = []
+        with _noted(failures):
+            made = _made(point, context)
+            _refuse_double([*sources, *made])
+            sources += made
+        broken += [
+            f"the source of policies {point.name} ({point.value}) is broken, and"
+            f" what it said before stays in force: {_reason(error)}"
+            for error in failures
+        ]
+    return sources, broken
+
+
+def due(source: Source, now: datetime) -> bool:
+    """Whether *source* has something to do; one that fails has to say so."""
+    failures: list[BaseException] = []
+    found = False
+    with _noted(failures):
+        found = bool(source.implementation.due(now))
+    return found or bool(failures)
+
+
+def refresh(source: Source, now: datetime) -> list[BaseException]:
+    """Let *source* ask whom it has to, if it is due; return what it raised."""
+    failures: list[BaseException] = []
+    with _noted(failures):
+        if source.implementation.due(now):
+            source.implementation.refresh(now)
+    return failures
+
+
+def known(
+    source: Source, now: datetime, failures: Iterable[BaseException]
+) -> tuple[list[str], list[Entry] | None]:
+    """Return what failed, a sentence each, and the entries of *source*.
+
+    They are None if nobody knows them; *failures* are those of its `refresh`.
+    """
+    failures = list(failures)
+    found: list[Entry] | None = None
+    with _noted(failures), gc_paused():
+        policies = islice(source.implementation.policies(now), _MOST + 1)
+        found = list(entries.checked(policies, source.label, now))
+        if len(found) > _MOST:
+            found = None
+            raise ValueError(f"it has more than {_MOST:,} policies")
+    end = "there is nothing of it to follow"
+    if found != []:
+        end = "what was said before stays in force"
+    told = (_told(source, error, end) for error in failures)
+    return list(dict.fromkeys(told)), found
+
+
+@contextmanager
+def _noted(failures: list[BaseException]) -> Iterator[None]:
+    """Add to *failures* whatever a stranger's code raises, `SystemExit` as well.
+
+    Who ends this process is to end it.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SignalError):
+        raise
+    except BaseException as error:
+        logger.debug("a source of policies fails", exc_info=True)
+        failures.append(error)
+
+
+def _told(source: Source, error: BaseException, end: str) -> str:
+    if isinstance(error, Error):
+        with _noted([]):  # a class of theirs may lack what ours has
+            return str(Error(f"{_line(error.message)}; {end}", hint=_line(error.hint)))
+    return f"the source of policies {source.label} is broken: {_reason(error)}; {end}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return what *error* says, which may fail, too."""
+    said: list[str] = []
+    with _noted([]):
+        said.append(_line(str(error)))
+    kind = type(error).__name__
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({''.join(said)})"
+    return "".join(said) or kind
+
+
+def _line(text: str) -> str:
+    """Return *text* on one line that fits into a message, in plain characters."""
+    line = " ".join(text[: 2 * _LONGEST].split())
+    line = line if line.isprintable() else shown(line)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def mentioned(conf: Callable[[str], Any]) -> bool:
+    """Whether the options of the installer say something of policies."""
+    named = any(conf(name) is not None for name in _OPTIONS)
+    return bool(
+        named
+        or conf("policy-early-adopter")
+        or conf("policy-service") not in ("auto", "none")
+    )
+
+
+def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:
+    """Return what the options of the installer ask for, each read by *conf*.
+
+    What they do not mention stays as it was wanted *before*; an empty value ends it.
+    None if nobody wants anything.  Raises `Error` if nothing could come of it.
+    """
+    found = before or Settings()
+    if (lists := conf("policy-list")) is not None:
+        if wrong := list(filter(_senseless, lists)):
+            raise Error(
+                f"{shown(wrong[0])} is neither a path nor an https URL: nothing"
+                " was done",
+                hint="give --postfix-policy-list one of them",
+            )
+        found = replace(found, lists=tuple(filter(None, lists)), early_adopter=False)
+    for name, field in (("policy-keyring", "keyring"), ("mta-sts-domains", "domains")):
+        if (value := conf(name)) is not None:
+            found = replace(found, **{field: value})
+    if conf("policy-early-adopter"):
+        found = replace(found, early_adopter=True)
+    return found if before or found != Settings() else None
+
+
+def _senseless(place: str) -> bool:
+    return "://" in place and not place.startswith(("/", "https://"))
+
+
+def _made(point: EntryPoint, context: Context) -> list[Source]:
+    found = []
+    for source in islice(point.load()(context), _SOURCES):
+        verifyObject(IPolicySource, source)
+        label = source.label
+        if type(label) is not str or not _LABEL.fullmatch(label):
+            raise TypeError(f"its label {shown(label)} is no line of ASCII")
+        found.append(Source(label, source))
+    return found
+
+
+def _refuse_double(sources: list[Source]) -> None:
+    labels = [source.label for source in sources]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"another source has the label {shown(label)}")

@@ -1,0 +1,293 @@
+"""Outbound policies in service: the table is written, and main.cf names it.
+
+The table and its database are there before main.cf names them, and as long as it does.
+Raises `errors.Error`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Checkpoint
+from certbot_postfix.errors import ProgramError, named_logger
+from certbot_postfix.inbound.state import Inventory
+from certbot_postfix.outbound import fitness, main_cf, policy_map
+from certbot_postfix.outbound import resolver_daemon as services
+from certbot_postfix.outbound.collect import Asked, Gathering, Policies
+from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix import databases, map_types, maps
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.databases import Databases
+from certbot_postfix.postfix.decisions import Decision, applied
+from certbot_postfix.postfix.instance import reason
+from certbot_postfix.postfix.serving import Serving
+from certbot_postfix.system import files, signals
+
+logger = named_logger(__name__)
+
+# Up to so many domains, each process reads them all (texthash); above, it looks into a
+# database.  docs/tables.rst has the figures.
+LARGE = 5000
+
+# So many entries are compared with a database at once.
+_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan for main.cf and the table; *stale* if the database is, or was not told."""
+
+    plan: Plan
+    stale: bool
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is as it should be already."""
+        return self.plan.empty and not self.stale
+
+
+class Outbound:
+    """The policies of the instance of *inventory*, kept below its bundles."""
+
+    def __init__(
+        self, inventory: Inventory, serving: Serving, staging: Path | None = None
+    ) -> None:
+        self.inventory = inventory
+        self.serving = serving
+        self.staging = staging
+        self.postfix = inventory.postfix
+        self.path = self.postfix.directory / policy_map.NAME
+        self.databases = Databases(self.path)
+        self.gathering = Gathering(inventory, self.path)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration as it was when it was last read."""
+        return self.inventory.configuration
+
+    @property
+    def form(self) -> str:
+        """The type of map as which main.cf names the table, "" if it does not."""
+        return maps.form(self.configuration.value(policy_map.PARAMETER), self.path)
+
+    def gather(
+        self,
+        wanted: Settings,
+        now: datetime,
+        service: str = "none",
+        asked: Asked | None = None,
+    ) -> Policies:
+        """Ask the sources for what fulfils *wanted*, and the daemon *service*.
+
+        Those that were *asked* already are not asked again.
+
+        No file of Postfix's changes.  Raises `Error` if policies would have no effect,
+        or keep mail here.
+        """
+        _ = self.gathering.settings()  # the table must be ours
+        configuration = self.gathering.configuration
+        daemon, said = fitness.choose(self.postfix, configuration, service)
+        if not wanted.lists and not wanted.domains:
+            found = Policies(wanted, {}, [], _forgotten(wanted))
+        else:
+            found = self.gathering.policies(wanted, now, asked)
+        return replace(found, daemon=daemon, notes=[*said, *found.notes])
+
+    def unfit_daemons(self) -> list[str]:
+        """Return a sentence for each daemon in main.cf that is not fit."""
+        return fitness.complaints(self.postfix, self.gathering.configuration)
+
+    def missing(self) -> str:
+        """Return what is to be said if main.cf names the table, and it is gone."""
+        if not self.form or self.path.exists():
+            return ""
+        return (
+            f"{self.path} is missing, and {policy_map.PARAMETER} names it: policies"
+            " are not refreshed, and without its database mail to every domain is"
+            " deferred\nWhat to do: certbot install -i postfix --cert-name NAME, with"
+            " the options of policies that you want; or take it out of main.cf"
+        )
+
+    def unnamed(self) -> str:
+        """Return what is to be said if the table is there, and main.cf has it not."""
+        if self.form or not self.path.exists():
+            return ""
+        return (
+            f"main.cf does not name {self.path} in {policy_map.PARAMETER}: its policies"
+            " have no effect\nWhat to do: certbot install -i postfix --cert-name NAME;"
+            " with --postfix-policy-list '' --postfix-mta-sts-domains '' the table goes"
+        )
+
+    def propose(self, policies: Policies) -> Proposal:
+        """Plan what puts *policies* in force; nothing live changes."""
+        configuration, wanted = self.configuration, policies.wanted
+        form, text, decisions = "", None, list[Decision]()
+        if wanted.lists or wanted.domains:
+            form = self._chosen(len(policies.entries))
+            text = self._render(policies)
+            decisions += main_cf.trust(configuration)
+        if policies.daemon:
+            decisions += fitness.needs(
+                applied(configuration, decisions), policies.daemon
+            )
+        known = services.known(configuration)
+        named = main_cf.Named(self.path, form, policies.daemon, known)
+        decisions += main_cf.name(configuration, named)
+        edit_of_main_cf = transaction.stage(
+            self.postfix, tuple(decisions), self.staging
+        )
+        before = files.read(self.path) if self.path.exists() else None
+        edit = Edit(self.path, before, text, 0o644)
+        needs_database = form not in ("", "texthash")
+        stale = needs_database != bool(self.databases.there()) or self.databases.kept()
+        return Proposal(
+            Plan(tuple(decisions), edit_of_main_cf, edit, form), bool(stale)
+        )
+
+    def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
+        """Write the table, its database and main.cf; Postfix is not told yet."""
+        if proposal.empty:
+            return
+        self.postfix.refuse_elsewhere(self.configuration)
+        planned = proposal.plan
+        try:
+            if planned.table.after is not None:
+                after = planned.table.after
+                self._build(planned.form, after, checkpoint.before_creation)
+            transaction.commit(planned, checkpoint)
+        except BaseException:
+            self.databases.undo()
+            raise
+        self.inventory.changed()
+
+    def serve(self, proposal: Proposal) -> None:
+        """Make Postfix follow what was applied."""
+        if not proposal.empty:
+            self.serving.reload(self.configuration)
+        if proposal.plan.table.after is None:
+            self.databases.remove()  # nothing names it any more
+        self.databases.keep()
+
+    def ask_ahead(self, now: datetime, *, wait: float) -> Asked | None:
+        """Ask the sources that are due, before Postfix is locked for `refresh`.
+
+        So nobody waits for the network who waits for that lock.  Another process that
+        asks is waited for, *wait* seconds; then `BusyError` is raised.
+        """
+        wanted = self.gathering.settings()
+        if not wanted or not (wanted.lists or wanted.domains) or self.unnamed():
+            return None
+        return self.gathering.ask(wanted, now, wait=wait)
+
+    def refresh(self, now: datetime, asked: Asked | None = None) -> list[str]:
+        """Bring the table up to date with what the sources say.
+
+        They are asked if they were not *asked* ahead, for what is wanted still.
+        main.cf stays as it is.  Returns what failed, a sentence each.
+        """
+        self.inventory.forget()  # it may have been read before Postfix was locked
+        wanted = self.gathering.settings()
+        if wanted is None:
+            return []
+        databases.sweep(self.path)
+        if unnamed := self.unnamed():
+            logger.warning("%s", unnamed)
+            return []
+        policies = self.gather(wanted, now, asked=asked)
+        text = self._render(policies)
+        changed = text != files.read(self.path) or self.databases.kept()
+        if changed or services.fault(self.postfix, self._table):
+            self._advise(len(policies.entries))
+            with signals.ending(), signals.interruptible():
+                self._replace(text)
+        return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
+
+    def bring_back(self, *, changed: bool) -> None:
+        """Make the database fit to the text, which is an old one again if *changed*.
+
+        Or to the type that main.cf, which is an old one again, has for it.
+        """
+        if not self.path.exists() or not self.form:
+            return
+        undone = self.databases.undo()
+        if not undone and (changed or services.fault(self.postfix, self._table)):
+            self._build(self.form, files.read(self.path))
+        self.databases.keep()
+
+    def _render(self, policies: Policies) -> bytes:
+        return policy_map.render(
+            policies.wanted,
+            policies.entries,
+            self.configuration.version,
+            dane=policies.dane,
+        )
+
+    def _advise(self, size: int) -> None:
+        names = [path.stem for path in self.inventory.deployed()] or ["NAME"]
+        told = map_types.outdated(
+            self.configuration, self._table, self._chosen(size), names[0]
+        )
+        if told:
+            logger.warning("%s", told)
+
+    @property
+    def _table(self) -> str:
+        return f"{self.form}:{self.path}"
+
+    def _replace(self, text: bytes) -> None:
+        try:
+            self._build(self.form, text)
+            files.keep(self.path)
+            files.replace(self.path, text, mode=0o644, cool=True)
+            self.serving.reload(self.configuration)
+        except BaseException:
+            with signals.uninterruptible():
+                if self.databases.undo():
+                    self.serving.reload(self.configuration)
+            raise
+        self.databases.keep()
+
+    def _chosen(self, size: int) -> str:
+        return map_types.chosen(
+            self.postfix, self.configuration, self.form, size, LARGE
+        )
+
+    def _build(
+        self,
+        form: str,
+        text: bytes,
+        register: Callable[[Path], None] | None = None,
+    ) -> None:
+        if form == "texthash":
+            self.databases.outdate()
+            return
+        with self.databases.beside(text, mode=0o644) as copy:
+            said = self.postfix.map(f"{form}:{copy}")
+            self._refuse_unwritten(f"{form}:{copy}", text, said)
+            self.databases.put(copy, register)
+
+    def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
+        """Raise `ProgramError` if *database* lacks the last entry in *text*.
+
+        Or any, where postmap(1) *said* what may mean that it has left something out.
+        """
+        # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
+        entries = policy_map.lines(text) if said else policy_map.last(text)
+        while some := dict(islice(entries, _AT_ONCE)):
+            if self.postfix.answers(database, some.keys()) != some:
+                raise ProgramError(
+                    f"postmap did not write {database}, and {reason(said)}: the"
+                    " policies were left unchanged",
+                    hint="is the disk full?",
+                )
+
+
+def _forgotten(wanted: Settings) -> list[str]:
+    if not wanted.keyring:
+        return []
+    why = f"no list is named, so the keyring {wanted.keyring} is not kept"
+    return [f"{why}: name it again with the list"]

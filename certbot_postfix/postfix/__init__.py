@@ -1,0 +1,1 @@
+"""One instance of Postfix: its parameters, services, maps and programs."""

@@ -1,0 +1,153 @@
+"""The databases that postmap(1) makes of a table: built beside, and renamed.
+
+Readers see the old one or the new one, whole, whatever ends the process that builds.
+An old one is kept until `keep`, for `undo`, and so is one of another type: main.cf may
+still name it.  Raises `errors.Error`.
+"""
+
+import glob
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from certbot_postfix.system import files
+
+# What postmap(1) makes of a table: it may redirect one type to another.
+SUFFIXES = (".db", ".lmdb", ".cdb")
+
+
+class Databases:
+    """The databases of the table *path*, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.built = False  # by this process
+        self._created: list[Path] = []
+        self._obsolete: list[Path] = []
+
+    def there(self) -> list[Path]:
+        """Return the databases that there are."""
+        return [each for each in self._all() if each != self.path and each.exists()]
+
+    @contextmanager
+    def beside(self, text: bytes, *, mode: int) -> Iterator[Path]:
+        """Yield a copy of the table with *text*, in a directory that only root enters.
+
+        What is built of it there has the *mode* of the copy.
+        """
+        _clear(self.path)
+        with files.explained("create", workshop(self.path)):
+            directory = _made(workshop(self.path))
+        try:
+            copy = directory / self.path.name
+            with files.explained("write", copy):  # not for long: no fsync(2)
+                copy.touch(mode=0o600)
+                copy.write_bytes(text)
+                copy.chmod(mode)
+            yield copy
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def copied(self, copy: Path) -> list[Path]:
+        """Copy the databases beside *copy*; return the copies."""
+        copies = [copy.with_name(old.name) for old in self.there()]
+        for old, target in zip(self.there(), copies, strict=True):
+            with files.explained("copy", old), files.opened(old) as file:
+                target.touch(mode=0o600)
+                with target.open("wb") as new:
+                    shutil.copyfileobj(file, new)
+        return copies
+
+    def put(self, copy: Path, register: Callable[[Path], None] | None = None) -> None:
+        """Rename what was built beside *copy* into place; `keep` removes other types.
+
+        *register* gets what is new before it is there; without it, `undo` removes that.
+        """
+        built = [path for path in copy.parent.iterdir() if path != copy]
+        self.built = True
+        for path in built:
+            self._put(path, register or self._created.append)
+        names = {path.name for path in built}
+        self._obsolete = [old for old in self.there() if old.name not in names]
+
+    def outdate(self) -> None:
+        """Let `keep` remove them all: the table is read as text from now on."""
+        self.built = True
+        self._obsolete = self.there()
+
+    def undo(self) -> bool:
+        """Bring back what was replaced; return whether anything was."""
+        kept = self.kept()
+        for path in kept:
+            files.bring_back(path)
+        created, self._created, self._obsolete = self._created, [], []
+        files.remove(*created)
+        return bool(kept or created)
+
+    def kept(self) -> list[Path]:
+        """Return the files of which an old one is kept."""
+        return [path for path in self._all() if files.kept(path)]
+
+    def keep(self) -> None:
+        """Forget what was replaced: what is there now is proven."""
+        for path in self._all():
+            files.forget(path)
+        files.remove(*self._obsolete)
+        self._created, self._obsolete = [], []
+
+    def remove(self) -> None:
+        """Remove the table and its databases."""
+        files.remove(self.path, *self.there())
+
+    def _all(self) -> list[Path]:
+        others = (self.path.with_name(f"{self.path.name}{each}") for each in SUFFIXES)
+        return [self.path, *others]
+
+    def _put(self, built: Path, register: Callable[[Path], None]) -> None:
+        path = self.path.with_name(built.name)
+        if path.exists():
+            files.keep(path)
+        else:
+            register(path)
+        files.put(built, path)
+
+
+def workshop(table: Path) -> Path:
+    """Return the usual directory, beside *table*, in which its databases are built."""
+    return files.temporary(table.with_name(f"{table.name}.d"))
+
+
+def sweep(table: Path) -> None:
+    """Remove what a killed run may have left of a *table* that it was writing."""
+    files.remove(*files.unfinished(table))
+    _clear(table)
+
+
+def _made(usual: Path) -> Path:
+    """Make the *usual* directory, or another that nobody can put a third for."""
+    if not files.is_guarded(usual.parent):
+        return Path(tempfile.mkdtemp(prefix=_elsewhere(usual)))
+    try:
+        usual.mkdir(mode=0o700)
+    except FileExistsError:  # it is not ours
+        return Path(tempfile.mkdtemp(prefix=f"{usual.name}.", dir=usual.parent))
+    return usual
+
+
+def _clear(table: Path) -> None:
+    """Remove the directories that killed runs left: those that are ours."""
+    usual, elsewhere = workshop(table), Path(tempfile.gettempdir())
+    found = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
+    for each in (*found, *elsewhere.glob(f"{_elsewhere(usual)}*")):
+        if files.is_ours(each):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _elsewhere(usual: Path) -> str:
+    """Return how a directory begins that is made in place of the *usual* one."""
+    name = hashlib.sha256(os.fsencode(usual)).hexdigest()[:16]
+    return f"certbot-postfix-{name}-"

@@ -1,0 +1,42 @@
+"""The Postfix instances of one machine: postmulti(1), multi_instance_directories.
+
+An instance that cannot be read hinders no other one.
+"""
+
+from pathlib import Path
+
+from certbot_postfix.errors import Error
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
+
+_PARAMETER = "multi_instance_directories"
+
+
+def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
+    """Return the instances beside *postfix*, of which main.cf of the first one knows.
+
+    The first is that in the directory compiled into Postfix.
+    """
+    first = Path(configuration.defaults.get("config_directory", ""))
+    here = postfix.directory.resolve()
+    if first.resolve() == here:
+        listed = configuration.value(_PARAMETER)
+    elif not (first / "main.cf").exists():
+        return []
+    else:
+        try:
+            listed = postfix.at(first).value(_PARAMETER)
+        except Error:
+            # Which there are is not known then, but that one is.
+            return [postfix.at(first)] if _of_several(configuration) else []
+    found = [first, *(Path(each) for each in listed.replace(",", " ").split())]
+    if here not in [each.resolve() for each in found]:
+        return []
+    return [postfix.at(each) for each in found if each.resolve() != here]
+
+
+def _of_several(configuration: Configuration) -> bool:
+    """Whether postmulti(1) has made this instance one of several."""
+    return bool(configuration.value("multi_instance_name")) or (
+        configuration.value("multi_instance_enable") == "yes"
+    )

@@ -1,0 +1,1 @@
+"""How far TLS parameters are raised, a module for each profile."""

@@ -1,0 +1,212 @@
+"""Mozilla's guideline "intermediate" for Postfix.
+
+Pure: each rule takes a `Configuration` and yields decisions.  No rule ever weakens, no
+rule writes a deprecated parameter, and a parameter that the running version does not
+know is not mentioned.  Meanings and defaults are those of postconf(5).
+"""
+
+import re
+from collections.abc import Iterator
+
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.decisions import Decision, Kept, change
+
+
+def intermediate(configuration: Configuration) -> Iterator[Decision]:
+    """Apply Mozilla's guideline "intermediate" for Postfix, and make TLS visible.
+
+    Server Side TLS guidelines 6.0 of April 2026, guidelines/6.0.json of
+    ssl-config-generator and its template for Postfix.
+    """
+    for decision in (
+        *_protocols(configuration, "smtpd_tls_mandatory_protocols"),
+        *_protocols(configuration, "smtpd_tls_protocols"),
+        *_grade(configuration, "smtpd_tls_mandatory_ciphers"),
+        *_list(configuration, "tls_medium_cipherlist", _CIPHERS, ":"),
+        *_preference(configuration),
+        *_curves(configuration),
+        *_yes_wanted(configuration, "smtpd_tls_auth_only", "no password in clear text"),
+        *_yes_wanted(configuration, "smtpd_tls_received_header", "TLS is visible"),
+        *_loglevel(configuration, "smtpd_tls_loglevel"),
+        *_loglevel(configuration, "smtp_tls_loglevel"),
+        *_trust(configuration),
+    ):
+        if decision.name in configuration.defaults:
+            yield decision
+
+
+# What the profile intermediate sets for services.
+GOVERNED = (
+    "smtpd_tls_mandatory_protocols",
+    "smtpd_tls_protocols",
+    "smtpd_tls_mandatory_ciphers",
+    "tls_medium_cipherlist",
+    "tls_preempt_cipherlist",
+    "tls_eecdh_auto_curves",
+    "smtpd_tls_auth_only",
+)
+
+
+_GUIDELINE = "Mozilla intermediate 6.0"
+
+
+_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+)
+
+
+_CURVES = ("X25519", "prime256v1", "secp384r1")
+
+
+_HYBRID = "X25519MLKEM768"
+
+
+_VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+
+
+_MODERN = frozenset({"TLSv1.2", "TLSv1.3"})
+
+
+_GRADES = ("null", "export", "low", "medium", "high")
+
+
+def protocols(value: str) -> frozenset[str] | None:
+    """Return the protocol versions that *value* leaves enabled, None if unreadable.
+
+    postconf(5), smtpd_tls_protocols: names include, ``!`` excludes, and ``>=`` and
+    ``<=`` bound (3.6 and later).
+    """
+    known = {name.lower(): name for name in _VERSIONS}
+    included, excluded = set[str](), set[str]()
+    for token in value.replace(",", " ").replace(":", " ").split():
+        operator = next(
+            (sign for sign in (">=", "<=", "!") if token.startswith(sign)), ""
+        )
+        name = known.get(token.removeprefix(operator).lower())
+        if name is None and operator in (">=", "<="):
+            name = _numbered(token.removeprefix(operator))
+        if name is None:
+            return None
+        place = _VERSIONS.index(name)
+        match operator:
+            case ">=":
+                excluded |= set(_VERSIONS[:place])
+            case "<=":
+                excluded |= set(_VERSIONS[place + 1 :])
+            case "!":
+                excluded.add(name)
+            case _:
+                included.add(name)
+    return frozenset((included or set(_VERSIONS)) - excluded)
+
+
+def _numbered(text: str) -> str | None:
+    """Return the version that a bound means by OpenSSL's hexadecimal number."""
+    found = re.fullmatch(r"(?:0x)?0?30([0-4])", text, re.IGNORECASE)
+    return _VERSIONS[1:][int(found[1])] if found else None
+
+
+def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:
+    value = configuration.value(name)
+    enabled = protocols(value)
+    if enabled is None or not enabled & _MODERN:
+        yield Kept(name, value, "it cannot be raised to TLS 1.2 and later")
+    elif not enabled <= _MODERN:
+        if not enabled >= _MODERN:
+            new = ", ".join(sorted(enabled & _MODERN))
+        elif configuration.version >= (3, 6):
+            new = ">=TLSv1.2"
+        else:
+            new = "!SSLv2, !SSLv3, !TLSv1, !TLSv1.1"
+        yield change(configuration, name, new, _GUIDELINE)
+
+
+def _grade(configuration: Configuration, name: str) -> Iterator[Decision]:
+    value = configuration.value(name)
+    if value.lower() not in _GRADES:
+        yield Kept(name, value, "not a cipher grade that is known")
+    elif _GRADES.index(value.lower()) < _GRADES.index("medium"):
+        yield change(configuration, name, "medium", _GUIDELINE)
+
+
+def _list(
+    configuration: Configuration, name: str, wanted: tuple[str, ...], separator: str
+) -> Iterator[Decision]:
+    """Narrow a list that means a set; one that is not wider than ours is kept."""
+    value = configuration.value(name)
+    there = frozenset(value.replace(",", " ").replace(":", " ").split())
+    if there and there <= set(wanted):
+        return
+    # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
+    plain = all(re.fullmatch(r"[A-Za-z0-9][\w-]*", word) for word in there)
+    if name not in configuration.explicit or (plain and there > set(wanted)):
+        yield change(configuration, name, separator.join(wanted), _GUIDELINE)
+    else:
+        yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)
+
+
+def _curves(configuration: Configuration) -> Iterator[Decision]:
+    name = "tls_eecdh_auto_curves"
+    if _HYBRID in configuration.value(name):
+        return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
+    # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.9, Postfix looks names up in a
+    # table that has no hybrid, and would warn of it in each process.
+    if configuration.version >= (3, 10) and _openssl(configuration) >= (3, 5):
+        yield from _list(configuration, name, (_HYBRID, *_CURVES), ":")
+    else:
+        yield from _list(configuration, name, _CURVES, " ")
+
+
+def _openssl(configuration: Configuration) -> tuple[int, ...]:
+    words = configuration.tls_library.split()
+    number = words[1] if words[:1] == ["OpenSSL"] and len(words) > 1 else "0"
+    return tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+
+
+def _preference(configuration: Configuration) -> Iterator[Decision]:
+    if configuration.flag("tls_preempt_cipherlist"):
+        why = f"{_GUIDELINE} has no, which is not stricter"
+        yield Kept("tls_preempt_cipherlist", "yes", why)
+
+
+def _yes_wanted(
+    configuration: Configuration, name: str, why: str
+) -> Iterator[Decision]:
+    if not configuration.flag(name):
+        yield change(configuration, name, "yes", why)
+
+
+def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
+    # A list of names; from 3.12 on with ",trace", which is no line in the log.
+    words = configuration.value(name).replace(",", " ").lower().split()
+    if not _VISIBLE.intersection(words):
+        new = ",".join(["1", *(each for each in words if each not in ("0", "none"))])
+        yield change(configuration, name, new, "TLS is visible in the log")
+
+
+# With each of these, a TLS connection is a line in the log.
+_VISIBLE = frozenset(
+    {
+        *"123456789",
+        "routine",
+        "debug",
+        "ssl-expert",
+        "ssl-developer",
+        "summary",
+    }
+)
+
+
+def _trust(configuration: Configuration) -> Iterator[Decision]:
+    names = ("smtp_tls_CAfile", "smtp_tls_CApath")
+    if configuration.ca_bundle and not any(map(configuration.value, names)):
+        bundle, why = (
+            str(configuration.ca_bundle),
+            "certificates of others can be judged",
+        )
+        yield change(configuration, "smtp_tls_CAfile", bundle, why)

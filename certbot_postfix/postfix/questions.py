@@ -1,0 +1,186 @@
+"""Which services are asked what: before a change, after it, and after its undo.
+
+Promises in, questions out; nothing is asked here.
+"""
+
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from certbot_postfix.postfix import screening
+from certbot_postfix.postfix.configuration import (
+    SNI_MAPS,
+    Configuration,
+    endpoints,
+    with_own_certificate,
+    without_tls,
+)
+from certbot_postfix.tls.baseline import Baseline
+from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Who asks for *server_name*, or for none, is shown one of *expected*.
+
+    That holds where main.cf's certificates are served, or at *services* if there are
+    any.
+    """
+
+    server_name: str | None
+    expected: tuple[Certificate, ...]
+    services: frozenset[str] = frozenset()
+
+
+# Up to so many names, a client asks every service for each; of more, for so many names
+# of each chain, or for one.
+NAMES = 50
+
+
+SAMPLE = 5
+
+
+def sampled(promises: Collection[Promise], most: int = NAMES) -> list[Promise]:
+    """Return those of *promises* that are asked for: every chain, some of its names.
+
+    A table has one line for each of its names, all made in the same way.  Up to *most*
+    names are all asked for.
+    """
+    named = [each for each in promises if each.server_name is not None]
+    if len(named) <= most:
+        return list(promises)
+    chains: dict[tuple[object, ...], list[Promise]] = {}
+    for each in named:
+        chains.setdefault((each.expected, each.services), []).append(each)
+    count = min(SAMPLE, max(1, most // len(chains)))
+    chosen = [each for each in promises if each.server_name is None]
+    for chain in chains.values():
+        step = max(1, len(chain) // count)
+        chosen += chain[::step][:count]
+    return chosen
+
+
+class Purpose(Enum):
+    """What has changed, which decides who must answer as expected."""
+
+    INSTALLED = auto()
+    RENEWED = auto()
+    UNDONE = auto()
+
+
+def before(configuration: Configuration) -> list[Question]:
+    """Return a question for every endpoint, for a certificate or for a greeting."""
+    found = [
+        *endpoints(configuration)[0],
+        *with_own_certificate(configuration),
+        *screening.strangers(configuration),
+    ]
+    plain = without_tls(configuration)
+    return [
+        *(Question(each, None) for each in found if _here(each)),
+        *(Question(each, None, tls=False) for each in plain if _here(each)),
+    ]
+
+
+def to_be_verified(configuration: Configuration) -> list[Endpoint]:
+    """Return where a certificate is served once TLS is not off any more."""
+    values = dict(configuration.values)
+    for command in ("smtpd", "postscreen"):
+        name = f"{command}_tls_security_level"
+        inherited = command == "smtpd" or name not in configuration.explicit
+        if inherited and values.get(name, "").lower() in ("", "none"):
+            values[name] = "may"
+    return endpoints(replace(configuration, values=values))[0]
+
+
+def after(
+    configuration: Configuration, promises: Collection[Promise]
+) -> list[Question]:
+    """Return what is to be asked where certificates of ours are served.
+
+    With many chains that have names, each of them is asked for at one endpoint.
+    """
+    found, _ = endpoints(configuration)
+    places = [
+        *found,
+        *with_own_certificate(configuration),
+        *screening.strangers(configuration),
+    ]
+    table = configuration.value(SNI_MAPS)
+    services = {str(each): each for each in configuration.services}
+    # A service's own table is not ours.
+    having = [
+        each
+        for each in filter(_here, places)
+        if configuration.value(SNI_MAPS, services[each.service]) == table
+    ]
+    default = {endpoint.service for endpoint in found}
+    named = [each for each in promises if each.server_name is not None]
+    parts = len(having) if len(named) > NAMES else 1
+    asked = [
+        Question(endpoint, None, promise.expected)
+        for endpoint in filter(_here, places)
+        for promise in promises
+        if promise.server_name is None
+        if endpoint.service in (promise.services or default)
+    ]
+    asked += [
+        Question(endpoint, promise.server_name, promise.expected)
+        for number, endpoint in enumerate(having)
+        for promise in named[number % parts :: parts]
+        if endpoint.service in (promise.services or default)
+    ]
+    return asked
+
+
+def parted(
+    questions: Collection[Question],
+    configuration: Configuration,
+    baseline: Baseline | None,
+    purpose: Purpose,
+) -> tuple[list[Question], list[Question]]:
+    """Return what must be answered as expected after a change, and what may be.
+
+    A service that was alive before must be alive, whatever it serves.
+    """
+    if not baseline:
+        return from_known_clients(questions), []
+    must: list[Question] = []
+    may: list[Question] = []
+    alive = purpose is Purpose.INSTALLED
+    for question in questions:
+        at = question.endpoint
+        if at.source:
+            # postscreen may have reasons of its own to reject a stranger.
+            must += [question] if baseline.let_in(at) else []
+            continue
+        due = baseline.greeted(at) if alive else baseline.well(at)
+        (must if due else may).append(question)
+    ours = {question.endpoint for question in questions}
+    for question in before(configuration):
+        at = question.endpoint
+        if at not in ours and not at.source:
+            # A service's own certificate is not ours, and not to be harmed either.
+            other = replace(question, tls=question.tls and baseline.well(at))
+            (must if baseline.greeted(at) else may).append(other)
+    return must, may
+
+
+def from_known_clients(questions: Collection[Question]) -> list[Question]:
+    """Return those that every server answers that lets this machine in."""
+    return [each for each in questions if not each.endpoint.source]
+
+
+def _here(endpoint: Endpoint) -> bool:
+    """Whether this machine has the address, which an IPv6 one may not be."""
+    if ":" not in endpoint.host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind((endpoint.host, 0))
+    except OSError:
+        return False
+    return True

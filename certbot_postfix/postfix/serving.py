@@ -1,0 +1,317 @@
+"""What a running instance serves: have it read its files anew, verify what it serves.
+
+Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredError`, or
+`ProgramError` where Postfix does not do as told.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from certbot_postfix.errors import (
+    OtherCertificateError,
+    ProgramError,
+    ProofError,
+    RefusedError,
+    UnansweredError,
+    named_logger,
+)
+from certbot_postfix.postfix import questions
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.mail_log import MailLog
+from certbot_postfix.postfix.questions import NAMES, Promise, Purpose, sampled
+from certbot_postfix.system import signals
+from certbot_postfix.tls import baseline
+from certbot_postfix.tls.baseline import Baseline
+from certbot_postfix.tls.probe import LEAST, Question
+from certbot_postfix.tls.verification import (
+    CLIENTS,
+    Failure,
+    clauses,
+    hint,
+    told,
+    verify,
+)
+
+logger = named_logger(__name__)
+
+# Seconds after a reload at which the master process must still be there: it reads
+# master.cf after `postfix reload` ended, and may die of what it finds.
+SETTLE = 1.0
+
+# Seconds in which the old certificate must be back before Postfix is started anew.
+BACK = 5.0
+
+
+class Serving:
+    """The running side of *postfix*, if it runs.
+
+    *timeout* is in seconds, 0 skips verification; *say* reports to the user.
+    """
+
+    def __init__(
+        self, postfix: Postfix, timeout: float, say: Callable[[str], None]
+    ) -> None:
+        self.postfix = postfix
+        self.timeout = timeout
+        self.say = say
+        # What each endpoint answered before anything was changed, if known.
+        self.baseline: Baseline | None = None
+        # The directory with which the Postfix was started that is met, if another.
+        self._elsewhere: Path | None = None
+        # The same, before an undo was begun that is not of this process.
+        self._lately: Baseline | None = None
+        self._log: MailLog | None = None  # from the last reload on
+
+    @cached_property
+    def ran(self) -> bool:
+        """Whether Postfix ran when it was first asked."""
+        return self.postfix.running()
+
+    def shows(
+        self,
+        configuration: Configuration,
+        promises: Collection[Promise],
+        paths: Iterable[Path],
+    ) -> bool:
+        """Whether every service keeps the *promises* already.
+
+        Another process than the one that was asked may have read what was there before
+        the files *paths*: then nobody knows.
+        """
+        asked = questions.from_known_clients(
+            questions.after(configuration, sampled(promises))
+        )
+        if not (self.ran and self.timeout and asked):
+            return False
+        if self.postfix.outdated(configuration, paths):
+            return False
+        return not verify(asked, timeout=0)
+
+    def foresee(self, configuration: Configuration) -> None:
+        """Look at the services before anything is changed.
+
+        Raises `MisconfiguredError` if Postfix would not survive a reload.
+        """
+        self.postfix.refuse_fatal_reload(configuration)
+        self._lately = None
+        if self.ran and self.timeout:
+            asked = questions.before(configuration)
+            self.baseline = baseline.take(asked, max(self.timeout, LEAST))
+
+    def recall(self, noted: Baseline | None) -> None:
+        """Take *noted* for the answers before the change that is to be undone."""
+        if noted:
+            self._lately, self.baseline = self.baseline, noted
+
+    def refuse_refusals(self, configuration: Configuration) -> None:
+        """Raise `RefusedError` if a service to be verified lets no client in."""
+        known = self.baseline.failures if self.baseline else {}
+        failures = [
+            Failure(Question(endpoint, None), error)
+            for endpoint in questions.to_be_verified(configuration)
+            if isinstance(error := known.get(str(endpoint)), RefusedError)
+        ]
+        if failures:
+            raise RefusedError(
+                f"{'; '.join(clauses(failures))}; no certificate could be verified"
+                " there, so no changes were made",
+                hint=hint(failures),
+            )
+
+    def activate(
+        self,
+        configuration: Configuration,
+        promises: Collection[Promise],
+        purpose: Purpose = Purpose.RENEWED,
+    ) -> None:
+        """Reload, and return when every service keeps the *promises*.
+
+        One that could not be verified before is reported, and no more; but where a
+        certificate is installed, all that were alive must be verified.
+        """
+        if self._reload(configuration):
+            self._verify(configuration, promises, self.timeout, purpose)
+
+    def reload(self, configuration: Configuration) -> None:
+        """Reload, where no certificate has changed, and see that Postfix lives."""
+        if not self.ran:
+            self.say("Postfix does not run, and was not started.")
+            return
+        self.postfix.refuse_fatal_reload(configuration)
+        self.postfix.reload()
+        time.sleep(SETTLE)
+        self._must_run()
+
+    def bring_back(
+        self, configuration: Configuration, promises: Collection[Promise]
+    ) -> None:
+        """Do the same for files that are the old ones again, by all means."""
+        with signals.uninterruptible():
+            self._bring_back(configuration, promises)
+
+    def _bring_back(
+        self, configuration: Configuration, promises: Collection[Promise]
+    ) -> None:
+        self.postfix.refuse_fatal_reload(configuration)
+        self.say("Restoring the previous configuration.")
+        patience = min(self.timeout, max(BACK, self._patience))
+        try:
+            if not self._reload(configuration):
+                return
+            self._verify(configuration, promises, patience, Purpose.UNDONE)
+        except ProgramError:
+            if self.postfix.running():
+                raise
+            self.postfix.start()  # it ran, and died of what is undone now
+        except UnansweredError:
+            # A service that died at its start stays down for a minute, whatever is
+            # fixed and reloaded.  One that did not answer before is no reason.
+            if self.baseline is None or self._elsewhere:
+                raise
+            self.postfix.restart()
+        else:
+            return
+        if self.baseline and self._lately:
+            self.baseline = self.baseline.with_dead(self._lately)
+        self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
+
+    def _reload(self, configuration: Configuration) -> bool:
+        """Reload, if Postfix runs; return whether it does."""
+        self._elsewhere = self.postfix.elsewhere(configuration)
+        if not self.ran:
+            another = f" ({self._started()})" if self._elsewhere else ""
+            logger.warning(
+                "Postfix in %s does not run and was not started; what it will serve"
+                " could not be verified%s.",
+                self.postfix.directory,
+                another,
+            )
+            return False
+        self._log = MailLog(configuration)
+        self.postfix.reload()
+        return True
+
+    def _verify(
+        self,
+        configuration: Configuration,
+        promises: Collection[Promise],
+        timeout: float,
+        purpose: Purpose,
+    ) -> None:
+        if not timeout:
+            self.say("Verification is disabled (timeout 0).")
+            return
+        settled = time.monotonic() + SETTLE
+        sample = sampled(promises, self._affordable(timeout))
+        asked = questions.after(configuration, sample)
+        must, may = questions.parted(asked, configuration, self.baseline, purpose)
+        # An idle process from before the reload is gone after a second: it is not
+        # to take the time of a slow service, nor to give a sign of life.
+        if self.baseline and self.baseline.slowest > SETTLE:
+            time.sleep(SETTLE)
+        self._demand([each for each in must if each.expected], timeout)
+        time.sleep(max(0.0, settled - time.monotonic()))
+        self._must_run()
+        self._demand([each for each in must if not each.expected], timeout)
+        failures = verify(may, timeout=min(timeout, self._patience))
+        self._tolerate(failures, purpose)
+        failed = {failure.question.endpoint for failure in failures}
+        seen = {each.endpoint for each in (*must, *may)} - failed
+        verified = [each for each in asked if each.endpoint in seen]
+        silent = all(isinstance(each.error, UnansweredError) for each in failures)
+        if asked and not verified and silent and purpose is not Purpose.UNDONE:
+            raise self._error(failures)
+        if verified or not asked:
+            self.say(told(verified))
+            if len(sample) < len(promises):
+                self.say(_sampled(sample, promises))
+        elif purpose is Purpose.UNDONE:
+            self.say("The previous configuration was restored.")
+
+    def _demand(self, asked: list[Question], timeout: float) -> None:
+        if failures := verify(asked, timeout=timeout, watch=self._must_run):
+            self._must_run()
+            raise self._error(failures)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for a service that is not known to be well."""
+        return max(LEAST, 2 * self.baseline.slowest if self.baseline else 0)
+
+    def _affordable(self, timeout: float) -> int:
+        """Return for how many names each service can be asked within *timeout*."""
+        slowest = self.baseline.slowest if self.baseline else 0.0
+        # A tenth of a second each is no reason to ask for fewer.
+        rounds = int(timeout / max(slowest, 0.1))
+        # One round is for those who answer once more as before the change.
+        return min(NAMES, CLIENTS * max(1, rounds - 1) - 1)
+
+    def _tolerate(self, failures: list[Failure], purpose: Purpose) -> None:
+        """Report what could not be verified before either; raise the first of others.
+
+        A service that was alive is so no more, or now presents a wrong certificate.
+        """
+        known = self.baseline
+        dead, unverified, new = list[Failure](), list[Failure](), list[Failure]()
+        for failure in failures:
+            silent = isinstance(failure.error, UnansweredError)
+            if isinstance(failure.error, OtherCertificateError):
+                new.append(failure)
+            elif not silent:
+                unverified.append(failure)
+            elif known and known.greeted(failure.question.endpoint):
+                new.append(failure)
+            else:
+                dead.append(failure)
+        if new:
+            raise self._error(new)
+        undone = purpose is Purpose.UNDONE
+        when = "undo" if undone and self._lately else "change"
+        for clause in clauses(dead):
+            logger.warning("%s; it did not answer before the %s either", clause, when)
+        for clause in clauses(unverified):
+            logger.warning(
+                "%s; it was like that before the change"
+                if undone
+                else "%s; nor could it be verified before the change",
+                clause,
+            )
+
+    def _error(self, failures: list[Failure]) -> ProofError:
+        """Return the error for *failures*, of which there is one at least."""
+        kinds = {type(failure.error) for failure in failures}
+        if self._elsewhere:
+            return (UnansweredError if UnansweredError in kinds else ProofError)(
+                f"{self._started()} and does not read {self.postfix.directory}",
+                hint=f"name {self._elsewhere} as Postfix's configuration directory, or"
+                f" stop Postfix and start it with {self.postfix.directory}",
+            )
+        words = clauses(failures)
+        if self._log and kinds & {UnansweredError, ProofError}:
+            words += filter(None, [self._log.cause()])
+        kind = UnansweredError if UnansweredError in kinds else ProofError
+        return kind("; ".join(words), hint=hint(failures))
+
+    def _started(self) -> str:
+        return f"the Postfix that listens there was started with {self._elsewhere}"
+
+    def _must_run(self) -> None:
+        if not self.postfix.running():
+            raise ProgramError(
+                f"Postfix in {self.postfix.directory} died after it was reloaded",
+                hint='look for "fatal" at the end of the mail log',
+            )
+
+
+def _sampled(sample: Collection[Promise], promises: Collection[Promise]) -> str:
+    """Say how many of the names in *promises* are in the *sample*."""
+    few, all_of_them = (
+        sum(each.server_name is not None for each in found)
+        for found in (sample, promises)
+    )
+    return (
+        f"Of {all_of_them:,} names, a sample of {few:,} was verified, with every chain."
+    )

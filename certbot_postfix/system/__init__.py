@@ -1,0 +1,1 @@
+"""Files, programs, locks, signals and time."""

@@ -1,0 +1,1 @@
+"""Certificates, host names, and what a handshake shows."""

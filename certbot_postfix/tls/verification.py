@@ -1,0 +1,245 @@
+"""Asks services until they answer as expected, and says in one sentence who did not.
+
+Every endpoint is asked by threads of its own, so that one that hangs keeps nobody from
+another; a small server allows few smtpd processes.  Raises nothing but what *watch*
+raises.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from certbot_postfix.errors import (
+    OtherCertificateError,
+    ProofError,
+    RefusedError,
+    UnansweredError,
+)
+from certbot_postfix.tls import probe
+from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.probe import LEAST, Question
+
+T = TypeVar("T")
+
+# Seconds between two attempts, and until somebody looks at what takes so long.
+PAUSE = 0.1
+WATCH = 1.0
+
+# How many clients of ours an endpoint has at a time.
+CLIENTS = 4
+
+# In a sentence, for a client without server name.
+NO_NAME = "no name"
+
+# How many names are told one by one.
+NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A question that was not answered as expected, and how it was answered last."""
+
+    question: Question
+    error: ProofError
+
+
+def verify(
+    questions: Collection[Question],
+    *,
+    timeout: float,
+    watch: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Return which *questions* were not answered as expected within *timeout* seconds.
+
+    A process that serves a client from before the change may answer for a while, so
+    each is asked again until then; at least once, for which there are `probe.LEAST`
+    seconds.  *watch* is called if that takes longer than a second, and may end it all.
+    """
+    end = time.monotonic() + timeout
+    stopped = threading.Event()
+    lanes = list(_lanes(questions))
+    failures = [[Failure(each, _UNASKED) for each in lane] for lane in lanes]
+
+    def work(number: int) -> None:
+        failures[number] = _until(lanes[number], end, stopped)
+
+    try:
+        side_by_side(work, range(len(lanes)), watch)
+    finally:
+        stopped.set()
+    return [failure for lane in failures for failure in lane]
+
+
+def _lanes(questions: Iterable[Question]) -> Iterator[list[Question]]:
+    """Yield what is asked one after the other, of one endpoint each."""
+    by_endpoint: dict[Endpoint, list[Question]] = {}
+    for question in questions:
+        by_endpoint.setdefault(question.endpoint, []).append(question)
+    for mine in by_endpoint.values():
+        yield from filter(None, (mine[start::CLIENTS] for start in range(CLIENTS)))
+
+
+def side_by_side(
+    work: Callable[[T], None],
+    things: Iterable[T],
+    watch: Callable[[], None] = lambda: None,
+    patience: float | None = None,
+) -> None:
+    """Do *work* for each of *things* at once; *watch* is called if that takes long.
+
+    What takes longer than *patience* seconds is left alone.
+    """
+    end = time.monotonic() + (patience or 0)
+    threads = [
+        # Ctrl-C need not wait for the deadline.
+        threading.Thread(target=work, args=(thing,), daemon=True)
+        for thing in things
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + WATCH
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        watch()
+    for thread in threads:
+        thread.join(None if patience is None else max(0.0, end - time.monotonic()))
+
+
+_UNASKED = ProofError("no time was left", reason="no time was left")
+
+
+def _until(
+    questions: list[Question], end: float, stopped: threading.Event
+) -> list[Failure]:
+    """Ask one endpoint until it has answered all as expected or the time is over."""
+    last = max(end, time.monotonic() + LEAST)
+    known: dict[Question, Failure] = {}
+    while True:
+        failures = _round(questions, last, known)
+        known.update((failure.question, failure) for failure in failures)
+        over = time.monotonic() + PAUSE >= end
+        if not failures or over or stopped.wait(PAUSE):
+            return failures
+        if not isinstance(failures[-1].error, UnansweredError):
+            questions = [failure.question for failure in failures]
+
+
+def _round(
+    questions: list[Question], last: float, known: Mapping[Question, Failure]
+) -> list[Failure]:
+    failures = []
+    for question in questions:
+        left = last - time.monotonic()
+        error = probe.ask(question, timeout=left)
+        if isinstance(error, UnansweredError) and left < LEAST / 2:
+            error = _UNASKED  # there was hardly time to answer
+        if error is _UNASKED and question in known:
+            failures.append(known[question])
+        elif error:
+            failures.append(Failure(question, error))
+        if isinstance(error, UnansweredError):
+            break  # nor will it answer the others
+    return failures
+
+
+def clauses(failures: Iterable[Failure]) -> list[str]:
+    """Say what was wrong; what was answered alike is one clause."""
+    alike: dict[tuple[type, str], list[Question]] = {}
+    for failure in failures:
+        key = (type(failure.error), failure.error.reason)
+        alike.setdefault(key, []).append(failure.question)
+    return [_clause(kind, why, mine) for (kind, why), mine in alike.items()]
+
+
+def _clause(kind: type, reason: str, questions: list[Question]) -> str:
+    endpoints = list(dict.fromkeys(each.endpoint for each in questions))
+    if kind is UnansweredError:
+        return f"{places(endpoints)} did not answer: {reason}"
+    if kind is RefusedError:
+        return f"{places(endpoints)} rejected the test connection: {reason}"
+    clients = {each.server_name or "" for each in questions}
+    to = (
+        "" if "" in clients else f" to clients requesting {enumerated(sorted(clients))}"
+    )
+    if kind is OtherCertificateError:
+        return f"{presenting(endpoints)} {reason}{to}"
+    return f"{presenting(endpoints)} no certificate{to}: {reason}"
+
+
+def presenting(endpoints: Iterable[Endpoint]) -> str:
+    """Return subject and verb of a sentence about what services present."""
+    found = list(endpoints)
+    several = len({endpoint.service for endpoint in found}) > 1
+    return f"{places(found)} {'present' if several else 'presents'}"
+
+
+def places(endpoints: Iterable[Endpoint]) -> str:
+    """Return each service with its addresses."""
+    services: dict[str, list[str]] = {}
+    for endpoint in dict.fromkeys(endpoints):
+        services.setdefault(endpoint.name, []).append(endpoint.address)
+    return enumerated(
+        [
+            name if [name] == where else f"{name} ({', '.join(where)})"
+            for name, where in services.items()
+        ],
+        limit=len(services),
+    )
+
+
+def enumerated(words: list[str], *, limit: int = NAMES) -> str:
+    """Return *words* as an enumeration, only *limit* of them one by one."""
+    if len(words) > limit + 1:
+        words = [*words[:limit], f"{len(words) - limit:,} more"]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def told(verified: list[Question]) -> str:
+    """Say what is verified when all questions were answered as expected."""
+    if not verified:
+        return (
+            "No Postfix service uses the certificate configured in main.cf, so there"
+            " was nothing to verify."
+        )
+    asked: dict[str, list[Question]] = {}  # in the order of the questions
+    for one in verified:
+        asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
+    served: dict[str, list[str]] = {}
+    for expected, ones in asked.items():
+        where = presenting(dict.fromkeys(one.endpoint for one in ones))
+        names = {one.server_name or NO_NAME for one in ones}
+        several = len(asked) > 1 or len(names - {NO_NAME}) > 1
+        clients = f" to clients requesting {_some(names)}" if several else ""
+        served.setdefault(where, []).append(f"{expected}{clients}")
+    parts = (f"{where} {', '.join(each)}" for where, each in served.items())
+    return f"Verified: {'; '.join(parts)}."
+
+
+def _some(names: set[str]) -> str:
+    """Return some of *names* for a sentence, the absence of one last."""
+    named = sorted(names - {NO_NAME})
+    last = [NO_NAME] if NO_NAME in names else []
+    if len(named) > 3:
+        named[3:] = [f"{len(named) - 3:,} more"]
+    return enumerated([*named, *last], limit=4)
+
+
+def hint(failures: list[Failure]) -> str:
+    """Return what is to be done about *failures*."""
+    refusals = {
+        failure.error.reason
+        for failure in failures
+        if isinstance(failure.error, RefusedError)
+    }
+    if not refusals:
+        return 'look for "disabling TLS support" or "fatal" in the mail log'
+    limited = any(reason.startswith("421") for reason in refusals)
+    return (
+        "exempt the addresses of this machine from limits for clients"
+        " (smtpd_client_event_limit_exceptions)"
+        if limited
+        else "allow connections from this machine (is smtpd_delay_reject = no?)"
+    ) + ", or skip the verification with --postfix-verify-timeout 0"
