@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,15 @@ from tests.lab import (
     PrivatePostfix,
     base_directory,
 )
+
+with suppress(ModuleNotFoundError):  # the tests of the Debian package have none
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says how busy the machine is.
+    settings.register_profile(
+        "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("tests")
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = ("test_load", "test_kill", "test_policy_faults", "test_names", "test_secrets")

@@ -441,6 +441,16 @@ def test_a_full_disk_hinders_neither_keeping_nor_bringing_back(small_disk):
     assert not files.leftovers(path)
 
 
+def test_what_was_made_on_another_file_system_is_put_in_place(small_disk, tmp_path):
+    new = tmp_path / "new"
+    new.write_bytes(b"built")
+    new.chmod(0o640)
+
+    files.put(new, small_disk / "certbot_sni.db")
+
+    assert look(small_disk) == {"certbot_sni.db": (0o640, b"built")}
+
+
 def test_nothing_comes_back_if_nothing_was_kept(path):
     with pytest.raises(Error, match=f"could not restore {path}: No such file"):
         files.bring_back(path)

@@ -317,25 +317,57 @@ def test_without_hard_links_a_copy_is_kept(path, base, error):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_directory_is_synced_after_what_was_renamed_in_it(path, base):
+def calls(base: Path, program: str, *arguments: Path) -> list[tuple[str, str]]:
+    """Return what *program* asks the system for below *base*, and with what."""
     trace = base / "trace"
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from certbot_postfix.change import transaction\n"
-        "transaction.put_bundle(Path(sys.argv[1]), b'key', None)\n"
-    )
-    calls = "trace=rename,renameat,renameat2,fsync,mkdir"
-    command = ("strace", "-y", "-o", str(trace), "-e", calls)
-    bundle = base / "bundles" / "mx.pem"
-    command += (sys.executable, "-c", program, str(bundle))
+    wanted = "trace=link,linkat,rename,renameat,renameat2,fsync,mkdir"
+    command = ["strace", "-y", "-o", str(trace), "-e", wanted, sys.executable]
+    begin = "import sys; from pathlib import Path\nfrom certbot_postfix."
 
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    subprocess.run(
+        [*command, "-c", begin + program, *map(str, arguments)],
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
 
     lines = [line for line in trace.read_text().splitlines() if str(base) in line]
-    done = [line.partition("(")[0].removesuffix("at") for line in lines]
-    assert done == ["mkdir", "fsync", "fsync", "rename", "fsync"]
-    assert f"<{base}>" in lines[1]
-    assert f"<{bundle.parent}>" in lines[4]
+    parts = [line.partition("(") for line in lines]
+    return [(name.removesuffix("at"), rest) for name, _, rest in parts]
+
+
+def test_a_directory_is_synced_after_what_was_renamed_in_it(base):
+    program = "change import transaction\ntransaction.put_bundle(Path(sys.argv[1]), b'key', None)"
+    bundle = base / "bundles" / "mx.pem"
+
+    found = calls(base, program, bundle)
+
+    names = [name for name, _ in found]
+    assert names == ["mkdir", "fsync", "fsync", "rename", "fsync"]
+    assert f"<{base}>" in found[1][1]
+    assert f"<{bundle.parent}>" in found[4][1]
+
+
+@pytest.mark.parametrize(
+    ("verbs", "expected"),
+    [
+        ("keep(path)", ["link", "fsync"]),
+        ("keep(path); files.bring_back(path)", ["link", "fsync", "rename", "fsync"]),
+        ("put(path.with_name('new'), path)", ["fsync", "rename", "fsync"]),
+    ],
+)
+def test_what_is_kept_brought_back_or_put_in_place_outlives_a_crash(
+    path, verbs, expected
+):
+    path.with_name("new").touch()
+
+    found = calls(
+        path.parent,
+        f"system import files\npath = Path(sys.argv[1]); files.{verbs}",
+        path,
+    )
+
+    assert [name for name, _ in found] == expected
+    assert f"<{path.parent}>" in found[-1][1]
 
 
 # A server that did what it was asked for, and whose answer was lost: it is asked again.
@@ -366,7 +398,12 @@ def test_a_rename_that_was_done_counts_though_it_is_reported_as_failed(path, bas
     library = base / "lost.so"
     build = ["cc", "-shared", "-fPIC", "-o", library, base / "lost.c", "-ldl"]
     subprocess.run(build, check=True)
-    program = f"{PROGRAM}\nfiles.rewrite(path, b'newest')\n"
+    program = (
+        f"{PROGRAM}\nfiles.rewrite(path, b'newest')\n"
+        "files.keep(path)\n"
+        "assert files.kept(path).samefile(path)\n"
+        "files.forget(path)\n"
+    )
 
     subprocess.run(
         [sys.executable, "-c", program, path],

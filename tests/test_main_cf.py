@@ -419,8 +419,10 @@ _TEXTS = st.builds(
 
 @settings(
     max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 @given(head=st.lists(_COMMENTS, max_size=2), rest=_TEXTS)
 def test_whatever_main_cf_says_only_what_is_planned_changes(

@@ -177,9 +177,8 @@ def test_mail_to_a_domain_with_a_policy_goes_to_its_server_verified(enforced):
     mark = enforced.send(RECIPIENT)
 
     enforced.arrives(mark)
-    assert (
+    enforced.sender.await_log(
         f"Verified TLS connection established to mx.enforce.insecure[{RIGHT}]:25"
-        in enforced.sender.log()
     )
     enforced.account()
 
@@ -300,7 +299,7 @@ def test_mail_waits_while_the_key_is_not_the_one_that_dnssec_pins(world):
     publish_dane(world, tlsa(issued.cert_pem))
     world.flush()
     world.arrives(mark)
-    assert "Verified TLS connection established to mx.dane.test" in world.sender.log()
+    world.sender.await_log("Verified TLS connection established to mx.dane.test")
     world.account()
 
 
@@ -315,7 +314,7 @@ def test_the_level_dane_is_set_where_the_resolver_validates(world):
     assert "+smtp_dns_support_level = dnssec" in told
     world.sender.start()
     world.arrives(world.send("you@dane.test"))
-    assert "Verified TLS connection established to mx.dane.test" in world.sender.log()
+    world.sender.await_log("Verified TLS connection established to mx.dane.test")
     assert "--- " not in world.install("--postfix-client-level", "dane")
 
 

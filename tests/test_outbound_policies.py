@@ -355,7 +355,7 @@ def test_a_refresh_reloads_a_postfix_that_runs_only_if_something_changed(scene):
     scene.third.say(TWO)
     scene.refresh()
 
-    assert "reload" in scene.postfix.log()
+    scene.postfix.await_log("reload")
 
 
 def test_a_policy_that_ends_leaves_the_table_though_no_source_is_due(scene):
@@ -513,7 +513,7 @@ def test_what_was_killed_before_postfix_was_told_is_told_again(scene):
 
     scene.refresh()
 
-    assert "reload" in scene.postfix.log()
+    scene.postfix.await_log("reload")
     assert not list(scene.postfix.config_dir.glob(".certbot_tls_policy*"))
 
 

@@ -1,10 +1,17 @@
 """Where mail goes by another route, policies do not count, and all that look say so."""
 
+from pathlib import Path
+
 import pytest
 
+from certbot_postfix.outbound import routes
+from certbot_postfix.outbound.routes import Route
+from certbot_postfix.postfix.configuration import Configuration, Service
 from tests.lab.machine import wait_until
+from tests.test_nexthops import client
 from tests.test_outbound_mail import STRIPPED, World, enforced, stripped, world
 from tests.test_resolver_daemons import findings, policy, policy_test
+from tests.test_rules import configured
 
 __all__ = ["enforced", "world"]  # fixtures
 
@@ -47,43 +54,78 @@ def filter_of_a_service(world: World) -> dict[str, str]:
 
 
 ROUTES = [
-    pytest.param(lambda _: {"default_transport": "smtp:[127.0.0.1]"}, INSTEAD),
-    pytest.param(lambda _: {"relayhost": "[127.0.0.1]"}, INSTEAD),
-    pytest.param(transport(f"{DOMAIN} smtp:[127.0.0.1]"), INSTEAD),
-    pytest.param(transport(".insecure :[127.0.0.1]"), INSTEAD),
-    pytest.param(transport("* relay:[127.0.0.1]"), INSTEAD),
-    pytest.param(pattern(r"/@enforce\.insecure$/ smtp:[127.0.0.1]"), INSTEAD),
-    pytest.param(transport(f"{DOMAIN} lmtp:"), "lmtp/unix, which follows no policies"),
+    pytest.param(
+        lambda _: {"default_transport": "smtp:[127.0.0.1]"},
+        INSTEAD,
+        id="default_transport",
+    ),
+    pytest.param(lambda _: {"relayhost": "[127.0.0.1]"}, INSTEAD, id="relayhost"),
+    pytest.param(
+        transport(f"{DOMAIN} smtp:[127.0.0.1]"), INSTEAD, id="transport_maps, domain"
+    ),
+    pytest.param(
+        transport(".insecure :[127.0.0.1]"), INSTEAD, id="transport_maps, parent"
+    ),
+    pytest.param(transport("* relay:[127.0.0.1]"), INSTEAD, id="transport_maps, star"),
+    pytest.param(
+        pattern(r"/@enforce\.insecure$/ smtp:[127.0.0.1]"),
+        INSTEAD,
+        id="transport_maps, pattern",
+    ),
+    pytest.param(
+        transport(f"{DOMAIN} lmtp:"),
+        "lmtp/unix, which follows no policies",
+        id="transport_maps, lmtp",
+    ),
     pytest.param(
         lambda _: {"relay_domains": DOMAIN, "relay_transport": "smtp:[127.0.0.1]"},
         "relay_transport sends mail to [127.0.0.1]",
+        id="relay_transport",
     ),
-    pytest.param(overridden, "master.cf overrides smtp_tls_policy_maps for smtp/unix"),
+    pytest.param(
+        overridden,
+        "master.cf overrides smtp_tls_policy_maps for smtp/unix",
+        id="override",
+    ),
     pytest.param(
         lambda world: {
             "sender_dependent_relayhost_maps": table(world, "a@b.org [127.0.0.1]")
         },
         "where it sends a sender's mail elsewhere",
+        id="relayhost_maps",
     ),
     pytest.param(
         lambda _: {"sender_dependent_default_transport_maps": "static:smtp:[a.org]"},
         "where it sends a sender's mail elsewhere",
+        id="default_transport_maps",
     ),
     pytest.param(
         lambda _: {"smtp_fallback_relay": "[127.0.0.1]"},
         "smtp_fallback_relay = [127.0.0.1]: mail that no server",
+        id="smtp_fallback_relay",
     ),
     pytest.param(
-        lambda _: {"content_filter": "smtp:[127.0.0.1]:10025"}, "is a content filter"
+        lambda _: {"content_filter": "smtp:[127.0.0.1]:10025"},
+        "is a content filter",
+        id="content_filter",
     ),
-    pytest.param(filter_of_a_service, "smtp:[127.0.0.1]:10025 is a content filter"),
-    pytest.param(access_with_filter, "smtp:[127.0.0.1]:10025 is a content filter"),
+    pytest.param(
+        filter_of_a_service,
+        "smtp:[127.0.0.1]:10025 is a content filter",
+        id="content_filter of a service",
+    ),
+    pytest.param(
+        access_with_filter,
+        "smtp:[127.0.0.1]:10025 is a content filter",
+        id="FILTER in a table",
+    ),
     pytest.param(
         lambda _: {
             "smtpd_client_restrictions": "check_client_access"
             " static:{FILTER smtp:[127.0.0.1]:10025}"
         },
         "smtp:[127.0.0.1]:10025 is a content filter",
+        id="FILTER static",
     ),
 ]
 
@@ -149,3 +191,108 @@ def test_mail_that_waits_for_its_policy_leaves_by_the_fallback_relay(enforced):
     mark = enforced.send(f"you@{DOMAIN}")
 
     wait_until(lambda: mark in " ".join(enforced.right.arrived()), "it leaves in clear")
+
+
+# The decision itself
+
+HOP = "[127.0.0.1]:10025"
+PATH = Path("/etc/postfix/certbot_tls_policy")
+
+
+def configuration(*services: Service, **explicit: str) -> Configuration:
+    usual = {"default_transport": "smtp", "relay_transport": "relay"}
+    clients = (client("smtp"), client("relay"), *services)
+    return configured({**usual, **explicit}, services=clients)
+
+
+def told(found: Configuration, *domains: str) -> list[str]:
+    return routes.complaints(found, PATH, domains or [DOMAIN], lambda *_: {})
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "header_checks",
+        "mime_header_checks",
+        "nested_header_checks",
+        "body_checks",
+        "milter_header_checks",
+        *(
+            f"smtpd_{when}_restrictions"
+            for when in (
+                *("client", "helo", "sender", "relay", "recipient", "data"),
+                *("end_of_data", "etrn"),
+            )
+        ),
+        "a_class",
+    ],
+)
+@pytest.mark.parametrize("service", [True, False], ids=["master.cf", "main.cf"])
+def test_a_filter_is_known_wherever_postfix_reads_it(place, service):
+    value = {place: f"static:{{FILTER smtp:{HOP}}}"}
+    there = [Service("a", "inet", "smtpd", value)] if service else []
+    found = configuration(
+        *there,
+        smtpd_restriction_classes="other, a_class",
+        **({} if service else value),
+    )
+
+    assert [each.partition(" is ")[0] for each in told(found)] == [f"smtp:{HOP}"]
+
+
+def test_a_filter_without_a_next_hop_has_that_of_main_cf():
+    found = configuration(content_filter="smtp:", default_filter_nexthop=HOP)
+
+    assert told(found)[0].startswith(f"smtp:{HOP} is a content filter")
+
+
+def test_no_filter_is_known_by_a_comment_or_a_word_that_is_none(tmp_path):
+    checks = tmp_path / "checks"
+    checks.write_text(f"# FILTER smtp:{HOP}\n/x/ REJECT NOFILTER smtp:{HOP}\n")
+
+    assert told(configuration(header_checks=f"regexp:{checks}")) == []
+
+
+def test_a_fallback_relay_of_one_client_is_known():
+    slow = client("slow", smtp_fallback_relay=HOP)
+
+    assert told(configuration(slow))[0].startswith(f"smtp_fallback_relay = {HOP}: ")
+
+
+def test_a_table_that_is_not_asked_is_named():
+    found = configuration(transport_maps="ldap:/etc/postfix/ldap.cf")
+
+    (complaint,) = told(found)
+    assert complaint.startswith("ldap:/etc/postfix/ldap.cf in transport_maps is not")
+
+
+def test_a_domain_below_one_that_is_relayed_goes_where_that_does():
+    found = configuration(relay_domains="insecure", relay_transport=f"relay:{HOP}")
+
+    assert told(found)[0].startswith(f"policies for {DOMAIN} have no effect: relay_")
+
+
+@pytest.mark.parametrize("command", ["discard", "error", "local", "virtual"])
+def test_for_mail_that_stays_here_policies_are_not_void(command):
+    there = configuration(client("x", command))
+    route = Route("x", "a reason", "transport_maps")
+
+    assert routes.void(there, route, PATH, DOMAIN) == ""
+    assert routes.key(there, route, DOMAIN) == DOMAIN
+
+
+def test_of_many_domains_on_a_route_a_few_are_named():
+    domains = [f"{letter}.org" for letter in "abcdefg"]
+
+    assert told(configuration(relayhost=HOP), *domains)[0].startswith(
+        "policies for a.org, b.org, c.org, d.org, e.org and 2 more have no effect"
+    )
+    assert told(configuration(relayhost=HOP), *domains[:5])[0].startswith(
+        "policies for a.org, b.org, c.org, d.org, e.org have no effect"
+    )
+
+
+def test_without_policies_no_route_is_told():
+    found = configuration(smtp_fallback_relay=HOP)
+
+    assert routes.complaints(found, PATH, [], lambda *_: {}) == []

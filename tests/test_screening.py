@@ -227,7 +227,7 @@ def test_a_stranger_is_presented_what_tlsproxy_named_by_hand_before(
 
     assert postfix.served(client=STRANGER) == issued.leaf
     assert " from 127.25.25.25" in scene.said[-1]
-    assert "CONNECT from [127.25.25.25]" in postfix.log()
+    postfix.await_log("CONNECT from [127.25.25.25]")
 
 
 @pytest.mark.postfix

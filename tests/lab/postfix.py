@@ -276,6 +276,10 @@ class PrivatePostfix:
         """Return the mail log."""
         return self.maillog.read_text() if self.maillog.exists() else ""
 
+    def await_log(self, text: str) -> None:
+        """Wait until the mail log has *text*: postlogd(8) writes it after the event."""
+        wait_until(lambda: text in self.log(), f"the mail log has {text!r}")
+
     def snapshot(self) -> dict[str, Entry]:
         """Return all there is in the configuration directory, itself included."""
         return snapshot(self.config_dir)
