@@ -336,7 +336,10 @@ def calls(base: Path, program: str, *arguments: Path) -> list[tuple[str, str]]:
 
 
 def test_a_directory_is_synced_after_what_was_renamed_in_it(base):
-    program = "change import transaction\ntransaction.put_bundle(Path(sys.argv[1]), b'key', None)"
+    program = (
+        "change.transaction import put_bundle\n"
+        "put_bundle(Path(sys.argv[1]), b'key', None)"
+    )
     bundle = base / "bundles" / "mx.pem"
 
     found = calls(base, program, bundle)
