@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     _declare_deploy(commands)
     _declare_forget(commands)
     _declare_status(commands)
-    policy.declare(commands, _deployment)
+    policy.declare(commands, lambda arguments: _deployment(arguments).outbound)
     return parser
 
 

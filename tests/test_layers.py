@@ -32,9 +32,6 @@ WINGS = (
 # To be turned round.
 PENDING = {
     ("inbound.install", "status.copies"),
-    ("outbound.collect", "inbound.state"),
-    ("outbound.commands", "inbound.install"),
-    ("outbound.update", "inbound.state"),
 }
 PATHS = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

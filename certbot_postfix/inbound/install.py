@@ -102,7 +102,13 @@ class Deployment:
         self.tables = self.inventory.tables
         self.serving = Serving(postfix, timeout, say)
         self.renewal = Renewal(self.inventory, self.serving)
-        self.outbound = Outbound(self.inventory, self.serving, staging)
+        self.outbound = Outbound(
+            self.inventory.current,
+            self.serving,
+            bundles,
+            staging=staging,
+            cert_name=self._any_name,
+        )
         self.written = False
         self.kept = bundles / "main.cf.before-rollback"
         self._before: Table | None = None  # the table, before anything was undone
@@ -114,6 +120,10 @@ class Deployment:
     def configuration(self) -> Configuration:
         """The configuration as it was when it was last read."""
         return self.inventory.configuration
+
+    def _any_name(self) -> str:
+        """Return the name of a lineage that is deployed, for an advice."""
+        return next((path.stem for path in self.inventory.deployed()), "NAME")
 
     def names(self) -> set[str]:
         """Return the public names by which the server calls itself."""

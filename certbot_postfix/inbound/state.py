@@ -17,6 +17,7 @@ from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
+from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Promise
 from certbot_postfix.system import files
@@ -31,14 +32,15 @@ class Inventory:
 
     def __init__(self, postfix: Postfix, bundles: Path) -> None:
         self.postfix = postfix
+        self.current = Current(postfix)
         self.bundles = bundles
         self.live = bundles.parent / "live"
         self.tables = Tables(postfix)
 
-    @cached_property
+    @property
     def configuration(self) -> Configuration:
-        """The configuration as it was when it was first asked for."""
-        return self.postfix.read()
+        """The configuration as it was when it was last read."""
+        return self.current.configuration
 
     @cached_property
     def table(self) -> Table:
@@ -64,12 +66,12 @@ class Inventory:
 
     def forget(self) -> None:
         """Read everything anew when it is asked for again."""
-        self.__dict__.pop("configuration", None)
+        self.current.forget()
         self._forget_derived()
 
     def changed(self) -> None:
         """Read anew what a change of main.cf or of the table may change."""
-        self.configuration = self.postfix.read_again(self.configuration)
+        self.current.changed()
         self._forget_derived()
 
     def _forget_derived(self) -> None:

@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 from certbot_postfix.errors import BusyError, Error, ProgramError
 from certbot_postfix.formats.policy import Entry, Mode, gc_paused
-from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.options import ClientLevel
 from certbot_postfix.outbound import (
     dnssec,
@@ -30,6 +29,7 @@ from certbot_postfix.outbound import (
 from certbot_postfix.outbound.sources import Context, Settings, Source
 from certbot_postfix.postfix import decisions, tls_levels
 from certbot_postfix.postfix.configuration import Configuration, as_clients_see_it
+from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files, lock
@@ -83,17 +83,21 @@ class Asked:
 
 
 class Gathering:
-    """What sources say to the instance of *inventory*, whose table is at *path*."""
+    """What sources say to the instance of *current*, whose table is at *path*.
 
-    def __init__(self, inventory: Inventory, path: Path) -> None:
-        self.inventory = inventory
+    They keep it below *directory*.
+    """
+
+    def __init__(self, current: Current, path: Path, directory: Path) -> None:
+        self.current = current
         self.path = path
+        self.directory = directory
         self.level = ClientLevel.KEEP  # what the client is about to be raised to
 
     @property
     def configuration(self) -> Configuration:
         """The configuration, with the level of the client as it is about to be."""
-        now = self.inventory.configuration
+        now = self.current.configuration
         return decisions.applied(now, tls_levels.raise_client(now, self.level))
 
     def settings(self) -> Settings | None:
@@ -126,7 +130,7 @@ class Gathering:
         self._make_directories()
         context = self._context(wanted)
         found = Asked(context, *sources.load(context))
-        with lock.alone(kept_for(self.path, self.inventory.bundles), wait=wait):
+        with lock.alone(kept_for(self.path, self.directory), wait=wait):
             for source in found.sources:
                 found.failures[source.label] = sources.refresh(source, now)
         return found
@@ -198,8 +202,8 @@ class Gathering:
             return Asked(context, *sources.load(context))
 
     def _make_directories(self) -> None:
-        kept = kept_for(self.path, self.inventory.bundles)
-        for directory in (self.inventory.bundles, kept.parent, kept):
+        kept = kept_for(self.path, self.directory)
+        for directory in (self.directory, kept.parent, kept):
             files.make_directory(directory)
 
     def _loses(self, found: Policies, now: datetime) -> bool:
@@ -211,7 +215,7 @@ class Gathering:
         )
 
     def _note_failures(self, complaints: list[str]) -> None:
-        path = kept_for(self.path, self.inventory.bundles) / _FAILED
+        path = kept_for(self.path, self.directory) / _FAILED
         if complaints:
             files.replace(path, json.dumps(complaints).encode(), mode=0o600)
         else:
@@ -220,8 +224,8 @@ class Gathering:
     def _context(self, wanted: Settings) -> Context:
         return Context(
             wanted,
-            kept_for(self.path, self.inventory.bundles),
-            authorities=self.inventory.configuration.ca_bundle,
+            kept_for(self.path, self.directory),
+            authorities=self.current.configuration.ca_bundle,
             dane=main_cf.prefers_dane(self.configuration)
             and dnssec.does_dane(self.configuration),
             entries=lambda: entries(self.path) if self.path.exists() else [],
@@ -250,17 +254,17 @@ class Gathering:
     def _notes(self, found: dict[str, Entry]) -> list[str]:
         """Take what the administrator has out of *found*; say what has no effect."""
         notes = []
-        for own in main_cf.own_tables(self.inventory.configuration, self.path):
+        for own in main_cf.own_tables(self.current.configuration, self.path):
             kept = self._answered(own, found)
             if kept:
                 notes.append(f"{own} has an entry for {_some(kept)}, and that stays")
             for domain in kept:
                 del found[domain]
-        configuration = self.inventory.configuration
+        configuration = self.current.configuration
         notes += unwritten(found.values())
         notes += fleeting(found.values())
         enforced = [one.domain for one in found.values() if _enforced(one)]
-        void = bypassed(self.inventory.postfix, configuration, self.path, enforced)
+        void = bypassed(self.current.postfix, configuration, self.path, enforced)
         hidden = main_cf.overrides(configuration, self.path)
         said = " ".join(void)  # of what hides our table, one word is enough
         notes += [str(one) for one in hidden if f"for {one.service}" not in said]
@@ -273,11 +277,11 @@ class Gathering:
             form for each in domains for form in (each, policy_map.unicode_key(each))
         }
         keys = {key for form in forms if form for key in main_cf.keys(form)}
-        answered = lookup.asked(self.inventory.postfix, own, keys) if keys else {}
+        answered = lookup.asked(self.current.postfix, own, keys) if keys else {}
         return main_cf.overruled(domains, answered)
 
     def _refuse_untrusting(self) -> None:
-        configuration = self.inventory.configuration
+        configuration = self.current.configuration
         if level := main_cf.stricter(configuration):
             raise Error(
                 f"smtp_tls_security_level = {level} asks no less than policies would:"

@@ -10,14 +10,14 @@ from typing import Any
 
 from certbot_postfix.errors import named_logger, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
-from certbot_postfix.inbound.install import Deployment
 from certbot_postfix.outbound import collect, dnssec, fitness, lookup, routes
+from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.system import lock
 
 logger = named_logger(__name__)
 
 Commands = Any  # argparse has no public name for it
-Find = Callable[[argparse.Namespace], Deployment]
+Find = Callable[[argparse.Namespace], Outbound]
 
 # Exit status: done, and there is something to attend to.
 ATTEND = 3
@@ -65,24 +65,23 @@ def declare(commands: Commands, find: Find) -> None:
     )
 
 
-def _refresh(deployment: Deployment) -> int:
-    table, now = deployment.outbound, datetime.now(timezone.utc)
-    asked = table.ask_ahead(now, wait=lock.PATIENCE)
-    lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
-    if missing := table.missing():
+def _refresh(outbound: Outbound) -> int:
+    now = datetime.now(timezone.utc)
+    asked = outbound.ask_ahead(now, wait=lock.PATIENCE)
+    lock.take(outbound.postfix.directory, wait=lock.PATIENCE)
+    if missing := outbound.missing():
         logger.error("%s", missing)
         return 1
-    if table.gathering.settings() is None:
+    if outbound.gathering.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
-    complaints = table.refresh(now, asked)
+    complaints = outbound.refresh(now, asked)
     for complaint in complaints:
         logger.error("%s", complaint)
     return 1 if complaints else 0
 
 
-def _show(deployment: Deployment, *, as_json: bool) -> int:
-    outbound = deployment.outbound
+def _show(outbound: Outbound, *, as_json: bool) -> int:
     if missing := outbound.missing():
         logger.error("%s", missing)
         return 1
@@ -96,7 +95,7 @@ def _show(deployment: Deployment, *, as_json: bool) -> int:
     domains = collect.enforced(path) if path.exists() else []
     for note in (
         *collect.fleeting(found),
-        *collect.bypassed(deployment.postfix, deployment.configuration, path, domains),
+        *collect.bypassed(outbound.postfix, outbound.configuration, path, domains),
     ):
         logger.warning("%s", note)
     for entry in found:
@@ -119,17 +118,17 @@ def _described(entry: Entry) -> dict[str, object]:
     }
 
 
-def _test(deployment: Deployment, name: str, *, connect: bool) -> int:
+def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
     domain = parse_domain(name.removesuffix("."), "DOMAIN")
     written = domain if name.isascii() else name.removesuffix(".").casefold()
-    postfix, configuration = deployment.postfix, deployment.configuration
+    postfix, configuration = outbound.postfix, outbound.configuration
     transport = partial(lookup.asked, postfix, parameter="transport_maps")
     route = routes.find(configuration, written, transport)
     seen = routes.seen(configuration, route)
     asked = routes.key(configuration, route, written)
     answer = lookup.answer(postfix, seen, asked)
     print(shown(str(answer), sys.stdout))
-    path = deployment.outbound.path
+    path = outbound.path
     problems = fitness.complaints(postfix, configuration)
     if lookup.answer(postfix, configuration, written).table:  # if nobody reroutes it
         problems += filter(None, [routes.void(configuration, route, path, written)])

@@ -14,13 +14,13 @@ from certbot_postfix.change import transaction
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Checkpoint
 from certbot_postfix.errors import ProgramError, named_logger
-from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.outbound import fitness, main_cf, policy_map
 from certbot_postfix.outbound import resolver_daemon as services
 from certbot_postfix.outbound.collect import Asked, Gathering, Policies
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix import databases, map_types, maps
 from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.decisions import Decision, applied
 from certbot_postfix.postfix.instance import reason
@@ -51,23 +51,34 @@ class Proposal:
 
 
 class Outbound:
-    """The policies of the instance of *inventory*, kept below its bundles."""
+    """The policies of the instance of *current*.
+
+    Below *directory*, which is ours, sources keep what they say; main.cf is staged in
+    *staging*.  *cert_name* returns the name of a certificate for an advice.
+    """
 
     def __init__(
-        self, inventory: Inventory, serving: Serving, staging: Path | None = None
+        self,
+        current: Current,
+        serving: Serving,
+        directory: Path,
+        *,
+        staging: Path | None = None,
+        cert_name: Callable[[], str] = lambda: "NAME",
     ) -> None:
-        self.inventory = inventory
+        self.current = current
         self.serving = serving
         self.staging = staging
-        self.postfix = inventory.postfix
+        self.cert_name = cert_name
+        self.postfix = current.postfix
         self.path = self.postfix.directory / policy_map.NAME
         self.databases = Databases(self.path)
-        self.gathering = Gathering(inventory, self.path)
+        self.gathering = Gathering(current, self.path, directory)
 
     @property
     def configuration(self) -> Configuration:
         """The configuration as it was when it was last read."""
-        return self.inventory.configuration
+        return self.current.configuration
 
     @property
     def form(self) -> str:
@@ -162,7 +173,7 @@ class Outbound:
         except BaseException:
             self.databases.undo()
             raise
-        self.inventory.changed()
+        self.current.changed()
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix follow what was applied."""
@@ -189,7 +200,7 @@ class Outbound:
         They are asked if they were not *asked* ahead, for what is wanted still.
         main.cf stays as it is.  Returns what failed, a sentence each.
         """
-        self.inventory.forget()  # it may have been read before Postfix was locked
+        self.current.forget()  # it may have been read before Postfix was locked
         wanted = self.gathering.settings()
         if wanted is None:
             return []
@@ -227,12 +238,11 @@ class Outbound:
         )
 
     def _advise(self, size: int) -> None:
-        names = [path.stem for path in self.inventory.deployed()] or ["NAME"]
-        told = map_types.outdated(
-            self.configuration, self._table, self._chosen(size), names[0]
+        advice = map_types.outdated(
+            self.configuration, self._table, self._chosen(size), self.cert_name()
         )
-        if told:
-            logger.warning("%s", told)
+        if advice:
+            logger.warning("%s", advice)
 
     @property
     def _table(self) -> str:
