@@ -317,6 +317,24 @@ def test_why_the_check_fails_is_told_without_a_terminal(
     assert "not_used" not in caught.value.message
 
 
+def test_a_parameter_that_nobody_uses_is_no_reason(stopped_postfix, base):
+    """postconf(1) warns of it, whatever the reason is."""
+    program = script(
+        base / "postfix",
+        "echo 'postconf: warning: main.cf: unused parameter: not_used=1' >&2",
+        "echo 'postfix: fatal: bad parameter value: @HOST@' >&2",
+        "exit 1",
+    )
+    postfix = Postfix(stopped_postfix.config_dir, postfix=program)
+
+    with pytest.raises(MisconfiguredError) as caught:
+        postfix.check()
+
+    assert caught.value.message.endswith(
+        ": postfix: fatal: bad parameter value: @HOST@"
+    )
+
+
 def test_why_a_reload_fails_is_told_without_a_terminal(stopped_postfix, postfix):
     append(stopped_postfix.main_cf, "myhostname =\n")
     stopped_postfix.settle()

@@ -845,7 +845,11 @@ def concluded(configuration: Configuration, **known: object) -> list[str]:
     return codes(conclusion.report(facts))
 
 
-@pytest.mark.parametrize("name", sorted(settings.DEPRECATED))
+# Not of this release: postconf(5) of 3.11 calls them deprecated.
+LATER = {"smtp_cname_overrides_servername", "lmtp_cname_overrides_servername"}
+
+
+@pytest.mark.parametrize("name", sorted(LATER | settings.DEPRECATED.keys()))
 def test_each_deprecated_parameter_is_a_finding(name):
     assert concluded(configured({name: "x"})) == ["deprecated-parameter"]
 
