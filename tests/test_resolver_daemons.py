@@ -245,6 +245,7 @@ def test_postfix_tlspol_is_fit_beside_the_level_dane(world):
     [
         pytest.param(Daemon(DAEMON), 0, id="one that resolves MTA-STS is fit"),
         pytest.param(Daemon(TLSPOL, level="dane"), 0, id="so is one with DANE"),
+        pytest.param(Daemon(DAEMON, fault="x"), 1, id="dead"),
         pytest.param(Daemon(DAEMON, fault="x", fault_utf8="y"), 1, id="dead: no more"),
         pytest.param(Daemon(DAEMON, fault_utf8="x", distrust="y"), 2, id="each reason"),
         pytest.param(Daemon(DAEMON, hindrance="x"), 0, id="MTA-STS needs no DNSSEC"),

@@ -72,8 +72,12 @@ class Ports:
             self._claims.pop().close()
 
 
+# So long that a busy machine can start certbot twice meanwhile.
+PATIENCE = 60
+
+
 def wait_until(
-    condition: Callable[[], bool], what: str, *, seconds: float = 20
+    condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE
 ) -> None:
     """Return as soon as *condition* holds; raise `LabError` if it does not in time."""
     deadline = time.monotonic() + seconds

@@ -249,7 +249,7 @@ class PrivatePostfix:
             return
         os.kill(master, signal.SIGTERM)
         try:
-            wait_until(lambda: not self.running, "Postfix has stopped", seconds=10)
+            wait_until(lambda: not self.running, "Postfix has stopped")
         finally:
             # The master leads the group of all its daemons.
             with contextlib.suppress(ProcessLookupError):
