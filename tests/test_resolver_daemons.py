@@ -8,12 +8,17 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from certbot_postfix.errors import Error
+from certbot_postfix.outbound import dnssec, fitness
 from certbot_postfix.outbound.fitness import Daemon, unfit
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import COMMAND
 from tests.lab.network import RESOLVER
+from tests.test_nexthops import client
 from tests.test_outbound_mail import (
     DAEMON,
     NAME,
@@ -26,6 +31,7 @@ from tests.test_outbound_mail import (
     tlsa,
     world,
 )
+from tests.test_rules import configured
 
 __all__ = ["sts", "world"]  # fixtures
 
@@ -257,6 +263,36 @@ def test_postfix_tlspol_is_fit_beside_the_level_dane(world):
 )
 def test_a_daemon_is_fit_or_there_is_a_reason(daemon, reasons):
     assert len(unfit(daemon)) == reasons
+
+
+@pytest.mark.parametrize(
+    "wanted", ["sts", "socketmap:inet:h:1:a b", "hash:$x", "a:b,c:d"]
+)
+def test_what_is_no_table_is_not_named(wanted):
+    with pytest.raises(Error, match="is not a table that can be named"):
+        fitness.choose(Postfix(Path("/nowhere")), configured(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("smtp_dns_support_level", "enabled"),
+        ("disable_dns_lookups", "yes"),
+        ("ignore_mx_lookup_error", "yes"),
+        ("smtp_host_lookup", "native"),
+        ("smtp_dns_resolver_options", "res_defnames"),
+        ("smtp_dns_resolver_options", "res_dnsrch"),
+    ],
+)
+@pytest.mark.parametrize("service", [True, False], ids=["master.cf", "main.cf"])
+def test_dane_is_hindered_by_a_client_that_asks_dns_otherwise(name, value, service):
+    there = client("smtp", **({name: value} if service else {}))
+    explicit = {"smtp_dns_support_level": "dnssec", "smtp_host_lookup": "dns"}
+    found = configured(
+        {**explicit, **({} if service else {name: value})}, services=(there,)
+    )
+
+    assert dnssec.hindrance(found).startswith(name)
 
 
 # DANE counts only where the client does it
