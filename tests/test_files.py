@@ -226,6 +226,15 @@ def test_a_replaced_file_has_the_mode_that_is_asked_for(path):
     assert mode(path) == 0o600
 
 
+@pytest.mark.parametrize("write", [replace, files.rewrite])
+def test_what_could_not_be_read_again_is_not_written(path, write):
+    with pytest.raises(Error, match="it is longer than 268,435,456 bytes"):
+        write(path, bytes(files.LARGEST + 1))
+
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_directory_that_is_missing_is_named(tmp_path):
     path = tmp_path / "nowhere" / "mx.pem"
 

@@ -1,5 +1,6 @@
 """Policies enter Postfix, are kept up to date, and leave, as the options say."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -619,6 +620,32 @@ def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(
     assert scene.refresh() == []
     assert scene.answer("later.example.org") == LISTED
     assert collect.failures(scene.path, scene.bundles) == []
+
+
+def listing(*domains: str) -> bytes:
+    """Return a list whose *domains* have a thousand servers, all the same."""
+    servers = [f"{'m' * 60}.{'m' * 60}.{'m' * 60}.{at}.org" for at in range(1000)]
+    found = json.loads(written())
+    found["policy-aliases"] = {"big": {"mode": "enforce", "mxs": servers}}
+    found["policies"] = {domain: {"policy-alias": "big"} for domain in domains}
+    return json.dumps(found).encode()
+
+
+def test_lists_that_are_too_long_together_are_told_and_the_table_is_left_unchanged(
+    scene, base
+):
+    lists = [base / "one.json", base / "two.json"]
+    for path in lists:
+        path.write_bytes(written(f"{path.stem}.example.org"))
+    scene.apply(Settings(tuple(map(str, lists))))
+    before = scene.path.read_bytes()
+    for path in lists:
+        path.write_bytes(listing(*(f"{path.stem}-{at}.org" for at in range(800))))
+
+    (told,) = scene.refresh()
+
+    assert "policies of 1,600 domains take more than 268,435,456 bytes" in told
+    assert scene.path.read_bytes() == before
 
 
 def test_what_is_replaced_by_what_is_good_goes(scene, base, listed):

@@ -52,7 +52,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What is *wanted*, and the entries that are to be in force therefore.
+    """What is *wanted*, the *entries* that fulfil it, and the *text* of their table.
 
     *complaints* are of sources that failed, *notes* of what has no effect; *silent* if
     one of those that failed has nothing to say.  The table of a *daemon* is to be
@@ -66,6 +66,7 @@ class Policies:
     daemon: str = ""
     silent: bool = False
     dane: bool = False
+    text: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class Gathering:
                 raise
             held = policy_map.merged([self._entries(now)])
             dane = _header(self.path).dane
-            found = Policies(wanted, held, [str(error)], [], dane=dane)
+            found = self._rendered(Policies(wanted, held, [str(error)], [], dane=dane))
         if before and before != wanted and found.silent and self._loses(found, now):
             kept = Error(
                 "the options of policies stay as they were, since policies that are in"
@@ -186,9 +187,15 @@ class Gathering:
         with gc_paused():
             merged = policy_map.merged(groups)
         notes = self._notes(merged)
-        return Policies(
-            wanted, merged, complaints, notes, silent=silent, dane=asked.context.dane
+        dane = asked.context.dane
+        return self._rendered(
+            Policies(wanted, merged, complaints, notes, silent=silent, dane=dane)
         )
+
+    def _rendered(self, found: Policies) -> Policies:
+        version = self.inventory.configuration.version
+        text = policy_map.render(found.wanted, found.entries, version, dane=found.dane)
+        return replace(found, text=text)
 
     def _asked(self, wanted: Settings, now: datetime) -> Asked:
         """Ask, but do not wait for another process that asks for the same."""

@@ -55,16 +55,8 @@ def read(path: Path) -> tuple[dict[str, Kept], list[str]]:
 
 
 def write(path: Path, found: dict[str, Kept]) -> None:
-    """Let the file *path* have what was *found*, if that is something else.
-
-    Raises `PolicyError` if it would be too long to be read.
-    """
+    """Let the file *path* have what was *found*, if that is something else."""
     text = json.dumps({"version": _VERSION, "domains": found}).encode()
-    if len(text) > files.LARGEST:
-        raise PolicyError(
-            f"{path}: the policies of {len(found):,} domains are too long to be kept",
-            hint="name fewer domains with --postfix-mta-sts-domains",
-        )
     if not path.exists() or files.read(path) != text:
         files.replace(path, text, mode=0o600)
 

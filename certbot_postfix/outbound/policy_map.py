@@ -18,6 +18,7 @@ from typing import TextIO
 from certbot_postfix.errors import Error
 from certbot_postfix.formats.policy import Entry, Mode, Policy, shown
 from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.system import files
 from certbot_postfix.tls.hostnames import is_host
 
 PARAMETER = "smtp_tls_policy_maps"
@@ -83,7 +84,10 @@ def render(
     *,
     dane: bool = False,
 ) -> bytes:
-    """Return the text of the table for a Postfix of this *version*."""
+    """Return the text of the table for a Postfix of this *version*.
+
+    Raises `Error` if it would be too long to be read again.
+    """
     until = min((entry.expires for entry in entries.values()), default=None)
     wanted = {**asdict(settings), "until": _told(until) if until else ""}
     wanted["dane"] = dane
@@ -101,6 +105,12 @@ def render(
         if not mark and "xn--" in domain and (key := unicode_key(domain)):
             lines += f"{key} {_demand(entry, version)}\n"
         text.write(lines.encode())
+        if text.tell() > files.LARGEST:
+            raise Error(
+                f"the policies of {len(entries):,} domains take more than"
+                f" {files.LARGEST:,} bytes: {NAME} was left unchanged",
+                hint="name fewer lists or domains",
+            )
     return text.getvalue()
 
 

@@ -139,7 +139,7 @@ class Outbound:
         form, text, decisions = "", None, list[Decision]()
         if wanted.lists or wanted.domains:
             form = self._chosen(len(policies.entries))
-            text = self._render(policies)
+            text = policies.text
             decisions += main_cf.trust(configuration)
         if policies.daemon:
             decisions += fitness.needs(
@@ -209,7 +209,7 @@ class Outbound:
             logger.warning("%s", unnamed)
             return []
         policies = self.gather(wanted, now, asked=asked)
-        text = self._render(policies)
+        text = policies.text
         changed = text != files.read(self.path) or self.databases.kept()
         if changed or services.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
@@ -228,14 +228,6 @@ class Outbound:
         if not undone and (changed or services.fault(self.postfix, self._table)):
             self._build(self.form, files.read(self.path))
         self.databases.keep()
-
-    def _render(self, policies: Policies) -> bytes:
-        return policy_map.render(
-            policies.wanted,
-            policies.entries,
-            self.configuration.version,
-            dane=policies.dane,
-        )
 
     def _advise(self, size: int) -> None:
         advice = map_types.outdated(

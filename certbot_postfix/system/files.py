@@ -165,7 +165,7 @@ def replace(path: Path, content: bytes, *, mode: int, cool: bool = False) -> Non
     With *cool*, its modification time is such that Postfix reads it without waiting.
     """
     with explained("write", path), _new(path, mode) as new:
-        new.file.write(content)
+        new.write(content)
         if cool:
             new.age(path.stat().st_mtime if path.exists() else 0)
         new.put(path)
@@ -178,7 +178,7 @@ def rewrite(path: Path, content: bytes) -> None:
     without waiting, but it always becomes later than it was.
     """
     with explained("write", path), opened(path) as old, _new(path) as new:
-        new.file.write(content)
+        new.write(content)
         new.resemble(old)
         new.age(os.fstat(old.fileno()).st_mtime)
         new.put(path)
@@ -335,6 +335,12 @@ class _New:
     directory: int
     name: str
     file: BinaryIO
+
+    def write(self, content: bytes) -> None:
+        """Write *content*, unless it is too long to be read again."""
+        if len(content) > LARGEST:
+            raise _too_long(LARGEST)
+        self.file.write(content)
 
     def age(self, old: float) -> None:
         """Set its time back, but to one later than that of the *old* file."""
