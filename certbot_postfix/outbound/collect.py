@@ -193,7 +193,7 @@ class Gathering:
         )
 
     def _rendered(self, found: Policies) -> Policies:
-        version = self.inventory.configuration.version
+        version = self.current.configuration.version
         text = policy_map.render(found.wanted, found.entries, version, dane=found.dane)
         return replace(found, text=text)
 
