@@ -534,6 +534,44 @@ def test_what_breaks_while_postfix_runs_is_one_finding(site, break_it, code):
     assert codes(site.examine(6)) == [code]
 
 
+def bundle_by_a_link(site: Site) -> None:
+    link = site.postfix.config_dir / "bundles"
+    link.symlink_to(site.bundle.parent)
+    site.postfix.set(smtpd_tls_chain_files=str(link / site.bundle.name))
+
+
+def lineage_by_a_link(site: Site) -> None:
+    link = site.postfix.config_dir / "mail"
+    link.symlink_to(site.live)
+    site.postfix.set(
+        smtpd_tls_chain_files="",
+        smtpd_tls_cert_file=f"{link}/fullchain.pem",
+        smtpd_tls_key_file=f"{link}/privkey.pem",
+    )
+
+
+def sni_map_by_a_link(site: Site) -> None:
+    bundle_by_a_link(site)
+    site.table("hash", f"{HOST} {site.postfix.config_dir}/bundles/{HOST}.pem\n")
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    "named", [bundle_by_a_link, lineage_by_a_link, sni_map_by_a_link]
+)
+def test_an_old_certificate_is_one_finding_also_if_its_directory_is_a_link(site, named):
+    named(site)
+    site.postfix.start()
+    assert site.examine().findings == ()
+    site.deploy(site.authority.issue(HOST))
+
+    (finding,) = site.examine().findings
+
+    file = "fullchain.pem" if named is lineage_by_a_link else site.bundle.name
+    assert (finding.code.value, Path(finding.object).name) == ("stale", file)
+    assert set(site.entries) <= set(finding.places)
+
+
 @pytest.mark.postfix
 @pytest.mark.parametrize("queue", ["queue", "another-queue"])
 def test_a_postfix_that_was_started_with_another_directory_is_one_finding(

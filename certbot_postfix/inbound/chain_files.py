@@ -1,4 +1,4 @@
-"""Which files main.cf names for the certificates that are served by default.
+"""Which files of keys and certificates main.cf and master.cf name, and are to name.
 
 Pure, but that it follows symbolic links: the configuration in, decisions out.  The
 parameters are those of postconf(5): smtpd_tls_chain_files, and what there was before.
@@ -22,6 +22,80 @@ from certbot_postfix.postfix.configuration import (
     with_own_certificate,
 )
 from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept, Remove
+
+# The parameters of the SMTP client, and of its twin for LMTP, begin so.
+CLIENTS = ("smtp", "lmtp")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Files that Postfix reads as one chain; *place* and *parameter* name them.
+
+    With the older parameters, the *key* has a file of its own, or the same one.  A file
+    is known by the directory that it is really in, however that is spelled.
+    """
+
+    place: str
+    parameter: str
+    files: tuple[Path, ...]
+    key: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files, each once."""
+        return tuple(dict.fromkeys([*self.files, *([self.key] if self.key else [])]))
+
+    @property
+    def where(self) -> str:
+        """The parameter, and where it is set."""
+        return f"{self.parameter} in {self.place}"
+
+    @property
+    def client(self) -> bool:
+        """Whether it is the SMTP client that presents it, to servers."""
+        return self.parameter.startswith(tuple(f"{each}_" for each in CLIENTS))
+
+
+def every_chain(configuration: Configuration) -> list[Chain]:
+    """Return the chains that main.cf and master.cf name, also for the client, once."""
+    found = list(chains(configuration))
+    for service in with_certificates(configuration):
+        found += chains(configuration, presenter(configuration, service))
+    for prefix in CLIENTS:
+        found += chains(configuration, prefix=prefix)
+        for service in configuration.services:
+            if service.command in CLIENTS:
+                found += chains(configuration, service, prefix)
+    return list(dict.fromkeys(found))
+
+
+def chains(
+    configuration: Configuration, service: Service | None = None, prefix: str = "smtpd"
+) -> Iterator[Chain]:
+    """Yield the chains that main.cf names, or a *service* of master.cf.
+
+    They are those of the server, or of a client with its *prefix*.
+    """
+
+    def place(name: str) -> str:
+        inside = service and name in service.overrides
+        return f"{service} of master.cf" if inside else "main.cf"
+
+    # Relative names are looked up where Postfix's processes run.
+    queue = configuration.value("queue_directory")
+    name = CHAIN.replace("smtpd", prefix)
+    if listed := configuration.words(name, service):
+        files = tuple(resolved(Path(queue, each)) for each in listed)
+        yield Chain(place(name), name, files)
+        return
+    for pair in _pairs():
+        certificate, key = (each.replace("smtpd", prefix) for each in pair)
+        file = configuration.value(certificate, service)
+        # smtpd_tls_cert_file = none means TLS without a default certificate.
+        if file not in ("", "none"):
+            held = resolved(Path(queue, configuration.value(key, service)))
+            files = (resolved(Path(queue, file)),)
+            yield Chain(place(certificate), certificate, files, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +125,7 @@ def half(
     """
     queue = configuration.value("queue_directory")
     for files in _chains(configuration, keys):
-        if path in [_resolved(Path(queue, each)) for each in files]:
+        if path in [resolved(Path(queue, each)) for each in files]:
             alone = keys(Path(queue, files[0])) == 1
             return Half(key_type, files, files[-1], files[0]) if alone else None
     return None
@@ -62,7 +136,7 @@ def _chains(
 ) -> list[tuple[str, ...]]:
     """Return the files of each chain that main.cf names, the key's first."""
     queue = configuration.value("queue_directory")
-    if listed := configuration.value(CHAIN).replace(",", " ").split():
+    if listed := configuration.words(CHAIN):
         groups: list[list[str]] = []
         for file in listed:
             if not groups or keys(Path(queue, file)):
@@ -78,16 +152,11 @@ def configured(
 ) -> list[Path]:
     """Return the files that hold the certificates of main.cf, or of a *service*."""
     service = presenter(configuration, service) if service else None
-    chain = configuration.value(CHAIN, service).replace(",", " ").split()
-    legacy = (configuration.value(name, service) for name in LEGACY if "cert" in name)
-    # smtpd_tls_cert_file = none means TLS without a default certificate.
-    files = chain or [file for file in legacy if file not in ("", "none")]
-    # Relative names are looked up where Postfix's processes run.
-    found = (Path(configuration.value("queue_directory"), file) for file in files)
-    return [_resolved(path) for path in found]
+    found = chains(configuration, service)
+    return [path for chain in found for path in chain.files]
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
     """Return *path* with its directory as it really is: we know our bundles by that."""
     return _real(path.parent) / path.name
 
@@ -149,7 +218,7 @@ def serve(
         old = configuration.explicit.get(name)
         # A list of the administrator's that has all bundles in it stays as it is.
         value = configuration.value(name)
-        there = {value, *value.replace(",", " ").split()}
+        there = {value, *configuration.words(name)}
         if old != new and not there.issuperset(in_force):
             yield Change(name, old, new, why)
     yield from _retire(configuration, left, tuple(wanted))
@@ -277,14 +346,14 @@ def forget(
         return []
     why = f"lineage {bundle.stem} is forgotten"
     if configuration.value(CHAIN):
-        listed = configuration.value(CHAIN).replace(",", " ").split()
-        rest = [Path(each) for each in listed if _resolved(Path(each)) != bundle]
+        listed = configuration.words(CHAIN)
+        rest = [Path(each) for each in listed if resolved(Path(each)) != bundle]
         new = ", ".join(map(_escaped, rest or _plain(bundle, plain)))
         return [Change(CHAIN, configuration.explicit.get(CHAIN), new, why)]
     pairs = [
         pair
         for pair in _pairs()
-        if _resolved(Path(configuration.value(pair[0]))) == bundle
+        if resolved(Path(configuration.value(pair[0]))) == bundle
     ]
     others = [pair for pair in _pairs() if configuration.value(pair[0])]
     if len(others) > len(pairs):

@@ -4,30 +4,21 @@ Pure: `examination` collects it, `findings` and `diagnosis` conclude.  How Postf
 certificates is told in postconf(5), smtpd_tls_chain_files and tls_server_sni_maps.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from certbot_postfix.inbound import chain_files
-from certbot_postfix.postfix.configuration import (
-    CHAIN,
-    LEGACY,
-    SNI_MAPS,
-    Configuration,
-    Service,
-    presenter,
-)
+from certbot_postfix.inbound.chain_files import CLIENTS, Chain
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Seen
 
 # What the keys of tables of names stand for: the files of a chain.
 Entries = Mapping[str, tuple[Path, ...]]
-
-# The parameters of the SMTP client, and of its twin for LMTP, begin so.
-CLIENTS = ("smtp", "lmtp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +54,6 @@ class File:
     def keys(self) -> tuple[Key, ...]:
         """The private keys in it."""
         return tuple(each for each in self.blocks if isinstance(each, Key))
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """Files that Postfix reads as one chain; *place* and *parameter* name them.
-
-    With the older parameters, the *key* has a file of its own, or the same one.
-    """
-
-    place: str
-    parameter: str
-    files: tuple[Path, ...]
-    key: Path | None = None
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All files, each once."""
-        return tuple(dict.fromkeys([*self.files, *([self.key] if self.key else [])]))
-
-    @property
-    def where(self) -> str:
-        """The parameter, and where it is set."""
-        return f"{self.parameter} in {self.place}"
-
-    @property
-    def client(self) -> bool:
-        """Whether it is the SMTP client that shows it, to servers."""
-        return self.parameter.startswith(tuple(f"{each}_" for each in CLIENTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,43 +221,11 @@ def chains(
     configuration: Configuration, tables: Iterable[NameTable] = ()
 ) -> list[Chain]:
     """Return every chain that *configuration* or one of the *tables* names, once."""
-    found = list(_in_scope(configuration, "smtpd", None))
-    for service in chain_files.with_certificates(configuration):
-        found += _in_scope(configuration, "smtpd", presenter(configuration, service))
-    for prefix in CLIENTS:
-        found += _in_scope(configuration, prefix, None)
-        for service in configuration.services:
-            if service.command in CLIENTS:
-                found += _in_scope(configuration, prefix, service)
+    found = chain_files.every_chain(configuration)
     for table in tables:
         distinct = dict.fromkeys(table.entries.values())
         found += (Chain(str(table.path), SNI_MAPS, each) for each in distinct)
     return list(dict.fromkeys(found))
-
-
-def _in_scope(
-    configuration: Configuration, prefix: str, service: Service | None
-) -> Iterator[Chain]:
-    def place(name: str) -> str:
-        inside = service and name in service.overrides
-        return f"{service} of master.cf" if inside else "main.cf"
-
-    queue = configuration.value("queue_directory")
-    name = CHAIN.replace("smtpd", prefix)
-    listed = configuration.value(name, service).replace(",", " ").split()
-    if listed:
-        yield Chain(place(name), name, tuple(Path(queue, each) for each in listed))
-        return
-    pairs = zip(LEGACY[::2], LEGACY[1::2], strict=True)
-    for certificate, key in (
-        tuple(each.replace("smtpd", prefix) for each in pair) for pair in pairs
-    ):
-        file = configuration.value(certificate, service)
-        if file not in ("", "none"):
-            held = configuration.value(key, service)
-            yield Chain(
-                place(certificate), certificate, (Path(queue, file),), Path(queue, held)
-            )
 
 
 def authorities(configuration: Configuration) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError
-from certbot_postfix.inbound import sni
+from certbot_postfix.inbound import chain_files, sni
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.status import evidence, nametables
 from certbot_postfix.status.evidence import File, Key, NameTable, Unseen
@@ -128,7 +128,7 @@ class Inspection:
         entries: evidence.Entries = {}
         text = File(path, exposed=self._exposed(path))
         try:
-            entries = nametables.entries(_content(path))
+            entries = _resolved(nametables.entries(_content(path)))
         except (FileNotFoundError, NotADirectoryError):
             text = File(path, exists=False)
         except OSError as error:
@@ -200,6 +200,13 @@ class Inspection:
             return
         found = self._file(bundle, authorities).certificates
         self.roots = frozenset(each.subject for each in found)
+
+
+def _resolved(entries: evidence.Entries) -> evidence.Entries:
+    """Return *entries* with each file as `chain_files` knows it."""
+    distinct = set(entries.values())
+    known = {files: tuple(map(chain_files.resolved, files)) for files in distinct}
+    return {key: known[files] for key, files in entries.items()}
 
 
 def _content(path: Path) -> bytes:

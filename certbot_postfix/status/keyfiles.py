@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.chain_files import Chain
 from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.status import evidence
-from certbot_postfix.status.evidence import Chain, Facts, File, Key
+from certbot_postfix.status.evidence import Facts, File, Key
 from certbot_postfix.status.findings import Code, Finding, missing
 from certbot_postfix.tls import purposes
 from certbot_postfix.tls.certificates import Certificate

@@ -20,7 +20,6 @@ from certbot_postfix.postfix.configuration import (
     address,
     own_certificate,
 )
-from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Facts
 from certbot_postfix.status.findings import Code, Finding
 
@@ -29,7 +28,7 @@ def of_parameters(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with the parameters, in main.cf and master.cf."""
     configuration = facts.configuration
     yield from _deprecated(configuration)
-    for prefix in ("smtpd", *evidence.CLIENTS):
+    for prefix in ("smtpd", *chain_files.CLIENTS):
         yield from _ignored(configuration, prefix)
     yield from _hidden(facts)
     yield from _screened(configuration)
