@@ -1,7 +1,9 @@
 """Behind postscreen, a client that it does not know is presented what others are."""
 
 import contextlib
+import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from certbot_postfix.status import conclusion
 from certbot_postfix.status.examination import examine
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
+from tests.lab.machine import LabError
 from tests.lab.postfix import STRANGER
 from tests.test_deployment import LEAST, NAME, Checkpoint, Scene, bundle
 
@@ -34,7 +37,10 @@ DEFAULTS = {
     "tlsproxy_tls_chain_files": f"${CHAIN}",
     "tlsproxy_tls_cert_file": "$smtpd_tls_cert_file",
     "tlsproxy_tls_protocols": "$smtpd_tls_protocols",
+    "tlsproxy_tls_loglevel": "$smtpd_tls_loglevel",
     "smtpd_tls_protocols": ">=TLSv1",
+    "smtpd_tls_mandatory_protocols": ">=TLSv1",
+    "smtpd_tls_loglevel": "0",
     "inet_interfaces": "all",
     "inet_protocols": "all",
 }
@@ -43,6 +49,9 @@ NEWER = {
     "postscreen_tls_chain_files": f"${CHAIN}",
     "postscreen_tls_cert_file": "$smtpd_tls_cert_file",
     "postscreen_tls_protocols": "$smtpd_tls_protocols",
+    "postscreen_tls_loglevel": "$smtpd_tls_loglevel",
+    "postscreen_tls_ciphers": "$smtpd_tls_ciphers",
+    "tlsproxy_tls_ciphers": "$smtpd_tls_ciphers",
 }
 OLDER = {"mail_version": "3.3.22"}
 
@@ -76,10 +85,24 @@ IN_CHAIN = {CHAIN: OLD}
 PRESENT: dict[str, str] = {}
 
 
-def decided(configuration: Configuration) -> dict[str, str | None]:
+def with_proxy_of_its_own(
+    configuration: Configuration, overrides: dict[str, str] | None = None
+) -> Configuration:
+    screen = Service(
+        "smtp", "inet", "postscreen", {"tlsproxy_service_name": "screened"}
+    )
+    others = configuration.services[1:]
+    own = Service("screened", "unix", "tlsproxy", overrides or {})
+    return replace(configuration, services=(screen, *others, own))
+
+
+def decided(
+    configuration: Configuration,
+    wanted: Wanted = SERVED,
+    profile: Profile = Profile.CERTIFICATE,
+) -> dict[str, str | None]:
     """Return what becomes of the parameters, None of one that is commented out."""
-    level = ClientLevel.KEEP
-    decisions = main_cf.decide(configuration, SERVED, Profile.CERTIFICATE, level)
+    decisions = main_cf.decide(configuration, wanted, profile, ClientLevel.KEEP)
     return {
         each.name: each.new if isinstance(each, Change) else None
         for each in decisions
@@ -129,6 +152,26 @@ def test_what_names_the_same_certificate_for_postscreen_goes_with_it(
             configured({**PAIR, "postscreen_tls_chain_files": OTHER}, PRESENT),
             id="a parameter that is not known",
         ),
+        pytest.param(
+            configured({**IN_CHAIN, "tlsproxy_tls_loglevel": "2"}, PRESENT),
+            id="other parameters before 3.12",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "postscreen_tls_ciphers": "high"}, NEWER),
+            id="parameters that the keys are not read with",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "postscreen_tls_security_level": "encrypt"}, NEWER),
+            id="another level with the same protocols",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "postscreen_tls_security_level": "none"}, PRESENT),
+            id="no TLS of postscreen's own",
+        ),
+        pytest.param(
+            with_proxy_of_its_own(configured(IN_CHAIN, NEWER, proxy={CHAIN: OTHER})),
+            id="a tlsproxy that works for others",
+        ),
     ],
 )
 def test_what_follows_smtpd_stays_as_it_is(configuration):
@@ -165,8 +208,40 @@ def test_what_follows_smtpd_stays_as_it_is(configuration):
         ),
         pytest.param(
             configured({**IN_CHAIN, "tlsproxy_tls_protocols": ">=TLSv1.2"}, NEWER),
-            "postscreen_tls_protocols",
+            "tlsproxy_tls_protocols in main.cf",
             id="by another setting of tlsproxy",
+        ),
+        pytest.param(
+            configured({**IN_CHAIN, "tlsproxy_tls_loglevel": "2"}, NEWER),
+            "tlsproxy_tls_loglevel in main.cf",
+            id="by what is no matter of TLS",
+        ),
+        pytest.param(
+            configured(IN_CHAIN, NEWER, screen={"smtpd_tls_loglevel": "2"}),
+            "smtpd_tls_loglevel in smtp/inet of master.cf",
+            id="by an override of such",
+        ),
+        pytest.param(
+            configured(
+                {
+                    **IN_CHAIN,
+                    "postscreen_tls_security_level": "encrypt",
+                    "smtpd_tls_mandatory_protocols": ">=TLSv1.2",
+                },
+                NEWER,
+            ),
+            "postscreen_tls_security_level in main.cf",
+            id="by a level with other protocols",
+        ),
+        pytest.param(
+            configured({**PAIR, "tlsproxy_tls_key_file": OTHER}),
+            "tlsproxy_tls_key_file in main.cf",
+            id="by the key alone",
+        ),
+        pytest.param(
+            with_proxy_of_its_own(configured(IN_CHAIN, PRESENT), {CHAIN: OTHER}),
+            f"{CHAIN} in screened/unix of master.cf",
+            id="by a tlsproxy of postscreen's own",
         ),
     ],
 )
@@ -175,6 +250,23 @@ def test_another_certificate_for_clients_of_postscreen_is_refused(configuration,
         decided(configuration)
 
     assert caught.value.message.startswith(f"{told}: clients to which postscreen")
+
+
+def test_what_a_profile_raises_is_raised_for_tlsproxy_too():
+    """Postfix 3.12 offers no TLS to clients of postscreen if the two differ."""
+    same = {**IN_CHAIN, "tlsproxy_tls_loglevel": "0", "tlsproxy_tls_chain_files": OLD}
+
+    after = decided(configured(same, NEWER), profile=Profile.INTERMEDIATE)
+
+    assert after["smtpd_tls_loglevel"] == "1"
+    assert after["tlsproxy_tls_loglevel"] is None
+
+
+def test_what_differs_already_hinders_no_certificate_that_is_served_by_name():
+    by_name = Wanted({}, Path("/etc/postfix/certbot_sni"), "texthash")
+    configuration = configured({**IN_CHAIN, "tlsproxy_tls_chain_files": OTHER}, PRESENT)
+
+    assert list(decided(configuration, by_name)) == ["tls_server_sni_maps"]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +340,44 @@ def test_a_certificate_of_tlsproxy_ends_an_installation_and_is_a_finding(
     codes = [each.code.value for each in conclusion.report(facts).findings]
     assert "postscreen-differs" in codes
     assert "stale" not in codes
+
+
+def served_by_tls(postfix: PrivatePostfix) -> bool:
+    """Whether strangers get TLS, whatever the certificate."""
+    try:
+        postfix.served(client=STRANGER)
+    except (LabError, ssl.SSLError):
+        return False
+    return True
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"tlsproxy_tls_security_level": "none"}, id="off"),
+        # from 3.12 on
+        pytest.param({"tlsproxy_tls_loglevel": "2"}, id="another loglevel"),
+    ],
+)
+def test_an_installation_is_refused_where_a_stranger_gets_no_tls(
+    scene, issued, settings
+):
+    postfix, (name,) = scene.postfix, settings
+    postfix.set(**settings)
+    postfix.start()
+    if served_by_tls(postfix):
+        scene.deploy()
+        assert postfix.served(client=STRANGER) == issued.leaf
+        return
+
+    with pytest.raises(Error, match=rf"^{name} in main\.cf: "):
+        scene.deploy()
+
+    directory = Postfix(postfix.config_dir)
+    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    codes = [each.code.value for each in conclusion.report(facts).findings]
+    assert "postscreen-differs" in codes
 
 
 @pytest.mark.postfix

@@ -44,10 +44,8 @@ def decide(
     configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
 ) -> tuple[Decision, ...]:
     """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
-    chain = list(chain_files.serve(configuration, wanted.chain, wanted.kept))
-    decisions = [
-        *chain,
-        *(screening.follow(configuration, chain) if wanted.chain else ()),
+    decisions: list[Decision] = [
+        *chain_files.serve(configuration, wanted.chain, wanted.kept),
         *_by_name(configuration, wanted),
         *tls_levels.offer_tls(configuration),
     ]
@@ -55,6 +53,8 @@ def decide(
         decisions += tls_levels.raise_client(configuration, client)
     if profile is Profile.INTERMEDIATE:
         decisions += intermediate.intermediate(configuration)
+    default = bool(wanted.chain)
+    decisions += screening.follow(configuration, decisions, default=default)
     return tuple(decisions)
 
 

@@ -7,8 +7,9 @@ own parameters differ.  Raises `Error` where another certificate would be presen
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix.configuration import (
@@ -21,16 +22,91 @@ from certbot_postfix.postfix.configuration import (
 from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept
 from certbot_postfix.tls.endpoints import Endpoint
 
-_CERTIFICATES = [name for name in LEGACY if "cert" in name]
-
-# Of these, postscreen and tlsproxy may have values that differ.
-_OWN = frozenset({"security_level", "loglevel", "loglevel_maps", "trace_size_limit"})
+# From Postfix 3.12 on, tlsproxy has read its keys with these, before it gave up the
+# right to read them: tlsproxy_server.c, TLS_SERVER_INIT_ARGS.
+_WITH_KEYS = (
+    *(CHAIN, *LEGACY, "smtpd_tls_CAfile", "smtpd_tls_CApath", "smtpd_tls_loglevel"),
+    *("smtpd_tls_always_issue_session_ids", "smtpd_tls_ccert_verifydepth"),
+    *("smtpd_tls_dh1024_param_file", "smtpd_tls_dh512_param_file"),
+    *("smtpd_tls_eecdh_grade", "smtpd_tls_fingerprint_digest"),
+)
 
 # Where a stranger may come from.  Lists of clients for tests (RFC 5782, section 5) have
 # 127.0.0.2, and those around it mean something to many.
 _STRANGERS = ("127.25.25.25", "127.0.25.25")
 
-PROXY, SCREEN = "tlsproxy_tls", "postscreen_tls"
+PROXY, SCREEN = "tlsproxy", "postscreen"
+
+
+class _Setting(NamedTuple):
+    """What is in force, and where that is set, if not by the defaults."""
+
+    value: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def yes(self) -> bool:
+        """Whether that of a parameter that says yes or no is yes."""
+        return self.value.lower() == "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A *program* with parameters of its own, whose defaults are those of smtpd."""
+
+    configuration: Configuration
+    program: str
+    service: Service | None
+
+    def setting(self, name: str) -> _Setting:
+        """Return what it has for the parameter of smtpd."""
+        own = name.replace("smtpd", self.program, 1)
+        known = self.configuration
+        overrides = self.service.overrides if self.service else {}
+        inherited = own == name or own not in known.explicit or own not in known.values
+        for parameter in (own, name) if inherited else (own,):
+            if parameter in overrides:
+                place = f"{parameter} in {self.service} of master.cf"
+                return _Setting(overrides[parameter], (place,))
+        if inherited:
+            return _Setting(known.value(name))
+        return _Setting(known.values[own], (f"{own} in main.cf",))
+
+    def files(self) -> _Setting:
+        """Return the files with certificates and keys.
+
+        postconf(5), smtpd_tls_chain_files: if it is set, the older ones are ignored.
+        """
+        chain = self.setting(CHAIN)
+        if files := chain.value.replace(",", " ").split():
+            return _Setting(" ".join(files), chain.places)
+        older = [self.setting(name) for name in LEGACY]
+        places = [place for setting in (chain, *older) for place in setting.places]
+        files = [file for file, _ in older if file not in ("", "none")]
+        return _Setting(" ".join(files), tuple(places))
+
+    def level(self) -> _Setting:
+        """Return the security level; "none" is TLS off."""
+        level = self.setting("smtpd_tls_security_level")
+        if level.value:
+            return level._replace(value=level.value.lower())
+        enforce, use = map(self.setting, ("smtpd_enforce_tls", "smtpd_use_tls"))
+        value = "encrypt" if enforce.yes else "may" if use.yes else "none"
+        return _Setting(value, level.places + enforce.places + use.places)
+
+    def with_keys(self) -> list[_Setting]:
+        """Return with what it reads its keys, or wants them read."""
+        level = self.level()
+        enforced = level.value != "may"
+        which = "mandatory_protocols" if enforced else "protocols"
+        protocols = self.setting(f"smtpd_tls_{which}")
+        ask, require = map(self.setting, ("smtpd_tls_ask_ccert", "smtpd_tls_req_ccert"))
+        asks = ask.yes or (enforced and require.yes)
+        return [
+            *map(self.setting, _WITH_KEYS),
+            _Setting(protocols.value, level.places + protocols.places),
+            _Setting(str(asks), level.places + ask.places + require.places),
+        ]
 
 
 def strangers(configuration: Configuration) -> list[Endpoint]:
@@ -73,58 +149,66 @@ def differences(configuration: Configuration) -> list[str]:
 
     Each with its place.
     """
-    if not _screens(configuration):
-        return []
-    wanted, _ = _named(configuration, "smtpd_tls", None)
-    found: dict[str, None] = {}
-    for prefix, service in _scopes(configuration):
-        files, places = _named(configuration, prefix, service)
-        if files != wanted:
-            found.update(dict.fromkeys(places))
-    return list(found)
+    wanted = _Reader(configuration, "smtpd", None).files().value
+    places: list[str] = []
+    for screen, proxy in _readers(configuration):
+        for reader in (proxy, screen) if _sends_settings(configuration) else (proxy,):
+            files = reader.files()
+            if files.value != wanted:
+                places += files.places
+    return list(dict.fromkeys(places))
 
 
 def mismatches(configuration: Configuration) -> list[str]:
-    """Return the parameters of postscreen that tlsproxy has otherwise.
+    """Return which parameters keep tlsproxy from TLS for clients of postscreen.
 
-    Postfix 3.12 and later: then tlsproxy cannot read the keys.
+    Each with its place.  TLS is off in tlsproxy; or, from Postfix 3.12 on, postscreen
+    wants other settings than those with which tlsproxy has read the keys.
     """
-    names = [name for name in configuration.defaults if name.startswith(f"{SCREEN}_")]
-    proxy = _proxy(configuration)
-    return [
-        name
-        for service in _screens(configuration)
-        for name in names
-        if (what := name.removeprefix(f"{SCREEN}_")) not in _OWN
-        and f"{PROXY}_{what}" in configuration.defaults
-        and _value(configuration, f"smtpd_tls_{what}", SCREEN, service)[0]
-        != _value(configuration, f"smtpd_tls_{what}", PROXY, proxy)[0]
-    ]
+    places: list[str] = []
+    for screen, proxy in _readers(configuration):
+        for wanted, present in _unlike(screen, proxy):
+            places += wanted.places + present.places
+    return list(dict.fromkeys(places))
+
+
+def _unlike(screen: _Reader, proxy: _Reader) -> list[tuple[_Setting, _Setting]]:
+    levels = (screen.level(), proxy.level())
+    if levels[0].value == "none":
+        return []
+    if levels[1].value == "none":
+        return [levels]
+    if not _sends_settings(screen.configuration):
+        return []
+    pairs = zip(screen.with_keys(), proxy.with_keys(), strict=True)
+    return [pair for pair in pairs if pair[0].value != pair[1].value]
+
+
+def _sends_settings(configuration: Configuration) -> bool:
+    """Whether postscreen tells tlsproxy the settings for its clients (3.12)."""
+    return f"{SCREEN}_tls_chain_files" in configuration.defaults
 
 
 def follow(
-    configuration: Configuration, decisions: Iterable[Decision]
+    configuration: Configuration, decisions: Iterable[Decision], *, default: bool
 ) -> list[CommentOut]:
     """Return what makes postscreen present what smtpd will after *decisions*.
 
-    Raises `Error` if it presents something else already.
+    Raises `Error` if it would present something else.  Where it does so already, that
+    matters only for a *default*, the certificate for clients that request no name.
     """
+    decisions = list(decisions)
     after = _applied(configuration, decisions)
-    differing = differences(after) or mismatches(after)
-    if not differing:
+    alike = _alike(configuration)
+    if _alike(after) or not (alike or default):
         return []
-    why = "the certificate for smtpd is its default"
-    ours = [
-        CommentOut(name, value, why)
-        for name, value in configuration.explicit.items()
-        if name.startswith((f"{PROXY}_", f"{SCREEN}_"))
-        and name.replace(PROXY, "smtpd_tls").replace(SCREEN, "smtpd_tls")
-        in (CHAIN, *LEGACY)
-    ]
-    rest = _applied(after, ours)
-    alike = not differences(configuration) and not mismatches(configuration)
-    if ours and alike and not differences(rest) and not mismatches(rest):
-        return ours
+    certificates = {CHAIN, *LEGACY}
+    changed = {item.name for item in decisions if not isinstance(item, Kept)}
+    for names in (certificates, certificates | changed) if alike else ():
+        ours = _counterparts(configuration, names)
+        if _alike(_applied(after, ours)):
+            return ours
+    differing = differences(after) or mismatches(after)
     raise Error(
         f"{', '.join(differing)}: clients to which postscreen itself offers TLS would"
         " not be presented the certificate that smtpd presents; no changes were made",
@@ -132,58 +216,43 @@ def follow(
     )
 
 
+def _alike(configuration: Configuration) -> bool:
+    return not differences(configuration) and not mismatches(configuration)
+
+
+def _counterparts(configuration: Configuration, names: set[str]) -> list[CommentOut]:
+    return [
+        CommentOut(name, value, "the value for smtpd is its default")
+        for name, value in configuration.explicit.items()
+        if name.startswith((f"{PROXY}_tls_", f"{SCREEN}_tls_"))
+        and f"smtpd_{name.partition('_')[2]}" in names
+    ]
+
+
+def _readers(configuration: Configuration) -> list[tuple[_Reader, _Reader]]:
+    """Return each postscreen, with the tlsproxy that works for it."""
+    return [
+        (
+            _Reader(configuration, SCREEN, screen),
+            _Reader(configuration, PROXY, _proxy(configuration, screen)),
+        )
+        for screen in _screens(configuration)
+    ]
+
+
 def _screens(configuration: Configuration) -> list[Service]:
     services = configuration.services
-    return [each for each in services if (each.command, each.kind) == _SCREEN]
+    return [each for each in services if (each.command, each.kind) == (SCREEN, "inet")]
 
 
-_SCREEN = ("postscreen", "inet")
-
-
-def _proxy(configuration: Configuration) -> Service | None:
-    found = (each for each in configuration.services if each.command == "tlsproxy")
-    return next(found, None)
-
-
-def _scopes(configuration: Configuration) -> Iterator[tuple[str, Service | None]]:
-    """Yield how the parameters begin that decide, and the service that reads them."""
-    yield PROXY, _proxy(configuration)
-    if f"{SCREEN}_chain_files" in configuration.defaults:
-        for service in _screens(configuration):
-            yield SCREEN, service
-
-
-def _named(
-    configuration: Configuration, prefix: str, service: Service | None
-) -> tuple[list[str], list[str]]:
-    """Return the files with certificates, and where they are named, if not by default.
-
-    postconf(5), smtpd_tls_chain_files: if it is set, the older ones are ignored.
-    """
-    chain, place = _value(configuration, CHAIN, prefix, service)
-    if files := chain.replace(",", " ").split():
-        return files, [place] if place else []
-    older = [_value(configuration, name, prefix, service) for name in _CERTIFICATES]
-    places = [place, *(where for _, where in older)]
-    return (
-        [file for file, _ in older if file not in ("", "none")],
-        list(filter(None, places)),
+def _proxy(configuration: Configuration, screen: Service) -> Service | None:
+    name = configuration.value("tlsproxy_service_name", screen) or PROXY
+    proxies = (
+        service
+        for service in configuration.services
+        if (service.name, service.command) == (name, PROXY)
     )
-
-
-def _value(
-    configuration: Configuration, name: str, prefix: str, service: Service | None
-) -> tuple[str, str]:
-    """Return what *service* has for the parameter of smtpd, and where that is set."""
-    own = name.replace("smtpd_tls", prefix)
-    overrides = service.overrides if service else {}
-    if own in overrides:
-        return overrides[own], f"{own} in {service} of master.cf"
-    if own != name and own in configuration.explicit and own in configuration.values:
-        return configuration.values[own], f"{own} in main.cf"
-    if name in overrides:
-        return overrides[name], f"{name} in {service} of master.cf"
-    return configuration.value(name), ""
+    return next(proxies, None)
 
 
 def _applied(
@@ -198,8 +267,9 @@ def _applied(
             explicit[each.name] = each.new
         text = explicit.get(each.name, configuration.defaults.get(each.name, ""))
         values[each.name] = _expanded(text, values)
-    for name, text in explicit.items():
-        if name.startswith((f"{PROXY}_", f"{SCREEN}_")) and name in values:
+    of_both = (f"{PROXY}_tls_", f"{SCREEN}_tls_")
+    for name, text in 2 * list(explicit.items()):  # one may refer to another
+        if name.startswith(of_both) and name in values:
             values[name] = _expanded(text, values)
     services = tuple(
         replace(
@@ -209,7 +279,7 @@ def _applied(
                 for name, value in service.overrides.items()
             },
         )
-        if service.command in ("tlsproxy", "postscreen")
+        if service.command in (PROXY, SCREEN)
         else service
         for service in configuration.services
     )

@@ -154,15 +154,14 @@ def _screened(configuration: Configuration) -> Iterator[Finding]:
             "remove these settings: the defaults are the values for smtpd",
             tuple(places),
         )
-    elif names := screening.mismatches(configuration):
+    elif places := screening.mismatches(configuration):
         yield Finding(
             Code.SCREENED,
-            ", ".join(names),
-            f"tlsproxy has other values than postscreen for {', '.join(names)}: clients"
-            " to which postscreen itself offers TLS get none",
-            "remove these settings and their counterparts for tlsproxy: the defaults"
-            " are the values for smtpd",
-            tuple(names),
+            ", ".join(places),
+            "clients to which postscreen itself offers TLS get none, since tlsproxy has"
+            f" other values than postscreen: {', '.join(places)}",
+            "remove these settings: the defaults are the values for smtpd",
+            tuple(places),
         )
 
 
