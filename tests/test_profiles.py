@@ -52,9 +52,9 @@ def test_no_other_word_says_when_names_are_served(capsys):
 
 def advised(*args: str) -> list[str]:
     """Return what is advised to who gave *args*."""
-    options = vars(parse(*args))
+    values = vars(parse(*args))
     return options.given(
-        lambda name: f"postfix-{name}", lambda name: options[name.replace("-", "_")]
+        lambda name: f"postfix-{name}", lambda name: values[name.replace("-", "_")]
     )
 
 
