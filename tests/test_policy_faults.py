@@ -22,6 +22,7 @@ from tests.lab import (
     install_lineage,
 )
 from tests.lab.kill import Point, kill_at, points
+from tests.lab.postmap import Postmap
 from tests.test_lists import written
 from tests.test_tables import no_space
 
@@ -221,8 +222,33 @@ def test_the_database_must_have_what_was_written(scene):
     program.write_text("#!/bin/sh\nexit 0\n")
     program.chmod(0o755)
 
-    with pytest.raises(ProgramError, match="postmap did not write"):
+    with pytest.raises(ProgramError, match="lacks what was written, and postmap gave"):
         outbound_of(scene, broken)
+
+
+def test_a_text_that_postfix_refuses_does_not_become_the_table(scene, base):
+    scene.say(0)
+    scene.follow("texthash")
+    postmap = Postmap(base / "disturbed")
+    postmap.disturb(
+        """
+        for file; do :; done
+        case $file in
+            texthash:*/.*) echo "example.org may" >> "${file#texthash:}" ;;
+        esac
+        exec "$@"
+        """,
+        questions=True,
+    )
+    scene.environment = {**scene.environment, "PATH": postmap.path}
+    scene.say(1)
+
+    done = scene.run()
+
+    assert done.returncode == 1
+    assert "duplicate entry" in done.stderr
+    assert scene.number() == "mx0.org"
+    assert scene.leftovers() == []
 
 
 def outbound_of(scene: Scene, postfix: Postfix) -> None:

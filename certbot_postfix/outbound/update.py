@@ -226,7 +226,10 @@ class Outbound:
             return
         undone = self.databases.undo()
         if not undone and (changed or services.fault(self.postfix, self._table)):
-            self._build(self.form, files.read(self.path))
+            if self.form == "texthash":
+                self.databases.outdate()
+            else:
+                self._build(self.form, files.read(self.path))
         self.databases.keep()
 
     def _advise(self, size: int) -> None:
@@ -264,28 +267,28 @@ class Outbound:
         text: bytes,
         register: Callable[[Path], None] | None = None,
     ) -> None:
-        if form == "texthash":
-            self.databases.outdate()
-            return
         with self.databases.beside(text, mode=0o644) as copy:
-            said = self.postfix.map(f"{form}:{copy}")
+            said = "" if form == "texthash" else self.postfix.map(f"{form}:{copy}")
             self._refuse_unwritten(f"{form}:{copy}", text, said)
             self.databases.put(copy, register)
 
     def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
-        """Raise `ProgramError` if *database* lacks the last entry in *text*.
+        """Raise `ProgramError` if Postfix does not find the last entry in *text*.
 
         Or any, where postmap(1) *said* what may mean that it has left something out.
         """
         # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
         entries = policy_map.lines(text) if said else policy_map.last(text)
-        while some := dict(islice(entries, _AT_ONCE)):
+        while True:  # a table without entries must be one, too
+            some = dict(islice(entries, _AT_ONCE))
             if self.postfix.answers(database, some.keys()) != some:
                 raise ProgramError(
-                    f"postmap did not write {database}, and {reason(said)}: the"
-                    " policies were left unchanged",
+                    f"{database} lacks what was written, and postmap {reason(said)}:"
+                    " the policies were left unchanged",
                     hint="is the disk full?",
                 )
+            if not some:
+                return
 
 
 def _forgotten(wanted: Settings) -> list[str]:
