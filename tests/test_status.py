@@ -892,6 +892,25 @@ def test_each_deprecated_parameter_is_a_finding(name):
     assert concluded(configured({name: "x"})) == ["deprecated-parameter"]
 
 
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        (set(), "a Postfix to come will not"),
+        ({"smtp_use_tls"}, "this Postfix does not"),
+    ],
+)
+def test_a_deprecated_parameter_may_be_gone_already(absent, message):
+    """As tlsproxy_client_loglevel_parameter is in Postfix 3.12."""
+    configuration = configured({"smtp_use_tls": "yes"})
+    defaults = {"smtp_use_tls": "no", **configuration.defaults}
+    known = {name: text for name, text in defaults.items() if name not in absent}
+    facts = Facts(replace(configuration, defaults=known), NOW, BUNDLES, running=True)
+
+    (finding,) = conclusion.report(facts).findings
+
+    assert finding.message == f"smtp_use_tls is deprecated: {message} know it"
+
+
 def test_no_tls_at_all_is_one_finding():
     configuration = configured({"smtpd_tls_security_level": "none"})
 

@@ -64,10 +64,12 @@ def _settings(configuration: Configuration) -> Iterator[tuple[str, str]]:
 def _deprecated(configuration: Configuration) -> Iterator[Finding]:
     for name, place in _settings(configuration):
         if name in DEPRECATED:
+            known = name in configuration.defaults
+            when = "a Postfix to come will" if known else "this Postfix does"
             yield Finding(
                 Code.DEPRECATED,
                 name,
-                f"{name} is deprecated: a Postfix to come will not know it",
+                f"{name} is deprecated: {when} not know it",
                 DEPRECATED[name],
                 (place,),
             )
@@ -79,7 +81,8 @@ def _deprecated(configuration: Configuration) -> Iterator[Finding]:
             yield Finding(
                 Code.DEPRECATED,
                 f"{now}:{path}",
-                f"the map type {now} is deprecated: a Postfix to come will not have it",
+                f"the map type {now} is deprecated: a Postfix without Berkeley DB"
+                " cannot read the map",
                 "certbot install -i postfix --cert-name NAME, which moves the map",
                 ("main.cf",),
             )
