@@ -893,7 +893,7 @@ def test_each_deprecated_parameter_is_a_finding(name):
 
 
 @pytest.mark.parametrize(
-    ("gone", "told"),
+    ("absent", "message"),
     [
         (set(), "a Postfix to come will not"),
         ({"smtp_use_tls"}, "this Postfix does not"),
