@@ -238,6 +238,55 @@ def test_a_limit_for_clients_ends_an_installation_with_a_hint_that_fits(
     assert postfix.snapshot() == before
 
 
+SHOP = "shop.example.net"
+SHOPS = [SHOP, *(f"shop{number}.example.net" for number in range(12))]
+
+
+def limit(postfix: PrivatePostfix, **limits: str) -> None:
+    """Have *limits* for clients, of this machine as well, counted from now on."""
+    postfix.set(**limits, smtpd_client_event_limit_exceptions="")
+    postfix.reload()
+    wait_until(lambda: greeting(postfix) == b"220", "smtp lets this machine in")
+
+
+@pytest.mark.parametrize("way", ["install", "renew"])
+@pytest.mark.parametrize(
+    ("name", "most", "rejected"),
+    [
+        ("smtpd_client_connection_rate_limit", "9", True),
+        ("smtpd_client_connection_count_limit", "2", False),
+        ("smtpd_client_new_tls_session_rate_limit", "9", True),
+    ],
+)
+def test_clients_of_ours_that_reach_a_limit_undo_no_deployment(
+    postfix, certbot, authority, way, name, most, rejected
+):
+    assert install(certbot, postfix).returncode == 0
+    shops = authority.issue(*SHOPS)
+    install_lineage(certbot.config_dir, SHOP, shops)
+    if way == "renew":
+        assert install(certbot, postfix, "--cert-name", SHOP).returncode == 0
+        shops = authority.issue(*SHOPS)
+        renew_lineage(certbot.config_dir, SHOP, shops)
+    limit(postfix, **{name: most})
+    master = postfix.master_pid
+
+    options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
+    options += ["--postfix-verify-timeout", "5", "--cert-name", SHOP]
+    done = certbot(way, *options)
+
+    assert done.returncode == 0, done.stderr
+    assert certbot.bundle(SHOP).read_bytes() == shops.bundle_pem
+    assert "Verified: " in told(done)
+    assert ("Error: too many" in told(done)) == rejected
+    assert ("get there was not verified" in told(done)) == rejected
+    assert ("exempt the addresses of this machine" in told(done)) == rejected
+    assert postfix.master_pid == master
+    postfix.set(smtpd_client_event_limit_exceptions="127.0.0.1")
+    postfix.reload()
+    assert {postfix.served(sni=each) for each in SHOPS} == {shops.leaf}
+
+
 def test_without_verification_it_is_installed_though_a_service_turns_this_machine_away(
     stopped_postfix, certbot
 ):
@@ -354,6 +403,28 @@ def test_a_service_that_greets_late_is_verified(stopped_postfix, certbot):
 
     assert done.returncode == 0, done.stderr
     assert postfix.master_pid == master
+
+
+def test_what_slow_services_present_for_many_names_is_served_already(
+    stopped_postfix, certbot, authority
+):
+    postfix = stopped_postfix
+    postfix.start()
+    assert install(certbot, postfix).returncode == 0
+    install_lineage(certbot.config_dir, SHOP, authority.issue(*SHOPS))
+    slow = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,1"}
+    override(postfix, SERVICES, **slow)
+    postfix.reload()
+    assert install(certbot, postfix, "--cert-name", SHOP).returncode == 0
+    count = reloads(postfix)
+
+    again = install(certbot, postfix, "--cert-name", SHOP)
+    hooked = hook(certbot, postfix, "--cert-name", SHOP)
+
+    assert again.returncode == 0, again.stderr
+    assert "already" in told(again)
+    assert hooked.returncode == 0, hooked.stderr
+    assert reloads(postfix) == count
 
 
 # What another process undoes

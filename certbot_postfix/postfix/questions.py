@@ -20,6 +20,7 @@ from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
+from certbot_postfix.tls.verification import NEW_TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,15 @@ def parted(
             other = replace(question, tls=question.tls and baseline.well(at))
             (must if baseline.greeted(at) else may).append(other)
     return must, may
+
+
+def limiting(configuration: Configuration) -> set[str]:
+    """Return the services that limit how many sessions of TLS a client begins."""
+    return {
+        str(service)
+        for service in configuration.services
+        if configuration.value(NEW_TLS, service) not in ("", "0")
+    }
 
 
 def from_known_clients(questions: Collection[Question]) -> list[Question]:

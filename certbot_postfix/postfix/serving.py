@@ -31,7 +31,10 @@ from certbot_postfix.tls.verification import (
     Failure,
     clauses,
     hint,
+    limited,
     told,
+    tolerable,
+    unverified,
     verify,
 )
 
@@ -81,14 +84,20 @@ class Serving:
         Another process than the one that was asked may have read what was there before
         the files *paths*: then nobody knows.
         """
-        asked = questions.from_known_clients(
-            questions.after(configuration, sampled(promises))
-        )
-        if not (self.ran and self.timeout and asked):
+        if not (self.ran and self.timeout):
             return False
         if self.postfix.outdated(configuration, paths):
             return False
-        return not verify(asked, timeout=0)
+        if self.baseline is None:
+            self._look(configuration)
+        sample = sampled(promises, self._affordable(self.timeout))
+        asked = questions.after(configuration, sample)
+        purpose = Purpose.INSTALLED
+        must, _ = questions.parted(asked, configuration, self.baseline, purpose)
+        must = [each for each in must if each.expected]
+        failures = verify(must, timeout=self.timeout, once=True)
+        harmless = self._tolerable(must, failures, configuration, purpose)
+        return bool(must) and len(harmless) == len(failures)
 
     def foresee(self, configuration: Configuration) -> None:
         """Look at the services before anything is changed.
@@ -98,8 +107,11 @@ class Serving:
         self.postfix.refuse_fatal_reload(configuration)
         self._lately = None
         if self.ran and self.timeout:
-            asked = questions.before(configuration)
-            self.baseline = baseline.take(asked, max(self.timeout, LEAST))
+            self._look(configuration)
+
+    def _look(self, configuration: Configuration) -> None:
+        asked = questions.before(configuration)
+        self.baseline = baseline.take(asked, max(self.timeout, LEAST))
 
     def recall(self, noted: Baseline | None) -> None:
         """Take *noted* for the answers before the change that is to be undone."""
@@ -212,29 +224,62 @@ class Serving:
         # to take the time of a slow service, nor to give a sign of life.
         if self.baseline and self.baseline.slowest > SETTLE:
             time.sleep(SETTLE)
-        self._demand([each for each in must if each.expected], timeout)
+        first = [each for each in must if each.expected]
+        unsure = self._demand(first, configuration, timeout, purpose)
         time.sleep(max(0.0, settled - time.monotonic()))
         self._must_run()
-        self._demand([each for each in must if not each.expected], timeout)
+        others = [each for each in must if not each.expected]
+        unsure += self._demand(others, configuration, timeout, purpose)
+        if unsure:
+            logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))
         failures = verify(may, timeout=min(timeout, self._patience))
         self._tolerate(failures, purpose)
         failed = {failure.question.endpoint for failure in failures}
         seen = {each.endpoint for each in (*must, *may)} - failed
-        verified = [each for each in asked if each.endpoint in seen]
-        silent = all(isinstance(each.error, UnansweredError) for each in failures)
+        skipped = {failure.question for failure in unsure}
+        verified = [
+            each for each in asked if each.endpoint in seen and each not in skipped
+        ]
+        wrong = [*failures, *unsure]
+        silent = all(isinstance(each.error, UnansweredError) for each in wrong)
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
             raise self._error(failures)
         if verified or not asked:
             self.say(told(verified))
-            if len(sample) < len(promises):
+            if len(sample) < len(promises) and not unsure:
                 self.say(_sampled(sample, promises))
         elif purpose is Purpose.UNDONE:
             self.say("The previous configuration was restored.")
 
-    def _demand(self, asked: list[Question], timeout: float) -> None:
-        if failures := verify(asked, timeout=timeout, watch=self._must_run):
+    def _demand(
+        self,
+        asked: list[Question],
+        configuration: Configuration,
+        timeout: float,
+        purpose: Purpose,
+    ) -> list[Failure]:
+        """Return what was rejected without a fault of the change; raise all others."""
+        failures = verify(asked, timeout=timeout, watch=self._must_run)
+        unsure = self._tolerable(asked, failures, configuration, purpose)
+        if len(unsure) < len(failures):
             self._must_run()
             raise self._error(failures)
+        return unsure
+
+    def _tolerable(
+        self,
+        asked: list[Question],
+        failures: list[Failure],
+        configuration: Configuration,
+        purpose: Purpose,
+    ) -> list[Failure]:
+        known = self.baseline
+        return tolerable(
+            limited(failures, questions.limiting(configuration)),
+            asked,
+            lambda endpoint: bool(known and known.let_in(endpoint)),
+            anywhere=purpose is Purpose.INSTALLED,
+        )
 
     @property
     def _patience(self) -> float:

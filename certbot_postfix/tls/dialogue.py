@@ -26,6 +26,10 @@ FAREWELL = 2.0
 # Postfix answers to every command of a client that it has refused.
 _REFUSING = (421, 503)
 
+# smtpd(8) to a client that has reached a limit which anvil(8) counts for, also in
+# answer to STARTTLS, with 454, by smtpd_client_new_tls_session_rate_limit.
+LIMITED = "Error: too many"
+
 
 class ReplyError(Exception):
     """A reply that is no step towards TLS; *refused*: this client is not let in."""
@@ -88,6 +92,7 @@ class Dialogue:
         if code != expected:
             self.greeted = True  # whatever it says, it is alive
             refused = code in _REFUSING or (refusing and code >= 400)
+            refused |= code >= 400 and LIMITED in words
             raise ReplyError(words, refused=refused)
 
     def _send(self, command: str) -> None:

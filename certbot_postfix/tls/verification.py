@@ -8,7 +8,7 @@ raises.
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from certbot_postfix.errors import (
@@ -18,14 +18,20 @@ from certbot_postfix.errors import (
     UnansweredError,
 )
 from certbot_postfix.tls import probe
+from certbot_postfix.tls.dialogue import LIMITED
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import LEAST, Question
 
 T = TypeVar("T")
 
-# Seconds between two attempts, and until somebody looks at what takes so long.
+# Seconds between two attempts, at most where a client is rejected, since its attempts
+# may count, and until somebody looks at what takes so long.
 PAUSE = 0.1
+LONGEST_PAUSE = 2.0
 WATCH = 1.0
+
+# The limit of postconf(5) that also counts handshakes which end at once.
+NEW_TLS = "smtpd_client_new_tls_session_rate_limit"
 
 # How many clients of ours an endpoint has at a time.
 CLIENTS = 4
@@ -49,13 +55,15 @@ def verify(
     questions: Collection[Question],
     *,
     timeout: float,
+    once: bool = False,
     watch: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
     """Return which *questions* were not answered as expected within *timeout* seconds.
 
     A process that serves a client from before the change may answer for a while, so
-    each is asked again until then; at least once, for which there are `probe.LEAST`
-    seconds.  *watch* is called if that takes longer than a second, and may end it all.
+    each is asked again until then, if not only *once*; at least once, for which there
+    are `probe.LEAST` seconds.  *watch* is called if that takes longer than a second,
+    and may end it all.
     """
     end = time.monotonic() + timeout
     stopped = threading.Event()
@@ -63,7 +71,7 @@ def verify(
     failures = [[Failure(each, _UNASKED) for each in lane] for lane in lanes]
 
     def work(number: int) -> None:
-        failures[number] = _until(lanes[number], end, stopped)
+        failures[number] = _until(lanes[number], end, stopped, once=once)
 
     try:
         side_by_side(work, range(len(lanes)), watch)
@@ -112,26 +120,29 @@ _UNASKED = ProofError("no time was left", reason="no time was left")
 
 
 def _until(
-    questions: list[Question], end: float, stopped: threading.Event
+    questions: list[Question], end: float, stopped: threading.Event, *, once: bool
 ) -> list[Failure]:
     """Ask one endpoint until it has answered all as expected or the time is over."""
     last = max(end, time.monotonic() + LEAST)
     known: dict[Question, Failure] = {}
+    pause = PAUSE
     while True:
         failures = _round(questions, last, known)
         known.update((failure.question, failure) for failure in failures)
-        over = time.monotonic() + PAUSE >= end
-        if not failures or over or stopped.wait(PAUSE):
+        refused = failures and isinstance(failures[-1].error, RefusedError)
+        pause = min(2 * pause, LONGEST_PAUSE) if refused else PAUSE
+        left = end - time.monotonic()
+        over = once or left <= PAUSE
+        if not failures or over or stopped.wait(min(pause, left)):
             return failures
-        if not isinstance(failures[-1].error, UnansweredError):
-            questions = [failure.question for failure in failures]
+        questions = [failure.question for failure in failures]
 
 
 def _round(
     questions: list[Question], last: float, known: Mapping[Question, Failure]
 ) -> list[Failure]:
     failures = []
-    for question in questions:
+    for number, question in enumerate(questions):
         left = last - time.monotonic()
         error = probe.ask(question, timeout=left)
         if isinstance(error, UnansweredError) and left < LEAST / 2:
@@ -140,9 +151,59 @@ def _round(
             failures.append(known[question])
         elif error:
             failures.append(Failure(question, error))
-        if isinstance(error, UnansweredError):
-            break  # nor will it answer the others
+        if isinstance(error, RefusedError | UnansweredError):
+            # Nor will it answer the others.
+            failures += [Failure(each, error) for each in questions[number + 1 :]]
+            break
     return failures
+
+
+def limited(failures: Iterable[Failure], services: Collection[str]) -> list[Failure]:
+    """Return *failures*, with what *services* mean when they close a connection.
+
+    Where TLS comes first, smtpd(8) has no words for who reached `NEW_TLS`.
+    """
+    return [
+        replace(failure, error=RefusedError(reason, reason=reason))
+        if isinstance(failure.error, UnansweredError)
+        and failure.question.endpoint.implicit
+        and failure.question.endpoint.service in services
+        and (reason := f"{failure.error.reason} ({NEW_TLS} is set)")
+        else failure
+        for failure in failures
+    ]
+
+
+def tolerable(
+    failures: Collection[Failure],
+    asked: Iterable[Question],
+    let_in: Callable[[Endpoint], bool],
+    *,
+    anywhere: bool,
+) -> list[Failure]:
+    """Return those *failures* that say nothing against what was changed.
+
+    Our own clients count, too, where Postfix limits them.  An endpoint that rejects one
+    and presents the certificate to another is well, and so is one that *let_in* a
+    client before and has a limit, if *anywhere* is another that presents it.
+    """
+    failed = {failure.question for failure in failures}
+    answered = [each for each in asked if each not in failed]
+    here = {(each.endpoint, each.expected) for each in answered}
+    seen = {each.expected for each in answered} | {()}
+    return [
+        failure
+        for failure in failures
+        if isinstance(failure.error, RefusedError)
+        and (
+            (failure.question.endpoint, failure.question.expected) in here
+            or (
+                LIMITED in failure.error.reason
+                and let_in(failure.question.endpoint)
+                and not (anywhere and failure.question.expected not in seen)
+            )
+        )
+    ]
 
 
 def clauses(failures: Iterable[Failure]) -> list[str]:
@@ -227,6 +288,15 @@ def _some(names: set[str]) -> str:
     return enumerated([*named, *last], limit=4)
 
 
+def unverified(failures: list[Failure]) -> str:
+    """Say what was not verified because an endpoint rejected a client of ours."""
+    names = {failure.question.server_name or NO_NAME for failure in failures}
+    return (
+        f"{'; '.join(clauses(failures))}; what clients requesting {_some(names)} get"
+        " there was not verified"
+    )
+
+
 def hint(failures: list[Failure]) -> str:
     """Return what is to be done about *failures*."""
     refusals = {
@@ -236,10 +306,11 @@ def hint(failures: list[Failure]) -> str:
     }
     if not refusals:
         return 'look for "disabling TLS support" or "fatal" in the mail log'
-    limited = any(reason.startswith("421") for reason in refusals)
+    signs = ("421 ", LIMITED, NEW_TLS)
+    too_many = any(sign in reason for reason in refusals for sign in signs)
     return (
         "exempt the addresses of this machine from limits for clients"
         " (smtpd_client_event_limit_exceptions)"
-        if limited
+        if too_many
         else "allow connections from this machine (is smtpd_delay_reject = no?)"
     ) + ", or skip the verification with --postfix-verify-timeout 0"
