@@ -3,11 +3,15 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
-from certbot_postfix.errors import BusyError
+from certbot_postfix.errors import BusyError, Error
 from certbot_postfix.system import lock
+from tests.test_faults import HOLD
 
 
 def test_one_at_a_time_works_in_a_directory(tmp_path):
@@ -35,3 +39,20 @@ def test_a_directory_that_cannot_be_locked_as_over_nfs_hinders_nobody(
         reached = True
 
     assert reached
+
+
+def test_a_lock_that_is_stuck_is_waited_for_once(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        lasted = []
+        for _ in range(2):
+            start = time.monotonic()
+            with pytest.raises(Error, match=f"process {holder.pid} has the lock"):
+                lock.take(tmp_path, wait=2)
+            lasted.append(time.monotonic() - start)
+        holder.stdin.close()
+
+    assert lasted[0] >= 2
+    assert lasted[1] < 1

@@ -32,13 +32,18 @@ _WORDS = 6
 PATIENCE = 120
 PAUSE = 0.2
 
+# Until when this process waits for a directory: certbot prepares the installer anew
+# for each lineage, and a lock that is stuck is not to be waited for each time.
+_deadlines: dict[Path, float] = {}
+
 
 def take(directory: Path, *, wait: float = 0) -> None:
     """Lock *directory* until this process ends, or be under the lock of an ancestor.
 
-    Wait for any other process for *wait* seconds; then raise `Error`.
+    Wait for any other process for *wait* seconds, in all calls for that directory; then
+    raise `Error`.
     """
-    deadline, told = time.monotonic() + wait, ""
+    deadline, told = _deadlines.setdefault(directory, time.monotonic() + wait), ""
     _refuse_special(directory / _NAME)
     while True:
         try:
