@@ -268,7 +268,8 @@ class Installer(common.Installer):
             self._renewed = False
         elif self._undone:
             self._undone = False
-            self._ready.bring_back()
+            with _restored():
+                self._ready.bring_back()
             if self.config.verb == "rollback":
                 self._ready.catch_up()
         elif self._deploying:
@@ -438,6 +439,15 @@ def _not_deployed() -> Iterator[None]:
         yield
     except Error as error:
         error.message = f"the renewed certificate is not in service: {error.message}"
+        raise
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    try:
+        yield
+    except Error as error:
+        error.message = f"the previous files were restored, but {error.message}"
         raise
 
 

@@ -470,20 +470,33 @@ def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_service_that_died_since_the_installation_is_told_as_that_by_a_rollback(
-    postfix, certbot
+@pytest.mark.parametrize("died", ["before the installation", "since"])
+def test_a_rollback_fails_if_a_service_that_answered_before_the_change_stays_dead(
+    stopped_postfix, certbot, died
 ):
+    postfix = stopped_postfix
+    dying = {"smtpd_tls_wrappermode": "bad"}
+    if died != "since":
+        override(postfix, ["submissions"], **dying)
+    postfix.start()
+    before = postfix.snapshot()["main.cf"]
     assert install(certbot, postfix).returncode == 0
-    override(postfix, ["submissions"], smtpd_tls_wrappermode="bad")
-    postfix.reload()
-    wait_until(lambda: greeting(postfix, "submissions") == b"", "it is dead")
+    if died == "since":
+        override(postfix, ["submissions"], **dying)
+        postfix.reload()
+        wait_until(lambda: greeting(postfix, "submissions") == b"", "it is dead")
 
     done = rollback(certbot, postfix)
 
-    assert done.returncode == 0, done.stderr
+    assert postfix.snapshot()["main.cf"] == before
     assert f"{places(postfix, 'submissions')[0]} did not answer" in told(done)
-    assert "it did not answer before the undo either" in told(done)
-    assert "before the change" not in told(done)
+    if died == "since":
+        assert done.returncode == 1
+        assert "the previous files were restored, but" in told(done)
+        assert "it answered before the change" in told(done)
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "it did not answer before the change either" in told(done)
 
 
 @pytest.mark.parametrize("left", ["", "{}", "[1.0, []]", '[1.0, {"a": ["?", "b"]}]'])

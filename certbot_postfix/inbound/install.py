@@ -432,11 +432,11 @@ class Deployment:
     def _recall(self, checkpoints: Sequence[Path], *, interrupted: bool) -> None:
         if self.serving.baseline:
             return  # this process has made the change
-        if not interrupted:
-            with contextlib.suppress(Error):  # it is to be undone, whatever it is
-                self.serving.foresee(self.configuration)
         for checkpoint in checkpoints[-1:]:
             self.serving.recall(baseline.noted(transaction.notes_in(checkpoint)))
+        if not self.serving.baseline and not interrupted:
+            with contextlib.suppress(Error):  # it is to be undone, whatever it is
+                self.serving.foresee_undo(self.configuration)
 
     def _restore(self, checkpoint: Path) -> None:
         for path in transaction.restore(checkpoint, self.kept):

@@ -64,8 +64,8 @@ class Serving:
         self.baseline: Baseline | None = None
         # The directory with which the Postfix was started that is met, if another.
         self._elsewhere: Path | None = None
-        # The same, before an undo was begun that is not of this process.
-        self._lately: Baseline | None = None
+        # Before what that was, in a message.
+        self._before = "change"
         self._log: MailLog | None = None  # from the last reload on
 
     @cached_property
@@ -105,7 +105,6 @@ class Serving:
         Raises `MisconfiguredError` if Postfix would not survive a reload.
         """
         self.postfix.refuse_fatal_reload(configuration)
-        self._lately = None
         if self.ran and self.timeout:
             self._look(configuration)
 
@@ -115,8 +114,12 @@ class Serving:
 
     def recall(self, noted: Baseline | None) -> None:
         """Take *noted* for the answers before the change that is to be undone."""
-        if noted:
-            self._lately, self.baseline = self.baseline, noted
+        self.baseline = noted
+
+    def foresee_undo(self, configuration: Configuration) -> None:
+        """Look at the services before a change is undone of which nothing is noted."""
+        self._before = "undo"
+        self.foresee(configuration)
 
     def refuse_refusals(self, configuration: Configuration) -> None:
         """Raise `RefusedError` if a service to be verified lets no client in."""
@@ -186,9 +189,18 @@ class Serving:
             self.postfix.restart()
         else:
             return
-        if self.baseline and self._lately:
-            self.baseline = self.baseline.with_dead(self._lately)
-        self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
+        self._verify_at_last(configuration, promises)
+
+    def _verify_at_last(
+        self, configuration: Configuration, promises: Collection[Promise]
+    ) -> None:
+        """Verify what was undone, of a Postfix that was started anew for that."""
+        try:
+            self._verify(configuration, promises, self.timeout, Purpose.UNDONE)
+        except UnansweredError as error:
+            if self.baseline:
+                error.message += f"; it answered before the {self._before}"
+            raise
 
     def _reload(self, configuration: Configuration) -> bool:
         """Reload, if Postfix runs; return whether it does."""
@@ -314,9 +326,10 @@ class Serving:
         if new:
             raise self._error(new)
         undone = purpose is Purpose.UNDONE
-        when = "undo" if undone and self._lately else "change"
         for clause in clauses(dead):
-            logger.warning("%s; it did not answer before the %s either", clause, when)
+            logger.warning(
+                "%s; it did not answer before the %s either", clause, self._before
+            )
         for clause in clauses(unverified):
             logger.warning(
                 "%s; it was like that before the change"

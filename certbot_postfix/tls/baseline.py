@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
 from certbot_postfix.tls import probe
@@ -44,15 +44,6 @@ class Baseline:
     def let_in(self, endpoint: Endpoint) -> bool:
         """Whether it is known to have been as it should be."""
         return str(endpoint) in self.failures and self.well(endpoint)
-
-    def with_dead(self, later: "Baseline") -> "Baseline":
-        """Return it, but as dead what was dead *later*."""
-        dead = {
-            endpoint: error
-            for endpoint, error in later.failures.items()
-            if isinstance(error, UnansweredError)
-        }
-        return replace(self, failures={**self.failures, **dead})
 
     def note(self) -> str:
         """Return a line that `noted` reads."""
