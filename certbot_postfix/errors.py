@@ -11,6 +11,9 @@ from typing import TextIO
 
 from certbot import errors
 
+# How many characters of a text from a stranger are in a message.
+SHOWN = 60
+
 # Halves of characters, such as JSON can have, that stand for no byte: PEP 383.
 _NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 
@@ -29,6 +32,11 @@ def printable(text: str) -> str:
         else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def short(text: str, most: int = SHOWN) -> str:
+    """Return *text* from a stranger for a message: *most* characters of it."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def shown(text: str, stream: TextIO) -> str:
@@ -54,8 +62,38 @@ def _harmless(record: logging.LogRecord) -> bool:
     return True
 
 
+class Foreign(Exception):  # noqa: N818 - it may be no error
+    """What a log has of an exception that is not of the family, as `printable`."""
+
+    def __init__(self, original: BaseException, depth: int = 8) -> None:
+        super().__init__(printable(f"{type(original).__name__}: {original}"))
+        self.__traceback__ = original.__traceback__
+        cause, context = original.__cause__, original.__context__
+        self.__cause__ = Foreign(cause, depth - 1) if cause and depth else None
+        self.__context__ = Foreign(context, depth - 1) if context and depth else None
+        self.__suppress_context__ = original.__suppress_context__
+
+
+def _harmless_link(name: str) -> property:
+    """Return the attribute *name* of exceptions, with `Foreign` in place of others."""
+    plain = BaseException.__dict__[name]
+
+    def get(error: BaseException) -> BaseException | None:
+        linked: BaseException | None = plain.__get__(error)
+        foreign = linked is not None and not isinstance(linked, Error)
+        return Foreign(linked) if linked and foreign else linked
+
+    return property(get, plain.__set__)
+
+
 class Error(errors.PluginError):
-    """The root of the family."""
+    """The root of the family.
+
+    certbot logs what caused it, too, by a formatter of its own.
+    """
+
+    __cause__ = _harmless_link("__cause__")
+    __context__ = _harmless_link("__context__")
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -318,6 +318,21 @@ def test_names_that_are_gone_are_told():
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "more"),
+    [(["x" * 5000], ""), ([f"{n}.example.org" for n in range(5000)], "4,995 more")],
+    ids=["long", "many"],
+)
+def test_no_more_is_told_of_names_than_can_be_read(names, more):
+    new = certificate("mx.example.org")
+    old = replace(new, names=frozenset(names))
+
+    (gone,) = judge(new, old, "", NOW)
+
+    assert max(len(str(old)), len(gone)) < 350
+    assert gone.endswith(more)
+
+
 def test_a_certificate_that_never_covered_the_server_may_be_renewed():
     old, new = certificate("www.example.org", days=30), certificate("www.example.org")
 

@@ -1,6 +1,7 @@
 """Errors are sentences, wherever certbot shows them."""
 
 import logging
+import traceback
 
 import pytest
 
@@ -58,3 +59,42 @@ def test_nothing_that_is_logged_commands_a_terminal(caplog: pytest.LogCaptureFix
     assert caplog.messages == [f"100% of {HARMLESS}"]
     assert "\x1b" not in caplog.text
     assert f"ValueError: {HARMLESS}" in caplog.text
+
+
+def foreign() -> None:
+    """Raise as a library does, with words of a stranger."""
+    raise ValueError(HOSTILE)
+
+
+def raised_from_it() -> None:
+    try:
+        foreign()
+    except ValueError as error:
+        raise Error("told") from error
+
+
+def raised_beside_it() -> None:
+    try:
+        foreign()
+    except ValueError:
+        raise Error("told")  # noqa: B904
+
+
+def raised_from_one_of_ours() -> None:
+    try:
+        raised_beside_it()
+    except Error as error:
+        raise MisconfiguredError("told") from error
+
+
+@pytest.mark.parametrize(
+    "fail", [raised_from_it, raised_beside_it, raised_from_one_of_ours]
+)
+def test_what_certbot_logs_of_a_cause_commands_no_terminal_and_is_told(fail):
+    with pytest.raises(Error) as caught:
+        fail()
+    logged = "".join(traceback.format_exception(caught.value))
+
+    assert f"ValueError: {HARMLESS}" in logged
+    assert printable(logged) == logged
+    assert "in foreign" in logged

@@ -14,15 +14,11 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import SHOWN, Error, short
 from certbot_postfix.tls.hostnames import a_labels, is_host
 
 # How many servers a policy may name: an honest one has some dozens.
 SERVERS = 1000
-
-# What an error shows of text from a stranger.
-SHOWN = 60
-
 
 # Containers from a stranger may be as large as a list.
 _SHORT = reprlib.Repr()
@@ -124,7 +120,7 @@ def shown(value: object) -> str:
         value = value[: SHOWN + 1]
     text = ascii(value) if isinstance(value, _PLAIN) else _SHORT.repr(value)
     text = text.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return short(text)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from certbot_postfix.errors import SHOWN
 from certbot_postfix.formats.policy import (
-    SHOWN,
     Mode,
     Policy,
     PolicyError,

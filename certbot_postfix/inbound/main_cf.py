@@ -21,7 +21,7 @@ from certbot_postfix.postfix.configuration import (
 )
 from certbot_postfix.postfix.decisions import Change, Decision, Override, Remove
 from certbot_postfix.postfix.profiles import intermediate
-from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.certificates import Certificate, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,10 @@ def lost(
     ]
     names = {name for old in good for name in old.names - new.names}
     gone = sorted(name for name in names if sni.key(name) not in table)
-    return [*told, *([f"no longer covered: {', '.join(gone)}"] if gone else [])]
+    return [
+        *told,
+        *([f"no longer covered: {listed(gone)}"] if gone else []),
+    ]
 
 
 def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate]) -> str:

@@ -128,7 +128,7 @@ def refuse(
     served = " and ".join(str(each.leaf) for each in default)
     raise Error(
         f"lineage {new.path.stem} is not deployed: the certificate for"
-        f" {', '.join(sorted(new.leaf.names))} does not cover {host}, and {served} is"
+        f" {certificates.listed(new.leaf.names)} does not cover {host}, and {served} is"
         f" served there, which stays; {reason} to serve it by name",
         hint=f"issue a certificate that covers {host}"
         + (", or use --postfix-sni auto" if "never" in why_no_table else ""),

@@ -4,9 +4,10 @@ Pure: facts in, findings out.  What has a cause that is told already is not told
 a service fails because of its file, a certificate has expired because it is stale.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from certbot_postfix.errors import short
 from certbot_postfix.inbound import chain_files, sni
 from certbot_postfix.postfix import configuration
 from certbot_postfix.postfix.configuration import SNI_MAPS
@@ -15,14 +16,11 @@ from certbot_postfix.status.evidence import Answer, Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.status.freshness import ends
 from certbot_postfix.tls import certificates
-from certbot_postfix.tls.certificates import UNKNOWN, Certificate
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate, listed
 
 # A certificate ends soon if less than this part of its lifetime is left.  certbot
 # renews when a third is left: for as long again, it has tried in vain.
 SOON = 6
-
-# How many names a message tells one by one.
-MENTIONED = 5
 
 _IN_LOG = 'look for "disabling TLS support" or "fatal" in the mail log'
 
@@ -247,14 +245,7 @@ def _judged(leaf: Certificate) -> bool:
 
 
 def _names(leaf: Certificate) -> str:
-    return listed(leaf.names) or leaf.subject or "no name"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return *names* in a row, but not too many."""
-    found = sorted(names)
-    more = f" and {len(found) - MENTIONED} more" if len(found) > MENTIONED else ""
-    return ", ".join(found[:MENTIONED]) + more
+    return listed(leaf.names) or short(leaf.subject) or "no name"
 
 
 def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:

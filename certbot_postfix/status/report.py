@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
 
-from certbot_postfix.errors import printable
+from certbot_postfix.errors import printable, short
 from certbot_postfix.status.conclusion import Report, Row, Used
 from certbot_postfix.status.findings import Finding
-from certbot_postfix.tls.certificates import UNKNOWN, Certificate
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate, listed
 from certbot_postfix.tls.endpoints import Endpoint
 
 # Columns of the table for people.
@@ -111,9 +111,7 @@ def _certificates(report: Report, numbers: dict[Certificate, int]) -> list[str]:
 def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[str]:
     leaf = used.leaf
     names = sorted(leaf.names)
-    told = ", ".join(names[:_MENTIONED]) or leaf.subject or "no name"
-    if len(names) > _MENTIONED:
-        told += f" and {len(names) - _MENTIONED} more names"
+    told = listed(names, _MENTIONED) or short(leaf.subject) or "no name"
     files = ", ".join(map(str, used.files)) or "a file that was not seen"
     lineage = f", lineage {used.lineage}" if used.lineage else ""
     return [

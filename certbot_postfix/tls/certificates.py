@@ -28,10 +28,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.errors import CertificateError, Error, short
 from certbot_postfix.tls.hostnames import a_labels
 
 T = TypeVar("T")
+
+# How many names a message has one by one, and of how many characters: RFC 1035, 2.3.4.
+MENTIONED = 5
+LONGEST_NAME = 253
 E = TypeVar("E", bound=x509.ExtensionType)
 
 _BLOCK = re.compile(
@@ -133,7 +137,7 @@ class Certificate:
     def __str__(self) -> str:
         digest = hashes.Hash(hashes.SHA256())
         digest.update(self.der)
-        name = min(self.names, default=self.subject or "no name")
+        name = listed(self.names, 1) or short(self.subject) or "no name"
         start = digest.finalize().hex()[:16]
         known = self.not_after != UNKNOWN
         end = f"until {self.not_after:%Y-%m-%d}" if known else "until unknown"
@@ -214,7 +218,7 @@ def judge(
         )
     remarks = []
     if gone := sorted(old.names - new.names):
-        remarks.append(f"no longer covered: {', '.join(gone)}")
+        remarks.append(f"no longer covered: {listed(gone)}")
     if old.key_type not in ("", new.key_type):
         remarks.append(f"the key is {new.key_type} now, it was {old.key_type}")
     return remarks
@@ -252,6 +256,13 @@ def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
                 hint="renew it with the other --key-type, or forget one of the two:"
                 " certbot-postfix forget NAME",
             )
+
+
+def listed(names: Iterable[str], most: int = MENTIONED) -> str:
+    """Return *names* in a row, but not too many, and of each what can be a host."""
+    found = sorted(names)
+    more = f" and {len(found) - most:,} more" if len(found) > most > 1 else ""
+    return ", ".join(short(each, LONGEST_NAME) for each in found[:most]) + more
 
 
 def covers(names: Iterable[str], host: str) -> bool:
