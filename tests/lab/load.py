@@ -1,4 +1,4 @@
-"""Clients that come to all services without pause, and what became of each of them.
+"""Clients that come to all services again and again, and what became of each of them.
 
 They do what strict and lenient clients of the world do, with and without a server name,
 and know which certificates there are and which is the newest that was deployed.  So a
@@ -139,6 +139,8 @@ class Counts:
 class Load:
     """*clients* that connect to *postfix* as long as the ``with`` lasts.
 
+    Each pauses for *pause* seconds, more or less, before it comes again.
+
     The lineages and their current certificates are given by `issued`, before a
     certificate can be served, and `deployed`, once it must be.  `counts` is there after
     the ``with``.
@@ -151,9 +153,11 @@ class Load:
         lineages: Sequence[Certified],
         *,
         clients: int = 8,
+        pause: float = 0,
     ) -> None:
         self.postfix = postfix
         self.lineages = lineages
+        self.pause = pause
         self.counts = Counts()
         self._root = root_pem.decode()
         self._leaves: dict[bytes, tuple[str, int]] = {}
@@ -229,6 +233,10 @@ class Load:
     def ended(self) -> bool:
         """Whether no client should connect any more."""
         return self._end.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Return after *seconds*, or when no client should connect any more."""
+        self._end.wait(seconds)
 
     @property
     def oldest(self) -> dict[str, int]:
@@ -319,6 +327,8 @@ class _Client(threading.Thread):
         try:
             while not self._load.ended:
                 self._connect(self._choose())
+                # Each at another time, as far as reloads are concerned.
+                self._load.wait(self._load.pause * self._random.uniform(0.5, 1.5))
         except BaseException as error:
             self.error = error
 
