@@ -1,10 +1,8 @@
 """What once broke a reader of foreign input does so no more; see `tests.fuzz`."""
 
-from pathlib import Path
-
 import pytest
 
-from certbot_postfix.status import nametables
+from certbot_postfix.inbound import sni
 from tests.fuzz.readers import SEEDS, TARGETS
 
 
@@ -19,6 +17,6 @@ def test_no_foreign_exception_leaves_the_reader_of(target):
 
 
 def test_a_line_without_a_name_does_not_hide_the_others_of_an_sni_map():
-    found = nametables.entries(b",\nmx.example.org /a.pem\n")
+    found = sni.entries(b",\nmx.example.org /a.pem\n")
 
-    assert found == {"mx.example.org": (Path("/a.pem"),)}
+    assert found == {"mx.example.org": ("/a.pem",)}

@@ -8,6 +8,7 @@ import pytest
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.postfix import databases
 from certbot_postfix.system import files
 from tests.lab import Authority, Issued, install_lineage, renew_lineage
 
@@ -77,7 +78,10 @@ def test_a_bundle_that_never_was_is_not_missed(lineage, bundle, tmp_path):
     assert not lineage.missed_by(bundle, tmp_path)
 
 
-@pytest.mark.parametrize("file", sni.DATABASE_FILES)
+DATABASES = [path.name for path in databases.possible(Path(sni.NAME))]
+
+
+@pytest.mark.parametrize("file", DATABASES)
 @pytest.mark.parametrize(
     ("age", "named", "missed"),
     [
@@ -99,7 +103,7 @@ def test_a_renewal_is_missed_by_a_database_that_is_older(
 
 def test_of_two_databases_the_older_one_counts(lineage, bundle, tmp_path):
     (tmp_path / sni.NAME).write_text(f"a.org {bundle}\n")
-    old, new = (tmp_path / name for name in sni.DATABASE_FILES[:2])
+    old, new = (tmp_path / name for name in DATABASES[:2])
     new.touch()
     old.touch()
     past = bundle.stat().st_mtime - 60

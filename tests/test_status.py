@@ -19,12 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from certbot_postfix import cli
 from certbot_postfix.formats.policy import Entry, Mode, Policy
+from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import collect
 from certbot_postfix.outbound import policy_map as policies
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import conclusion, monitoring, nametables, report, settings
+from certbot_postfix.status import conclusion, monitoring, report, settings
 from certbot_postfix.status.conclusion import Report
 from certbot_postfix.status.evidence import Answer, Facts, File, Key, NameTable, Unseen
 from certbot_postfix.status.examination import examine
@@ -1012,9 +1013,9 @@ def test_the_text_of_a_table_is_read_as_postmap_reads_it():
         b"# comment\nA.example.org /a.pem,\n\t/b.pem\n\n.x /c.pem\na.example.org /d\n"
     )
 
-    assert nametables.entries(text) == {
-        "a.example.org": (Path("/a.pem"), Path("/b.pem")),
-        ".x": (Path("/c.pem"),),
+    assert sni.entries(text) == {
+        "a.example.org": ("/a.pem", "/b.pem"),
+        ".x": ("/c.pem",),
     }
 
 

@@ -15,7 +15,15 @@ from certbot_postfix.change import transaction
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Checkpoint
 from certbot_postfix.errors import Error, named_logger
-from certbot_postfix.inbound import chain_files, main_cf, placement, renew, sni, sni_map
+from certbot_postfix.inbound import (
+    chain_files,
+    copies,
+    main_cf,
+    placement,
+    renew,
+    sni,
+    sni_map,
+)
 from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.main_cf import Wanted
@@ -32,7 +40,6 @@ from certbot_postfix.postfix.decisions import Change, Decision, Override
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Purpose
 from certbot_postfix.postfix.serving import Serving
-from certbot_postfix.status import copies
 from certbot_postfix.system import files, signals
 from certbot_postfix.tls import baseline
 from certbot_postfix.tls.certificates import Bundle, Certificate
@@ -357,12 +364,11 @@ class Deployment:
         outdated = [
             each
             for view in (self.inventory, *family.views)
-            for each in copies.outdated(
-                view.configuration, self.bundles, [one.name for one in lineages]
-            )
+            for each in copies.read(view.configuration, self.bundles, lineages)
         ]
-        for finding in outdated:
-            logger.error("%s\nHint: %s", finding.message, finding.hint)
+        now = datetime.now(timezone.utc)
+        for each in outdated:
+            logger.error("%s\nHint: %s", each.message(now), each.hint(self.bundles))
         return bool(outdated)
 
     def catch_up(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.inbound import sni
+from certbot_postfix.postfix import databases
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Bundle, Certificate
@@ -62,8 +63,8 @@ class Lineage:
     def leaf(self) -> Certificate | None:
         """Return the newest leaf certificate, if there is one."""
         try:
-            return Certificate.all_from_pem(files.read(self.fullchain))[0]
-        except (Error, IndexError):
+            return certificates.leaf(files.read(self.fullchain))
+        except Error:
             return None
 
     def bundle(self) -> Bundle:
@@ -88,8 +89,6 @@ def mentions(path: Path, bundle: Path) -> bool:
 def _older(directory: Path, bundle: Path) -> bool:
     """Whether there is a database with an older copy, as from a backup."""
     written = bundle.stat().st_mtime
-    found = [
-        directory / name for name in sni.DATABASE_FILES if (directory / name).exists()
-    ]
+    found = [path for path in databases.possible(directory / sni.NAME) if path.exists()]
     older = any(path.stat().st_mtime < written for path in found)
     return older and mentions(directory / sni.NAME, bundle)

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.postfix.configuration import SNI_MAPS
+from certbot_postfix.postfix import map_types, maps
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.tls.hostnames import is_host
 
 NAME = "certbot_sni"
@@ -23,9 +24,6 @@ LARGE = 200
 
 # OpenSSL 3.2 to 3.6 may crash when a name's chain has a key of another type.
 KEY_TYPES = ("RSA", "ECDSA", "Ed25519", "Ed448")
-
-# What postmap makes of the table: it may redirect hash to lmdb.
-DATABASE_FILES = (f"{NAME}.db", f"{NAME}.lmdb", f"{NAME}.cdb")
 
 # A value lists files with commas or blanks between them, and nothing is quoted.
 _SEPARATORS = re.compile(r'[\s,"]')
@@ -70,13 +68,36 @@ def parse(text: bytes, path: Path) -> dict[str, tuple[str, ...]]:
             f"{path} was not written by this plugin and stays: nothing was done",
             hint="give it another name, there and in main.cf",
         )
-    lines = text.decode(errors="surrogateescape").splitlines()
-    entries = (line.split(None, 1) for line in lines if not line.startswith("#"))
-    return {
-        entry[0].lower(): tuple(entry[1].replace(",", " ").split())
-        for entry in entries
-        if len(entry) == 2
-    }
+    return entries(text)
+
+
+def entries(text: bytes) -> dict[str, tuple[str, ...]]:
+    """Read the text of anybody's SNI map; of a key given twice, the first counts.
+
+    The syntax is that of postmap(1): a line that begins with blanks continues another.
+    """
+    lines: list[str] = []
+    for line in text.decode(errors="surrogateescape").split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0].isspace() and lines:
+            lines[-1] += line
+        else:
+            lines.append(line)
+    table: dict[str, tuple[str, ...]] = {}
+    for words in (line.replace(",", " ").split() for line in lines):
+        if len(words) > 1:
+            table.setdefault(words[0].lower(), tuple(words[1:]))
+    return table
+
+
+def tables(configuration: Configuration) -> list[tuple[str, Path]]:
+    """Return the SNI maps of main.cf that have a text, with their types."""
+    named = maps.files(configuration.value(SNI_MAPS))
+    return [each for each in named if each[0] in _TEXTUAL]
+
+
+_TEXTUAL = ("texthash", *map_types.DATABASES)
 
 
 def render(table: Table) -> bytes:

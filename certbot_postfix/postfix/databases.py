@@ -17,8 +17,11 @@ from pathlib import Path
 
 from certbot_postfix.system import files
 
-# What postmap(1) makes of a table: it may redirect one type to another.
-SUFFIXES = (".db", ".lmdb", ".cdb")
+
+def possible(table: Path) -> list[Path]:
+    """Return what postmap(1) may make of *table*: it redirects one type to another."""
+    suffixes = (".db", ".lmdb", ".cdb")
+    return [table.with_name(f"{table.name}{suffix}") for suffix in suffixes]
 
 
 class Databases:
@@ -107,8 +110,7 @@ class Databases:
         files.remove(self.path, *self.there())
 
     def _all(self) -> list[Path]:
-        others = (self.path.with_name(f"{self.path.name}{each}") for each in SUFFIXES)
-        return [self.path, *others]
+        return [self.path, *possible(self.path)]
 
     def _put(self, built: Path, register: Callable[[Path], None]) -> None:
         path = self.path.with_name(built.name)

@@ -20,6 +20,7 @@ from certbot_postfix.errors import (
     ProgramError,
     UnusableProgramError,
 )
+from certbot_postfix.postfix import databases, maps
 from certbot_postfix.postfix.configuration import Configuration, Service, bound, version
 from certbot_postfix.postfix.manager import Manager
 from certbot_postfix.system import files, listeners
@@ -173,9 +174,10 @@ class Postfix:
         One of server names has names of files, or copies of the files, in base64:
         private keys.
         """
-        for path in _FILE.findall(table):
-            for each in (f"{path}{suffix}" for suffix in ("", *_DATABASES)):
-                if _is_special(Path(each)):
+        named = [path for kind, path in maps.files(table) if kind in _OF_FILES]
+        for path in named:
+            for each in (path, *databases.possible(path)):
+                if _is_special(each):
                     raise ProgramError(
                         f"{each}, which {table} names, is not a regular file"
                     )
@@ -370,12 +372,11 @@ def _failed(done: Done) -> ProgramError:
     return ProgramError(f"{shlex.join(done.args)} failed: {complaint(done)}")
 
 
-# A file that a table of main.cf is read from, and what postmap(1) makes of it.
-_FILE = re.compile(
-    r"\b(?:texthash|hash|btree|lmdb|cdb|dbm|sdbm|regexp|pcre|cidr"
-    r"|ldap|mysql|pgsql|sqlite|memcache):(/[^\s,{}]+)"
+# The types of tables that are read from a file.
+_OF_FILES = frozenset(
+    {"texthash", "hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "regexp", "pcre"}
+    | {"cidr", "ldap", "mysql", "pgsql", "sqlite", "memcache"}
 )
-_DATABASES = (".db", ".lmdb", ".cdb")
 
 
 def _is_special(path: Path) -> bool:

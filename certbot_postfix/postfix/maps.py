@@ -34,6 +34,15 @@ def listed(value: str) -> list[str]:
     return [each for each in found if each]
 
 
+def files(value: str) -> list[tuple[str, Path]]:
+    """Return the tables in *value* that have a path, also in braces, with their types.
+
+    A path may be that of a socket: the type says what it is.
+    """
+    matches = re.findall(r"([\w-]+):(/[^\s,{}]+)", value)
+    return [(kind, Path(path)) for kind, path in matches]
+
+
 def named(old: str, path: Path, form: str) -> str:
     """Return the value *old* of the parameter with our table in it, as *form*."""
     found = _ours(path, old).search(old)

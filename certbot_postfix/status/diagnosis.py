@@ -14,7 +14,6 @@ from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import Answer, Facts
 from certbot_postfix.status.findings import Code, Finding
-from certbot_postfix.status.freshness import ends
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import UNKNOWN, Certificate, listed
 
@@ -202,7 +201,7 @@ def _unlinked(facts: Facts) -> Iterator[Finding]:
 def _orphan(
     facts: Facts, path: Path, name: str, leaf: Certificate | None, where: str
 ) -> Finding:
-    told = f": it {ends(leaf, facts.now)}, and" if leaf else ":"
+    told = f": it {leaf.expiry(facts.now)}, and" if leaf else ":"
     return Finding(
         Code.LINEAGE_MISSING,
         str(path),
@@ -220,7 +219,7 @@ def _in_time(facts: Facts, leaf: Certificate, places: list[str]) -> Iterator[Fin
         return
     held = _held(facts, leaf)
     left = leaf.not_after - facts.now
-    told = f"the certificate for {_names(leaf)} {ends(leaf, facts.now)}"
+    told = f"the certificate for {_names(leaf)} {leaf.expiry(facts.now)}"
     holder = facts.holder(leaf)
     name = facts.lineage(holder) if holder else ""
     hint = f"replace {held}, which is no file of certbot's"

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix.inbound import chain_files
+from certbot_postfix.inbound import chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
 from certbot_postfix.tls.certificates import Certificate
@@ -205,16 +205,7 @@ class Facts:
 
     def lineage(self, path: Path) -> str:
         """Return the lineage that *path* is made of by its place, or empty."""
-        return lineage(path, self.bundles)
-
-
-def lineage(path: Path, bundles: Path) -> str:
-    """Return the lineage that *path* belongs to by its place, or empty."""
-    if path.parent == bundles:
-        return path.stem
-    certbot = bundles.parent
-    inside = path.parent.parent in (certbot / "live", certbot / "archive")
-    return path.parent.name if inside else ""
+        return copies.lineage_of(path, self.bundles)
 
 
 def chains(

@@ -3,15 +3,16 @@
 Writes nothing.  What this user may not see is told as `Unseen`, and is no error.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError
-from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.inbound import chain_files, copies, sni
+from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
-from certbot_postfix.status import evidence, nametables
+from certbot_postfix.status import evidence
 from certbot_postfix.status.evidence import File, Key, NameTable, Unseen
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
@@ -23,9 +24,6 @@ LARGEST = 10_000_000
 # Of tables with more chains, the files are read in part: the leaf, and whether there is
 # a key.  To check an RSA key takes a tenth of a second.
 THOROUGH = 50
-
-# What postmap(1) makes of a table: hash may be redirected to lmdb.
-_DATABASES = (".db", ".lmdb", ".cdb")
 
 
 Blocks = tuple[Certificate | Key, ...]
@@ -56,37 +54,25 @@ class Inspection:
             if path not in self.files:
                 self.files[path] = self._file(path, authorities)
         self._look_for_roots()
-        for form, path in nametables.named(self.configuration):
+        for form, path in sni.tables(self.configuration):
             self._look_into_table(form, path)
         self._look_at_chains()
-
-    def look_at_copies(self, lineages: Iterable[str]) -> None:
-        """Look at the files that are not ours, and at *lineages* if there are any."""
-        for form, path in nametables.named(self.configuration):
-            if path != self.configuration.directory / sni.NAME:
-                self._look_into_table(form, path)
-        for chain in evidence.chains(self.configuration, self.tables):
-            for path in () if chain.client else chain.files:
-                if path.parent != self.bundles:
-                    self._keep(path, partly=True)
-        for name in lineages if self.files else ():
-            self._look_at_lineage(name)
 
     def _look_at_chains(self) -> None:
         found = evidence.chains(self.configuration, self.tables)
         partly = sum(chain.parameter == SNI_MAPS for chain in found) > THOROUGH
         there = self._lineages()
-        copies = False
+        foreign = False
         paths = {path for chain in found if not chain.client for path in chain.files}
         for path in sorted(paths):
             self._keep(path, partly=partly)
-            name = evidence.lineage(path, self.bundles)
-            copies = copies or not name
+            name = copies.lineage_of(path, self.bundles)
+            foreign = foreign or not name
             if there is not None and name:
                 self._look_at_lineage(name, named=True)
                 self._look_at_links(name)
         # A copy of certbot's files is known by its names alone.
-        for name in sorted(there or ()) if copies else ():
+        for name in sorted(there or ()) if foreign else ():
             self._look_at_lineage(name)
 
     def _keep(self, path: Path, *, partly: bool = False) -> None:
@@ -128,20 +114,19 @@ class Inspection:
         entries: evidence.Entries = {}
         text = File(path, exposed=self._exposed(path))
         try:
-            entries = _resolved(nametables.entries(_content(path)))
+            entries = _resolved(sni.entries(_content(path)))
         except (FileNotFoundError, NotADirectoryError):
             text = File(path, exists=False)
         except OSError as error:
             text = self._hidden(path, error.strerror or str(error))
-        databases = []
+        compiled = []
         if form != "texthash" and not text.hidden:
-            beside = (path.with_name(path.name + each) for each in _DATABASES)
-            databases = [
+            compiled = [
                 File(each, exposed=self._exposed(each))
-                for each in beside
+                for each in databases.possible(path)
                 if each.exists()
             ]
-        self.tables.append(NameTable(form, path, entries, text, tuple(databases)))
+        self.tables.append(NameTable(form, path, entries, text, tuple(compiled)))
 
     def _lineages(self) -> set[str] | None:
         """Return the names of certbot's lineages, None if they cannot be seen."""
@@ -202,11 +187,13 @@ class Inspection:
         self.roots = frozenset(each.subject for each in found)
 
 
-def _resolved(entries: evidence.Entries) -> evidence.Entries:
-    """Return *entries* with each file as `chain_files` knows it."""
-    distinct = set(entries.values())
-    known = {files: tuple(map(chain_files.resolved, files)) for files in distinct}
-    return {key: known[files] for key, files in entries.items()}
+def _resolved(table: sni.Table) -> evidence.Entries:
+    """Return *table* with each file as `chain_files` knows it."""
+    chains = {
+        chain: tuple(chain_files.resolved(Path(each)) for each in chain)
+        for chain in set(table.values())
+    }
+    return {key: chains[chain] for key, chain in table.items()}
 
 
 def _content(path: Path) -> bytes:

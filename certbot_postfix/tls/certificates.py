@@ -126,6 +126,13 @@ class Certificate:
             fault="; ".join(dict.fromkeys(faults)),
         )
 
+    def expiry(self, now: datetime) -> str:
+        """Say when it expires, or that it has expired *now*."""
+        if self.not_after == UNKNOWN:
+            return "expires at a time that cannot be read"
+        verb = "expired" if self.not_after <= now else "expires"
+        return f"{verb} at {self.not_after:%Y-%m-%d %H:%M} UTC"
+
     @property
     def self_signed(self) -> bool:
         """Whether it names itself as its issuer, as a snake-oil certificate does.
@@ -342,6 +349,12 @@ def blocks(text: bytes) -> Iterator[Block]:
     """Yield the certificates and private keys in *text*, in order."""
     for found in _BLOCK.finditer(text):
         yield Block(found[1].decode(), found[0])
+
+
+def leaf(text: bytes) -> Certificate | None:
+    """Return the first certificate in *text*; the others take time to read."""
+    first = next((block for block in blocks(text) if block.public), None)
+    return Certificate.from_der(first.der()) if first else None
 
 
 def authorities(text: bytes) -> list[Certificate]:

@@ -14,7 +14,7 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import policy_map as outbound_map
 from certbot_postfix.postfix import configuration, instance, maps
 from certbot_postfix.postfix.configuration import Configuration
-from certbot_postfix.status import inspection, nametables
+from certbot_postfix.status import inspection
 from certbot_postfix.tls import certificates, purposes
 from certbot_postfix.tls.certificates import Bundle, Certificate
 
@@ -64,7 +64,7 @@ def mta_sts_record(data: bytes) -> None:
 
 def sni_map(data: bytes) -> None:
     """Read SNI maps, ours and an administrator's."""
-    nametables.entries(data)
+    sni.entries(data)
     maps.listed(data.decode(errors="surrogateescape"))
     with suppress(Error):
         found = sni.parse(sni.HEADER + data, PATH)

@@ -1,0 +1,123 @@
+"""Copies of certbot's files that Postfix reads, and that no renewal reaches.
+
+A copy is known by the names, the type of key and the issuer of its certificate alone:
+certbot's are replaced by such.  `outdated` is pure, `read` reads files; neither raises.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.system import files
+from certbot_postfix.tls import certificates
+from certbot_postfix.tls.certificates import Certificate
+
+# The lineages by the names and the type of key of their certificates.
+Index = dict[tuple[frozenset[str], str], list[tuple[str, Certificate]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """A *path* that has the certificate *leaf*, where *lineage* has the *newest*."""
+
+    path: Path
+    leaf: Certificate
+    lineage: str
+    newest: Certificate
+
+    def message(self, now: datetime) -> str:
+        """Say which certificate is out of date."""
+        return (
+            f"lineage {self.lineage} has the certificate {self.newest}, but {self.path}"
+            f" still has {self.leaf}, which {self.leaf.expiry(now)}: the renewed"
+            " certificate was not deployed"
+        )
+
+    def hint(self, bundles: Path) -> str:
+        """Say how to deploy the renewed one; what is in *bundles* is ours."""
+        if self.path.parent == bundles:
+            return f"certbot-postfix deploy --cert-name {self.lineage}"
+        return (
+            f"certbot install -i postfix --cert-name {self.lineage}, in place of the"
+            " copy"
+        )
+
+
+def outdated(
+    in_use: Mapping[Path, Certificate],
+    lineages: Mapping[str, Certificate],
+    bundles: Path,
+) -> dict[Path, Outdated]:
+    """Return which files *in_use*, with their leaves, are behind one of *lineages*."""
+    index: Index = {}
+    for name, leaf in lineages.items():
+        index.setdefault((leaf.names, leaf.key_type), []).append((name, leaf))
+    found: dict[Path, Outdated] = {}
+    for path, old in in_use.items():
+        if name := lineage_of(path, bundles):
+            new = lineages.get(name)
+            if new and new != old and new.not_before >= old.not_before:
+                found[path] = Outdated(path, old, name, new)
+            continue
+        for name, new in index.get((old.names, old.key_type), ()):
+            if new.not_before > old.not_before and _issuer(old) == _issuer(new):
+                found[path] = Outdated(path, old, name, new)
+                break
+    return found
+
+
+def lineage_of(path: Path, bundles: Path) -> str:
+    """Return the lineage that *path* belongs to by its place, or empty."""
+    if path.parent == bundles:
+        return path.stem
+    certbot = bundles.parent
+    inside = path.parent.parent in (certbot / "live", certbot / "archive")
+    return path.parent.name if inside else ""
+
+
+def _issuer(certificate: Certificate) -> str:
+    """Return who issued it: an organisation has several CAs in turn."""
+    parts = certificate.issuer.split(",")
+    matches = [part for part in parts if part.startswith("O=")]
+    return matches[0] if matches else certificate.issuer
+
+
+def read(
+    configuration: Configuration, bundles: Path, lineages: Iterable[Lineage]
+) -> list[Outdated]:
+    """Return which files in use, that are not ours, are behind one of *lineages*."""
+    paths = {
+        path
+        for chain in chain_files.every_chain(configuration)
+        if not chain.client
+        for path in chain.files
+    }
+    for _, table in sni.tables(configuration):
+        if table != configuration.directory / sni.NAME:
+            named = {path for row in sni.entries(_text(table)).values() for path in row}
+            paths |= {chain_files.resolved(Path(each)) for each in named}
+    foreign = sorted(path for path in paths if path.parent != bundles)
+    in_use = {path: leaf for path in foreign if (leaf := _leaf(path))}
+    # To look at all lineages takes time.
+    newest = {each.name: each.leaf() for each in lineages} if in_use else {}
+    known = {name: leaf for name, leaf in newest.items() if leaf}
+    return list(outdated(in_use, known, bundles).values())
+
+
+def _leaf(path: Path) -> Certificate | None:
+    try:
+        return certificates.leaf(_text(path))
+    except CertificateError:
+        return None
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return files.read(path)
+    except Error:  # who needs the file reports it
+        return b""
