@@ -7,6 +7,7 @@ A message names object, cause and consequence; what to do stands apart, in the h
 import logging
 import re
 import signal
+from collections.abc import Iterable
 from typing import TextIO
 
 from certbot import errors
@@ -37,6 +38,21 @@ def printable(text: str) -> str:
 def short(text: str, most: int = SHOWN) -> str:
     """Return *text* from a stranger for a message: *most* characters of it."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shortened(words: Iterable[str], most: int) -> list[str]:
+    """Return *words*, or the first of them and how many more there are."""
+    every = list(words)
+    # One more would take the place of one.
+    if len(every) <= most + 1:
+        return every
+    return [*every[:most], f"{len(every) - most:,} more"]
+
+
+def enumerated(words: Iterable[str], *, most: int = 5) -> str:
+    """Return *words* as an enumeration, only so many of them one by one."""
+    some = shortened(words, most)
+    return " and ".join(filter(None, [", ".join(some[:-1]), *some[-1:]]))
 
 
 def shown(text: str, stream: TextIO) -> str:

@@ -314,7 +314,7 @@ def test_names_that_are_gone_are_told():
     new = certificate("mx.example.org", "c.example.org")
 
     assert judge(new, old, "mx.example.org", NOW) == [
-        "no longer covered: a.example.org, b.example.org"
+        "no longer covered: a.example.org and b.example.org"
     ]
 
 

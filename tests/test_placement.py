@@ -468,7 +468,7 @@ def test_the_refusal_names_both_certificates_and_the_server():
         refuse(lineage(WEB, "a.org"), [MX, MX_RSA], HOST, "it may not be")
 
     assert caught.value.message.startswith(
-        f"lineage {WEB} is not deployed: the certificate for a.org, {WEB} does not"
+        f"lineage {WEB} is not deployed: the certificate for a.org and {WEB} does not"
         f" cover {HOST}, and {MX.leaf} and {MX_RSA.leaf} is served there, which stays;"
     )
 

@@ -626,7 +626,7 @@ def test_a_good_certificate_with_another_type_of_key_is_not_lost_silently(old, t
 def test_the_names_of_a_good_certificate_are_not_lost_silently(old, told):
     lost = main_cf.lost(certificate(SAME), [old], {}, NOW)
 
-    assert lost == (["no longer covered: *.b.org, a.org"] if told else [])
+    assert lost == (["no longer covered: *.b.org and a.org"] if told else [])
 
 
 def test_a_name_that_the_table_has_is_not_lost():

@@ -288,7 +288,7 @@ def test_of_many_domains_on_a_route_a_few_are_named():
         "policies for a.org, b.org, c.org, d.org, e.org and 2 more have no effect"
     )
     assert told(configuration(relayhost=HOP), *domains[:5])[0].startswith(
-        "policies for a.org, b.org, c.org, d.org, e.org have no effect"
+        "policies for a.org, b.org, c.org, d.org and e.org have no effect"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.postfix import map_types, maps
-from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, words_of
 from certbot_postfix.tls.hostnames import is_host
 
 NAME = "certbot_sni"
@@ -85,7 +85,7 @@ def entries(text: bytes) -> dict[str, tuple[str, ...]]:
         else:
             lines.append(line)
     table: dict[str, tuple[str, ...]] = {}
-    for words in (line.replace(",", " ").split() for line in lines):
+    for words in map(words_of, lines):
         if len(words) > 1:
             table.setdefault(words[0].lower(), tuple(words[1:]))
     return table

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
-from certbot_postfix.errors import BusyError, Error, ProgramError
+from certbot_postfix.errors import BusyError, Error, ProgramError, enumerated
 from certbot_postfix.formats.policy import Entry, Mode, gc_paused
 from certbot_postfix.options import ClientLevel
 from certbot_postfix.outbound import (
@@ -45,9 +45,6 @@ _TWICE = 7200
 
 # How long a message of a former run may be.
 _LONGEST = 2000
-
-# How many domains a message names.
-_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +261,9 @@ class Gathering:
         for own in main_cf.own_tables(self.current.configuration, self.path):
             kept = self._answered(own, found)
             if kept:
-                notes.append(f"{own} has an entry for {_some(kept)}, and that stays")
+                notes.append(
+                    f"{own} has an entry for {enumerated(sorted(kept))}, and that stays"
+                )
             for domain in kept:
                 del found[domain]
         configuration = self.current.configuration
@@ -392,7 +391,9 @@ def unwritten(found: Iterable[Entry]) -> list[str]:
     if not domains:
         return []
     why = "since Postfix looks up what may be another domain's name"
-    return [f"an address in UTF-8 at {_some(domains)} has no policy, {why}"]
+    return [
+        f"an address in UTF-8 at {enumerated(sorted(domains))} has no policy, {why}"
+    ]
 
 
 def fleeting(found: Iterable[Entry]) -> list[str]:
@@ -401,14 +402,8 @@ def fleeting(found: Iterable[Entry]) -> list[str]:
     if not short:
         return []
     told = "is valid for less than two hours: where a timer runs each hour, one look"
-    return [f"the policy of {_some(short)} {told} that fails ends it"]
+    return [f"the policy of {enumerated(sorted(short))} {told} that fails ends it"]
 
 
 def _enforced(entry: Entry) -> bool:
     return entry.policy.mode is Mode.ENFORCE
-
-
-def _some(domains: set[str]) -> str:
-    told = sorted(domains)
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    return ", ".join(told[:_NAMED]) + more

@@ -82,13 +82,14 @@ def does_dane(configuration: Configuration) -> bool:
 
 def _unfit(configuration: Configuration) -> str:
     """Return the parameter that keeps the client from asking DNS as DANE needs it."""
-    if configuration.value("disable_dns_lookups").lower() == "yes":
+    if configuration.flag("disable_dns_lookups"):
         return "disable_dns_lookups = yes"
-    if configuration.value("ignore_mx_lookup_error").lower() == "yes":
+    if configuration.flag("ignore_mx_lookup_error"):
         return "ignore_mx_lookup_error = yes"
-    lookup = configuration.value("smtp_host_lookup")
-    if "dns" not in lookup.replace(",", " ").split():
-        return f"smtp_host_lookup = {lookup} has no dns"
+    if "dns" not in configuration.words("smtp_host_lookup"):
+        return (
+            f"smtp_host_lookup = {configuration.value('smtp_host_lookup')} has no dns"
+        )
     options = configuration.value("smtp_dns_resolver_options").lower()
     if "res_defnames" in options or "res_dnsrch" in options:
         return f"smtp_dns_resolver_options = {options}"

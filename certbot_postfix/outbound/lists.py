@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
 
-from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.errors import Error, enumerated, named_logger
 from certbot_postfix.formats import starttls_everywhere
 from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError, shown
 from certbot_postfix.formats.starttls_everywhere import PolicyList
@@ -31,9 +31,6 @@ logger = named_logger(__name__)
 # A million domains take 105 MiB, and 150 MiB if the list is indented.
 _LIST = Bounds(192 * 1024 * 1024, seconds=120, redirects=1)
 _SIGNATURE = Bounds(64 * 1024, seconds=30, redirects=1)
-
-# How many domains a message names.
-_NAMED = 5
 
 # How often an address is asked, if all is well.
 _INTERVAL = timedelta(hours=6)
@@ -136,12 +133,10 @@ class List:
         found = starttls_everywhere.parse(body, self.label)
         self._refuse(found, seen, now)
         if found.ambiguous:
-            some = ", ".join(sorted(found.ambiguous)[:_NAMED])
-            more = len(found.ambiguous) - _NAMED
             logger.warning(
                 "%s: policies that differ for %s: none of them is followed",
                 self.label,
-                some + (f" and {more} more" if more > 0 else ""),
+                enumerated(sorted(found.ambiguous)),
             )
         files.replace(self._kept, body, mode=0o600)
         self._parsed = found

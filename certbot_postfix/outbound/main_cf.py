@@ -198,7 +198,7 @@ def _authorities(configuration: Configuration) -> bool:
     named = ("smtp_tls_CAfile", "smtp_tls_CApath")
     if any(map(configuration.value, named)):
         return True
-    return configuration.value("tls_append_default_CA").lower() == "yes"
+    return configuration.flag("tls_append_default_CA")
 
 
 def local(table: str) -> bool:

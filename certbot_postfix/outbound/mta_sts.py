@@ -13,7 +13,7 @@ from typing import Protocol
 
 from zope.interface import implementer
 
-from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.errors import Error, named_logger, shortened
 from certbot_postfix.formats import mta_sts
 from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain, shown
 from certbot_postfix.interfaces import IPolicySource
@@ -94,7 +94,7 @@ class Recipients:
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
         kept, damage = mta_sts_cache.read(self._cache)
-        for damaged in _some(damage):
+        for damaged in shortened(damage, _NAMED):
             logger.warning("%s", damaged)
         wanted, wrong = self._wanted(kept)
         if wrong or wanted.keys() - kept.keys():
@@ -231,17 +231,12 @@ class Recipients:
         if kept and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")
-        return wanted, _some(wrong)
+        return wanted, shortened(wrong, _NAMED)
 
 
 def _failure(failed: Mapping[str, str]) -> list[str]:
     if not failed:
         return []
-    told = "; ".join(_some([failed[name] for name in sorted(failed)]))
+    told = "; ".join(shortened((failed[name] for name in sorted(failed)), _NAMED))
     domains = "1 domain" if len(failed) == 1 else f"{len(failed)} domains"
     return [f"{domains} could not be looked up: {told}"]
-
-
-def _some(told: list[str]) -> list[str]:
-    more = len(told) - _NAMED
-    return [*told[:_NAMED], f"and {more} more"] if more > 0 else told

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix.errors import Error, ProofError
+from certbot_postfix.errors import Error, ProofError, enumerated
 from certbot_postfix.outbound import lookup, routes
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.outbound.records import Resolvers
@@ -25,7 +25,7 @@ from certbot_postfix.system import files
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
-from certbot_postfix.tls.verification import enumerated, side_by_side
+from certbot_postfix.tls.verification import side_by_side
 
 LEVEL = "smtp_tls_security_level"
 
@@ -176,14 +176,14 @@ def _exempt(postfix: Postfix, configuration: Configuration, hop: Hop) -> bool:
 
 def _refusal(without: list[tuple[Hop, str]], hops: list[Hop]) -> Error:
     several = len(without) > 1
-    named = enumerated([f"{hop}: {why}" for hop, why in without])
+    named = enumerated([f"{hop}: {why}" for hop, why in without], most=3)
     hop = without[0][0]
     clients = [str(each.service) for each in hops if each.name == hop.name]
     return Error(
         f"{LEVEL} = encrypt would defer all mail to {'next hops' if several else 'a'}"
         f"{'' if several else ' next hop'} without TLS: {named}; no changes were made",
         hint=f"exempt {'each' if several else 'it'}: an entry `{hop.name} may` in"
-        f" {PARAMETER}, or `-o {LEVEL}=may` for {enumerated(clients)} in"
+        f" {PARAMETER}, or `-o {LEVEL}=may` for {enumerated(clients, most=3)} in"
         " master.cf",
     )
 
@@ -238,11 +238,11 @@ def _question(configuration: Configuration, hop: Hop) -> Question:
 
 
 def _wrapped(configuration: Configuration, hop: Hop) -> bool:
-    return configuration.value("smtp_tls_wrappermode", hop.service).lower() == "yes"
+    return configuration.flag("smtp_tls_wrappermode", hop.service)
 
 
 def _looks_up(configuration: Configuration, service: Service) -> bool:
     """Whether a client looks up MX records: postconf(5), smtp_dns_support_level."""
     level = configuration.value("smtp_dns_support_level", service).lower()
-    off = configuration.value("disable_dns_lookups", service).lower() == "yes"
+    off = configuration.flag("disable_dns_lookups", service)
     return level != "disabled" and (bool(level) or not off)

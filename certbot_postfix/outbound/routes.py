@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix import maps
@@ -39,11 +39,9 @@ _STAYS = frozenset({"discard", "error", "local", "virtual"})
 # The actions of access(5) and header_checks(5) that name a next hop.
 _FILTER = re.compile(r"(?<![^\s{=:])FILTER\s+([^\s{}]+:[^\s{}]*)", re.IGNORECASE)
 _COMMENT = re.compile(r"^\s*#.*", re.MULTILINE)
-_TABLE = re.compile(r"([a-z]+):(/[^\s,{}$]+)")
 _CHECKS = re.compile(r"(?:header|body|milter_header)_checks|smtpd_\w+_restrictions")
 
-# How many domains a message names, and how much of a table with actions is read.
-_NAMED = 5
+# How much of a table with actions is read.
 _LARGEST = 1_000_000
 
 # How much of a next hop a message has: a host name has 253 letters.
@@ -90,7 +88,7 @@ def _somebody(domain: str) -> str:
 
 def _usual(configuration: Configuration, domain: str) -> Route:
     """Return the route where transport_maps has none."""
-    relayed = configuration.value("relay_domains").replace(",", " ").split()
+    relayed = configuration.words("relay_domains")
     parents = {key.removeprefix(".") for key in main_cf.keys(domain)}
     name = "default_transport" if parents.isdisjoint(relayed) else "relay_transport"
     transport, _, nexthop = configuration.value(name).partition(":")
@@ -172,7 +170,7 @@ def filters(configuration: Configuration) -> Iterator[Route]:
     """Yield the routes of content_filter, and of FILTER in what can be read."""
     places: list[Mapping[str, str]] = [configuration.values]
     places += [service.overrides for service in configuration.services]
-    classes = configuration.value("smtpd_restriction_classes").replace(",", " ").split()
+    classes = configuration.words("smtpd_restriction_classes")
     for values in places:
         if value := values.get("content_filter"):
             yield _filter(configuration, value, "content_filter")
@@ -190,9 +188,9 @@ def _filter(configuration: Configuration, value: str, cause: str) -> Route:
 
 def _actions(value: str) -> Iterator[str]:
     yield from _FILTER.findall(value)  # of static: and inline:
-    for _, name in _TABLE.findall(value):
+    for _, path in maps.files(value):
         with suppress(Error):
-            text = files.read(Path(name), most=_LARGEST)
+            text = files.read(path, most=_LARGEST)
             yield from _FILTER.findall(_COMMENT.sub("", text.decode(errors="replace")))
 
 
@@ -212,7 +210,7 @@ def complaints(
         if why := void(configuration, route, path, domain):
             found.setdefault(why, []).append(domain)
     told = [
-        f"policies for {_some(those)} have no effect: {why}"
+        f"policies for {enumerated(sorted(those))} have no effect: {why}"
         for why, those in found.items()
     ]
     unread = [each for each in known if not main_cf.local(each)]
@@ -222,9 +220,3 @@ def complaints(
         for each in unread
     ]
     return [*told, *elsewhere(configuration)]
-
-
-def _some(domains: list[str]) -> str:
-    more = len(domains) - _NAMED
-    named = ", ".join(sorted(domains)[:_NAMED])
-    return f"{named} and {more} more" if more > 0 else named

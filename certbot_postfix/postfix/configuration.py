@@ -81,7 +81,12 @@ class Configuration:
 
     def words(self, name: str, service: Service | None = None) -> list[str]:
         """Return the words of a list, which blanks or commas separate."""
-        return self.value(name, service).replace(",", " ").split()
+        return words_of(self.value(name, service))
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of *text*, a list as postconf(5) has them."""
+    return text.replace(",", " ").split()
 
 
 def version(text: str) -> tuple[int, int]:
@@ -135,7 +140,7 @@ def without_tls(configuration: Configuration) -> list[Endpoint]:
 
 def bound(configuration: Configuration) -> list[tuple[str, int]]:
     """Return the addresses that the master process binds; an empty host means any."""
-    interfaces = configuration.value("inet_interfaces").replace(",", " ").split()
+    interfaces = configuration.words("inet_interfaces")
     everywhere = [""] if "all" in interfaces else _interfaces(configuration)
     found = []
     for service in configuration.services:
@@ -261,7 +266,7 @@ def address(service: Service, configuration: Configuration) -> tuple[str, int]:
         return host.strip("[]"), int(port)
     # 3.6 and later know names that /etc/services may lack: smtps=submissions=465.
     known = configuration.value("known_tcp_ports") or KNOWN_PORTS
-    for entry in known.replace(",", " ").split():
+    for entry in words_of(known):
         *names, number = entry.split("=")
         if port in names and _PORT.fullmatch(number):
             return host.strip("[]"), int(number)
@@ -281,10 +286,10 @@ KNOWN_PORTS = "smtp=25 smtps=submissions=465 submission=587"
 
 
 def _interfaces(configuration: Configuration) -> list[str]:
-    listed = configuration.value("inet_interfaces").replace(",", " ").split()
+    listed = configuration.words("inet_interfaces")
     if {"all", "loopback-only"} & set(listed):
         listed = ["127.0.0.1", "::1"]
-    protocols = configuration.value("inet_protocols").replace(",", " ").split()
+    protocols = configuration.words("inet_protocols")
     families = {"ipv4", "ipv6"} if "all" in protocols else set(protocols)
     hosts = (host.strip("[]") for host in listed)
     return [host for host in hosts if _family(host) in {None, *families}]

@@ -6,7 +6,7 @@ An instance that cannot be read hinders no other one.
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.configuration import Configuration, words_of
 from certbot_postfix.postfix.instance import Postfix
 
 _PARAMETER = "multi_instance_directories"
@@ -29,7 +29,7 @@ def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
         except Error:
             # Which there are is not known then, but that one is.
             return [postfix.at(first)] if _of_several(configuration) else []
-    found = [first, *(Path(each) for each in listed.replace(",", " ").split())]
+    found = [first, *(Path(each) for each in words_of(listed))]
     if here not in [each.resolve() for each in found]:
         return []
     return [postfix.at(each) for each in found if each.resolve() != here]
@@ -37,6 +37,5 @@ def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
 
 def _of_several(configuration: Configuration) -> bool:
     """Whether postmulti(1) has made this instance one of several."""
-    return bool(configuration.value("multi_instance_name")) or (
-        configuration.value("multi_instance_enable") == "yes"
-    )
+    named = bool(configuration.value("multi_instance_name"))
+    return named or configuration.flag("multi_instance_enable")

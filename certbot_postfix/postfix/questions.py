@@ -3,7 +3,6 @@
 Promises in, questions out; nothing is asked here.
 """
 
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -16,6 +15,7 @@ from certbot_postfix.postfix.configuration import (
     with_own_certificate,
     without_tls,
 )
+from certbot_postfix.system.listeners import is_local
 from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
@@ -81,8 +81,8 @@ def before(configuration: Configuration) -> list[Question]:
     ]
     plain = without_tls(configuration)
     return [
-        *(Question(each, None) for each in found if _here(each)),
-        *(Question(each, None, tls=False) for each in plain if _here(each)),
+        *(Question(each, None) for each in found if is_local(each.host)),
+        *(Question(each, None, tls=False) for each in plain if is_local(each.host)),
     ]
 
 
@@ -105,17 +105,18 @@ def after(
     With many chains that have names, each of them is asked for at one endpoint.
     """
     found, _ = endpoints(configuration)
-    places = [
+    everywhere = [
         *found,
         *with_own_certificate(configuration),
         *screening.strangers(configuration),
     ]
+    places = [each for each in everywhere if is_local(each.host)]
     table = configuration.value(SNI_MAPS)
     services = {str(each): each for each in configuration.services}
     # A service's own table is not ours.
     having = [
         each
-        for each in filter(_here, places)
+        for each in places
         if configuration.value(SNI_MAPS, services[each.service]) == table
     ]
     default = {endpoint.service for endpoint in found}
@@ -123,7 +124,7 @@ def after(
     parts = len(having) if len(named) > NAMES else 1
     asked = [
         Question(endpoint, None, promise.expected)
-        for endpoint in filter(_here, places)
+        for endpoint in places
         for promise in promises
         if promise.server_name is None
         if endpoint.service in (promise.services or default)
@@ -182,15 +183,3 @@ def limiting(configuration: Configuration) -> set[str]:
 def from_known_clients(questions: Collection[Question]) -> list[Question]:
     """Return those that every server answers that lets this machine in."""
     return [each for each in questions if not each.endpoint.source]
-
-
-def _here(endpoint: Endpoint) -> bool:
-    """Whether this machine has the address, which an IPv6 one may not be."""
-    if ":" not in endpoint.host:
-        return True
-    try:
-        with socket.socket(socket.AF_INET6) as attempt:
-            attempt.bind((endpoint.host, 0))
-    except OSError:
-        return False
-    return True

@@ -18,6 +18,7 @@ from certbot_postfix.postfix.configuration import (
     Configuration,
     Service,
     endpoints,
+    words_of,
 )
 from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept
 from certbot_postfix.tls.endpoints import Endpoint
@@ -129,7 +130,7 @@ def strangers(configuration: Configuration) -> list[Endpoint]:
 def _stranger(networks: str) -> str:
     """Return an address that is in none of *networks*, empty if there is none."""
     known = []
-    for each in networks.replace(",", " ").split():
+    for each in words_of(networks):
         try:
             known.append(ipaddress.ip_network(each.replace("[", "").replace("]", "")))
         except ValueError:  # a table, or excluded by !

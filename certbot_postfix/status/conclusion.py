@@ -3,7 +3,6 @@
 Pure: facts in, `Report` out.  `report` renders it, `examination` collects the facts.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,11 +37,6 @@ class Used:
     leaf: Certificate
     files: tuple[Path, ...]
     lineage: str
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 digest of the certificate, in hexadecimal."""
-        return hashlib.sha256(self.leaf.der).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def of_services(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
 def _silent(answer: Answer) -> Finding:
     service = answer.endpoint.service
     message = f"{service} does not answer: {answer.failure}: no client gets in"
-    return Finding(Code.NO_ANSWER, service, message, _IN_LOG, (_address(answer),))
+    return Finding(
+        Code.NO_ANSWER, service, message, _IN_LOG, (answer.endpoint.address,)
+    )
 
 
 def _object(facts: Facts, answer: Answer) -> str:
@@ -100,10 +102,6 @@ def _because_of(facts: Facts, answer: Answer, broken: frozenset[str]) -> bool:
         if not wanted.isdisjoint(map(str, chain.files)):
             wanted.update(map(str, chain.paths))
     return not wanted.isdisjoint(broken)
-
-
-def _address(answer: Answer) -> str:
-    return answer.endpoint.address
 
 
 def in_use(facts: Facts) -> dict[Certificate, list[str]]:
@@ -297,8 +295,8 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         yield Finding(
             Code.SNI_NOT_COVERED,
             files,
-            f"{files} is shown to who asks for {listed(keys)}, but its certificate does"
-            " not cover that: clients that verify the name give up",
+            f"{files} is served for {listed(keys)}, which its certificate"
+            " does not cover: clients that verify the name give up",
             "issue the certificate again with these names, or take them out of the"
             " table",
             (SNI_MAPS,),

@@ -3,7 +3,6 @@
 It sends no mail, and never waits longer than it may.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from certbot_postfix.postfix.configuration import (
 )
 from certbot_postfix.status.evidence import Answer, Facts, Unseen
 from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.system.listeners import is_local
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
@@ -56,7 +56,7 @@ class Interview:
         configuration = self.known.configuration
         found = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
         found += screening.strangers(configuration)
-        places = [endpoint for endpoint in found if _here(endpoint)]
+        places = [endpoint for endpoint in found if is_local(endpoint.host)]
         plain = [(Question(each, None), "") for each in places if self._default(each)]
         # Half of the time: one that hangs must not take it all.
         self._ask(plain, self.deadline.left / 2)
@@ -227,15 +227,3 @@ def _answer(question: Question, key: str, timeout: float) -> Answer:
         rejected = bool(question.endpoint.source) and isinstance(error, RefusedError)
         alive = not (isinstance(error, UnansweredError) or rejected)
         return replace(told, failure=error.reason, alive=alive)
-
-
-def _here(endpoint: Endpoint) -> bool:
-    """Whether this machine has the address, which an IPv6 one may not be."""
-    if ":" not in endpoint.host:
-        return True
-    try:
-        with socket.socket(socket.AF_INET6) as attempt:
-            attempt.bind((endpoint.host, 0))
-    except OSError:
-        return False
-    return True

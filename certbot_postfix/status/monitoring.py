@@ -12,7 +12,6 @@ from datetime import datetime
 from certbot_postfix.errors import printable
 from certbot_postfix.status.conclusion import Report, Row, Used
 from certbot_postfix.status.findings import Code
-from certbot_postfix.status.report import address
 from certbot_postfix.tls.certificates import UNKNOWN
 from certbot_postfix.tls.endpoints import Endpoint
 
@@ -61,7 +60,7 @@ def _service(row: Row) -> dict[str, object]:
         "tls": _tls(answer.endpoint),
         "server_name": answer.server_name and printable(answer.server_name),
         "files": [printable(str(path)) for path in row.files],
-        "sha256": Used(row.leaf, (), "").digest if row.leaf else None,
+        "sha256": row.leaf.digest if row.leaf else None,
         "protocol": answer.seen.protocol if answer.seen else None,
         "error": None if answer.seen else printable(answer.failure),
     }
@@ -74,7 +73,7 @@ def _tls(endpoint: Endpoint) -> str:
 def _certificate(report: Report, used: Used) -> dict[str, object]:
     leaf = used.leaf
     return {
-        "sha256": used.digest,
+        "sha256": leaf.digest,
         "names": sorted(map(printable, leaf.names)),
         "subject": printable(leaf.subject),
         "issuer": printable(leaf.issuer),
@@ -164,7 +163,7 @@ def _labels(row: Row) -> dict[str, str]:
     endpoint = row.answer.endpoint
     return {
         "service": endpoint.service,
-        "address": address(endpoint),
+        "address": endpoint.address,
         "server_name": row.answer.server_name or "",
     }
 

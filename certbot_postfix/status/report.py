@@ -11,7 +11,6 @@ from certbot_postfix.errors import printable, short
 from certbot_postfix.status.conclusion import Report, Row, Used
 from certbot_postfix.status.findings import Finding
 from certbot_postfix.tls.certificates import UNKNOWN, Certificate, listed
-from certbot_postfix.tls.endpoints import Endpoint
 
 # Columns of the table for people.
 WIDTH = 100
@@ -73,7 +72,7 @@ def _cells(
     report: Report, row: Row, numbers: dict[Certificate, int]
 ) -> tuple[str, ...]:
     answer = row.answer
-    where = address(answer.endpoint)
+    where = answer.endpoint.address
     asked = answer.server_name or "(no name)"
     if not answer.seen or not row.leaf:
         return answer.endpoint.service, where, asked, "-", "-", "none"
@@ -81,11 +80,6 @@ def _cells(
     left = _left(report.left(row.leaf)) if known else "unknown"
     number = f"[{numbers[row.leaf]}]"
     return answer.endpoint.service, where, asked, answer.seen.protocol, left, number
-
-
-def address(endpoint: Endpoint) -> str:
-    """Return host and port of *endpoint*, an IPv6 address in brackets."""
-    return endpoint.address
 
 
 def _left(left: timedelta) -> str:
@@ -110,14 +104,14 @@ def _certificates(report: Report, numbers: dict[Certificate, int]) -> list[str]:
 
 def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[str]:
     leaf = used.leaf
-    names = sorted(leaf.names)
-    told = listed(names, _MENTIONED) or short(leaf.subject) or "no name"
+    names = listed(leaf.names, _MENTIONED)
+    name = names or short(leaf.subject) or "no name"
     files = ", ".join(map(str, used.files)) or "a file that was not seen"
     lineage = f", lineage {used.lineage}" if used.lineage else ""
     return [
         "",
-        *_wrapped(f"{f'[{numbers[leaf]}]':5}{told}", "", "     "),
-        *_wrapped(f"SHA-256 {used.digest}", "     "),
+        *_wrapped(f"{f'[{numbers[leaf]}]':5}{name}", "", "     "),
+        *_wrapped(f"SHA-256 {leaf.digest}", "     "),
         *_wrapped(
             f"{leaf.key_type or 'key unknown'}, {_until(report, leaf)},"
             f" issued by {leaf.issuer or ('unknown' if leaf.fault else 'nobody')}",

@@ -8,6 +8,7 @@ found out.  Of another user's processes, root alone learns what they have open.
 
 import ipaddress
 import os
+import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -38,6 +39,18 @@ class Listener:
         same_family = wanted.version == self.address.version
         either_any = wanted.is_unspecified or self.address.is_unspecified
         return same_family and (either_any or wanted == self.address)
+
+
+def is_local(host: str) -> bool:
+    """Whether this machine has the address *host*, which an IPv6 one may not be."""
+    if ":" not in host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def listening(table: str) -> Iterator[Listener]:

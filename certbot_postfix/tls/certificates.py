@@ -7,6 +7,7 @@ smtpd_tls_chain_files, postconf(5).
 
 import base64
 import contextlib
+import hashlib
 import itertools
 import re
 import ssl
@@ -19,7 +20,6 @@ from inspect import signature
 from typing import Any, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certbot_postfix.errors import CertificateError, Error, short
+from certbot_postfix.errors import CertificateError, Error, enumerated, short
 from certbot_postfix.tls.hostnames import a_labels
 
 T = TypeVar("T")
@@ -126,6 +126,11 @@ class Certificate:
             fault="; ".join(dict.fromkeys(faults)),
         )
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 digest, in hexadecimal."""
+        return hashlib.sha256(self.der).hexdigest()
+
     def expiry(self, now: datetime) -> str:
         """Say when it expires, or that it has expired *now*."""
         if self.not_after == UNKNOWN:
@@ -142,13 +147,11 @@ class Certificate:
         return self.subject == self.issuer
 
     def __str__(self) -> str:
-        digest = hashes.Hash(hashes.SHA256())
-        digest.update(self.der)
-        name = listed(self.names, 1) or short(self.subject) or "no name"
-        start = digest.finalize().hex()[:16]
+        first = short(min(self.names, default=""), LONGEST_NAME)
+        name = first or short(self.subject) or "no name"
         known = self.not_after != UNKNOWN
         end = f"until {self.not_after:%Y-%m-%d}" if known else "until unknown"
-        return f"{name} (SHA-256 {start}..., {end})"
+        return f"{name} (SHA-256 {self.digest[:16]}..., {end})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +270,7 @@ def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
 
 def listed(names: Iterable[str], most: int = MENTIONED) -> str:
     """Return *names* in a row, but not too many, and of each what can be a host."""
-    found = sorted(names)
-    more = f" and {len(found) - most:,} more" if len(found) > most > 1 else ""
-    return ", ".join(short(each, LONGEST_NAME) for each in found[:most]) + more
+    return enumerated((short(each, LONGEST_NAME) for each in sorted(names)), most=most)
 
 
 def covers(names: Iterable[str], host: str) -> bool:

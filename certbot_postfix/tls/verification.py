@@ -16,6 +16,8 @@ from certbot_postfix.errors import (
     ProofError,
     RefusedError,
     UnansweredError,
+    enumerated,
+    shortened,
 )
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.dialogue import LIMITED
@@ -223,7 +225,9 @@ def _clause(kind: type, reason: str, questions: list[Question]) -> str:
         return f"{places(endpoints)} rejected the test connection: {reason}"
     clients = {each.server_name or "" for each in questions}
     to = (
-        "" if "" in clients else f" to clients requesting {enumerated(sorted(clients))}"
+        ""
+        if "" in clients
+        else f" to clients requesting {enumerated(sorted(clients), most=NAMES)}"
     )
     if kind is OtherCertificateError:
         return f"{presenting(endpoints)} {reason}{to}"
@@ -247,15 +251,8 @@ def places(endpoints: Iterable[Endpoint]) -> str:
             name if [name] == where else f"{name} ({', '.join(where)})"
             for name, where in services.items()
         ],
-        limit=len(services),
+        most=len(services),
     )
-
-
-def enumerated(words: list[str], *, limit: int = NAMES) -> str:
-    """Return *words* as an enumeration, only *limit* of them one by one."""
-    if len(words) > limit + 1:
-        words = [*words[:limit], f"{len(words) - limit:,} more"]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def told(verified: list[Question]) -> str:
@@ -283,9 +280,7 @@ def _some(names: set[str]) -> str:
     """Return some of *names* for a sentence, the absence of one last."""
     named = sorted(names - {NO_NAME})
     last = [NO_NAME] if NO_NAME in names else []
-    if len(named) > 3:
-        named[3:] = [f"{len(named) - 3:,} more"]
-    return enumerated([*named, *last], limit=4)
+    return enumerated([*shortened(named, NAMES), *last], most=NAMES + 2)
 
 
 def unverified(failures: list[Failure]) -> str:

@@ -8,7 +8,7 @@ know is not mentioned.  Meanings and defaults are those of postconf(5).
 import re
 from collections.abc import Iterator
 
-from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.configuration import Configuration, words_of
 from certbot_postfix.postfix.decisions import Decision, Kept, change
 
 
@@ -83,7 +83,7 @@ def protocols(value: str) -> frozenset[str] | None:
     """
     known = {name.lower(): name for name in _VERSIONS}
     included, excluded = set[str](), set[str]()
-    for token in value.replace(",", " ").replace(":", " ").split():
+    for token in words_of(value.replace(":", " ")):
         operator = next(
             (sign for sign in (">=", "<=", "!") if token.startswith(sign)), ""
         )
@@ -139,7 +139,7 @@ def _list(
 ) -> Iterator[Decision]:
     """Narrow a list that means a set; one that is not wider than ours is kept."""
     value = configuration.value(name)
-    there = frozenset(value.replace(",", " ").replace(":", " ").split())
+    there = frozenset(words_of(value.replace(":", " ")))
     if there and there <= set(wanted):
         return
     # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
@@ -183,7 +183,7 @@ def _yes_wanted(
 
 def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
     # A list of names; from 3.12 on with ",trace", which is no line in the log.
-    words = configuration.value(name).replace(",", " ").lower().split()
+    words = [word.lower() for word in configuration.words(name)]
     if not _VISIBLE.intersection(words):
         new = ",".join(["1", *(each for each in words if each not in ("0", "none"))])
         yield change(configuration, name, new, "TLS is visible in the log")
