@@ -10,8 +10,8 @@ outbound     what mail that is sent must have
 change       how files change, and are restored
 postfix      one instance: its parameters, services, maps and programs
 formats      what RFCs and others define, parsed and rendered
-tls          certificates, host names, handshakes
-system       files, programs, locks, signals, time
+tls          certificates, handshakes
+system       files, programs, locks, signals, time, DNS, HTTPS
 interfaces   contracts for what others may implement
 options      the choices that an administrator has
 errors       one family below certbot's PluginError, with a hint

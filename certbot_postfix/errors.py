@@ -6,6 +6,7 @@ A message names object, cause and consequence; what to do stands apart, in the h
 
 import logging
 import re
+import reprlib
 import signal
 from collections.abc import Iterable
 from typing import TextIO
@@ -17,6 +18,11 @@ SHOWN = 60
 
 # Halves of characters, such as JSON can have, that stand for no byte: PEP 383.
 _NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+
+# Containers from a stranger may be as large as a list.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = SHOWN
+_PLAIN = (str, bytes, bool, int, float, type(None))
 
 
 def printable(text: str) -> str:
@@ -59,6 +65,15 @@ def shown(text: str, stream: TextIO) -> str:
     """Return *text* as it is written to *stream*: `printable`, in its encoding."""
     encoding = stream.encoding or "ascii"
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def excerpt(value: object) -> str:
+    """Return *value* for a message, on one line and not too long."""
+    if isinstance(value, str | bytes):  # which may have any length
+        value = value[: SHOWN + 1]
+    text = ascii(value) if isinstance(value, _PLAIN) else _SHORT.repr(value)
+    text = text.encode("ascii", "backslashreplace").decode()
+    return short(text)
 
 
 def named_logger(name: str) -> logging.Logger:
@@ -154,6 +169,10 @@ class ProofError(Error):
     def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+class NetworkError(Error):
+    """A server or a resolver did not answer, or not as it must."""
 
 
 class BusyError(Error):

@@ -1,8 +1,8 @@
 """What others may implement, as contracts of zope.interface.
 
 An entry point of the group ``certbot_postfix.policy_sources`` is a callable that takes
-a `policy.sources.Context` and returns objects which provide `IPolicySource`; none, if
-nothing in the settings is meant for it.
+an `outbound.sources.Context`, and returns objects which provide `IPolicySource`; none,
+if nothing in the settings is meant for it.
 
 An installed source runs as root, on each run of certbot that has to do with policies.
 What it gives is checked as that of a stranger: one entry that is not valid, and nothing
@@ -34,13 +34,13 @@ class IPolicySource(Interface):
     def refresh(now):
         """Ask whoever publishes policies, and keep the answer.
 
-        Raises `policy.model.PolicyError` where that failed; what was kept is kept.
+        Raises `errors.Error` where that failed; what was kept is kept.
         """
 
     def policies(now):
-        """Return what is kept, and not expired, as an iterable of `model.Entry`.
+        """Return what is kept, and not expired: an iterable of `formats.policy.Entry`.
 
         Domains are A-labels in lower case, and *expires* is an aware time.
 
-        Nobody is asked.  Raises `policy.model.PolicyError` if it cannot be read.
+        Nobody is asked.  Raises `errors.Error` if it cannot be read.
         """

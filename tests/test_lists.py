@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from zope.interface.verify import verifyObject
 
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, NetworkError
 from certbot_postfix.formats.policy import Mode, PolicyError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import https, lists
-from certbot_postfix.outbound.https import Bounds
+from certbot_postfix.outbound import lists
 from certbot_postfix.outbound.sources import Context, Settings
+from certbot_postfix.system import https
+from certbot_postfix.system.https import Bounds
 from tests.lab import Authority
 from tests.lab.postfix import snapshot
 from tests.test_tables import no_space
@@ -238,7 +239,7 @@ def test_of_a_list_that_has_expired_it_is_also_told_that_no_other_is_there(place
 def test_another_place_than_a_path_or_https_is_an_error_of_that_list(place, name):
     place.context = Context(Settings((name,)), place.context.directory)
 
-    with pytest.raises(PolicyError, match="https URL"):
+    with pytest.raises(Error, match="https URL"):
         place.refresh()
 
 
@@ -812,7 +813,7 @@ def test_where_no_redirect_is_allowed_it_is_the_answer(web, trusted):
 def test_a_redirect_to_clear_text_is_refused(web, trusted):
     web.replies["/a"] = redirect("http://localhost/b")
 
-    with pytest.raises(PolicyError, match="only an https URL"):
+    with pytest.raises(NetworkError, match="only an https URL"):
         https.get(web.url("/a"), LITTLE, trusted)
 
 
@@ -835,7 +836,7 @@ def test_a_redirect_to_clear_text_is_refused(web, trusted):
 def test_a_server_that_behaves_badly_is_an_error(web, trusted, reply, told):
     web.replies["/a"] = reply
 
-    with pytest.raises(PolicyError, match=told):
+    with pytest.raises(NetworkError, match=told):
         https.get(web.url("/a"), LITTLE, trusted)
 
     assert web.server.ended == []
@@ -861,7 +862,7 @@ def test_an_answer_that_may_be_cut_off_is_refused_by_any_python(
 ):
     web.replies["/a"] = without_length
 
-    with lenient(monkeypatch), pytest.raises(PolicyError, match="cut off"):
+    with lenient(monkeypatch), pytest.raises(NetworkError, match="cut off"):
         https.get(web.url("/a"), LITTLE, trusted)
 
 
@@ -876,7 +877,7 @@ def test_a_connection_is_closed_though_an_error_is_still_looked_at(web, trusted)
         closed.set()
 
     web.replies["/a"] = compressed
-    with pytest.raises(PolicyError) as caught:
+    with pytest.raises(NetworkError) as caught:
         https.get(web.url("/a"), LITTLE, trusted)
 
     assert closed.wait(5), caught
@@ -928,10 +929,22 @@ def test_all_addresses_of_a_server_share_its_time(trusted, monkeypatch):
         have_addresses(monkeypatch, *["127.0.0.2"] * 4)
         began = time.monotonic()
 
-        with pytest.raises(PolicyError, match="did not answer in time"):
+        with pytest.raises(NetworkError, match="did not answer in time"):
             https.get(f"https://localhost:{port}/", LITTLE, trusted)
 
     assert time.monotonic() - began < 2 * LITTLE.seconds
+
+
+def test_a_name_that_is_not_looked_up_in_time_is_an_error(trusted, monkeypatch):
+    let_go = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait(10))
+    began = time.monotonic()
+
+    with pytest.raises(NetworkError, match="did not answer in time"):
+        https.get("https://localhost/", LITTLE, trusted)
+
+    assert time.monotonic() - began < 2 * LITTLE.seconds
+    let_go.set()
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(
@@ -971,7 +984,7 @@ def test_a_server_that_is_silent_is_an_error_in_time(trusted):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}/"
 
-        with pytest.raises(PolicyError, match="did not answer in time"):
+        with pytest.raises(NetworkError, match="did not answer in time"):
             https.get(url, LITTLE, trusted)
 
 
@@ -980,7 +993,7 @@ def test_a_server_that_is_silent_is_not_waited_for_until_the_end(trusted):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}/"
 
-        with pytest.raises(PolicyError, match="did not answer in time"):
+        with pytest.raises(NetworkError, match="did not answer in time"):
             https.get(url, bounds, trusted)
 
 
@@ -999,7 +1012,7 @@ def test_a_handshake_that_drips_is_an_error_in_time(trusted):
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=drip_handshake, args=[server], daemon=True).start()
         url = f"https://localhost:{server.getsockname()[1]}/"
-        with pytest.raises(PolicyError, match="did not answer in time"):
+        with pytest.raises(NetworkError, match="did not answer in time"):
             https.get(url, LITTLE, trusted)
 
     assert not ended
@@ -1009,7 +1022,7 @@ def test_a_server_that_nobody_knows_is_not_trusted(web, tmp_path):
     other = tmp_path / "other.pem"
     other.write_bytes(Authority().root_pem)
 
-    with pytest.raises(PolicyError, match="its certificate is not valid"):
+    with pytest.raises(NetworkError, match="its certificate is not valid"):
         https.get(web.url("/"), LITTLE, other)
 
 
@@ -1032,7 +1045,7 @@ def test_a_certificate_that_is_not_good_is_refused(
 ):
     found = served_by(authority, tmp_path, *names, **how)
     try:
-        with pytest.raises(PolicyError, match="its certificate is not valid"):
+        with pytest.raises(NetworkError, match="its certificate is not valid"):
             https.get(found.url("/"), LITTLE, trusted)
     finally:
         found.server.shutdown()
@@ -1051,7 +1064,7 @@ def test_a_server_may_be_named_by_its_address(authority, tmp_path, trusted):
 
 
 def test_no_password_is_sent(web, trusted):
-    with pytest.raises(PolicyError, match="without a password"):
+    with pytest.raises(NetworkError, match="without a password"):
         https.get(web.url("/", host="me:secret@localhost"), LITTLE, trusted)
 
 

@@ -9,8 +9,9 @@ import dns.flags
 import dns.message
 import pytest
 
-from certbot_postfix.outbound.dnssec import hindrance, nameservers
+from certbot_postfix.outbound.dnssec import hindrance
 from certbot_postfix.postfix.configuration import Service
+from certbot_postfix.system.dns import nameservers
 from tests.test_configuration import configured
 
 

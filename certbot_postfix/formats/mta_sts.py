@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from certbot_postfix.formats.policy import Mode, PolicyError, parse_patterns, shown
+from certbot_postfix.errors import excerpt
+from certbot_postfix.formats.policy import Mode, PolicyError, parse_patterns
 
 # Section 3.2: about a year.  A longer one is cut to that.
 LONGEST = 31_557_600
@@ -85,16 +86,17 @@ def _published(fields: dict[str, str], mxs: list[str], source: str) -> Published
             raise PolicyError(f"{source}: it has no {name}")
     if fields["version"] != VERSION:
         raise PolicyError(
-            f"{source}: version: {shown(fields['version'])} is not {VERSION}"
+            f"{source}: version: {excerpt(fields['version'])} is not {VERSION}"
         )
     mode = next((each for each in Mode if each.value == fields["mode"]), None)
     if mode is None:
         raise PolicyError(
-            f"{source}: mode: {shown(fields['mode'])} is not enforce, testing or none"
+            f"{source}: mode: {excerpt(fields['mode'])} is not enforce, testing or none"
         )
     if not _AGE.fullmatch(fields["max_age"]):
         raise PolicyError(
-            f"{source}: max_age: {shown(fields['max_age'])} is not a number of seconds"
+            f"{source}: max_age: {excerpt(fields['max_age'])} is not a number of"
+            " seconds"
         )
     if mode is not Mode.NONE and not mxs:
         raise PolicyError(f"{source}: it has no mx")
@@ -113,5 +115,7 @@ def _lines(text: str) -> list[str]:
 def _field(line: str, where: str) -> tuple[str, str]:
     found = _FIELD.fullmatch(line)
     if not found or _CONTROL.search(found[2]):
-        raise PolicyError(f"{where}: {shown(line)} is not a name, a colon and a value")
+        raise PolicyError(
+            f"{where}: {excerpt(line)} is not a name, a colon and a value"
+        )
     return found[1], found[2]

@@ -6,7 +6,6 @@ entry of a table.
 """
 
 import gc
-import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,16 +13,11 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from certbot_postfix.errors import SHOWN, Error, short
-from certbot_postfix.tls.hostnames import a_labels, is_host
+from certbot_postfix.errors import Error, excerpt
+from certbot_postfix.system.hostnames import a_labels, is_host
 
 # How many servers a policy may name: an honest one has some dozens.
 SERVERS = 1000
-
-# Containers from a stranger may be as large as a list.
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = SHOWN
-_PLAIN = (str, bytes, bool, int, float, type(None))
 
 
 class PolicyError(Error):
@@ -111,16 +105,7 @@ def _name(text: object, where: str, kind: str) -> str:
         name = a_labels(text.lower())
         if is_host(name):
             return name
-    raise PolicyError(f"{where}: {shown(text)} is not {kind}")
-
-
-def shown(value: object) -> str:
-    """Return *value* for a message, on one line and not too long."""
-    if isinstance(value, str | bytes):  # which may have any length
-        value = value[: SHOWN + 1]
-    text = ascii(value) if isinstance(value, _PLAIN) else _SHORT.repr(value)
-    text = text.encode("ascii", "backslashreplace").decode()
-    return short(text)
+    raise PolicyError(f"{where}: {excerpt(text)} is not {kind}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from certbot_postfix.errors import SHOWN
+from certbot_postfix.errors import SHOWN, excerpt
 from certbot_postfix.formats.policy import (
     Mode,
     Policy,
@@ -22,9 +22,8 @@ from certbot_postfix.formats.policy import (
     gc_paused,
     parse_domain,
     parse_patterns,
-    shown,
 )
-from certbot_postfix.tls.hostnames import is_host
+from certbot_postfix.system.hostnames import is_host
 
 VERSION = "0.1"
 
@@ -112,8 +111,8 @@ def _list(fields: object) -> PolicyList:
     _refuse_repeated(fields)
     if fields.get("version") != VERSION:
         raise PolicyError(
-            f"version: {shown(fields.get('version'))} is not {VERSION!r}, which is the"
-            " only one that is understood"
+            f"version: {excerpt(fields.get('version'))} is not {VERSION!r}, which is"
+            " the only one that is understood"
         )
     timestamp, expires = (_time(fields, name) for name in ("timestamp", "expires"))
     if expires < timestamp:
@@ -200,21 +199,21 @@ def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> 
         alias = fields["policy-alias"]
         if not isinstance(alias, str) or alias not in aliases:
             raise PolicyError(
-                f"{where}.policy-alias: {shown(alias)} is not in policy-aliases"
+                f"{where}.policy-alias: {excerpt(alias)} is not in policy-aliases"
             )
         if (found := aliases[alias]) is None:
             raise _AmbiguousError(f"{where}: it is ambiguous")
         return found
     mode = fields.get("mode", _DEFAULT)
     if not isinstance(mode, str) or mode not in _MODES:
-        raise PolicyError(f"{where}.mode: {shown(mode)} is not testing or enforce")
+        raise PolicyError(f"{where}.mode: {excerpt(mode)} is not testing or enforce")
     return Policy(_MODES[mode], _mxs(fields, f"{where}.mxs"))
 
 
 def _mxs(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
     mxs = fields.get("mxs")
     if not isinstance(mxs, list) or not mxs:
-        raise PolicyError(f"{where}: {shown(mxs)} is not a list of names")
+        raise PolicyError(f"{where}: {excerpt(mxs)} is not a list of names")
     return parse_patterns(mxs, where, ".")
 
 
@@ -231,7 +230,7 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         pass
     raise PolicyError(
-        f"{name}: {shown(value)} is no time, in seconds or as in ISO 8601"
+        f"{name}: {excerpt(value)} is no time, in seconds or as in ISO 8601"
     )
 
 
@@ -255,11 +254,11 @@ def _object(pairs: list[tuple[str, Any]]) -> object:
 
 def _mapping(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise PolicyError(f"{where}: {shown(value)} is not an object")
+        raise PolicyError(f"{where}: {excerpt(value)} is not an object")
     return value
 
 
 def _step(name: str) -> str:
     """Return *name* as a step of a path."""
     plain = len(name) <= SHOWN and name.isascii() and name.isprintable()
-    return name if plain else shown(name)
+    return name if plain else excerpt(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.postfix import map_types, maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, words_of
-from certbot_postfix.tls.hostnames import is_host
+from certbot_postfix.system.hostnames import is_host
 
 NAME = "certbot_sni"
 HEADER = b"# Which certificate is served to whom asks for which name.\n"

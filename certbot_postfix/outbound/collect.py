@@ -229,7 +229,7 @@ class Gathering:
         return Context(
             wanted,
             kept_for(self.path, self.directory),
-            authorities=self.current.configuration.ca_bundle,
+            ca_file=self.current.configuration.ca_bundle,
             dane=main_cf.prefers_dane(self.configuration)
             and dnssec.does_dane(self.configuration),
             entries=lambda: entries(self.path) if self.path.exists() else [],

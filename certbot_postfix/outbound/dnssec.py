@@ -5,9 +5,7 @@ may, silently.  Where it does not work, that is said with the reason.
 """
 
 import ipaddress
-import re
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 
 from certbot_postfix.errors import Error
@@ -17,16 +15,7 @@ from certbot_postfix.postfix.configuration import (
     as_clients_see_it,
     client_roots,
 )
-from certbot_postfix.system import files
-
-# Where libresolv looks, also below a chroot; without that file, it asks this machine.
-_RESOLV = "etc/resolv.conf"
-_DEFAULT = "127.0.0.1"
-_NAMED = re.compile(r"^nameserver[ \t]+(\S+)", re.MULTILINE)
-_MOST = 3  # MAXNS of <resolv.h>
-
-# Seconds for the answer of one resolver.
-_SECONDS = 3.0
+from certbot_postfix.system import dns
 
 
 def refuse_unvalidated(configuration: Configuration) -> list[str]:
@@ -98,55 +87,17 @@ def _unfit(configuration: Configuration) -> str:
 
 def _resolvers(configuration: Configuration) -> dict[Path, list[str]]:
     """Return the resolvers of each client, by the file that it finds."""
-    paths = (root / _RESOLV for root in client_roots(configuration))
-    return {path: nameservers(path) for path in paths}
+    paths = (root / dns.RESOLV_CONF for root in client_roots(configuration))
+    return {path: dns.nameservers(path) for path in paths}
 
 
 def _unvalidated(resolvers: Mapping[Path, list[str]]) -> str:
     """Return why not: each of a file that answers must validate, and one must."""
     for path, servers in resolvers.items():
-        answers = dict(_answers(servers))
+        answers = dict(dns.validating(servers))
         wrong = [server for server, validates in answers.items() if not validates]
         if wrong or not answers:
             named = ", ".join(wrong or servers)
             does = "does not validate DNSSEC" if wrong else "does not answer"
             return f"the resolver {named} in {path} {does}"
     return ""
-
-
-def nameservers(path: Path = Path("/", _RESOLV)) -> list[str]:
-    """Return the resolvers that *path* names, as libresolv reads resolv.conf(5).
-
-    Unlike dnspython, it passes over what it does not understand.
-    """
-    text = files.read(path).decode(errors="replace") if path.exists() else ""
-    found = filter(_is_address, _NAMED.findall(text))
-    return list(islice(found, _MOST)) or [_DEFAULT]
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _answers(servers: list[str]) -> Iterator[tuple[str, bool]]:
-    """Yield for each of *servers* that answers whether it validates the root.
-
-    As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
-    """
-    import dns.exception  # noqa: PLC0415 - certbot loads us on every run
-    import dns.flags  # noqa: PLC0415
-    import dns.message  # noqa: PLC0415
-    import dns.query  # noqa: PLC0415
-
-    for server in servers:
-        query = dns.message.make_query(".", "NS", want_dnssec=True)
-        query.flags |= dns.flags.AD
-        try:
-            answer, _ = dns.query.udp_with_fallback(query, server, timeout=_SECONDS)
-        except (dns.exception.DNSException, OSError, ValueError, EOFError):
-            continue
-        yield server, bool(answer.flags & dns.flags.AD)

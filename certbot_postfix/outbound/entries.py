@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from functools import lru_cache
 
-from certbot_postfix.formats.policy import SERVERS, Entry, Mode, Policy, shown
-from certbot_postfix.tls.hostnames import is_host
+from certbot_postfix.errors import excerpt
+from certbot_postfix.formats.policy import SERVERS, Entry, Mode, Policy
+from certbot_postfix.system.hostnames import is_host
 
 # What RFC 8461, 3.2, has for a max_age, and for an id.
 _OLDEST = 31_557_600
@@ -79,7 +80,7 @@ def _max_age(entry: Entry) -> int:
 
 def _show(value: object) -> str:
     """Return text for a message; of what else there is, the type: repr may fail."""
-    return shown(value) if type(value) is str else _kind(value)
+    return excerpt(value) if type(value) is str else _kind(value)
 
 
 def _kind(value: object) -> str:

@@ -2,7 +2,7 @@
 
 What is kept is the last list that was good: one that is damaged, not signed as it must
 be, older, expired, or much shorter changes nothing.  A list is verified as the bytes
-that are kept, by gpgv(1).  Raises `PolicyError`.
+that are kept, by gpgv(1).  Raises `PolicyError` and `NetworkError`.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
 
-from certbot_postfix.errors import Error, enumerated, named_logger
+from certbot_postfix.errors import Error, enumerated, excerpt, named_logger
 from certbot_postfix.formats import starttls_everywhere
-from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError, shown
+from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError
 from certbot_postfix.formats.starttls_everywhere import PolicyList
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import https, signatures
-from certbot_postfix.outbound.https import Bounds
+from certbot_postfix.outbound import signatures
 from certbot_postfix.outbound.sources import Context
-from certbot_postfix.system import files
+from certbot_postfix.system import files, https
+from certbot_postfix.system.https import Bounds
 
 logger = named_logger(__name__)
 
@@ -61,9 +61,11 @@ class List:
 
     def __init__(self, place: str, context: Context) -> None:
         self.place = place
-        self.label = place if place.isascii() and place.isprintable() else shown(place)
+        self.label = (
+            place if place.isascii() and place.isprintable() else excerpt(place)
+        )
         self._settings = context.settings
-        self._authorities = context.authorities
+        self._ca_file = context.ca_file
         # One that was kept unsigned does not count when a signature is demanded.
         text = f"{place}\0{self._settings.keyring}".encode("utf-8", "surrogateescape")
         name = hashlib.sha256(text).hexdigest()[:32]
@@ -150,7 +152,7 @@ class List:
             for name, header in _VALIDATORS.items()
             if known and seen.get(name)
         }
-        answer = https.get(self.place, _LIST, self._authorities, asked)
+        answer = https.get(self.place, _LIST, self._ca_file, asked)
         if answer.status == 304 and asked:
             return None, {}
         self._refuse_status(self.place, answer.status)
@@ -172,14 +174,14 @@ class List:
             return _bytes(f"{self.place}.asc", _SIGNATURE)
         parts = urlsplit(self.place)
         url = urlunsplit(parts._replace(path=f"{parts.path}.asc"))
-        answer = https.get(url, _SIGNATURE, self._authorities)
+        answer = https.get(url, _SIGNATURE, self._ca_file)
         self._refuse_status(url, answer.status)
         return answer.body
 
     def _refuse_status(self, url: str, status: int) -> None:
         if status != 200:
             raise PolicyError(
-                f"{shown(url)}: the server answers with the status {status}"
+                f"{excerpt(url)}: the server answers with the status {status}"
             )
 
     def _refuse(self, found: PolicyList, seen: dict[str, Any], now: datetime) -> None:
@@ -291,7 +293,7 @@ def _bytes(place: str, bounds: Bounds) -> bytes:
     path = Path(place)
     if not path.is_absolute():
         raise PolicyError(
-            f"{shown(place)} is neither an https URL nor an absolute path"
+            f"{excerpt(place)} is neither an https URL nor an absolute path"
         )
     try:
         return files.read(path, most=bounds.size)

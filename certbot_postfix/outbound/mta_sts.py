@@ -13,17 +13,16 @@ from typing import Protocol
 
 from zope.interface import implementer
 
-from certbot_postfix.errors import Error, named_logger, shortened
+from certbot_postfix.errors import Error, NetworkError, excerpt, named_logger, shortened
 from certbot_postfix.formats import mta_sts
-from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain, shown
+from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import https, mta_sts_cache
-from certbot_postfix.outbound.https import Bounds
+from certbot_postfix.outbound import mta_sts_cache
 from certbot_postfix.outbound.mta_sts_cache import LABEL, Kept
-from certbot_postfix.outbound.records import Resolvers
 from certbot_postfix.outbound.sources import Context
-from certbot_postfix.system import files
-from certbot_postfix.tls.hostnames import is_host
+from certbot_postfix.system import dns, files, https
+from certbot_postfix.system.hostnames import is_host
+from certbot_postfix.system.https import Bounds
 
 logger = named_logger(__name__)
 
@@ -74,7 +73,7 @@ class Recipients:
     def __init__(
         self,
         context: Context,
-        resolvers: Asks | None = None,
+        resolver: Asks | None = None,
         *,
         seconds: float = _SECONDS,
     ) -> None:
@@ -82,7 +81,7 @@ class Recipients:
         self._seconds = seconds
         self._path = Path(context.settings.domains)
         self._cache = context.directory / "mta-sts.json"
-        self._resolvers = resolvers
+        self._resolver = resolver
 
     def due(self, now: datetime) -> bool:
         """Whether a domain is to be looked up, or the file is wrong."""
@@ -142,11 +141,11 @@ class Recipients:
         """Yield for each domain what is to be kept, and what failed."""
         if not names:
             return
-        resolvers = self._resolvers or Resolvers()
+        resolver = self._resolver or dns.Resolver()
         pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
         try:
             found = {
-                pool.submit(self._one, resolvers, name, kept.get(name, {}), now): name
+                pool.submit(self._one, resolver, name, kept.get(name, {}), now): name
                 for name in names
             }
             for future in as_completed(found, self._seconds):
@@ -160,21 +159,21 @@ class Recipients:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _one(
-        self, resolvers: Asks, name: str, before: Kept, now: datetime
+        self, resolver: Asks, name: str, before: Kept, now: datetime
     ) -> tuple[Kept, str]:
         at = int(now.timestamp())
         after, told = before, []
         try:
-            identity = mta_sts.policy_id(resolvers.texts(f"_mta-sts.{name}"))
+            identity = mta_sts.policy_id(resolver.texts(f"_mta-sts.{name}"))
             if before.get("id") == identity != "" and at < mta_sts_cache.ends(before):
                 after = {**before, "seen": at}
             after = self._published(name, identity, after, at)
-        except PolicyError as error:
+        except (NetworkError, PolicyError) as error:
             told.append(error.message)
         try:
             if self._context.dane and after.get("mode"):
-                after = {**after, "dane": resolvers.has_dane(name)}
-        except PolicyError as error:
+                after = {**after, "dane": resolver.has_dane(name)}
+        except (NetworkError, PolicyError) as error:
             told.append(error.message)
         wait = _AGAIN if told else _INTERVAL
         if after.get("mode"):
@@ -189,12 +188,12 @@ class Recipients:
         if identity == before.get("id") and at < half:
             return before
         url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
-        answer = https.get(url, _BOUNDS, self._context.authorities)
+        answer = https.get(url, _BOUNDS, self._context.ca_file)
         kind = answer.headers.get("content-type", "").partition(";")[0].strip()
         if answer.status != 200 or kind.lower() != "text/plain":
             raise PolicyError(
                 f"{url}: the server answers with the status {answer.status} and the"
-                f" type {shown(kind)}, not with a policy"
+                f" type {excerpt(kind)}, not with a policy"
             )
         found = mta_sts.parse(answer.body, url)
         return {

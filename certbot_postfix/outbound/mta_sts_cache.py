@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from certbot_postfix.errors import excerpt
 from certbot_postfix.formats.policy import (
     Entry,
     Mode,
@@ -16,7 +17,6 @@ from certbot_postfix.formats.policy import (
     PolicyError,
     parse_domain,
     parse_patterns,
-    shown,
 )
 from certbot_postfix.outbound import entries as _entries
 from certbot_postfix.system import files
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, Kept], list[str]]:
         return {}, [f"{path} is damaged: all domains are looked up anew"]
     damaged = (name for name in domains if name not in kept)
     return kept, [
-        f"{path}: the entry for {shown(name)} is damaged: it is looked up anew"
+        f"{path}: the entry for {excerpt(name)} is damaged: it is looked up anew"
         for name in damaged
     ]
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from certbot_postfix.errors import Error, ProofError, enumerated
 from certbot_postfix.outbound import lookup, routes
 from certbot_postfix.outbound.policy_map import PARAMETER
-from certbot_postfix.outbound.records import Resolvers
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
+from certbot_postfix.system import dns, files
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
@@ -230,7 +229,7 @@ def _question(configuration: Configuration, hop: Hop) -> Question:
         raise Error(f"the port {port} is not known")
     host = re.sub(r"(?i)^ipv6:", "", parts[1].strip("[]"))
     if not parts[1].startswith("[") and _looks_up(configuration, hop.service):
-        host = Resolvers().server(host)
+        host = dns.Resolver().server(host)
     if not host:
         raise Error("its domain accepts no mail")  # a null MX: RFC 7505
     wrapped = _wrapped(configuration, hop)

@@ -15,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
-from certbot_postfix.errors import Error
-from certbot_postfix.formats.policy import Entry, Mode, Policy, shown
+from certbot_postfix.errors import Error, excerpt
+from certbot_postfix.formats.policy import Entry, Mode, Policy
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.system import files
-from certbot_postfix.tls.hostnames import is_host
+from certbot_postfix.system.hostnames import is_host
 
 PARAMETER = "smtp_tls_policy_maps"
 NAME = "certbot_tls_policy"
@@ -193,7 +193,7 @@ def parse(lines: Iterable[str], path: Path) -> Iterator[Entry]:
             try:
                 entry = _entry(about, words, line.rpartition("max_age: ")[2])
             except (ValueError, IndexError) as error:
-                name = words[0] if is_host(words[0]) else shown(words[0])
+                name = words[0] if is_host(words[0]) else excerpt(words[0])
                 raise Error(
                     f"{path} was edited, and its entry for {name} cannot be read",
                     hint=f"undo that, or remove {path} and install the policies anew",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from certbot_postfix.formats.policy import PolicyError, shown
+from certbot_postfix.errors import excerpt
+from certbot_postfix.formats.policy import PolicyError
 from certbot_postfix.system import files, programs
 
 # What gpgv says of a signature by a key that it has, GnuPG's doc/DETAILS.  The exit
@@ -48,7 +49,7 @@ def check(keyring: str) -> None:
     """Raise `PolicyError` for what gpgv(1) would not find, or not understand."""
     if not Path(keyring).is_absolute():  # gpgv looks for it in ~/.gnupg
         raise PolicyError(
-            f"the keyring {shown(keyring)} is not an absolute path, so no list can be"
+            f"the keyring {excerpt(keyring)} is not an absolute path, so no list can be"
             " verified"
         )
     if files.read(Path(keyring)).lstrip().startswith(b"-----BEGIN"):

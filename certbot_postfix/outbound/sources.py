@@ -17,8 +17,8 @@ from typing import Any
 
 from zope.interface.verify import verifyObject
 
-from certbot_postfix.errors import Error, SignalError, named_logger
-from certbot_postfix.formats.policy import Entry, gc_paused, shown
+from certbot_postfix.errors import Error, SignalError, excerpt, named_logger
+from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.outbound import entries
 
@@ -62,14 +62,14 @@ class Context:
     """What a source is made with.
 
     *directory* is where sources keep what they were told; it exists, and only root may
-    enter.  *authorities* is the file of authorities that HTTPS servers are judged by;
+    enter.  *ca_file* has the CAs that HTTPS servers are verified by;
     with *dane*, the SMTP client prefers DANE where there is some.  *entries* yields
     what is in the table, of all sources.
     """
 
     settings: Settings
     directory: Path
-    authorities: Path | None = None
+    ca_file: Path | None = None
     dane: bool = False
     entries: Callable[[], Iterable[Entry]] = tuple
 
@@ -180,7 +180,7 @@ def _reason(error: BaseException) -> str:
 def _line(text: str) -> str:
     """Return *text* on one line that fits into a message, in plain characters."""
     line = " ".join(text[: 2 * _LONGEST].split())
-    line = line if line.isprintable() else shown(line)
+    line = line if line.isprintable() else excerpt(line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
@@ -204,7 +204,7 @@ def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | Non
     if (lists := conf("policy-list")) is not None:
         if wrong := list(filter(_senseless, lists)):
             raise Error(
-                f"{shown(wrong[0])} is neither a path nor an https URL: nothing"
+                f"{excerpt(wrong[0])} is neither a path nor an https URL: nothing"
                 " was done",
                 hint="give --postfix-policy-list one of them",
             )
@@ -227,7 +227,7 @@ def _made(point: EntryPoint, context: Context) -> list[Source]:
         verifyObject(IPolicySource, source)
         label = source.label
         if type(label) is not str or not _LABEL.fullmatch(label):
-            raise TypeError(f"its label {shown(label)} is no line of ASCII")
+            raise TypeError(f"its label {excerpt(label)} is no line of ASCII")
         found.append(Source(label, source))
     return found
 
@@ -236,4 +236,4 @@ def _refuse_double(sources: list[Source]) -> None:
     labels = [source.label for source in sources]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"another source has the label {shown(label)}")
+            raise ValueError(f"another source has the label {excerpt(label)}")

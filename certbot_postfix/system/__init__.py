@@ -1,1 +1,1 @@
-"""Files, programs, locks, signals and time."""
+"""Files, programs, locks, signals and time; DNS, HTTPS, and the names of hosts."""

@@ -1,1 +1,1 @@
-"""Certificates, host names, and what a handshake shows."""
+"""Certificates, and what a handshake shows."""

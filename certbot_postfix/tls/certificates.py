@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certbot_postfix.errors import CertificateError, Error, enumerated, short
-from certbot_postfix.tls.hostnames import a_labels
+from certbot_postfix.system.hostnames import a_labels
 
 T = TypeVar("T")
 

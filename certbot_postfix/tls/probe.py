@@ -20,11 +20,11 @@ from certbot_postfix.errors import (
     RefusedError,
     UnansweredError,
 )
+from certbot_postfix.system.hostnames import a_labels, is_host
 from certbot_postfix.system.programs import run
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.dialogue import LITERAL, Dialogue, ReplyError
 from certbot_postfix.tls.endpoints import Endpoint
-from certbot_postfix.tls.hostnames import a_labels, is_host
 
 # Seconds, at least for one attempt.  smtpd looks up the client's name
 # before it greets; a new process loads keys and tables first, and where tlsmgr starts

@@ -1,0 +1,155 @@
+"""Asks resolvers: those of this machine, or those that another resolv.conf(5) names.
+
+An answer counts as secure if the resolver says so (the AD flag, RFC 4035, 3.2.3), as it
+does for Postfix, which asks the same ones.  Raises `NetworkError`; that there is no
+record is an answer.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certbot_postfix.errors import NetworkError
+from certbot_postfix.system import files
+
+if TYPE_CHECKING:
+    from dns.resolver import Answer
+
+# Where libresolv looks, also below a chroot; without that file, it asks this machine.
+RESOLV_CONF = "etc/resolv.conf"
+_DEFAULT = "127.0.0.1"
+_NAMESERVER = re.compile(r"^nameserver[ \t]+(\S+)", re.MULTILINE)
+_MOST = 3  # MAXNS of <resolv.h>
+
+# Seconds for one question: to one resolver, and to all of them together.
+_ONE = 3.0
+_ALL = 10.0
+
+# So many servers of a domain are asked about: more are those of nobody honest.
+_SERVERS = 20
+
+# RFC 7672, 3.1: what SMTP can use; 1.3.2: PKIX-TA(0) and PKIX-EE(1) are not among it.
+_USAGES = frozenset({2, 3})
+_SELECTORS = frozenset({0, 1})
+_MATCHING = frozenset({0, 1, 2})
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one question; *secure* if their resolver has validated them."""
+
+    records: tuple[Any, ...]
+    secure: bool
+
+
+class Resolver:
+    """A client of the resolvers in /etc/resolv.conf."""
+
+    def __init__(self) -> None:
+        # certbot loads us on every run.
+        import dns.flags  # noqa: PLC0415
+        import dns.resolver  # noqa: PLC0415
+
+        self._resolver = dns.resolver.Resolver(configure=False)
+        self._resolver.nameservers = [*nameservers()]
+        self._resolver.use_edns(0, dns.flags.DO, 1232)
+        self._resolver.flags = dns.flags.RD | dns.flags.AD  # RFC 6840, 5.7
+
+    def texts(self, name: str) -> list[str]:
+        """Return the TXT records of *name*, each as one string: RFC 8461, 3.1."""
+        answer = self._ask(name, "TXT")
+        return [
+            b"".join(record.strings).decode("ascii", "replace")
+            for record in answer.records
+        ]
+
+    def has_dane(self, domain: str) -> bool:
+        """Whether DANE protects mail to *domain*, at each of its servers.
+
+        RFC 8461, 2: MTA-STS must not override it where it fails.  A policy is for all
+        servers of the domain, and one without usable records would be left with none.
+        """
+        servers = self._ask(domain, "MX")
+        if not servers.secure:
+            return False
+        hosts = [str(mx.exchange).removesuffix(".") for mx in servers.records]
+        return len(hosts) <= _SERVERS and all(map(self._has_tlsa, hosts or [domain]))
+
+    def server(self, domain: str) -> str:
+        """Return the preferred server of *domain*, itself if none is published."""
+        records = self._ask(domain, "MX").records
+        hosts = [(mx.preference, str(mx.exchange)) for mx in records]
+        return min(hosts, default=(0, domain))[1].removesuffix(".")
+
+    def _has_tlsa(self, host: str) -> bool:
+        if not host:  # a null MX: RFC 7505
+            return False
+        answer = self._ask(f"_25._tcp.{host}", "TLSA")
+        return answer.secure and any(
+            tlsa.usage in _USAGES
+            and tlsa.selector in _SELECTORS
+            and tlsa.mtype in _MATCHING
+            for tlsa in answer.records
+        )
+
+    def _ask(self, name: str, kind: str) -> Records:
+        import dns.exception  # noqa: PLC0415
+        import dns.flags  # noqa: PLC0415
+        import dns.name  # noqa: PLC0415
+        import dns.resolver  # noqa: PLC0415
+
+        try:
+            answer: Answer = self._resolver.resolve(
+                dns.name.from_text(name),
+                kind,
+                raise_on_no_answer=False,
+                lifetime=_ALL,
+            )
+        except dns.resolver.NXDOMAIN:
+            return Records((), secure=False)
+        except (dns.exception.DNSException, OSError) as error:
+            raise NetworkError(f"{kind} of {name}: {error}") from error
+        secure = bool(answer.response.flags & dns.flags.AD)
+        return Records(tuple(answer.rrset or ()), secure)
+
+
+def nameservers(path: Path = Path("/", RESOLV_CONF)) -> list[str]:
+    """Return the resolvers that *path* names, as libresolv reads resolv.conf(5).
+
+    Unlike dnspython, it passes over what it does not understand.
+    """
+    text = files.read(path).decode(errors="replace") if path.exists() else ""
+    addresses = filter(_is_address, _NAMESERVER.findall(text))
+    return list(islice(addresses, _MOST)) or [_DEFAULT]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def validating(resolvers: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield for each of the *resolvers* that answers whether it validates the root.
+
+    As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
+    """
+    import dns.exception  # noqa: PLC0415 - certbot loads us on every run
+    import dns.flags  # noqa: PLC0415
+    import dns.message  # noqa: PLC0415
+    import dns.query  # noqa: PLC0415
+
+    for address in resolvers:
+        query = dns.message.make_query(".", "NS", want_dnssec=True)
+        query.flags |= dns.flags.AD
+        try:
+            answer, _ = dns.query.udp_with_fallback(query, address, timeout=_ONE)
+        except (dns.exception.DNSException, OSError, ValueError, EOFError):
+            continue
+        yield address, bool(answer.flags & dns.flags.AD)
