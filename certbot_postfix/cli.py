@@ -16,14 +16,12 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import options
 from certbot_postfix.errors import Error, named_logger, shown
-from certbot_postfix.inbound import sni_map
 from certbot_postfix.inbound.install import Deployment, Wish
 from certbot_postfix.inbound.lineage import Lineage, bundles_below
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import commands as policy
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import conclusion, examination, monitoring, report
-from certbot_postfix.system import lock
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls import certificates
 
@@ -126,7 +124,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments, timeout=arguments.verify_timeout)
     name = arguments.cert_name or Path(renewed or "").name
     lineage = _lineage(arguments, name)
-    _lock(deployment)
+    deployment.lock(patiently=True)
+    deployment.remove_leftovers()
     if not deployment.renew(lineage):
         deployment.say(f"Postfix does not use {name}: nothing was done.")
     return 0
@@ -135,21 +134,14 @@ def _deploy(arguments: argparse.Namespace) -> int:
 def _forget(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments, timeout=arguments.verify_timeout)
     _refuse_path(arguments.name)
-    _lock(deployment)
+    deployment.lock(patiently=True)
+    deployment.remove_leftovers()
     removal = deployment.removal(arguments.name)
     planned = removal.propose(None)
     print(shown(planned.diff(), sys.stdout), end="")
     if removal.carry_out(planned):
         _say(f"removed {removal.path}")
     return 0
-
-
-def _lock(deployment: Deployment) -> None:
-    """Be the only one who writes, and remove what a killed run left."""
-    lock.take(deployment.postfix.directory, wait=lock.PATIENCE)
-    if deployment.bundles.is_dir():  # instances share them
-        lock.take(deployment.bundles, wait=lock.PATIENCE)
-    sni_map.sweep(deployment.postfix)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,24 @@
 """certbot's Installer and RenewDeployer, an adapter: it decides nothing.
 
 certbot loads this module on every run, so it imports little; the contract is that of
-`certbot.interfaces`.
+`certbot.interfaces`.  What its calls come to depends on those before:
+
+phase       after                           restart()   rollback_checkpoints(n) restores
+NEW         __init__()                      -           -
+READY       prepare()                       refresh     n
+RECOVERED   prepare() undid a killed run    refresh     n - 1
+DEPLOYING   deploy_cert()                   serve       0
+WRITTEN     save() finished a checkpoint    serve       n
+UNDONE      files were restored             restored    n
+RENEWED     renew_deploy()                  -           n
+
+*refresh* brings all that is deployed up to date, *serve* verifies what was installed,
+*restored* verifies what was there before.  After a failed deployment certbot rolls the
+newest checkpoint back, whoever made it: one of another run stays (DEPLOYING).
 """
 
 import contextlib
+import enum
 import os
 import shlex
 import sys
@@ -20,15 +34,11 @@ from certbot.plugins import common
 from certbot.plugins import util as plugin_util
 
 from certbot_postfix import options
-from certbot_postfix.change.checkpoint import CheckpointInProgress
 from certbot_postfix.errors import BusyError, Error, MissingError, named_logger, shown
-from certbot_postfix.options import ClientLevel, Profile
 
 if TYPE_CHECKING:
     from certbot_postfix.inbound.install import Deployment, Proposal
     from certbot_postfix.inbound.lineage import Lineage
-    from certbot_postfix.outbound.collect import Policies
-    from certbot_postfix.outbound.update import Proposal as PolicyProposal
 
 logger = named_logger(__name__)
 
@@ -37,28 +47,36 @@ logger = named_logger(__name__)
 # never again deployed.  So the error waits until there is something to deploy.
 _DEFERRING = ("certonly", "renew", "rollback")
 
-# Our table of outbound policies, and those that this process has refreshed.
-POLICY_TABLE = "certbot_tls_policy"
+# Our map of outbound policies; its name is that of `outbound.policy_map`.
+POLICY_MAP = "certbot_tls_policy"
+
+# The instances whose policies are refreshed when this process ends.
 _refreshed: set[Path] = set()
+
+
+class Phase(enum.Enum):
+    """What certbot has called so far: see the table above."""
+
+    NEW = enum.auto()
+    READY = enum.auto()
+    RECOVERED = enum.auto()
+    DEPLOYING = enum.auto()
+    WRITTEN = enum.auto()
+    UNDONE = enum.auto()
+    RENEWED = enum.auto()
 
 
 class Installer(common.Installer):
     """Deploys certificates into the Postfix mail server."""
 
-    description = "Postfix mail server: deploys, proves and renews TLS certificates"
+    description = "Postfix: install certificates, verify them on every service"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._problem: errors.PluginError | None = None
-        self._complaints: set[str] = set()  # what was told already
-        self._pending: dict[Path, Lineage] = {}
-        self._applied: list[Proposal] = []
-        self._applied_policies: PolicyProposal | None = None
-        self._deploying = False  # deploy_cert() was called in this run
-        self._finalised = False  # this run made a checkpoint
-        self._recovered = False  # an interrupted run was undone
-        self._undone = False  # files are the old ones, Postfix does not know yet
-        self._renewed = False  # renew_deploy() did what restart() is for
+        self._phase = Phase.NEW
+        self._session: Deployment | errors.PluginError | None = None
+        self._lineage: Lineage | None = None  # that is to be deployed
+        self._proposal: Proposal | None = None  # that was carried out
 
     @classmethod
     def add_parser_arguments(cls, add: Callable[..., None]) -> None:
@@ -69,7 +87,7 @@ class Installer(common.Installer):
         """Say what this plugin does."""
         return (
             "Makes Postfix serve the certificate, raises TLS parameters as far as the"
-            " profile says, and proves by a handshake that every service shows it."
+            " profile says, and verifies by a handshake that every service presents it."
         )
 
     def prepare(self) -> None:
@@ -80,52 +98,31 @@ class Installer(common.Installer):
             if getattr(self.config, "verb", None) not in _DEFERRING:
                 raise
             logger.debug("postponed until something is to be deployed", exc_info=True)
-            self._problem = error
+            self._session = error
 
     def _prepare(self) -> None:
         if os.geteuid() != 0:
             raise Error(
-                "only root may configure Postfix and read certbot's keys",
+                "this command must be run as root: it reads private keys and configures"
+                " Postfix",
                 hint="run certbot as root, for example with sudo",
             )
-        self._deployment = self._find()
-        self._lock()
+        self._session = session = self._find()
+        # Nobody is there to repeat a renewal; who installs sees what is under way.
+        session.lock(patiently=self.config.verb == "renew")
+        self._phase = Phase.READY
         if not self.config.dry_run:
             interrupted = Path(self.config.in_progress_dir).is_dir()
             if interrupted:
                 logger.warning("undoing what an interrupted run of certbot had begun")
                 self.recovery_routine()
-                self._recovered = True
-            self._deployment.sweep()
+            session.remove_leftovers()
             if interrupted and self.config.verb != "rollback":
                 self.restart()
+            if interrupted:
+                self._phase = Phase.RECOVERED
         if self.config.verb != "rollback":
-            self._look()
-
-    def _lock(self) -> None:
-        from certbot_postfix.system import lock  # noqa: PLC0415
-
-        # Nobody is there to repeat a renewal; who installs sees what is under way.
-        wait = lock.PATIENCE if self.config.verb == "renew" else 0
-        lock.take(self._deployment.postfix.directory, wait=wait)
-        if self._deployment.bundles.is_dir():  # other instances share them
-            lock.take(self._deployment.bundles, wait=lock.PATIENCE)
-
-    def _look(self) -> None:
-        _ = self._deployment.configuration
-        outbound = self._deployment.outbound
-        try:
-            complaints = [outbound.missing(), *outbound.gathering.broken()]
-        except Error as error:  # the table is not ours: no certificate waits for it
-            complaints = [str(error)]
-        self._complain(filter(None, complaints))
-
-    def _complain(self, complaints: Iterable[str]) -> None:
-        """Log each of the *complaints*, once in a run."""
-        for complaint in complaints:
-            if complaint not in self._complaints:
-                self._complaints.add(complaint)
-                logger.error("%s", complaint)
+            session.look()
 
     def _find(self) -> "Deployment":
         for option in ("config-utility", "ctl"):
@@ -164,8 +161,8 @@ class Installer(common.Installer):
         chain_path: str,
         fullchain_path: str,
     ) -> None:
-        """Take note of a certificate, which `save` deploys."""
-        self._deploying = True
+        """Take note of a certificate, which `save` deploys: of one lineage in a run."""
+        self._phase = Phase.DEPLOYING
         if not fullchain_path:
             raise Error(
                 f"there is no full chain for {domain}",
@@ -174,72 +171,26 @@ class Installer(common.Installer):
         fullchain = Path(fullchain_path)
         managed = fullchain.parent.parent == Path(self.config.live_dir)
         name = fullchain.parent.name if managed else domain
-        if fullchain not in self._pending:
-            self._pending[fullchain] = self._lineage(name, key_path, fullchain_path)
+        self._lineage = self._lineage or _lineage(name, key_path, fullchain_path)
 
     def save(self, title: str | None = None, temporary: bool = False) -> None:
         """Deploy what is pending, as one checkpoint, once certbot names a *title*."""
-        if temporary or title is None:
+        if temporary or title is None or not self._lineage:
             return
+        from certbot_postfix.change.checkpoint import (  # noqa: PLC0415
+            CheckpointInProgress,
+        )
         from certbot_postfix.inbound.install import Wish  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
-        policies = self._policies()  # what is wrong with them is told first
-        for lineage in self._pending.values():
-            proposal = self._ready.propose(
-                lineage,
-                Wish(
-                    Profile(self.conf("tls-profile")),
-                    ClientLevel(self.conf("client-level")),
-                    by_name=self.conf("sni") == "auto",
-                    replace=self.conf("replace-default"),
-                ),
-            )
-            self._show(lineage.name, proposal)
-            self._applied.append(proposal)
-            self._ready.apply(proposal, checkpoint)
-        self._pending.clear()
-        if policies:
-            self._apply_policies(policies, checkpoint)
+        policies = self._ready.policies(self.conf)  # what is wrong there is said first
+        proposal = self._ready.propose(self._lineage, Wish.of(self.conf), policies)
+        self._show(self._lineage.name, proposal)
+        self._lineage, self._proposal = None, proposal
+        self._ready.apply(proposal, checkpoint)
         if checkpoint.used:
             self.finalize_checkpoint(title)
-            self._finalised = True
-
-    def _policies(self) -> "Policies | None":
-        """Return what the options want of outbound policies; None if nothing."""
-        from certbot_postfix.outbound import sources  # noqa: PLC0415
-
-        outbound, service = self._ready.outbound, self.conf("policy-service")
-        if self.conf("tls-profile") != Profile.CERTIFICATE.value:
-            outbound.gathering.level = ClientLevel(self.conf("client-level"))
-        elif service == "auto":
-            service = "none"  # the certificate is all that is to be changed
-        mentioned = sources.mentioned(self.conf)
-        try:
-            wanted = sources.asked(self.conf, outbound.gathering.settings())
-            if mentioned and outbound.missing():
-                wanted = wanted or sources.Settings()
-            found = outbound.gather(wanted or sources.Settings(), _now(), service)
-            if service != "none":
-                self._complain(outbound.unfit_daemons())
-        except Error as error:
-            if mentioned:
-                raise
-            self._complain([str(error)])  # no certificate waits for it
-            return None
-        return found if wanted or found.daemon or found.notes else None
-
-    def _apply_policies(
-        self, policies: "Policies", checkpoint: CheckpointInProgress
-    ) -> None:
-        self._complain(policies.complaints)
-        for note in policies.notes:
-            _notify(f"Note: {note}.")
-        proposal = self._ready.outbound.propose(policies)
-        if not proposal.plan.empty:
-            self._agree(proposal.plan.diff())
-        self._ready.outbound.apply(proposal, checkpoint)
-        self._applied_policies = proposal
+            self._phase = Phase.WRITTEN
 
     def _show(self, name: str, proposal: "Proposal") -> None:
         for warning in proposal.warnings:
@@ -252,33 +203,31 @@ class Installer(common.Installer):
         for note in proposal.notes:
             _notify(f"Note: {note}.")
         if proposal.plan.empty:
-            file = proposal.plan.main_cf.path
-            _notify(f"{file} is already as it should be for {name}.")
+            _notify(f"{proposal.plan.main_cf.path} is already configured for {name}.")
             return
-        self._agree(proposal.plan.diff())
-
-    def _agree(self, diff: str) -> None:
-        _notify(diff)
-        if not display_util.yesno("Write these changes?", default=True):
-            raise Error("nothing was changed, as you wished")
+        _notify(proposal.plan.diff())
+        question = "Apply these changes and reload Postfix?"
+        if not display_util.yesno(question, default=True):
+            raise Error(
+                "Cancelled. No changes were made.",
+                hint=f"to install it later: certbot install -i {self.name}"
+                f" --cert-name {name}",
+            )
 
     def restart(self) -> None:
-        """Make Postfix serve what it should, and prove it."""
-        if self._renewed:
-            self._renewed = False
-        elif self._undone:
-            self._undone = False
+        """Make Postfix serve what it should, and verify it."""
+        phase, self._phase = self._phase, Phase.READY
+        if phase is Phase.UNDONE:
             with _restored():
-                self._ready.bring_back()
+                self._ready.rollback.activate()
             if self.config.verb == "rollback":
                 self._ready.catch_up()
-        elif self._deploying:
-            for proposal in self._applied:
-                self._ready.serve(proposal)
-                self._warn_if_forgotten(proposal.path.stem)
-            if self._applied_policies:
-                self._ready.outbound.serve(self._applied_policies)
-        else:
+        elif phase in (Phase.DEPLOYING, Phase.WRITTEN):
+            self._phase = phase
+            if self._proposal:
+                self._ready.serve(self._proposal)
+                self._warn_if_forgotten(self._proposal.path.stem)
+        elif phase is not Phase.RENEWED:
             self._ready.refresh()
 
     def _warn_if_forgotten(self, name: str) -> None:
@@ -291,9 +240,10 @@ class Installer(common.Installer):
         if util.parse_loose_version(certbot.__version__) < [2, 3]:  # has no such verb
             advice = f"put the line `installer = {self.name}` into {renewal}"
         logger.warning(
-            "certbot will not deploy renewals of %s: its renewal configuration does"
-            " not name this installer\nWhat to do: %s",
+            "Renewals of %s will NOT reach Postfix: certbot's renewal configuration"
+            " has no `installer = %s`\nHint: %s",
             name,
+            self.name,
             advice,
         )
 
@@ -302,49 +252,73 @@ class Installer(common.Installer):
     ) -> None:
         """Put a renewed certificate into service, or leave the old one there."""
         name = lineage.lineagename
-        found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
+        renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
         with _not_deployed():
-            deployed = self._ready.renew(found)
+            deployed = self._ready.renew(renewed)
         if not deployed:
-            _notify(f"Postfix does not use {name} through this plugin.")
-        self._renewed = True
+            _notify(
+                f"{name} was renewed, but is not installed in Postfix. To install it:"
+                f" certbot install -i {self.name} --cert-name {name}"
+            )
+        self._phase = Phase.RENEWED
 
     def generic_updates(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
-        """Make up for a renewal that was missed, and refresh outbound policies.
+        """Deploy a renewal that was missed; refresh outbound policies at the end.
 
         certbot calls this for every lineage on every ``renew``, and has not prepared
         the plugin: when there is nothing to do, a few files are read, and no more.
         """
-        # A guess, where it is not given: to ask Postfix would start a program.
-        directory = Path(self.conf("config-dir") or "/etc/postfix")
-        try:
-            self._make_up(lineage, directory)
-        finally:
-            self._refresh_policies(directory)
+        if not (directory := self._directory()):
+            return
+        if directory not in _refreshed and (directory / POLICY_MAP).exists():
+            _refreshed.add(directory)
+            # Not here: the next lineage is not to wait for sources that are slow.
+            util.atexit_register(self._refresh_policies)
+        self._make_up(lineage, directory)
+
+    def _directory(self) -> Path | None:
+        """Return Postfix's configuration directory; None if nothing of ours is there.
+
+        Only where there is, and no option names it, a program is started for it.
+        """
+        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
+
+        if self.conf("config-dir"):
+            return Path(self.conf("config-dir"))
+        if not bundles_below(self.config.config_dir).is_dir():
+            return None
+        postconf = self.conf("config-utility")
+        plugin_util.path_surgery(postconf)
+        with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
+            return Postfix.find(None, postconf=postconf, postfix="").directory
+        return None
 
     def _make_up(self, lineage: interfaces.RenewableCert, directory: Path) -> None:
         from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
 
         name = lineage.lineagename
         bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
-        found = self._lineage(name, lineage.key_path, lineage.fullchain_path)
+        renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
         interrupted = Path(self.config.in_progress_dir).is_dir()
-        self._warn_if_dropped(found, bundle, directory)
-        if not interrupted and not found.missed_by(bundle, directory):
+        self._warn_if_dropped(renewed, bundle, directory)
+        if not interrupted and not renewed.missed_by(bundle, directory):
             return
         self.prepare()
         with _not_deployed():
-            self._ready.renew(found)
+            self._ready.renew(renewed)
 
-    def _warn_if_dropped(self, found: "Lineage", bundle: Path, directory: Path) -> None:
+    def _warn_if_dropped(
+        self, renewed: "Lineage", bundle: Path, directory: Path
+    ) -> None:
         from certbot_postfix.inbound import dropped  # noqa: PLC0415
 
         if not dropped.untold(bundle, directory):
             return
         self.prepare()
-        if not self._ready.uses(found):
+        if not self._ready.uses(renewed):
             logger.error(  # certbot's -q leaves warnings out
                 "%s does not name %s any more: Postfix does not serve the certificate"
                 " that certbot renews\nHint: certbot install -i %s --cert-name %s; or,"
@@ -352,64 +326,49 @@ class Installer(common.Installer):
                 directory / "main.cf",
                 bundle,
                 self.name,
-                found.name,
-                found.name,
+                renewed.name,
+                renewed.name,
             )
         dropped.tell(bundle, directory)
 
-    def _refresh_policies(self, directory: Path) -> None:
-        """Refresh the policies of the instance in *directory*, once in a process."""
-        path = directory / POLICY_TABLE
-        if path in _refreshed or not path.exists():
-            return
-        _refreshed.add(path)
-        complaints = []
+    def _refresh_policies(self) -> None:
+        """Refresh the policies of this instance."""
         try:
-            now, outbound = _now(), self._find().outbound
-            if outbound.gathering.due(now):
-                asked = outbound.ask_ahead(now, wait=0)
-                self.prepare()
-                complaints = self._ready.outbound.refresh(now, asked)
+            now = datetime.now(timezone.utc)
+            outbound = self._find().outbound
+            if not outbound.gathering.due(now):
+                return
+            answers = outbound.ask_ahead(now, wait=0)
+            self.prepare()
+            self._ready.complain(self._ready.outbound.refresh(now, answers))
         except BusyError as error:
             logger.debug("policies are refreshed already: %s", error)
-        except errors.PluginError as error:  # no renewal of this lineage has failed
-            complaints = [str(error)]
-        self._complain(complaints)
-
-    def _lineage(self, name: str, key: str, fullchain: str) -> "Lineage":
-        from certbot_postfix.inbound.lineage import Lineage  # noqa: PLC0415
-
-        return Lineage(name, Path(key), Path(fullchain))
+        except errors.PluginError as error:  # no renewal has failed
+            logger.error("%s", error)  # noqa: TRY400 - it is known why
 
     def rollback_checkpoints(self, rollback: int = 1) -> None:
-        """Undo *rollback* checkpoints, each file in one step.
-
-        After a failed deployment certbot asks for this as well, for the newest
-        checkpoint, whoever made it: then only one that this run made is undone.  An
-        interrupted deployment, which was undone already, counts as the newest.
-        """
-        if self._recovered and not self._deploying:
-            rollback = int(rollback) - 1  # what was interrupted was the newest
-        if self._finalised or not self._deploying:
-            there = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
-            self._ready.restore(there[: int(rollback)])
-            super().rollback_checkpoints(rollback)
+        """Undo *rollback* checkpoints, each file in one step; see the table above."""
+        count = int(rollback)
+        if self._phase is Phase.RECOVERED:
+            count -= 1  # what was interrupted was the newest
+        if self._phase is not Phase.DEPLOYING:
+            newest_first = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
+            self._ready.rollback.restore(newest_first[:count])
+            super().rollback_checkpoints(count)
         self._undo()
 
     def recovery_routine(self) -> None:
         """Undo what was begun and not finished."""
         in_progress = Path(self.config.in_progress_dir)
-        self._deployment.restore([in_progress], interrupted=True)
+        self._ready.rollback.restore([in_progress], interrupted=True)
         super().recovery_routine()
         self._undo()
-        if self._applied and self._deployment.written:
+        if self._proposal and self._ready.written:
             self.restart()
 
     def _undo(self) -> None:
-        for proposal in self._applied:
-            self._ready.undo(proposal)
-        self._finalised = False
-        self._undone = True
+        self._ready.undo()
+        self._phase = Phase.UNDONE
 
     def config_test(self) -> None:
         """Raise certbot's MisconfigurationError if Postfix finds fault."""
@@ -427,9 +386,17 @@ class Installer(common.Installer):
 
     @property
     def _ready(self) -> "Deployment":
-        if self._problem:
-            raise self._problem
-        return self._deployment
+        if isinstance(self._session, errors.PluginError):
+            raise self._session
+        if self._session is None:
+            raise Error("the plugin is not prepared")  # certbot does that first
+        return self._session
+
+
+def _lineage(name: str, key: str, fullchain: str) -> "Lineage":
+    from certbot_postfix.inbound.lineage import Lineage  # noqa: PLC0415
+
+    return Lineage(name, Path(key), Path(fullchain))
 
 
 @contextlib.contextmanager
@@ -438,7 +405,10 @@ def _not_deployed() -> Iterator[None]:
     try:
         yield
     except Error as error:
-        error.message = f"the renewed certificate is not in service: {error.message}"
+        error.message = (
+            "the certificate was renewed, but could not be installed in Postfix:"
+            f" {error.message}"
+        )
         raise
 
 
@@ -453,10 +423,6 @@ def _restored() -> Iterator[None]:
 
 def _notify(text: str) -> None:
     display_util.notify(shown(text, sys.stdout))
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 interfaces.RenewDeployer.register(Installer)

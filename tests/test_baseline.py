@@ -381,7 +381,7 @@ def test_a_renewal_that_no_service_answers_stays_out_and_says_so(
     assert f"{where} and " in told(done)
     assert "did not answer" in told(done)
     assert "No Postfix service uses" not in told(done)
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert issued.read_bytes() == old
     assert postfix.master_pid == master
 

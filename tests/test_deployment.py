@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certbot_postfix.change import transaction
 from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.install import Deployment, Wish
@@ -249,7 +249,7 @@ def change(main_cf: Path, checkpoint: Reversible) -> None:
     decisions = (Change("a", None, "1", "it is meant"),)
     edit = Edit(main_cf, before, before + b"a=1\n")
     no_table = Edit(main_cf.with_name(sni.NAME), None, None)
-    transaction.commit(Plan(decisions, edit, no_table), checkpoint)
+    Transaction((), checkpoint).commit(Plan(decisions, edit, (no_table,)))
 
 
 def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(
@@ -259,7 +259,7 @@ def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(
     other.write_bytes(b"before\n")
     change(other, checkpoint)
 
-    scene.deployment.restore([checkpoint.in_progress])
+    scene.deployment.rollback.restore([checkpoint.in_progress])
 
     assert other.read_bytes() == b"before\n"
     (warning,) = caplog.messages
@@ -278,7 +278,7 @@ def test_a_checkpoint_of_the_same_instance_is_restored_without_a_warning(
     before, checkpoint = target.read_bytes(), Reversible(base)
     change(target, checkpoint)
 
-    scene.deployment.restore([checkpoint.in_progress])
+    scene.deployment.rollback.restore([checkpoint.in_progress])
 
     assert target.read_bytes() == before
     assert caplog.messages == []
@@ -292,7 +292,7 @@ def test_a_checkpoint_of_another_installer_is_restored_without_a_warning(
     checkpoint.before_change(other, "changed")
     other.write_bytes(b"after\n")
 
-    scene.deployment.restore([checkpoint.in_progress])
+    scene.deployment.rollback.restore([checkpoint.in_progress])
 
     assert other.read_bytes() == b"before\n"
     assert caplog.messages == []

@@ -708,7 +708,7 @@ def test_a_master_that_dies_of_a_renewal_is_started_with_the_old_certificate(
 
     assert done.returncode == 1
     assert f"Postfix in {postfix.config_dir} died" in told(done)
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert live(certbot) != obtained
     before.assert_kept()
 
@@ -826,7 +826,7 @@ def test_a_renewal_is_undone_if_a_service_shows_another_certificate(
 
     assert done.returncode == 1
     assert impostor.reported(done)
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert "unproven" not in told(done)
     assert live(certbot) != obtained
     before.assert_kept()
@@ -842,7 +842,7 @@ def test_a_second_deployment_that_fails_brings_back_the_first_bundle(
     done = install(certbot, postfix, *impostor.options)
 
     assert done.returncode == 1
-    assert "already as it should be" in told(done)
+    assert "is already configured" in told(done)
     assert UNDONE in told(done)
     before.assert_kept()
     assert served(postfix) == everywhere(issued.leaf)
@@ -881,7 +881,7 @@ def test_a_renewal_is_undone_at_a(postfix, base, certbot, obtained, number):
 
     assert done.returncode != 0
     assert number.name in told(done)
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert live(certbot) != obtained
     before.assert_kept()
 
@@ -919,7 +919,7 @@ def test_postfix_is_started_again_though_an_undo_is_told_to_end_by_a(
 
     assert (base / "stopped").exists()
     assert done.returncode == 1
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     before.assert_kept()
 
 
@@ -974,7 +974,7 @@ def test_a_renewal_that_was_not_proven_is_tried_again_by_the_next_run(
     done = missed(certbot, postfix, *impostor.options)
 
     assert done.returncode == 1
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert served(postfix) == everywhere(issued.leaf)
 
     done = missed(certbot, postfix)
@@ -1079,7 +1079,7 @@ def test_a_failure_that_changed_nothing_reverts_no_checkpoint(
     done = install(certbot, postfix, *disturbed)
 
     assert done.returncode == 1
-    assert "already as it should be" in told(done)
+    assert "is already configured" in told(done)
     assert impostor.reported(done)
     assert other.read_text() == "after\n"
     impostor.end()

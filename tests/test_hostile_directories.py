@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from certbot_postfix.change import staging as staged_copies
 from certbot_postfix.change import transaction
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix import databases
@@ -254,8 +255,8 @@ def test_a_copy_is_not_staged_where_others_may_write(
     before = sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())
     changed = [each.stat().st_mtime_ns for each in (staging, elsewhere)]
 
-    edit = transaction.stage(postfix, DECISIONS, staging)
-    transaction.sweep(postfix, base / "none", staging)
+    edit = staged_copies.stage(postfix, DECISIONS, staging)
+    transaction.remove_leftovers(postfix, base / "none", staging)
 
     assert b"smtpd_tls_loglevel = 1" in (edit.after or b"")
     assert (sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())) == before
@@ -271,7 +272,7 @@ def test_who_staged_where_all_may_write_does_so_for_himself_alone(
     staging.chmod(0o777)
     stopped_postfix.settle()
 
-    transaction.stage(Postfix(stopped_postfix.config_dir), DECISIONS, staging)
+    staged_copies.stage(Postfix(stopped_postfix.config_dir), DECISIONS, staging)
 
     assert stat.S_IMODE(staging.stat().st_mode) == 0o700
 
@@ -337,8 +338,8 @@ def calls(base: Path, program: str, *arguments: Path) -> list[tuple[str, str]]:
 
 def test_a_directory_is_synced_after_what_was_renamed_in_it(base):
     program = (
-        "change.transaction import put_bundle\n"
-        "put_bundle(Path(sys.argv[1]), b'key', None)"
+        "change.transaction import Transaction\n"
+        "Transaction(()).put_bundle(Path(sys.argv[1]), b'key')"
     )
     bundle = base / "bundles" / "mx.pem"
 

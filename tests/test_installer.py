@@ -27,8 +27,8 @@ from tests.test_story import (
 pytestmark = pytest.mark.postfix
 
 OTHER = "www.example.org"
-FORGOTTEN = f"certbot will not deploy renewals of {NAME}"
-UNUSED = "Postfix does not use {} through this plugin"
+FORGOTTEN = f"Renewals of {NAME} will NOT reach Postfix"
+UNUSED = "{} was renewed, but is not installed in Postfix"
 
 
 @pytest.fixture

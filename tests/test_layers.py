@@ -114,8 +114,6 @@ def test_certbot_loads_little_of_ours_on_every_run():
         name for name in done.stdout.split() if name.startswith("certbot_postfix.")
     ]
     assert sorted(loaded) == [
-        "certbot_postfix.change",
-        "certbot_postfix.change.checkpoint",
         "certbot_postfix.errors",
         "certbot_postfix.installer",
         "certbot_postfix.options",

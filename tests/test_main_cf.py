@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certbot_postfix.change import transaction
+from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.inbound import main_cf, sni
 from certbot_postfix.inbound.main_cf import Wanted
 from certbot_postfix.options import ClientLevel, Profile
@@ -50,9 +51,9 @@ def deploy(
     """Deploy as the plugin would."""
     postfix = Postfix(lab.config_dir)
     decisions = main_cf.decide(postfix.read(), SERVED, profile, client)
-    edit = transaction.stage(postfix, decisions, None)
-    planned = Plan(decisions, edit, Edit(lab.config_dir / sni.NAME, None, None))
-    transaction.commit(planned, checkpoint or Checkpoint())
+    edit = staging.stage(postfix, decisions, None)
+    planned = Plan(decisions, edit, (Edit(lab.config_dir / sni.NAME, None, None),))
+    Transaction((), checkpoint or Checkpoint()).commit(planned)
     return planned
 
 
@@ -273,7 +274,7 @@ def test_a_second_deployment_finds_nothing_to_do(stopped_postfix, form, profile)
     decisions = main_cf.decide(postfix.read(), SERVED, profile, ClientLevel.ENCRYPT)
 
     assert [item for item in decisions if isinstance(item, Change | CommentOut)] == []
-    assert transaction.stage(postfix, decisions, None).empty
+    assert staging.stage(postfix, decisions, None).empty
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])

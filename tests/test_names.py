@@ -1120,7 +1120,7 @@ def test_a_renewal_is_undone_if_a_service_shows_the_old_one_to_who_asks_for(
     clients = f" to clients requesting {SHOP[1]}" if by_name else ""
     assert done.returncode == 1
     assert f"{entry.removesuffix('/inet')} presents " in told(done)
-    assert f"{clients}; the old certificate was put back" in told(done)
+    assert f"{clients}; the previous files were restored" in told(done)
     assert "unproven" not in told(done)
     assert (shop.postfix.snapshot(), bundle.read_bytes()) == before
     shown = everywhere(shop.postfix, SHOP[0] if by_name else None)
@@ -1149,7 +1149,7 @@ def test_a_renewal_is_undone_if_tlsproxy_shows_the_old_certificate(manifold, bas
     assert done.returncode == 1
     service = f"{LOOPBACK}:{manifold.postfix.ports['smtp']}"
     assert f"{service} presents {NAME}" in told(done)
-    assert "the old certificate was put back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert everywhere(manifold.postfix, roads=SCREENED) == shown
 
 
@@ -1184,7 +1184,7 @@ def test_certonly_and_its_renewals_leave_a_postfix_alone_that_does_not_use_them(
     renewed = succeeded(scene.certbot("renew", "--force-renewal"))
 
     assert "Postfix uses no certificate of certbot's; nothing was changed." in obtained
-    assert f"Postfix does not use {NAME} through this plugin." in renewed
+    assert f"{NAME} was renewed, but is not installed in Postfix" in renewed
     assert (configuration(scene), scene.postfix.snapshot()) == before
     assert scene.reloads == 0
 
@@ -1279,7 +1279,7 @@ def test_files_that_are_named_by_hand_and_that_a_service_does_not_show_are_an_er
     assert done.returncode == 1
     assert f"{entry.removesuffix('/inet')} presents " in told(done)
     assert f" to clients requesting {SHOP[0]}" in told(done)
-    assert "put back" not in told(done)
+    assert "restored" not in told(done)
 
 
 def test_files_that_two_tables_name_by_hand_are_proven_where_the_first_has_the_name(
@@ -1767,7 +1767,7 @@ def test_a_removal_that_is_not_proven_is_undone(wild, base):
     assert done.returncode == 1
     assert f"{entry.removesuffix('/inet')} presents " in told(done)
     assert f" to clients requesting {SHOP[1]}" in told(done)
-    assert "what was there before is back" in told(done)
+    assert "the previous files were restored" in told(done)
     assert (
         wild.postfix.snapshot(),
         identity(wild.certbot.bundle("shop")),

@@ -760,7 +760,7 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
 
 def test_certbot_knows_the_table_by_its_name():
-    assert installer.POLICY_TABLE == policy_map.NAME
+    assert installer.POLICY_MAP == policy_map.NAME
 
 
 def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):

@@ -756,7 +756,7 @@ def planned(
     after: bytes,
     table: tuple[bytes | None, bytes | None] = (None, None),
 ) -> Plan:
-    return Plan(decisions, Edit(MAIN_CF, before, after), Edit(TABLE, *table))
+    return Plan(decisions, Edit(MAIN_CF, before, after), (Edit(TABLE, *table),))
 
 
 def test_the_diff_is_a_unified_diff_of_main_cf():

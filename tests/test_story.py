@@ -135,7 +135,7 @@ def test_a_second_run_writes_nothing_and_says_so(postfix, base, pebble, executab
 
     printed = run(certbot, postfix)
 
-    assert f"{postfix.main_cf} is already as it should be for {NAME}" in printed
+    assert f"{postfix.main_cf} is already configured for {NAME}" in printed
     assert f"Postfix serves the certificate for {NAME}" in printed
     assert list(map(identity, files)) == identities
     assert set(postfix.config_dir.iterdir()) | {certbot.bundle(NAME)} == set(files)
@@ -289,7 +289,7 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
 
     assert status == 1
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
-    assert "nothing was changed, as you wished" in shown
+    assert "Cancelled. No changes were made" in shown
     assert postfix.snapshot() == before
     assert identity(postfix.main_cf) == main_cf
     assert not certbot.bundle(NAME).exists()
@@ -499,7 +499,7 @@ def test_the_profile_intermediate_is_reached_in_one_run(postfix, certbot, author
 
     printed = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
 
-    assert "already as it should be" in printed
+    assert "is already configured" in printed
     assert identity(postfix.main_cf) == before
 
 

@@ -493,7 +493,7 @@ def test_a_renewal_that_is_undone_brings_back_text_and_database(closed, form):
 
     done = shop.hook()
 
-    fails(done, "postfix reload failed", "the old certificate was put back")
+    fails(done, "postfix reload failed", "the previous files were restored")
     before.assert_kept()
     completes(shop, shop.hook(), issued, form, NEW)
 
@@ -573,7 +573,7 @@ def test_a_postmap_that_is_killed_or_a_power_cut_changes_nothing_that_is_served(
 
     done = shop.hook()
 
-    fails(done, "postmap", "the old certificate was put back")
+    fails(done, "postmap", "the previous files were restored")
     before.assert_kept()
 
     shop.postmap.kill_at(call, with_parent=True)

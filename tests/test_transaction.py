@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 from certbot.reverter import Reverter
 
-from certbot_postfix.change import transaction
+from certbot_postfix.change import checkpoint as checkpoints
+from certbot_postfix.change import staging, transaction
 from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, MisconfiguredError
 from certbot_postfix.inbound import sni
 from certbot_postfix.postfix.decisions import Change, CommentOut, Kept, Remove
@@ -75,14 +77,14 @@ def postfix(stopped_postfix) -> Postfix:
 def test_staging_changes_nothing_that_is_live(stopped_postfix, postfix, tmp_path):
     before = stopped_postfix.snapshot()
 
-    planned = transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+    planned = staging.stage(postfix, DECISIONS, tmp_path / "staging")
 
     assert not planned.empty
     assert stopped_postfix.snapshot() == before
 
 
 def test_staging_leaves_nothing_where_it_was_told_to_work(postfix, tmp_path):
-    transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+    staging.stage(postfix, DECISIONS, tmp_path / "staging")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +92,7 @@ def test_staging_leaves_nothing_where_it_was_told_to_work(postfix, tmp_path):
 def test_staging_leaves_nothing_among_temporary_files(postfix, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    transaction.stage(postfix, DECISIONS, None)
+    staging.stage(postfix, DECISIONS, None)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +100,7 @@ def test_staging_leaves_nothing_among_temporary_files(postfix, tmp_path, monkeyp
 def test_a_place_to_work_whose_name_has_a_blank_is_not_used(postfix, tmp_path):
     elsewhere = tmp_path / "my work"
 
-    planned = transaction.stage(postfix, DECISIONS, elsewhere)
+    planned = staging.stage(postfix, DECISIONS, elsewhere)
 
     assert not planned.empty
     assert not elsewhere.exists()
@@ -108,7 +110,7 @@ def test_a_check_that_failed_before_is_told_as_such(stopped_postfix, postfix, tm
     stopped_postfix.set(myhostname="")
 
     with pytest.raises(MisconfiguredError) as caught:
-        transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+        staging.stage(postfix, DECISIONS, tmp_path / "staging")
 
     directory = stopped_postfix.config_dir
     assert f"`postfix check` already fails for {directory}: " in caught.value.message
@@ -132,7 +134,7 @@ def test_what_is_wrong_with_a_copy_is_told_without_its_name(
     postfix = Postfix(live, **{program: str(picky)})
 
     with pytest.raises(Error, match=f"{live}/main.cf is not to my taste") as caught:
-        transaction.stage(postfix, DECISIONS, tmp_path / "staging")
+        staging.stage(postfix, DECISIONS, tmp_path / "staging")
 
     assert str(tmp_path / "staging") not in str(caught.value)
 
@@ -141,7 +143,7 @@ def test_staging_that_fails_leaves_nothing_either(postfix, tmp_path):
     bad = (Change("smtpd_tls_loglevel", None, "${unended", "to fail"),)
 
     with pytest.raises(MisconfiguredError):
-        transaction.stage(postfix, bad, tmp_path / "staging")
+        staging.stage(postfix, bad, tmp_path / "staging")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -153,7 +155,7 @@ def test_a_parameter_is_removed_with_all_its_lines(stopped_postfix, postfix):
     stopped_postfix.settle()
 
     removal = (Remove("tls_server_sni_maps", "texthash:/names", "it is over"),)
-    edit = transaction.stage(postfix, removal, None)
+    edit = staging.stage(postfix, removal, None)
 
     assert edit.after is not None
     assert edit.after.startswith(before)
@@ -163,24 +165,24 @@ def test_a_parameter_is_removed_with_all_its_lines(stopped_postfix, postfix):
 
 
 def test_without_a_change_no_copy_is_made(postfix, tmp_path):
-    planned = transaction.stage(postfix, DECISIONS[2:], tmp_path / "staging")
+    planned = staging.stage(postfix, DECISIONS[2:], tmp_path / "staging")
 
     assert planned.empty
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_full_while_staging_is_named(postfix, tmp_path):
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(staging)]
+    place = tmp_path / "staging"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(place)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
     try:
         with pytest.raises(Error, match="No space left on device"):
-            transaction.stage(postfix, DECISIONS, staging)
-        assert list(staging.iterdir()) == []
+            staging.stage(postfix, DECISIONS, place)
+        assert list(place.iterdir()) == []
     finally:
-        subprocess.run(["umount", str(staging)], check=True)
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_what_postfix_does_not_accept_is_quoted_and_not_planned(
@@ -190,14 +192,14 @@ def test_what_postfix_does_not_accept_is_quoted_and_not_planned(
     stopped_postfix.settle()
 
     with pytest.raises(Error, match=r"master\.cf: line 1: bad field count"):
-        transaction.stage(postfix, DECISIONS, None)
+        staging.stage(postfix, DECISIONS, None)
 
 
 def test_a_value_that_postconf_did_not_take_as_told_is_refused(postfix):
     decisions = (Change("smtpd_tls_loglevel", None, "1   2", "blanks collapse"),)
 
     with pytest.raises(MisconfiguredError, match="did not set smtpd_tls_loglevel"):
-        transaction.stage(postfix, decisions, None)
+        staging.stage(postfix, decisions, None)
 
 
 SPY = """\
@@ -215,7 +217,7 @@ def staged(stopped_postfix, base) -> list[tuple[str, int]]:
     spy.write_text(SPY.format(seen=seen))
     spy.chmod(0o755)
     postfix = Postfix(stopped_postfix.config_dir, postconf=str(spy))
-    transaction.stage(postfix, DECISIONS, None)
+    staging.stage(postfix, DECISIONS, None)
     lines = (line.split() for line in seen.read_text().splitlines())
     return [(mode, int(age)) for mode, age in lines]
 
@@ -242,14 +244,14 @@ def planned(path: Path, after: bytes = b"new\n", table: bytes | None = None) -> 
     return Plan(
         DECISIONS,
         Edit(path, path.read_bytes(), after),
-        Edit(names, before, before if table is None else table),
+        (Edit(names, before, before if table is None else table),),
     )
 
 
 def staged_plan(postfix: Postfix) -> Plan:
     """Return a plan for main.cf only, staged."""
-    edit = transaction.stage(postfix, DECISIONS, None)
-    return Plan(DECISIONS, edit, Edit(edit.path.with_name(sni.NAME), None, None))
+    edit = staging.stage(postfix, DECISIONS, None)
+    return Plan(DECISIONS, edit, (Edit(edit.path.with_name(sni.NAME), None, None),))
 
 
 @pytest.fixture
@@ -266,7 +268,7 @@ def test_a_commit_writes_what_was_planned_once_the_checkpoint_knows(main_cf):
 
     checkpoint = Checkpoint(meanwhile=is_old)
 
-    transaction.commit(planned(main_cf), checkpoint)
+    Transaction((), checkpoint).commit(planned(main_cf))
 
     assert checkpoint.calls == [("change", main_cf)]
     assert main_cf.read_bytes() == b"new\n"
@@ -276,8 +278,8 @@ def test_a_main_cf_that_somebody_changed_since_is_left_to_him(main_cf):
     plan = planned(main_cf)
     main_cf.write_bytes(b"of somebody\n")
 
-    with pytest.raises(Error, match="was changed by somebody else") as caught:
-        transaction.commit(plan, Checkpoint())
+    with pytest.raises(Error, match="was modified while") as caught:
+        Transaction((), Checkpoint()).commit(plan)
 
     assert main_cf.read_bytes() == b"of somebody\n"
     assert list(main_cf.parent.iterdir()) == [main_cf]
@@ -287,8 +289,8 @@ def test_a_main_cf_that_somebody_changed_since_is_left_to_him(main_cf):
 def test_a_main_cf_that_changes_while_the_checkpoint_is_made_is_left_alone(main_cf):
     checkpoint = Checkpoint(meanwhile=lambda path: path.write_bytes(b"of somebody\n"))
 
-    with pytest.raises(Error, match="changed by somebody else"):
-        transaction.commit(planned(main_cf), checkpoint)
+    with pytest.raises(Error, match="modified while this command"):
+        Transaction((), checkpoint).commit(planned(main_cf))
 
     assert main_cf.read_bytes() == b"of somebody\n"
 
@@ -308,7 +310,7 @@ def table(main_cf: Path) -> Path:
 def test_a_first_table_is_private_and_registered_as_a_creation(main_cf):
     checkpoint, table = Checkpoint(), main_cf.with_name(sni.NAME)
 
-    transaction.commit(planned(main_cf, table=b"names\n"), checkpoint)
+    Transaction((), checkpoint).commit(planned(main_cf, table=b"names\n"))
 
     assert checkpoint.calls == [("change", main_cf), ("creation", table)]
     assert entries(main_cf.parent)[table.name] == (0o600, b"names\n")
@@ -321,7 +323,7 @@ def test_a_table_that_is_replaced_is_saved_by_the_checkpoint(main_cf, table):
 
     checkpoint = Checkpoint(meanwhile=is_old)
 
-    transaction.commit(planned(main_cf, table=b"more\n"), checkpoint)
+    Transaction((), checkpoint).commit(planned(main_cf, table=b"more\n"))
 
     assert checkpoint.calls == [("change", main_cf), ("change", table)]
     assert entries(table.parent)[table.name] == (0o600, b"more\n")
@@ -331,7 +333,7 @@ def test_a_table_that_stays_as_it_is_enters_no_checkpoint(main_cf, table):
     checkpoint = Checkpoint()
     inode = table.stat().st_ino
 
-    transaction.commit(planned(main_cf), checkpoint)
+    Transaction((), checkpoint).commit(planned(main_cf))
 
     assert checkpoint.calls == [("change", main_cf)]
     assert table.stat().st_ino == inode
@@ -343,7 +345,7 @@ def test_main_cf_stays_if_the_table_cannot_be_written(main_cf):
             path.mkdir()
 
     with pytest.raises(Error, match=f"could not write .*{sni.NAME}"):
-        transaction.commit(planned(main_cf, table=b"names\n"), Hindering())
+        Transaction((), Hindering()).commit(planned(main_cf, table=b"names\n"))
 
     assert main_cf.read_bytes() == b"old\n"
 
@@ -351,7 +353,7 @@ def test_main_cf_stays_if_the_table_cannot_be_written(main_cf):
 def test_main_cf_alone_is_not_written_for_a_change_of_the_table(main_cf, table):
     before = main_cf.stat()
 
-    transaction.commit(planned(main_cf, b"old\n", table=b"more\n"), Checkpoint())
+    Transaction((), Checkpoint()).commit(planned(main_cf, b"old\n", table=b"more\n"))
 
     assert main_cf.stat() == before
     assert table.read_bytes() == b"more\n"
@@ -365,8 +367,8 @@ def test_a_table_that_somebody_changed_since_is_left_to_him(main_cf, there):
     plan = planned(main_cf, table=b"more\n")
     table.write_bytes(b"of somebody\n")
 
-    with pytest.raises(Error, match=f"{table} was changed by somebody else"):
-        transaction.commit(plan, Checkpoint())
+    with pytest.raises(Error, match=f"{table} was modified while"):
+        Transaction((), Checkpoint()).commit(plan)
 
     assert table.read_bytes() == b"of somebody\n"
     assert main_cf.read_bytes() == b"old\n"
@@ -376,14 +378,14 @@ def test_a_table_that_somebody_removed_since_is_not_made_again(main_cf, table):
     plan = planned(main_cf, table=b"more\n")
     table.unlink()
 
-    with pytest.raises(Error, match=f"{table} was changed by somebody else"):
-        transaction.commit(plan, Checkpoint())
+    with pytest.raises(Error, match=f"{table} was modified while"):
+        Transaction((), Checkpoint()).commit(plan)
 
     assert not table.exists()
 
 
 def test_postfix_never_waits_for_a_table_that_was_written(main_cf):
-    transaction.commit(planned(main_cf, table=b"names\n"), Checkpoint())
+    Transaction((), Checkpoint()).commit(planned(main_cf, table=b"names\n"))
 
     age = time.time() - main_cf.with_name(sni.NAME).stat().st_mtime
     assert age >= files.COOL - 0.1
@@ -392,20 +394,21 @@ def test_postfix_never_waits_for_a_table_that_was_written(main_cf):
 def test_what_was_committed_without_a_checkpoint_can_be_reverted(main_cf, table):
     before = entries(main_cf.parent)
     plan = planned(main_cf, table=b"more\n")
-    transaction.commit(plan, Checkpoint())
+    change = Transaction(())
+    change.commit(plan)
 
-    transaction.revert(plan)
+    change.undo()
 
     assert entries(main_cf.parent) == before
 
 
 def test_what_somebody_changed_since_is_not_reverted(main_cf, table):
-    plan = planned(main_cf, table=b"more\n")
-    transaction.commit(plan, Checkpoint())
+    change = Transaction(())
+    change.commit(planned(main_cf, table=b"more\n"))
     for path in (main_cf, table):
         path.write_bytes(b"of somebody\n")
 
-    transaction.revert(plan)
+    change.undo()
 
     assert [path.read_bytes() for path in (main_cf, table)] == [b"of somebody\n"] * 2
 
@@ -422,7 +425,7 @@ def bundle(tmp_path: Path) -> Path:
 def deployed(bundle: Path) -> Path:
     """A bundle that is in its place."""
     bundle.parent.mkdir()
-    transaction.put_bundle(bundle, b"old", Checkpoint())
+    Transaction((), Checkpoint()).put_bundle(bundle, b"old")
     return bundle
 
 
@@ -437,7 +440,7 @@ def test_a_first_bundle_is_private_and_registered_as_a_creation(bundle):
     bundle.parent.parent.mkdir()
     checkpoint = Checkpoint()
 
-    transaction.put_bundle(bundle, b"key", checkpoint)
+    Transaction((), checkpoint).put_bundle(bundle, b"key")
 
     assert checkpoint.calls == [("creation", bundle)]
     assert entries(bundle.parent) == {
@@ -449,14 +452,14 @@ def test_a_first_bundle_is_private_and_registered_as_a_creation(bundle):
 def test_a_bundle_that_is_replaced_enters_no_checkpoint(deployed):
     checkpoint = Checkpoint()
 
-    transaction.put_bundle(deployed, b"new", checkpoint)
+    Transaction((), checkpoint).put_bundle(deployed, b"new")
 
     assert checkpoint.calls == []
     assert deployed.read_bytes() == b"new"
 
 
 def test_no_file_beside_a_bundle_is_open_to_others(deployed):
-    transaction.put_bundle(deployed, b"new", None)
+    Transaction(()).put_bundle(deployed, b"new")
 
     modes = {
         mode for name, (mode, _) in entries(deployed.parent).items() if name != "."
@@ -466,34 +469,40 @@ def test_no_file_beside_a_bundle_is_open_to_others(deployed):
 
 def test_a_replaced_bundle_comes_back_with_its_mode(deployed):
     before = entries(deployed.parent)
-    transaction.put_bundle(deployed, b"new", None)
+    change = Transaction(())
+    change.put_bundle(deployed, b"new")
 
-    assert transaction.undo_bundle(deployed)
+    assert change.undo() == [deployed]
 
     assert entries(deployed.parent) == before
 
 
-def test_a_first_bundle_is_left_to_the_checkpoint(deployed):
-    assert not transaction.undo_bundle(deployed)
+def test_a_first_bundle_is_left_to_the_checkpoint(bundle):
+    bundle.parent.mkdir()
+    change = Transaction((), Checkpoint())
+    change.put_bundle(bundle, b"old")
 
-    assert deployed.read_bytes() == b"old"
+    assert change.undo() == []
+
+    assert bundle.read_bytes() == b"old"
 
 
 def test_a_proven_bundle_leaves_nothing_of_the_old_one(deployed):
-    transaction.put_bundle(deployed, b"new", None)
+    change = Transaction(())
+    change.put_bundle(deployed, b"new")
 
-    transaction.keep_bundle(deployed)
+    change.discard_backups(deployed)
 
     assert entries(deployed.parent).keys() == {".", deployed.name}
     assert deployed.read_bytes() == b"new"
-    assert not transaction.undo_bundle(deployed)
+    assert change.undo() == []
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "postfix").touch()
 
     with pytest.raises(Error, match=f"could not create {tmp_path}/postfix"):
-        transaction.put_bundle(tmp_path / "postfix" / "mx.pem", b"key", None)
+        Transaction(()).put_bundle(tmp_path / "postfix" / "mx.pem", b"key")
 
 
 # restore, with certbot's Reverter
@@ -510,10 +519,10 @@ def test_what_certbot_saved_comes_back_with_owner_and_mode(
     shutil.chown(stopped_postfix.main_cf, "nobody", "postfix")
     stopped_postfix.main_cf.chmod(0o640)
     before = stopped_postfix.snapshot()
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).commit(staged_plan(postfix))
     changed = stopped_postfix.snapshot() != before
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert changed
     assert stopped_postfix.snapshot() == before
@@ -524,10 +533,10 @@ def test_certbot_finishes_what_was_restored(
 ):
     before = stopped_postfix.snapshot()
     bundle.parent.mkdir()
-    transaction.put_bundle(bundle, b"key", reversible)
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).put_bundle(bundle, b"key")
+    Transaction((), reversible).commit(staged_plan(postfix))
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
     reversible.reverter.recovery_routine()
 
     assert stopped_postfix.snapshot() == before
@@ -537,12 +546,12 @@ def test_certbot_finishes_what_was_restored(
 
 def test_a_table_comes_and_goes_with_main_cf(reversible, main_cf):
     before = entries(main_cf.parent)
-    transaction.commit(planned(main_cf, table=b"names\n"), reversible)
+    Transaction((), reversible).commit(planned(main_cf, table=b"names\n"))
     reversible.reverter.finalize_checkpoint("Deployed")
     first = entries(main_cf.parent)
-    transaction.commit(planned(main_cf, b"newer\n", table=b"more\n"), reversible)
+    Transaction((), reversible).commit(planned(main_cf, b"newer\n", table=b"more\n"))
 
-    restored = transaction.restore(reversible.in_progress, reversible.kept)
+    restored = checkpoints.restore(reversible.in_progress, reversible.kept)
     reversible.reverter.recovery_routine()
 
     assert restored == [main_cf]
@@ -555,7 +564,7 @@ def test_a_table_comes_and_goes_with_main_cf(reversible, main_cf):
 
 def test_certbot_can_still_undo_by_itself(stopped_postfix, postfix, reversible):
     before = stopped_postfix.main_cf.read_bytes()
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).commit(staged_plan(postfix))
     reversible.reverter.finalize_checkpoint("Deployed")
 
     reversible.reverter.rollback_checkpoints(1)
@@ -570,9 +579,9 @@ def test_a_link_is_still_one_after_it_was_restored(
     stopped_postfix.main_cf.rename(target)
     stopped_postfix.main_cf.symlink_to(target)
     before, content = stopped_postfix.snapshot(), target.read_bytes()
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).commit(staged_plan(postfix))
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert stopped_postfix.snapshot() == before
     assert target.read_bytes() == content
@@ -590,7 +599,7 @@ def test_a_link_of_another_installer_s_is_still_one_after_it_was_restored(
     reversible.before_change(enabled, "changed")
     enabled.write_bytes(b"after\n")
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert (snapshot(available.parent), snapshot(enabled.parent)) == before
 
@@ -600,11 +609,11 @@ def test_what_was_edited_since_is_restored_and_kept(
 ):
     main_cf = stopped_postfix.main_cf
     before = stopped_postfix.snapshot()
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).commit(staged_plan(postfix))
     edited = main_cf.read_bytes() + b"# by hand\n"
     main_cf.write_bytes(edited)
 
-    restored = transaction.restore(reversible.in_progress, reversible.kept)
+    restored = checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert restored == [main_cf]
     assert stopped_postfix.snapshot() == before
@@ -617,11 +626,11 @@ def test_what_was_edited_since_is_restored_and_kept(
 @pytest.mark.parametrize("written", [True, False], ids=["written", "not yet written"])
 def test_what_nobody_edited_since_is_not_kept(postfix, reversible, written, caplog):
     change = staged_plan(postfix)
-    transaction.commit(change, reversible)
+    Transaction((), reversible).commit(change)
     if not written:
         change.main_cf.path.write_bytes(change.main_cf.before or b"")
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert not reversible.kept.exists()
     assert caplog.messages == []
@@ -630,9 +639,9 @@ def test_what_nobody_edited_since_is_not_kept(postfix, reversible, written, capl
 def test_a_plan_is_recognised_by_a_name_that_is_not_ascii(reversible, base):
     main_cf = base / "grün.cf"
     main_cf.write_bytes(b"before\n")
-    transaction.commit(planned(main_cf, b"after\n"), reversible)
+    Transaction((), reversible).commit(planned(main_cf, b"after\n"))
 
-    assert transaction.restore(reversible.in_progress, reversible.kept) == [main_cf]
+    assert checkpoints.restore(reversible.in_progress, reversible.kept) == [main_cf]
     assert main_cf.read_bytes() == b"before\n"
     assert not reversible.kept.exists()
 
@@ -641,10 +650,10 @@ def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
     stopped_postfix, postfix, reversible, caplog
 ):
     before = stopped_postfix.main_cf.read_bytes()
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).commit(staged_plan(postfix))
     stopped_postfix.main_cf.write_bytes(b"by = hand\n")
 
-    transaction.restore(reversible.in_progress, reversible.kept / "none")
+    checkpoints.restore(reversible.in_progress, reversible.kept / "none")
 
     assert stopped_postfix.main_cf.read_bytes() == before
     (warning,) = caplog.messages
@@ -654,18 +663,18 @@ def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
 def test_a_restored_checkpoint_is_restored_once_only(
     stopped_postfix, postfix, reversible
 ):
-    transaction.commit(staged_plan(postfix), reversible)
-    transaction.restore(reversible.in_progress, reversible.kept)
+    Transaction((), reversible).commit(staged_plan(postfix))
+    checkpoints.restore(reversible.in_progress, reversible.kept)
     stopped_postfix.main_cf.write_bytes(b"of somebody\n")
 
-    transaction.restore(reversible.in_progress, reversible.kept)
+    checkpoints.restore(reversible.in_progress, reversible.kept)
 
     assert stopped_postfix.main_cf.read_bytes() == b"of somebody\n"
 
 
 def test_no_key_enters_a_checkpoint(postfix, reversible, deployed):
-    transaction.put_bundle(deployed, b"SECRET", reversible)
-    transaction.commit(staged_plan(postfix), reversible)
+    Transaction((), reversible).put_bundle(deployed, b"SECRET")
+    Transaction((), reversible).commit(staged_plan(postfix))
 
     saved = [path for path in reversible.in_progress.rglob("*") if path.is_file()]
     assert saved
@@ -673,7 +682,7 @@ def test_no_key_enters_a_checkpoint(postfix, reversible, deployed):
 
 
 def test_a_checkpoint_that_holds_no_file_restores_nothing(tmp_path):
-    assert transaction.restore(tmp_path / "never made", tmp_path / "kept") == []
+    assert checkpoints.restore(tmp_path / "never made", tmp_path / "kept") == []
 
 
 # sweep
@@ -688,7 +697,7 @@ def test_what_a_killed_run_left_is_swept_away(
     for left in (stopped_postfix.main_cf, deployed):
         files.temporary(left).touch()
 
-    transaction.sweep(postfix, deployed.parent, staging)
+    transaction.remove_leftovers(postfix, deployed.parent, staging)
 
     assert (stopped_postfix.snapshot(), entries(deployed.parent)) == before
     assert not staging.exists()
@@ -700,7 +709,7 @@ def test_what_others_keep_where_copies_are_staged_is_not_swept_away(
     other = tmp_path / "staging" / "of-others"
     other.mkdir(parents=True)
 
-    transaction.sweep(postfix, deployed.parent, other.parent)
+    transaction.remove_leftovers(postfix, deployed.parent, other.parent)
 
     assert other.exists()
 
@@ -708,19 +717,20 @@ def test_what_others_keep_where_copies_are_staged_is_not_swept_away(
 def test_an_old_bundle_outlives_the_sweep_until_the_new_one_is_proven(
     postfix, deployed
 ):
-    transaction.put_bundle(deployed, b"new", None)
+    change = Transaction(())
+    change.put_bundle(deployed, b"new")
 
-    transaction.sweep(postfix, deployed.parent, None)
+    transaction.remove_leftovers(postfix, deployed.parent, None)
 
-    assert transaction.undo_bundle(deployed)
+    assert change.undo() == [deployed]
     assert deployed.read_bytes() == b"old"
 
 
 def test_all_old_bundles_are_forgotten_at_once(deployed):
     second = deployed.with_name("second.pem")
     for path in (deployed, second, second):
-        transaction.put_bundle(path, b"new", None)
+        Transaction(()).put_bundle(path, b"new")
 
-    transaction.keep_bundles(deployed.parent)
+    transaction.discard_backups(deployed.parent)
 
     assert entries(deployed.parent).keys() == {".", deployed.name, second.name}

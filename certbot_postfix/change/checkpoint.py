@@ -1,14 +1,34 @@
-"""certbot's checkpoint in progress, as `transaction.Checkpoint` wants it.
+"""certbot's checkpoints: what enters one, and how its files are restored.
 
-certbot finalises it when all is written, and undoes it when anything fails before.
+certbot finalises the one in progress when all is written, and undoes it when anything
+fails before.  Keys never enter a checkpoint.
 """
 
+import shutil
 from pathlib import Path
+from typing import Protocol
 
 from certbot import errors
 from certbot.plugins import common
 
-from certbot_postfix.errors import Error
+from certbot_postfix.change import plan
+from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.system import files
+
+logger = named_logger(__name__)
+
+# The file in which certbot's checkpoint lists those that it restores.
+_LISTED = "FILEPATHS"
+
+
+class Checkpoint(Protocol):
+    """What a transaction needs from certbot's Reverter."""
+
+    def before_change(self, path: Path, note: str) -> None:
+        """Save *path*, which is about to be changed."""
+
+    def before_creation(self, path: Path) -> None:
+        """Take note of *path*, which does not exist yet."""
 
 
 class CheckpointInProgress:
@@ -30,3 +50,74 @@ class CheckpointInProgress:
             self._installer.reverter.register_file_creation(False, str(path))
         except errors.ReverterError as error:
             raise Error(f"certbot cannot make a checkpoint: {error}") from error
+
+
+def restore(checkpoint: Path, kept: Path) -> list[Path]:
+    """Put back, each in one step, the files that a checkpoint of certbot holds.
+
+    certbot's Reverter copies over the live file, which Postfix may read when it is
+    still empty.  What it finds left to do after this is to remove created files and
+    the checkpoint itself.  Returns those that our plans had changed.
+
+    A main.cf that was edited after the plan of the checkpoint was carried out is kept
+    as *kept*, so that the edits are not lost.
+    """
+    plans, changed = _left_by_plans(checkpoint), []
+    for path, saved in saved_in(checkpoint):
+        left = plans.get(plan.ascii_only(str(path)))
+        if left and path.exists():
+            changed.append(path)
+            known = {*left, plan.digest(files.read(saved))}
+            if plan.digest(files.read(path)) not in known:
+                _keep(path, kept)
+        files.restore(path, saved)
+    files.remove(checkpoint / _LISTED)
+    return changed
+
+
+def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
+    """Return the files that a checkpoint of certbot restores, and where it has them."""
+    return [
+        (Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}")
+        for number, name in enumerate(_lines(checkpoint / _LISTED))
+    ]
+
+
+def created_in(checkpoint: Path) -> list[Path]:
+    """Return the files that a checkpoint of certbot removes."""
+    return [Path(name).resolve() for name in _lines(checkpoint / "NEW_FILES")]
+
+
+def notes_in(checkpoint: Path) -> list[str]:
+    """Return the lines of the notes in a checkpoint of certbot."""
+    notes = checkpoint / "CHANGES_SINCE"
+    if not notes.exists():
+        return []
+    return files.read(notes).decode(errors="replace").splitlines()
+
+
+def _lines(listed: Path) -> list[str]:
+    return files.read(listed).decode().splitlines() if listed.exists() else []
+
+
+def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
+    """Return the digests of each file as plans left it, from the checkpoint's note."""
+    left: dict[str, set[str]] = {}
+    lines = notes_in(checkpoint)
+    for path, mark, digest in (line.partition(plan.MARK) for line in lines):
+        if mark:
+            left.setdefault(path, set()).add(digest)
+    return left
+
+
+def _keep(path: Path, kept: Path) -> None:
+    try:
+        shutil.copy2(path, kept)
+        where = f"it is kept as {kept}"
+    except OSError as error:  # an undo is not to fail of that
+        where = f"it could not be kept as {kept}: {error.strerror}"
+    logger.warning(
+        "%s was edited after the deployment that is undone; with the edits, %s",
+        path,
+        where,
+    )

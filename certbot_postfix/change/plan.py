@@ -23,13 +23,15 @@ MARK = ": SHA-256 "
 class Edit:
     """A file before and after, byte for byte; None where there is no such file.
 
-    One that is written anew has the *mode*.
+    One that is written anew has the *mode*; *map_type* is that as which main.cf refers
+    to a map.
     """
 
     path: Path
     before: bytes | None = field(repr=False)
     after: bytes | None = field(repr=False)
     mode: int = 0o600
+    map_type: str = ""
 
     @property
     def empty(self) -> bool:
@@ -60,24 +62,20 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decisions, and what they make of main.cf and of the table of names.
-
-    *form* is the type of map as which main.cf is to name the table.
-    """
+    """The decisions, and what they make of main.cf and of *maps* that it refers to."""
 
     decisions: tuple[Decision, ...]
     main_cf: Edit
-    table: Edit
-    form: str = ""
+    maps: tuple[Edit, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Whether both already are as they should be."""
-        return self.main_cf.empty and self.table.empty
+        """Whether all files already are as they should be."""
+        return all(edit.empty for edit in (self.main_cf, *self.maps))
 
     def diff(self) -> str:
         """Return the unified diff of the files, empty if there is none."""
-        return self.table.diff() + self.main_cf.diff()
+        return "".join(edit.diff() for edit in (*self.maps, self.main_cf))
 
     def notes(self) -> list[str]:
         """Return what stays otherwise than the profile would have it."""

@@ -1,325 +1,181 @@
-"""The only writer of live files: staged copy, certbot's checkpoint, rename, undo.
+"""The only writer of Postfix's live files, and the only undo.
 
-Nothing live changes before the staged copy was accepted by Postfix and the checkpoint
-knows every path.  Keys never enter a checkpoint: a bundle is registered as a creation,
-and an old one is kept beside the new until that is proven.
+What is replaced is backed up beside the new file until that is verified; the backup of
+a bundle that a killed run left says that Postfix may not serve the new one yet.  Keys
+never enter a checkpoint of certbot's: a bundle is registered as a creation.
 """
 
 import contextlib
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from string import whitespace
-from typing import Protocol
 
-from certbot_postfix.change import plan
+from certbot_postfix.change import staging as staged_copies
+from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
-from certbot_postfix.errors import Error, MisconfiguredError, named_logger
-from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Remove
+from certbot_postfix.errors import Error
+from certbot_postfix.postfix import databases
+from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
-
-logger = named_logger(__name__)
-
-# How the name of a staged copy begins; certbot's work directory may hold other things.
-_STAGED = "certbot-postfix-"
+from certbot_postfix.system import files, signals
 
 
-# The file in which certbot's checkpoint lists those that it restores.
-_LISTED = "FILEPATHS"
-
-
-class Checkpoint(Protocol):
-    """What a transaction needs from certbot's Reverter."""
+class NoCheckpoint:
+    """Where certbot makes no checkpoint: the transaction itself undoes all."""
 
     def before_change(self, path: Path, note: str) -> None:
-        """Save *path*, which is about to be changed."""
+        """Do nothing: the plan has the old content."""
 
     def before_creation(self, path: Path) -> None:
-        """Take note of *path*, which does not exist yet."""
+        """Do nothing: the plan knows that there was no file."""
 
 
-def stage(
-    postfix: Postfix, decisions: tuple[Decision, ...], directory: Path | None
-) -> Edit:
-    """Carry *decisions* out on a copy of the configuration, which Postfix must accept.
+class Transaction:
+    """Files that change together: bundles, *maps* with their databases, and main.cf.
 
-    The copy lives below *directory* (None: where temporary files go), and is gone when
-    this returns.  Returns what becomes of main.cf.
+    With a *checkpoint* of certbot's, it is certbot that restores the files in it.
     """
-    main_cf = postfix.main_cf
-    before = files.read(main_cf)
-    if directory and set(str(directory)) & set(whitespace):
-        directory = None  # Postfix's own scripts do not quote it
-    changes = {item.name: item.new for item in decisions if isinstance(item, Change)}
-    retired = [item.name for item in decisions if isinstance(item, CommentOut)]
-    removed = [item.name for item in decisions if isinstance(item, Remove)]
-    if not changes and not retired and not removed:
-        return Edit(main_cf, before, before)
-    with _copy(postfix, before, directory) as staged, _named(staged, postfix):
-        if changes:
-            staged.edit(changes)
-        if retired:
-            staged.comment_out(retired)
-        if removed:
-            staged.remove(removed)
-        added = sum(isinstance(item, Change) and item.old is None for item in decisions)
-        edited = _sorted_end(files.read(staged.directory / "main.cf"), added)
-        after = _in_style(before, edited)
-        _write(staged.directory / "main.cf", after)
-        _accept(staged, changes, [*retired, *removed])
-        _check(staged, postfix)
-    return Edit(main_cf, before, after)
+
+    def __init__(
+        self, maps: Collection[Databases], checkpoint: Checkpoint | None = None
+    ) -> None:
+        self._maps = maps
+        self._checkpoint = checkpoint
+        self._bundles: list[Path] = []
+        self._plan: Plan | None = None
+
+    def put_bundle(self, path: Path, pem: bytes) -> None:
+        """Make *path* a bundle of *pem*, which only its owner can read."""
+        files.make_directory(path.parent)
+        if path.exists():
+            files.keep(path)
+            self._bundles.append(path)
+        elif self._checkpoint:
+            self._checkpoint.before_creation(path)
+        files.replace(path, pem, mode=0o600)
+
+    @property
+    def register(self) -> Callable[[Path], None] | None:
+        """What a new database is reported to before it is there; None to no one."""
+        return self._checkpoint.before_creation if self._checkpoint else None
+
+    def write(self, edit: Edit) -> None:
+        """Write the map that *edit* is of, whose backup is that of its databases."""
+        if edit.before is not None:
+            files.keep(edit.path)
+        files.replace(edit.path, edit.after or b"", mode=edit.mode, cool=True)
+
+    def commit(self, plan: Plan) -> None:
+        """Write what *plan* says, if the files are still what it was made for.
+
+        A map is there before main.cf refers to it, and as long as main.cf does.
+        """
+        checkpoint = self._checkpoint or NoCheckpoint()
+        checkpoint.before_change(plan.main_cf.path, plan.describe())
+        for edit in plan.maps:
+            if edit.before is not None and not edit.empty:
+                checkpoint.before_change(edit.path, f"{edit.path}: entries\n")
+        _refuse_modified(plan)
+        self._plan = plan
+        for edit in plan.maps:
+            if edit.after is not None and not edit.empty:
+                if edit.before is None:
+                    checkpoint.before_creation(edit.path)
+                files.replace(edit.path, edit.after, mode=edit.mode, cool=True)
+        if not plan.main_cf.empty:
+            files.rewrite(plan.main_cf.path, plan.main_cf.after or b"")
+
+    def undo(self) -> list[Path]:
+        """Restore what no checkpoint holds; return the files that are restored.
+
+        What somebody else has changed since is left alone.
+        """
+        restored = [path for path in self._bundles if files.kept(path)]
+        for path in restored:
+            files.bring_back(path)
+        if not self._checkpoint:
+            restored += [each.path for each in self._maps if each.undo()]
+            restored += _reverted(self._plan) if self._plan else ()
+        self._bundles, self._plan = [], None
+        return restored
+
+    @contextlib.contextmanager
+    def undone_on_failure(
+        self, restore: Callable[[list[Path]], None]
+    ) -> Iterator[None]:
+        """Undo if anything fails, and have Postfix *restore* what it served.
+
+        Signals that end the process wait until that is done.
+        """
+        try:
+            yield
+        except BaseException as error:
+            with signals.uninterruptible():
+                restored = self.undo()
+                if not restored:
+                    raise
+                try:
+                    restore(restored)
+                except Error as failed:
+                    raise Error(
+                        f"{_reason(error)}; the previous files were restored, but that"
+                        f" could not be verified: {failed.message}",
+                        hint=failed.hint,
+                    ) from error
+            if isinstance(error, Error):
+                error.message += "; the previous files were restored"
+            raise
+
+    def discard_backups(self, *bundles: Path) -> None:
+        """Remove the backups of *bundles* and maps: what is there now is verified."""
+        for path in bundles:
+            files.forget(path)
+        for each in self._maps:
+            each.keep()
 
 
-def commit(planned: Plan, checkpoint: Checkpoint) -> None:
-    """Write what *planned* says, if the files are still what it was planned for.
-
-    The table is there before main.cf names it, and as long as main.cf does.
-    """
-    main_cf, table = planned.main_cf, planned.table
-    checkpoint.before_change(main_cf.path, planned.describe())
-    if table.before is not None and not table.empty:
-        checkpoint.before_change(table.path, f"{table.path}: entries\n")
-    for edit in (main_cf, table):
+def _refuse_modified(plan: Plan) -> None:
+    """Raise `Error` if a file is not what *plan* was made for."""
+    for edit in (plan.main_cf, *plan.maps):
         now = files.read(edit.path) if os.path.lexists(edit.path) else None
         if now != edit.before:
             raise Error(
-                f"{edit.path} was changed by somebody else meanwhile: nothing was done",
+                f"{edit.path} was modified while this command was running; no changes"
+                " were made",
                 hint="run the same command again",
             )
-    if table.after is not None and not table.empty:
-        if table.before is None:
-            checkpoint.before_creation(table.path)
-        files.replace(table.path, table.after, mode=table.mode, cool=True)
-    if not main_cf.empty:
-        files.rewrite(main_cf.path, main_cf.after or b"")
 
 
-def revert(planned: Plan) -> None:
-    """Undo `commit` where there is no checkpoint."""
-    main_cf, table = planned.main_cf, planned.table
-    if table.before is not None and files.read(table.path) == table.after:
-        files.replace(table.path, table.before, mode=table.mode, cool=True)
-    if main_cf.before is not None and files.read(main_cf.path) == main_cf.after:
-        files.rewrite(main_cf.path, main_cf.before)
+def _reverted(plan: Plan) -> Iterator[Path]:
+    for edit in (*plan.maps, plan.main_cf):
+        if edit.before is None or edit.empty or files.read(edit.path) != edit.after:
+            continue
+        if edit is plan.main_cf:
+            files.rewrite(edit.path, edit.before)
+        else:
+            files.replace(edit.path, edit.before, mode=edit.mode, cool=True)
+        yield edit.path
 
 
-def put_bundle(path: Path, pem: bytes, checkpoint: Checkpoint | None) -> None:
-    """Put *pem* at *path*; the old one, if any, is kept for `undo_bundle`."""
-    files.make_directory(path.parent)
-    if path.exists():
-        files.keep(path)
-    elif checkpoint:
-        checkpoint.before_creation(path)
-    files.replace(path, pem, mode=0o600)
+def _reason(error: BaseException) -> str:
+    return error.message if isinstance(error, Error) else type(error).__name__
 
 
-def undo_bundle(path: Path) -> bool:
-    """Bring the bundle back that `put_bundle` replaced; return whether it did."""
-    if not files.kept(path):
-        return False
-    files.bring_back(path)
-    return True
+def discard_backups(bundles: Path) -> None:
+    """Remove all backups in the directory *bundles*: what is there is verified."""
+    files.remove_all(bundles, files.OLD)
 
 
-def keep_bundle(path: Path) -> None:
-    """Forget the bundle that `put_bundle` replaced: the new one is proven."""
-    files.forget(path)
+def remove_leftovers(
+    postfix: Postfix, bundles: Path, staging: Path | None, *maps: Path
+) -> None:
+    """Remove what killed runs left: new files, staged copies, half built *maps*.
 
-
-def keep_bundles(directory: Path) -> None:
-    """Forget all bundles that were replaced: what is there now is proven."""
-    files.remove_all(directory, files.OLD)
-
-
-def restore(checkpoint: Path, kept: Path) -> list[Path]:
-    """Put back, each in one step, the files that a checkpoint of certbot holds.
-
-    certbot's Reverter copies over the live file, which Postfix may read when it is
-    still empty.  What it finds left to do after this is to remove created files and
-    the checkpoint itself.  Returns those that our plans had changed.
-
-    A main.cf that was edited after the plan of the checkpoint was carried out is kept
-    as *kept*, so that the edits are not lost.
-    """
-    plans, changed = _left_by_plans(checkpoint), []
-    for path, saved in saved_in(checkpoint):
-        left = plans.get(plan.ascii_only(str(path)))
-        if left and path.exists():
-            changed.append(path)
-            known = {*left, plan.digest(files.read(saved))}
-            if plan.digest(files.read(path)) not in known:
-                _keep(path, kept)
-        files.restore(path, saved)
-    files.remove(checkpoint / _LISTED)
-    return changed
-
-
-def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
-    """Return the files that a checkpoint of certbot restores, and where it has them."""
-    return [
-        (Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}")
-        for number, name in enumerate(_lines(checkpoint / _LISTED))
-    ]
-
-
-def created_in(checkpoint: Path) -> list[Path]:
-    """Return the files that a checkpoint of certbot removes."""
-    return [Path(name).resolve() for name in _lines(checkpoint / "NEW_FILES")]
-
-
-def notes_in(checkpoint: Path) -> list[str]:
-    """Return the lines of the notes in a checkpoint of certbot."""
-    notes = checkpoint / "CHANGES_SINCE"
-    if not notes.exists():
-        return []
-    return files.read(notes).decode(errors="replace").splitlines()
-
-
-def _lines(listed: Path) -> list[str]:
-    return files.read(listed).decode().splitlines() if listed.exists() else []
-
-
-def sweep(postfix: Postfix, bundles: Path, staging: Path | None) -> None:
-    """Remove what a killed run may have left: new files and staged copies.
-
-    An old bundle that it kept stays until the new one is proven.
+    The backup of a bundle stays until the new one is verified.
     """
     files.remove(*files.leftovers(postfix.main_cf))
     files.remove_all(bundles, files.NEW)
-    if staging and _is_safe(staging):
-        for copy in staging.glob(f"{_STAGED}*"):
-            shutil.rmtree(copy, ignore_errors=True)
-        _rmdir(staging)
-
-
-def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
-    """Return the digests of each file as plans left it, from the checkpoint's note."""
-    left: dict[str, set[str]] = {}
-    lines = notes_in(checkpoint)
-    for path, mark, digest in (line.partition(plan.MARK) for line in lines):
-        if mark:
-            left.setdefault(path, set()).add(digest)
-    return left
-
-
-def _keep(path: Path, kept: Path) -> None:
-    try:
-        shutil.copy2(path, kept)
-        where = f"it is kept as {kept}"
-    except OSError as error:  # an undo is not to fail of that
-        where = f"it could not be kept as {kept}: {error.strerror}"
-    logger.warning(
-        "%s was edited after the deployment that is undone; with the edits, %s",
-        path,
-        where,
-    )
-
-
-@contextlib.contextmanager
-def _copy(
-    postfix: Postfix, main_cf: bytes, directory: Path | None
-) -> Iterator[Postfix]:
-    with contextlib.ExitStack() as stack:
-        with files.explained(
-            "stage a copy in", directory or Path(tempfile.gettempdir())
-        ):
-            if directory:
-                with contextlib.suppress(FileExistsError):
-                    directory.mkdir(mode=0o700)
-                stack.callback(_rmdir, directory)
-                # What others can change must not become main.cf.
-                directory = directory if _is_safe(directory) else None
-            name = tempfile.TemporaryDirectory(dir=directory, prefix=_STAGED)
-            staged = postfix.at(Path(stack.enter_context(name)))
-        # postconf before 3.7.15 would glue what it adds to a last line without end.
-        ended = main_cf if main_cf.endswith(b"\n") else main_cf + b"\n"
-        _write(staged.directory / "main.cf", ended)
-        _write(
-            staged.directory / "master.cf", files.read(postfix.directory / "master.cf")
-        )
-        yield staged
-
-
-def _is_safe(directory: Path) -> bool:
-    return files.is_guarded(directory.parent) and files.own(directory)
-
-
-def _rmdir(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # somebody else's copy is there
-        directory.rmdir()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with files.explained("write", path):
-        path.write_bytes(content)
-        cool = time.time() - files.COOL
-        os.utime(path, (cool, cool))
-
-
-def _sorted_end(text: bytes, count: int) -> bytes:
-    """Sort the last *count* lines, which postconf appended.
-
-    Before 3.7.17 and its contemporaries, it does so in an order of chance.
-    """
-    lines = text.splitlines(keepends=True)
-    start = len(lines) - count
-    return b"".join(lines[:start] + sorted(lines[start:]))
-
-
-def _in_style(before: bytes, after: bytes) -> bytes:
-    """Give the text that postconf made of *before* its line ends again."""
-    last = before.rpartition(b"\n")[2]
-    if last and after.endswith(b"\n" + last + b"\n"):
-        after = after[:-1]
-    lines = before.count(b"\n")
-    if lines and before.count(b"\r\n") == lines:
-        after = after.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    return after
-
-
-def _accept(staged: Postfix, changes: dict[str, str], retired: list[str]) -> None:
-    explicit = staged.explicit()
-    wrong = {name for name, new in changes.items() if explicit.get(name) != new}
-    wrong |= set(retired) & set(explicit)
-    if wrong:
-        raise MisconfiguredError(
-            f"postconf did not set {', '.join(sorted(wrong))} as told: nothing was done"
-        )
-
-
-def _check(staged: Postfix, postfix: Postfix) -> None:
-    """Raise `MisconfiguredError` unless Postfix accepts *staged*, a copy of *postfix*.
-
-    If the live configuration was not accepted either, the message says that instead.
-    """
-    try:
-        staged.check()
-    except MisconfiguredError as refused:
-        try:
-            postfix.check()
-        except MisconfiguredError as error:
-            told = error.message.replace("` fails for", "` already fails for")
-            error.message = f"{told}; nothing was changed"
-            raise
-        _, _, reason = refused.message.partition(": ")
-        raise MisconfiguredError(
-            f"`postfix check` rejects the new configuration: {reason}; nothing was"
-            " changed"
-        ) from refused
-
-
-@contextlib.contextmanager
-def _named(staged: Postfix, postfix: Postfix) -> Iterator[None]:
-    """Let errors name the directory of *postfix*, since that of *staged* is gone."""
-    try:
-        yield
-    except Error as error:
-        gone, there = str(staged.directory), str(postfix.directory)
-        error.message = error.message.replace(gone, there)
-        error.hint = error.hint.replace(gone, there)
-        raise
+    if staging:
+        staged_copies.remove_leftovers(staging)
+    for path in maps:
+        databases.sweep(path)

@@ -4,13 +4,11 @@ certbot's checkpoints take no part, since a key must not enter them: what fails 
 undone here, and what was done is shown as a diff.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from certbot_postfix.change import transaction
+from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import chain_files, dropped, expectations, main_cf, sni
 from certbot_postfix.inbound.lineage import Lineage
@@ -24,20 +22,6 @@ from certbot_postfix.system import files, signals
 logger = named_logger(__name__)
 
 
-@dataclass(slots=True)
-class Unneeded:
-    """A checkpoint that nobody keeps, since a removal undoes itself."""
-
-    created: list[Path] = field(default_factory=list)
-
-    def before_change(self, path: Path, note: str) -> None:
-        """Do nothing: the plan has the old content."""
-
-    def before_creation(self, path: Path) -> None:
-        """Take note of *path*, which is removed if something fails."""
-        self.created.append(path)
-
-
 class Removal:
     """The removal of the lineage *name* from the Postfix of *inventory*."""
 
@@ -47,8 +31,8 @@ class Removal:
         self.lineage = Lineage.live(inventory.live, name)
         self.path = inventory.bundles / f"{name}.pem"
 
-    def propose(self, staging: Path | None) -> Plan:
-        """Plan it; nothing live changes."""
+    def propose(self, directory: Path | None) -> Plan:
+        """Plan it; copies are staged below *directory*, and no live file changes."""
         inventory = self.inventory
         if self.path not in inventory.deployed() and not self.path.exists():
             raise Error(
@@ -77,16 +61,12 @@ class Removal:
         path, before = inventory.tables.path, inventory.tables.text()
         edit = Edit(path, before, before)
         if inventory.form and table:
-            edit = Edit(path, before, sni.render(table))
+            edit = Edit(path, before, sni.render(table), map_type=inventory.form)
         elif inventory.form:
             edit = Edit(path, before, None)
             decisions += main_cf.without_table(configuration, path)
-        edit_of_main_cf = transaction.stage(
-            inventory.postfix, tuple(decisions), staging
-        )
-        return Plan(
-            tuple(decisions), edit_of_main_cf, edit, inventory.form if table else ""
-        )
+        edited = staging.stage(inventory.postfix, tuple(decisions), directory)
+        return Plan(tuple(decisions), edited, (edit,))
 
     def _table(self) -> Table:
         """Return the table without the lineage; nothing if the default is all of it."""
@@ -117,10 +97,14 @@ class Removal:
         if not planned.empty:
             self.inventory.postfix.refuse_elsewhere(self.inventory.configuration)
             self.serving.foresee(self.inventory.configuration)
-            with signals.interruptible(), self._undone_on_failure(planned):
-                self._write(planned)
+            change = Transaction((self.inventory.tables.databases,))
+            before = self.inventory.table
+            again = Renewal(self.inventory, self.serving)
+            undone = change.undone_on_failure(lambda _: again.bring_back(before))
+            with signals.interruptible(), undone:
+                self._write(planned, change)
         self.inventory.tables.databases.keep()
-        if planned.table.after is None:
+        if planned.maps[0].after is None:
             self.inventory.tables.databases.remove()
         if self._used_elsewhere():
             return False
@@ -128,11 +112,12 @@ class Removal:
         files.remove(self.path, *leftovers, dropped.note(self.path))
         return True
 
-    def _write(self, planned: Plan) -> None:
+    def _write(self, planned: Plan, change: Transaction) -> None:
         inventory, before = self.inventory, self.inventory.table
-        if planned.form and not planned.table.empty:
-            inventory.tables.build(planned.form, self._table())
-        transaction.commit(planned, Unneeded())
+        edit = planned.maps[0]
+        if edit.map_type and not edit.empty:
+            inventory.tables.build(edit.map_type, self._table(), None, change.register)
+        change.commit(planned)
         inventory.changed()
         left = sni.keys_with(before, str(self.path))
         default = inventory.default()
@@ -157,17 +142,3 @@ class Removal:
                 logger.debug("%s", error)
                 return True
         return False
-
-    @contextmanager
-    def _undone_on_failure(self, planned: Plan) -> Iterator[None]:
-        before = self.inventory.table
-        try:
-            yield
-        except BaseException as error:
-            with signals.uninterruptible():
-                self.inventory.tables.databases.undo()
-                transaction.revert(planned)
-                Renewal(self.inventory, self.serving).bring_back(before)
-            if isinstance(error, Error):
-                error.message += "; what was there before is back"
-            raise

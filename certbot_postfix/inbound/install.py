@@ -5,15 +5,17 @@ success means that every service showed the certificate in a handshake.  Raises
 `errors.Error`; after a failure Postfix serves what it served before.
 """
 
-import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+from certbot_postfix.change import staging as staged_copies
 from certbot_postfix.change import transaction
+from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
-from certbot_postfix.change.transaction import Checkpoint
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import (
     chain_files,
@@ -22,26 +24,27 @@ from certbot_postfix.inbound import (
     placement,
     renew,
     sni,
-    sni_map,
 )
 from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.main_cf import Wanted
 from certbot_postfix.inbound.placement import Deployed, Placement
 from certbot_postfix.inbound.renew import Family, Renewal
+from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, private_keys
 from certbot_postfix.options import ClientLevel, Profile
-from certbot_postfix.outbound import dnssec, fitness, next_hops
+from certbot_postfix.outbound import dnssec, fitness, next_hops, sources
+from certbot_postfix.outbound.collect import Policies
+from certbot_postfix.outbound.update import Changes as PolicyChanges
 from certbot_postfix.outbound.update import Outbound
-from certbot_postfix.postfix import databases, map_types, tls_levels
+from certbot_postfix.postfix import map_types, tls_levels
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, names
-from certbot_postfix.postfix.decisions import Change, Decision, Override
+from certbot_postfix.postfix.decisions import Change, Decision, Override, applied
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Purpose
 from certbot_postfix.postfix.serving import Serving
-from certbot_postfix.system import files, signals
-from certbot_postfix.tls import baseline
+from certbot_postfix.system import files, lock, signals
 from certbot_postfix.tls.certificates import Bundle, Certificate
 
 logger = named_logger(__name__)
@@ -60,13 +63,24 @@ class Wish:
     by_name: bool = True
     replace: bool = False
 
+    @classmethod
+    def of(cls, conf: Callable[[str], Any]) -> "Wish":
+        """Return what the options of certbot's command say, each read by *conf*."""
+        return cls(
+            Profile(conf("tls-profile")),
+            ClientLevel(conf("client-level")),
+            by_name=conf("sni") == "auto",
+            replace=conf("replace-default"),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A plan, the table of names in it, and the bundle that goes with it.
+    """The plan, the SNI map in it, and the bundle that goes with it.
 
     *family* are the other instances that use the bundle; *notes* say what is to be
-    known, and asks for nothing.
+    known, and asks for nothing; *policies* is what puts outbound policies in force, if
+    they are to change.
     """
 
     plan: Plan
@@ -78,11 +92,18 @@ class Proposal:
     warnings: list[str]
     overrides: list[Override]
     notes: list[str]
+    policies: PolicyChanges | None = None
 
     @property
     def empty(self) -> bool:
         """Whether neither Postfix's files nor the bundle would change."""
-        return self.plan.empty and not self.stale
+        outdated = self.policies is not None and self.policies.stale
+        return self.plan.empty and not self.stale and not outdated
+
+    @property
+    def sni_map(self) -> Edit:
+        """What becomes of the SNI map."""
+        return self.plan.maps[0]
 
 
 class Deployment:
@@ -116,12 +137,10 @@ class Deployment:
             staging=staging,
             cert_name=self._any_name,
         )
+        self.rollback = Rollback(self.inventory, self.renewal, self.outbound)
         self.written = False
-        self.kept = bundles / "main.cf.before-rollback"
-        self._before: Table | None = None  # the table, before anything was undone
-        self._undone: list[Path] = []
-        self._replaced: set[Path] = set()  # bundles, by this process
-        self._restored: set[Path] = set()
+        self._change: Transaction | None = None
+        self._complaints: set[str] = set()  # that were reported already
 
     @property
     def configuration(self) -> Configuration:
@@ -132,12 +151,63 @@ class Deployment:
         """Return the name of a lineage that is deployed, for an advice."""
         return next((path.stem for path in self.inventory.deployed()), "NAME")
 
+    def lock(self, *, patiently: bool) -> None:
+        """Be the only one who changes this Postfix, or wait for that, *patiently*."""
+        lock.take(self.postfix.directory, wait=lock.PATIENCE if patiently else 0)
+        if self.bundles.is_dir():  # other instances share them
+            lock.take(self.bundles, wait=lock.PATIENCE)
+
+    def look(self) -> None:
+        """Read the configuration; report what is wrong with outbound policies."""
+        _ = self.configuration
+        try:
+            complaints = [self.outbound.missing(), *self.outbound.gathering.broken()]
+        except Error as error:  # the map is not ours: no certificate waits for it
+            complaints = [str(error)]
+        self.complain(filter(None, complaints))
+
+    def complain(self, complaints: Iterable[str]) -> None:
+        """Log each of the *complaints* as an error, once in a run."""
+        for complaint in complaints:
+            if complaint not in self._complaints:
+                self._complaints.add(complaint)
+                logger.error("%s", complaint)
+
+    def policies(self, conf: Callable[[str], Any]) -> Policies | None:
+        """Return what the options want of outbound policies; None if nothing."""
+        service = conf("policy-service")
+        if conf("tls-profile") != Profile.CERTIFICATE.value:
+            self.outbound.gathering.level = ClientLevel(conf("client-level"))
+        elif service == "auto":
+            service = "none"  # the certificate is all that is to be changed
+        given = sources.mentioned(conf)
+        try:
+            wanted = sources.asked(conf, self.outbound.gathering.settings())
+            if given and self.outbound.missing():
+                wanted = wanted or sources.Settings()
+            now = datetime.now(timezone.utc)
+            policies = self.outbound.gather(wanted or sources.Settings(), now, service)
+            if service != "none":
+                self.complain(self.outbound.unfit_daemons())
+        except Error as error:
+            if given:
+                raise
+            self.complain([str(error)])  # no certificate waits for it
+            return None
+        self.complain(policies.complaints)
+        return policies if wanted or policies.daemon or policies.notes else None
+
     def names(self) -> set[str]:
         """Return the public names by which the server calls itself."""
         return names(self.configuration)
 
-    def propose(self, lineage: Lineage, wish: Wish) -> Proposal:
-        """Plan the deployment of *lineage*; nothing live changes."""
+    def propose(
+        self, lineage: Lineage, wish: Wish, policies: Policies | None = None
+    ) -> Proposal:
+        """Plan the deployment of *lineage* with outbound *policies*, as one change.
+
+        No live file changes.
+        """
         path = self.inventory.path_of(lineage)
         bundle, warnings = renew.judged(self.inventory, lineage)
         family = Family(self.inventory, [lineage])
@@ -170,10 +240,16 @@ class Deployment:
             self.configuration, wanted, wish.profile, wish.client
         )
         warnings += self._next_hops(decisions)
-        edit_of_main_cf = transaction.stage(self.postfix, decisions, self.staging)
-        planned = Plan(
-            decisions, edit_of_main_cf, Edit(self.tables.path, before, after), form
-        )
+        overridden = main_cf.overridden(self.configuration, decisions, wish.profile)
+        edits = [Edit(self.tables.path, before, after, map_type=form)]
+        changes, notes = None, policies.notes if policies else []
+        if policies:
+            later = applied(self.configuration, decisions)
+            changes = self.outbound.changes(policies, later)
+            decisions += changes.decisions
+            edits.append(changes.edit)
+        edited = staged_copies.stage(self.postfix, decisions, self.staging)
+        planned = Plan(decisions, edited, tuple(edits))
         return Proposal(
             planned,
             placed.table,
@@ -182,8 +258,9 @@ class Deployment:
             family,
             renew.differs(path, bundle),
             warnings,
-            main_cf.overridden(self.configuration, decisions, wish.profile),
-            [*planned.notes(), *self._by_name(new, placed)],
+            overridden,
+            [*planned.notes(), *self._by_name(new, placed), *notes],
+            changes,
         )
 
     def _by_name(self, new: Deployed, placed: Placement) -> list[str]:
@@ -294,24 +371,27 @@ class Deployment:
         self.serving.foresee(self.configuration)
         self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty
+        maps = (self.tables.databases, self.outbound.databases)
+        self._change = change = Transaction(maps, checkpoint)
         if proposal.stale:
-            self._replaced.add(proposal.path)
-            transaction.put_bundle(proposal.path, proposal.bundle.pem, checkpoint)
+            change.put_bundle(proposal.path, proposal.bundle.pem)
         if proposal.table and not proposal.empty:
-            self._build(proposal, checkpoint)
+            self._build(proposal, change)
+        if proposal.policies:
+            self.outbound.build(proposal.policies, change.register)
         if not proposal.plan.empty:
             if self.serving.baseline:
                 note = self.serving.baseline.note()
                 checkpoint.before_change(self.postfix.main_cf, note)
-            transaction.commit(proposal.plan, checkpoint)
+            change.commit(proposal.plan)
             self.inventory.changed()
 
-    def _build(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
-        form, table, changed = proposal.plan.form, proposal.table, None
+    def _build(self, proposal: Proposal, change: Transaction) -> None:
+        form, table, changed = proposal.sni_map.map_type, proposal.table, None
         before = self.inventory.table
         if form == self.inventory.form and not before.keys() - table.keys():
             changed = sni.touched(before, table, str(proposal.path))
-        self.tables.build(form, table, changed, checkpoint.before_creation)
+        self.tables.build(form, table, changed, change.register)
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and prove it."""
@@ -325,7 +405,7 @@ class Deployment:
             # certbot's own handler would swallow a signal here, and report success.
             with signals.interruptible():
                 if proposal.empty:  # copies may be old
-                    self.tables.build(proposal.plan.form, table)
+                    self.tables.build(proposal.sni_map.map_type, table)
                 self.serving.activate(self.configuration, promises, Purpose.INSTALLED)
         self.tables.databases.keep()
         try:
@@ -333,7 +413,9 @@ class Deployment:
         except Error as error:  # this instance is well, and stays so
             logger.error("%s", error)  # noqa: TRY400 - it is known why
         else:
-            transaction.keep_bundle(proposal.path)
+            files.forget(proposal.path)
+        if proposal.policies:
+            self.outbound.finish(proposal.policies)
 
     def renew(self, lineage: Lineage) -> bool:
         """Put the newest certificate of a lineage into service, if Postfix uses it.
@@ -404,73 +486,13 @@ class Deployment:
         """Return what takes the lineage *name* out of Postfix."""
         return Removal(self.inventory, self.serving, name)
 
-    def restore(
-        self, checkpoints: Sequence[Path], *, interrupted: bool = False
-    ) -> None:
-        """Put back the files that *checkpoints* of certbot hold, each in one step.
+    def undo(self) -> None:
+        """Restore the bundle that `apply` replaced, once certbot restored the rest."""
+        if self._change:
+            self.rollback.bundles += self._change.undo()
+            self._change = None
 
-        The newest come first; what was *interrupted* may have left services dead that
-        were not so before.  Raises `Error` before anything is done if what is left
-        in the end names a bundle that is gone for good: Postfix could not serve it.
-        """
-        final: dict[Path, Path] = {}
-        for checkpoint in checkpoints:
-            final.update(transaction.saved_in(checkpoint))
-            for path in transaction.created_in(checkpoint):
-                final.pop(path, None)
-        for path, saved in final.items():
-            for name in chain_files.named(files.read(saved), self.bundles):
-                gone = not (self.bundles / f"{name}.pem").exists()
-                if gone and not (self.inventory.live / name).is_dir():
-                    raise Error(
-                        f"{path} is not restored, and nothing was changed: as it was,"
-                        f" it names the bundle of {name}, which was forgotten, and"
-                        " certbot has no such lineage now",
-                        hint=f"take from {saved} by hand what you want of it",
-                    )
-        self._recall(checkpoints, interrupted=interrupted)
-        if self._before is None:
-            self._before = self.tables.found()
-        self._restored |= final.keys()
-        for checkpoint in checkpoints:
-            self._restore(checkpoint)
-
-    def _recall(self, checkpoints: Sequence[Path], *, interrupted: bool) -> None:
-        if self.serving.baseline:
-            return  # this process has made the change
-        for checkpoint in checkpoints[-1:]:
-            self.serving.recall(baseline.noted(transaction.notes_in(checkpoint)))
-        if not self.serving.baseline and not interrupted:
-            with contextlib.suppress(Error):  # it is to be undone, whatever it is
-                self.serving.foresee_undo(self.configuration)
-
-    def _restore(self, checkpoint: Path) -> None:
-        for path in transaction.restore(checkpoint, self.kept):
-            if path != self.postfix.main_cf:
-                logger.warning(
-                    "%s was restored, of another instance than %s; it is not reloaded"
-                    "\nWhat to do: reload the Postfix that it belongs to",
-                    path,
-                    self.postfix.directory,
-                )
-
-    def undo(self, proposal: Proposal) -> None:
-        """Put back the bundle that `apply` replaced, if it did."""
-        replaced = proposal.path in self._replaced
-        if replaced and transaction.undo_bundle(proposal.path):
-            self._undone.append(proposal.path)
-
-    def sweep(self) -> None:
-        """Remove what a killed run may have left."""
-        transaction.sweep(self.postfix, self.bundles, self.staging)
-        sni_map.sweep(self.postfix)
-        databases.sweep(self.outbound.path)
-
-    def bring_back(self) -> None:
-        """Make Postfix serve what its files, which are the old ones again, say."""
-        if self._restored & {self.postfix.main_cf, self.outbound.path}:
-            self.inventory.forget()
-            self.outbound.bring_back(changed=self.outbound.path in self._restored)
-            self._restored = set()
-        self.renewal.bring_back(self._before or {}, *self._undone)
-        self._before, self._undone = None, []
+    def remove_leftovers(self) -> None:
+        """Remove what killed runs may have left."""
+        maps = (self.tables.path, self.outbound.path)
+        transaction.remove_leftovers(self.postfix, self.bundles, self.staging, *maps)

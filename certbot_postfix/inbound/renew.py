@@ -5,11 +5,13 @@ is not.  certbot has no net below a renewal, so the undo is here.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.change import transaction
+from certbot_postfix.change.plan import Edit
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import CertificateError, Error, ProgramError, named_logger
 from certbot_postfix.inbound import expectations, sni
 from certbot_postfix.inbound.lineage import Lineage
@@ -72,7 +74,7 @@ class Renewal:
         self.serving.bring_back(inventory.configuration, list(again))
         # Where there are other instances, one of them may still have to be told.
         if not instances.others(inventory.postfix, inventory.configuration):
-            transaction.keep_bundles(inventory.bundles)
+            transaction.discard_backups(inventory.bundles)
         self.tables.databases.keep()
 
     def _recreate(self) -> None:
@@ -85,7 +87,7 @@ class Renewal:
         for path in wanted:
             lineage = Lineage.live(inventory.live, path.stem)
             if not path.exists() and lineage.fullchain.exists():
-                transaction.put_bundle(path, lineage.bundle().pem, None)
+                Transaction(()).put_bundle(path, lineage.bundle().pem)
 
     def _together(self, lineages: list[Lineage]) -> bool:
         paths = {self.inventory.path_of(each): each for each in lineages}
@@ -102,7 +104,7 @@ class Renewal:
             self.update({path: bundles[path] for path in here}, by_hand)
         self.tell(family, bundles)
         for path in bundles:
-            transaction.keep_bundle(path)
+            files.forget(path)
         return bool(bundles or by_hand)
 
     def tell(self, family: "Family", bundles: Mapping[Path, Bundle]) -> None:
@@ -154,15 +156,18 @@ class Renewal:
         self, stale: dict[Path, bytes], table: Table, wanted: list[Promise]
     ) -> None:
         """Write what is new, and have it served; or put back what is old."""
-        undone = self._old_ones_on_failure(stale)
+        before, change = self.inventory.table, Transaction((self.tables.databases,))
+        undone = change.undone_on_failure(lambda paths: self.bring_back(before, *paths))
         with signals.ending(), signals.interruptible(), undone:
             for path, pem in stale.items():
-                transaction.put_bundle(path, pem, None)
-            if not self._write(table, stale):
+                change.put_bundle(path, pem)
+            if not self._write(table, stale, change):
                 wanted = [each for each in wanted if each.server_name is None]
             self.serving.activate(self.inventory.configuration, wanted)
 
-    def _write(self, table: Table, stale: Mapping[Path, bytes]) -> bool:
+    def _write(
+        self, table: Table, stale: Mapping[Path, bytes], change: Transaction
+    ) -> bool:
         """Write the table, and its database where copies in it are old.
 
         Returns whether names can be served by it.  A map that Postfix could not use
@@ -184,8 +189,9 @@ class Renewal:
                 error.message,
             )
             return False
-        if text != self.tables.text():
-            self.tables.replace(text)
+        before = self.tables.text()
+        if text != before:
+            change.write(Edit(self.tables.path, before, text))
         return True
 
     def _build(self, table: Table, stale: Mapping[Path, bytes]) -> None:
@@ -223,32 +229,6 @@ class Renewal:
             if table:
                 table = sni.renewed(table, str(path), names, of_default)
         return table
-
-    @contextlib.contextmanager
-    def _old_ones_on_failure(self, stale: Mapping[Path, bytes]) -> Iterator[None]:
-        before = self.inventory.table
-        try:
-            yield
-        except BaseException as error:
-            with signals.uninterruptible():
-                undone = [path for path in stale if transaction.undo_bundle(path)]
-                changed = self.tables.databases.undo()
-                if not undone and not changed:
-                    raise
-                try:
-                    self.bring_back(before, *undone)
-                except Error as failed:
-                    raise Error(
-                        f"{_told(error)}; the old certificate is back in"
-                        f" {', '.join(map(str, undone or [self.tables.path]))}, but it"
-                        f" is not proven that it is served: {failed.message}",
-                        hint=failed.hint,
-                    ) from error
-            if isinstance(error, Error):
-                error.message += "; the old certificate was put back"
-                if not (self.serving.timeout and self.serving.ran):
-                    error.message += ", unproven"
-            raise
 
 
 class Family:
@@ -324,7 +304,3 @@ def with_parents(names: set[str]) -> set[str]:
 def differs(path: Path, bundle: Bundle) -> bool:
     """Whether the file *path* is not yet *bundle*."""
     return not path.exists() or files.read(path) != bundle.pem
-
-
-def _told(error: BaseException) -> str:
-    return error.message if isinstance(error, Error) else f"{type(error).__name__}"

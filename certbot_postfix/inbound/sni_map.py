@@ -14,7 +14,6 @@ from pathlib import Path
 from certbot_postfix.errors import Error, ProgramError, named_logger
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix, reason
 from certbot_postfix.system import files
@@ -99,12 +98,6 @@ class Tables:
         files.remove(*(path for path in copy.parent.iterdir() if path != copy))
         return False
 
-    def replace(self, text: bytes) -> None:
-        """Write the *text*; the old one is kept for `undo`."""
-        if self.path.exists():
-            files.keep(self.path)
-        files.replace(self.path, text, mode=0o600, cool=True)
-
     def rebuild(self, form: str, before: Table) -> None:
         """Make the database fit to the text, which is an old one again.
 
@@ -175,8 +168,3 @@ def _refuse_empty(table: Table) -> None:
 
 def _lines(entries: Table) -> str:
     return sni.render(entries).decode(errors="surrogateescape")
-
-
-def sweep(postfix: Postfix) -> None:
-    """Remove what a killed run may have left of a table that it was writing."""
-    databases.sweep(Tables(postfix).path)

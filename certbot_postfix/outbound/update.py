@@ -10,9 +10,10 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from certbot_postfix.change import transaction
+from certbot_postfix.change import staging as staged_copies
+from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
-from certbot_postfix.change.transaction import Checkpoint
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import ProgramError, named_logger
 from certbot_postfix.outbound import fitness, main_cf, policy_map
 from certbot_postfix.outbound import resolver_daemon as services
@@ -38,16 +39,33 @@ _AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
-    """A plan for main.cf and the table; *stale* if the database is, or was not told."""
+class Changes:
+    """What puts policies in force: *decisions*, and the *edit* of the policy map.
 
-    plan: Plan
+    *stale* if its database is, or Postfix was not told of it.
+    """
+
+    decisions: tuple[Decision, ...]
+    edit: Edit
     stale: bool
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.decisions and self.edit.empty and not self.stale
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The plan of *changes* that stand alone."""
+
+    plan: Plan
+    changes: Changes
+
+    @property
+    def empty(self) -> bool:
         """Whether all is as it should be already."""
-        return self.plan.empty and not self.stale
+        return self.plan.empty and not self.changes.stale
 
 
 class Outbound:
@@ -133,54 +151,61 @@ class Outbound:
             " with --postfix-policy-list '' --postfix-mta-sts-domains '' the table goes"
         )
 
-    def propose(self, policies: Policies) -> Proposal:
-        """Plan what puts *policies* in force; nothing live changes."""
-        configuration, wanted = self.configuration, policies.wanted
-        form, text, decisions = "", None, list[Decision]()
+    def changes(self, policies: Policies, configuration: Configuration) -> Changes:
+        """Return what puts *policies* in force where main.cf says *configuration*."""
+        wanted, map_type, text = policies.wanted, "", None
+        decisions = list[Decision]()
         if wanted.lists or wanted.domains:
-            form = self._chosen(len(policies.entries))
+            map_type = self._chosen(len(policies.entries))
             text = policies.text
             decisions += main_cf.trust(configuration)
         if policies.daemon:
-            decisions += fitness.needs(
-                applied(configuration, decisions), policies.daemon
-            )
+            later = applied(configuration, decisions)
+            decisions += fitness.needs(later, policies.daemon)
         known = services.known(configuration)
-        named = main_cf.Named(self.path, form, policies.daemon, known)
-        decisions += main_cf.name(configuration, named)
-        edit_of_main_cf = transaction.stage(
-            self.postfix, tuple(decisions), self.staging
-        )
+        target = main_cf.Named(self.path, map_type, policies.daemon, known)
+        decisions += main_cf.name(configuration, target)
         before = files.read(self.path) if self.path.exists() else None
-        edit = Edit(self.path, before, text, 0o644)
-        needs_database = form not in ("", "texthash")
+        edit = Edit(self.path, before, text, 0o644, map_type)
+        needs_database = map_type not in ("", "texthash")
         stale = needs_database != bool(self.databases.there()) or self.databases.kept()
-        return Proposal(
-            Plan(tuple(decisions), edit_of_main_cf, edit, form), bool(stale)
-        )
+        return Changes(tuple(decisions), edit, bool(stale))
+
+    def propose(self, policies: Policies) -> Proposal:
+        """Plan what puts *policies* in force, alone; no live file changes."""
+        changes = self.changes(policies, self.configuration)
+        edit = staged_copies.stage(self.postfix, changes.decisions, self.staging)
+        return Proposal(Plan(changes.decisions, edit, (changes.edit,)), changes)
 
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the table, its database and main.cf; Postfix is not told yet."""
         if proposal.empty:
             return
         self.postfix.refuse_elsewhere(self.configuration)
-        planned = proposal.plan
+        change = Transaction((self.databases,), checkpoint)
         try:
-            if planned.table.after is not None:
-                after = planned.table.after
-                self._build(planned.form, after, checkpoint.before_creation)
-            transaction.commit(planned, checkpoint)
+            self.build(proposal.changes, change.register)
+            change.commit(proposal.plan)
         except BaseException:
-            self.databases.undo()
+            change.undo()
             raise
         self.current.changed()
+
+    def build(self, changes: Changes, register: Callable[[Path], None] | None) -> None:
+        """Make the database that goes with *changes*; see `Databases.put`."""
+        if changes.edit.after is not None and not changes.empty:
+            self._build(changes.edit.map_type, changes.edit.after, register)
 
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix follow what was applied."""
         if not proposal.empty:
             self.serving.reload(self.configuration)
-        if proposal.plan.table.after is None:
-            self.databases.remove()  # nothing names it any more
+        self.finish(proposal.changes)
+
+    def finish(self, changes: Changes) -> None:
+        """Remove what nothing refers to, now that Postfix follows *changes*."""
+        if changes.edit.after is None:
+            self.databases.remove()
         self.databases.keep()
 
     def ask_ahead(self, now: datetime, *, wait: float) -> Asked | None:
@@ -244,17 +269,16 @@ class Outbound:
         return f"{self.form}:{self.path}"
 
     def _replace(self, text: bytes) -> None:
-        try:
-            self._build(self.form, text)
-            files.keep(self.path)
-            files.replace(self.path, text, mode=0o644, cool=True)
+        change = Transaction((self.databases,))
+        edit = Edit(self.path, files.read(self.path), text, 0o644, self.form)
+        with change.undone_on_failure(self._restored):
+            self._build(self.form, text, change.register)
+            change.write(edit)
             self.serving.reload(self.configuration)
-        except BaseException:
-            with signals.uninterruptible():
-                if self.databases.undo():
-                    self.serving.reload(self.configuration)
-            raise
-        self.databases.keep()
+        change.discard_backups()
+
+    def _restored(self, _: list[Path]) -> None:
+        self.serving.reload(self.configuration)
 
     def _chosen(self, size: int) -> str:
         return map_types.chosen(
