@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix import installer
 from tests.lab import (
     Certbot,
     Pebble,
@@ -42,6 +43,16 @@ def succeed(certbot: Certbot, *args: str) -> str:
     done = certbot(*args)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+# The phases of a run
+
+
+def test_the_table_of_phases_has_every_phase():
+    _, _, table = installer.__doc__.partition("phase  ")
+    rows = [line.split()[0] for line in table.splitlines()[1:] if line[:1].isupper()]
+
+    assert rows == [phase.name for phase in installer.Phase]
 
 
 # Renewals that pass us by

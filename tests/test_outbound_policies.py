@@ -810,6 +810,37 @@ def test_nobody_waits_while_a_refresh_waits_for_its_sources(certbot, scene, auth
     assert scene.answer("one.example.org") == ""
 
 
+def test_no_renewal_of_another_lineage_waits_for_a_slow_source(
+    certbot, scene, authority
+):
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+    params = {"postfix_config_dir": str(scene.postfix.config_dir)}
+    later = "www.example.org"
+    install_lineage(certbot.config_dir, later, authority.issue(later), **params)
+    done = certbot(
+        *("install", "-i", "postfix", "--cert-name", later),
+        *("--postfix-config-dir", str(scene.postfix.config_dir)),
+    )
+    assert done.returncode == 0, done.stderr
+    issued = authority.issue(later)
+    renew_lineage(certbot.config_dir, later, issued)
+    scene.third.be_slow()
+    renew = subprocess.Popen(
+        certbot.argv("renew"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=certbot.environment,
+    )
+    try:
+        wait_until(scene.third.asked.exists, "the source is asked")
+
+        assert certbot.bundle(later).read_bytes() == issued.bundle_pem
+    finally:
+        scene.third.asked.unlink(missing_ok=True)
+        assert renew.wait(60) == 0
+
+
 def test_a_broken_source_stops_no_certificate(certbot, scene):
     scene.third.break_("raise RuntimeError('no such thing')")
 

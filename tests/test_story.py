@@ -7,11 +7,13 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
     Certbot,
@@ -23,6 +25,7 @@ from tests.lab import (
 )
 from tests.lab.machine import LOOPBACK
 from tests.lab.postfix import SERVICES, snapshot
+from tests.test_lists import written
 
 pytestmark = pytest.mark.postfix
 
@@ -237,9 +240,18 @@ def test_a_renewal_keeps_what_an_administrator_added_meanwhile(postfix, certbot)
 # At a terminal
 
 
-def converse(certbot: Certbot, postfix: PrivatePostfix, answer: str) -> tuple[str, int]:
-    """Deploy at a terminal, give *answer* to the question; return what was shown."""
-    argv = certbot.argv("install", "--cert-name", NAME, *options(postfix))
+def converse(
+    certbot: Certbot,
+    postfix: PrivatePostfix,
+    answer: str,
+    *more: str,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[str, int]:
+    """Deploy at a terminal, give *answer* to the question; return what was shown.
+
+    *more* are further options, and *meanwhile* happens while the question waits.
+    """
+    argv = certbot.argv("install", "--cert-name", NAME, *options(postfix), *more)
     argv.remove("-n")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -253,6 +265,7 @@ def converse(certbot: Certbot, postfix: PrivatePostfix, answer: str) -> tuple[st
     os.close(theirs)
     try:
         shown = _read(ours, until=b"(Y)es/(N)o: ")
+        meanwhile()
         os.write(ours, answer.encode() + b"\n")
         shown += _read(ours)
         status = process.wait(timeout=30)
@@ -305,6 +318,43 @@ def test_a_yes_at_the_terminal_deploys(postfix, certbot, authority):
     assert status == 0
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
     assert served(postfix) == everywhere(issued.leaf)
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_certificate_and_policies_are_one_diff_and_one_question(
+    postfix, certbot, authority, base, answer
+):
+    issued, listed = lineage(certbot, authority), base / "list.json"
+    listed.write_bytes(written("policy.example.org"))
+    before, snake_oil = postfix.snapshot(), served(postfix)
+    reloads = postfix.log().count("reload --")
+
+    def nothing_has_changed() -> None:
+        assert postfix.snapshot() == before
+        assert served(postfix) == snake_oil
+
+    shown, status = converse(
+        *(certbot, postfix, answer, "--postfix-policy-list", str(listed)),
+        meanwhile=nothing_has_changed,
+    )
+
+    assert shown.count("(Y)es/(N)o: ") == 1
+    assert shown.count("--- ") == 2  # main.cf, and the policy map
+    assert "+policy.example.org secure match=" in shown
+    assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
+    if answer == "n":
+        assert status == 1
+        nothing_has_changed()
+        assert not certbot.bundle(NAME).exists()
+    else:
+        assert status == 0
+        assert served(postfix) == everywhere(issued.leaf)
+        postfix.settle()
+        assert "policy.example.org" in Postfix(postfix.config_dir).answers(
+            Postfix(postfix.config_dir).value("smtp_tls_policy_maps"),
+            {"policy.example.org"},
+        )
+        assert postfix.log().count("reload --") == reloads + 1
 
 
 # Undo
