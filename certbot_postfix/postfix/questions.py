@@ -20,7 +20,7 @@ from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
-from certbot_postfix.tls.verification import NEW_TLS
+from certbot_postfix.tls.rejections import NEW_TLS
 
 
 @dataclass(frozen=True, slots=True)

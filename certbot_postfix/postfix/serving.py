@@ -26,17 +26,8 @@ from certbot_postfix.system import signals
 from certbot_postfix.tls import baseline
 from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.probe import LEAST, Question
-from certbot_postfix.tls.verification import (
-    CLIENTS,
-    Failure,
-    clauses,
-    hint,
-    limited,
-    told,
-    tolerable,
-    unverified,
-    verify,
-)
+from certbot_postfix.tls.rejections import hint, limited, tolerable, unverified
+from certbot_postfix.tls.verification import CLIENTS, Failure, clauses, told, verify
 
 logger = named_logger(__name__)
 

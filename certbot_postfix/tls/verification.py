@@ -8,7 +8,7 @@ raises.
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from certbot_postfix.errors import (
@@ -20,7 +20,6 @@ from certbot_postfix.errors import (
     shortened,
 )
 from certbot_postfix.tls import probe
-from certbot_postfix.tls.dialogue import LIMITED
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import LEAST, Question
 
@@ -31,9 +30,6 @@ T = TypeVar("T")
 PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 WATCH = 1.0
-
-# The limit of postconf(5) that also counts handshakes which end at once.
-NEW_TLS = "smtpd_client_new_tls_session_rate_limit"
 
 # How many clients of ours an endpoint has at a time.
 CLIENTS = 4
@@ -160,54 +156,6 @@ def _round(
     return failures
 
 
-def limited(failures: Iterable[Failure], services: Collection[str]) -> list[Failure]:
-    """Return *failures*, with what *services* mean when they close a connection.
-
-    Where TLS comes first, smtpd(8) has no words for who reached `NEW_TLS`.
-    """
-    return [
-        replace(failure, error=RefusedError(reason, reason=reason))
-        if isinstance(failure.error, UnansweredError)
-        and failure.question.endpoint.implicit
-        and failure.question.endpoint.service in services
-        and (reason := f"{failure.error.reason} ({NEW_TLS} is set)")
-        else failure
-        for failure in failures
-    ]
-
-
-def tolerable(
-    failures: Collection[Failure],
-    asked: Iterable[Question],
-    let_in: Callable[[Endpoint], bool],
-    *,
-    anywhere: bool,
-) -> list[Failure]:
-    """Return those *failures* that say nothing against what was changed.
-
-    Our own clients count, too, where Postfix limits them.  An endpoint that rejects one
-    and presents the certificate to another is well, and so is one that *let_in* a
-    client before and has a limit, if *anywhere* is another that presents it.
-    """
-    failed = {failure.question for failure in failures}
-    answered = [each for each in asked if each not in failed]
-    here = {(each.endpoint, each.expected) for each in answered}
-    seen = {each.expected for each in answered} | {()}
-    return [
-        failure
-        for failure in failures
-        if isinstance(failure.error, RefusedError)
-        and (
-            (failure.question.endpoint, failure.question.expected) in here
-            or (
-                LIMITED in failure.error.reason
-                and let_in(failure.question.endpoint)
-                and not (anywhere and failure.question.expected not in seen)
-            )
-        )
-    ]
-
-
 def clauses(failures: Iterable[Failure]) -> list[str]:
     """Say what was wrong; what was answered alike is one clause."""
     alike: dict[tuple[type, str], list[Question]] = {}
@@ -270,42 +218,14 @@ def told(verified: list[Question]) -> str:
         where = presenting(dict.fromkeys(one.endpoint for one in ones))
         names = {one.server_name or NO_NAME for one in ones}
         several = len(asked) > 1 or len(names - {NO_NAME}) > 1
-        clients = f" to clients requesting {_some(names)}" if several else ""
+        clients = f" to clients requesting {some(names)}" if several else ""
         served.setdefault(where, []).append(f"{expected}{clients}")
     parts = (f"{where} {', '.join(each)}" for where, each in served.items())
     return f"Verified: {'; '.join(parts)}."
 
 
-def _some(names: set[str]) -> str:
+def some(names: set[str]) -> str:
     """Return some of *names* for a sentence, the absence of one last."""
     named = sorted(names - {NO_NAME})
     last = [NO_NAME] if NO_NAME in names else []
     return enumerated([*shortened(named, NAMES), *last], most=NAMES + 2)
-
-
-def unverified(failures: list[Failure]) -> str:
-    """Say what was not verified because an endpoint rejected a client of ours."""
-    names = {failure.question.server_name or NO_NAME for failure in failures}
-    return (
-        f"{'; '.join(clauses(failures))}; what clients requesting {_some(names)} get"
-        " there was not verified"
-    )
-
-
-def hint(failures: list[Failure]) -> str:
-    """Return what is to be done about *failures*."""
-    refusals = {
-        failure.error.reason
-        for failure in failures
-        if isinstance(failure.error, RefusedError)
-    }
-    if not refusals:
-        return 'look for "disabling TLS support" or "fatal" in the mail log'
-    signs = ("421 ", LIMITED, NEW_TLS)
-    too_many = any(sign in reason for reason in refusals for sign in signs)
-    return (
-        "exempt the addresses of this machine from limits for clients"
-        " (smtpd_client_event_limit_exceptions)"
-        if too_many
-        else "allow connections from this machine (is smtpd_delay_reject = no?)"
-    ) + ", or skip the verification with --postfix-verify-timeout 0"
