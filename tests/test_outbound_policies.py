@@ -248,21 +248,28 @@ def test_what_comes_to_stand_against_policies_is_told_and_they_stay_until_they_e
 # The administrator's own tables
 
 
-@pytest.mark.parametrize("key", ["one.example.org", ".example.org", ".org"])
-def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, key):
-    own = base / "own"
-    own.write_text(f"{key} may\n")
-    scene.postfix.set(smtp_tls_policy_maps=f"texthash:{own}")
+@pytest.mark.parametrize(
+    ("form", "key"),
+    [
+        ("texthash:{0}", "one.example.org"),
+        ("texthash:{0}", ".example.org"),
+        ("texthash:{0}", ".org"),
+        ("unionmap:{{inline:{{a=b}},texthash:{0}}}", ".org"),
+    ],
+)
+def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, form, key):
+    path = base / "own"
+    path.write_text(f"{key} may\n")
+    own = form.format(path)
+    scene.postfix.set(smtp_tls_policy_maps=own)
     scene.third.say({**ONE, "other.example.net": ("enforce", ["mx.net"], LATER)})
 
     scene.apply()
 
-    assert scene.notes == [
-        f"texthash:{own} has an entry for one.example.org, and that stays"
-    ]
+    assert scene.notes == [f"{own} has an entry for one.example.org, and that stays"]
     assert [one.domain for one in collect.entries(scene.path)] == ["other.example.net"]
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
-    assert value == f"texthash:{own}, texthash:{scene.path}"
+    assert value == f"{own}, texthash:{scene.path}"
 
 
 def test_it_is_told_that_policies_do_not_matter_where_mail_goes_elsewhere(scene):

@@ -215,6 +215,27 @@ def test_the_answer_is_that_of_postfix(
     assert f": {level}, " in capsys.readouterr().out
 
 
+def test_a_table_before_ours_that_only_postfix_asks_is_named(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    first = f"randmap:{{may}}, texthash:{scene.path}"
+    scene.postfix.set(smtp_tls_policy_maps=first)
+    said = "randmap:{may} comes before certbot_tls_policy in smtp_tls_policy_maps"
+
+    policy("show")
+    assert said in capsys.readouterr().err
+
+    policy("test", "one.example.org")
+    assert "randmap:{may} has for one.example.org: may" in capsys.readouterr().out
+
+    where = ["--config-dir", str(scene.postfix.config_dir)]
+    cli.main([*where, "--certbot-config-dir", str(scene.bundles.parent), "status"])
+    assert said in capsys.readouterr().out
+
+    scene.apply()
+    assert any(said in note for note in scene.notes)
+
+
 @pytest.mark.parametrize("parameter", ["smtp_tls_policy_maps", "transport_maps"])
 def test_a_table_that_does_not_answer_is_told_with_the_consequence(
     scene, policy, capsys, parameter

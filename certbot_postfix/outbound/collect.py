@@ -258,33 +258,24 @@ class Gathering:
     def _notes(self, found: dict[str, Entry]) -> list[str]:
         """Take what the administrator has out of *found*; say what has no effect."""
         notes = []
-        for own in main_cf.own_tables(self.current.configuration, self.path):
-            kept = self._answered(own, found)
+        configuration, postfix = self.current.configuration, self.current.postfix
+        for own in filter(main_cf.local, main_cf.own_tables(configuration, self.path)):
+            enforced = [one.domain for one in found.values() if _enforced(one)]
+            kept = _answered(postfix, own, enforced)
             if kept:
                 notes.append(
                     f"{own} has an entry for {enumerated(sorted(kept))}, and that stays"
                 )
             for domain in kept:
                 del found[domain]
-        configuration = self.current.configuration
         notes += unwritten(found.values())
         notes += fleeting(found.values())
         enforced = [one.domain for one in found.values() if _enforced(one)]
-        void = bypassed(self.current.postfix, configuration, self.path, enforced)
+        void = bypassed(postfix, configuration, self.path, enforced)
         hidden = main_cf.overrides(configuration, self.path)
         said = " ".join(void)  # of what hides our table, one word is enough
         notes += [str(one) for one in hidden if f"for {one.service}" not in said]
         return [*notes, *void]
-
-    def _answered(self, own: str, found: dict[str, Entry]) -> set[str]:
-        """Return those of *found* for which the administrator's table *own* counts."""
-        domains = [domain for domain, entry in found.items() if _enforced(entry)]
-        forms = {
-            form for each in domains for form in (each, policy_map.unicode_key(each))
-        }
-        keys = {key for form in forms if form for key in main_cf.keys(form)}
-        answered = lookup.asked(self.current.postfix, own, keys) if keys else {}
-        return main_cf.overruled(domains, answered)
 
     def _refuse_untrusting(self) -> None:
         configuration = self.current.configuration
@@ -302,6 +293,14 @@ class Gathering:
                 hint="let main.cf say smtp_tls_CAfile ="
                 f" {configuration.ca_bundle or 'a bundle'}",
             )
+
+
+def _answered(postfix: Postfix, own: str, domains: list[str]) -> set[str]:
+    """Return those of *domains* for which the administrator's table *own* counts."""
+    forms = {form for each in domains for form in (each, policy_map.unicode_key(each))}
+    keys = {key for form in forms if form for key in main_cf.keys(form)}
+    answered = lookup.asked(postfix, own, keys) if keys else {}
+    return main_cf.overruled(domains, answered)
 
 
 def distrust(configuration: Configuration) -> str:
@@ -371,7 +370,13 @@ def bypassed(
             return postfix.answers(table, keys) if main_cf.local(table) else {}
         return {}
 
-    return routes.complaints(configuration, path, domains, ask)
+    unasked = [
+        f"{own} comes before {path.name} in {policy_map.PARAMETER}, and is not asked:"
+        " where it has an entry for a domain, that overrides the policy"
+        for own in main_cf.own_tables(configuration, path)
+        if domains and not main_cf.local(own)
+    ]
+    return [*unasked, *routes.complaints(configuration, path, domains, ask)]
 
 
 def enforced(path: Path, most: int | None = None) -> list[str]:

@@ -33,6 +33,9 @@ _LOCAL = frozenset(
     )
 )
 
+# Those that ask a list of others, in braces: DATABASE_README.
+_COMPOSED = frozenset({"pipemap", "unionmap"})
+
 # What our entries would not make stricter, or else by another kind of proof.
 STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
@@ -163,9 +166,8 @@ def overrides(configuration: Configuration, path: Path) -> list[Override]:
 
 
 def own_tables(configuration: Configuration, path: Path) -> list[str]:
-    """Return the administrator's tables before *path* that can be asked here."""
-    tables = maps.before(configuration.value(PARAMETER), path)
-    return [each for each in tables if local(each)]
+    """Return the administrator's tables before *path*."""
+    return maps.before(configuration.value(PARAMETER), path)
 
 
 def keys(domain: str) -> list[str]:
@@ -203,4 +205,7 @@ def _authorities(configuration: Configuration) -> bool:
 
 def local(table: str) -> bool:
     """Whether *table* can be asked without a network, and without a daemon."""
-    return table.removeprefix("proxy:").partition(":")[0] in _LOCAL
+    kind, _, rest = table.removeprefix("proxy:").partition(":")
+    if kind in _COMPOSED and rest.startswith("{") and rest.endswith("}"):
+        return all(map(local, maps.listed(rest[1:-1])))
+    return kind in _LOCAL
