@@ -156,6 +156,27 @@ def test_a_name_of_two_megabytes_in_a_list_neither_delays_status_nor_fills_it(
     assert len(said) < 5000
 
 
+def test_a_transport_map_that_hangs_does_not_hold_up_status(
+    scene, base, monkeypatch, capsys
+):
+    scene.say(0)
+    scene.follow("texthash")
+    scene.postfix.set(transport_maps="static:smtp")
+    postmap = Postmap(base / "hanging")
+    script = 'case "$*" in *static:smtp*) exec sleep 10 ;; esac; exec "$@"'
+    postmap.disturb(script, questions=True)
+    monkeypatch.setenv("PATH", postmap.path)
+    where = ("--config-dir", str(scene.postfix.config_dir))
+    where += ("--certbot-config-dir", str(scene.certbot.config_dir))
+    started = time.monotonic()
+
+    cli.main([*where, "status", "--timeout", "2"])
+
+    assert time.monotonic() - started < 3
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "could not judge the policies within 2 seconds" in said
+
+
 @pytest.mark.parametrize(
     "count", [8, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
 )

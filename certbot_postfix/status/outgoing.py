@@ -4,6 +4,8 @@ Where a table of smtp_tls_policy_maps cannot be asked, mail to every domain is d
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from certbot_postfix.errors import Error
@@ -14,7 +16,7 @@ from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status.evidence import Facts, PolicyTable
 from certbot_postfix.status.findings import Code, Finding
-from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.system.deadline import Deadline, LateError
 
 # For so many entries it is found out where their mail goes.
 _MOST = 1000
@@ -37,20 +39,32 @@ def look(
             yield _daemon(postfix, configuration, name, deadline)
             continue
         fault = resolver_daemon.fault(postfix, name, seconds)
+        table = PolicyTable(name, fault)
         if maps.form(name, path):
-            until, failures = None, collect.failures(path, bundles)
-            void: list[str] = []
+            read = partial(_read, table, postfix, configuration, bundles)
             try:
-                until = collect.until(path)
-                domains = collect.enforced(path, _MOST)
-                void = collect.bypassed(postfix, configuration, path, domains)
-            except Error as error:
-                failures = [error.message, *failures]
-            yield PolicyTable(name, fault, until, tuple(failures), void=tuple(void))
-        else:
-            yield PolicyTable(name, fault)
+                table = deadline.within(read, "judge the policies", _PART)
+            except LateError as error:
+                table = replace(table, fault=fault or error.message, unknown=not fault)
+        yield table
     if path.exists() and not maps.form(value, path):
         yield PolicyTable(str(path), "", unused=True)
+
+
+def _read(
+    table: PolicyTable, postfix: Postfix, configuration: Configuration, bundles: Path
+) -> PolicyTable:
+    """Return what is known of our *table*."""
+    path = configuration.directory / policies.NAME
+    until, failures = None, collect.failures(path, bundles)
+    void: list[str] = []
+    try:
+        until = collect.until(path)
+        domains = collect.enforced(path, _MOST)
+        void = collect.bypassed(postfix, configuration, path, domains)
+    except Error as error:
+        failures = [error.message, *failures]
+    return replace(table, until=until, failures=tuple(failures), void=tuple(void))
 
 
 def _daemon(
