@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -810,6 +811,34 @@ def test_policy_test_asks_for_the_form_of_a_domain_that_postfix_asks_for(abroad)
     assert f"has for {BUECHER}: may" in abroad.policy("test", BUECHER)
     assert f"has for {U_BUECHER}: encrypt" in abroad.policy("test", U_BUECHER)
     assert ": encrypt" in abroad.policy("test", U_BUECHER.upper())
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        unicodedata.normalize("NFD", U_BUECHER),
+        U_BUECHER.replace("b", "\N{FULLWIDTH LATIN SMALL LETTER B}"),
+    ],
+    ids=["NFD", "full-width"],
+)
+def test_policy_test_warns_of_a_spelling_for_which_mail_leaves_in_clear(
+    abroad, spelling
+):
+    abroad.install("--postfix-policy-list", str(abroad.list))
+    where = ["--config-dir", str(abroad.sender.config_dir)]
+    where += ["--certbot-config-dir", str(abroad.certbot.config_dir)]
+
+    done = abroad.network.run(
+        *(str(COMMAND), *where, "policy", "test", spelling),
+        env=abroad.certbot.environment,
+    )
+
+    assert done.returncode == 3
+    assert done.stdout.startswith("main.cf has: may")
+    said = f"the policy for {BUECHER} does not apply to this spelling"
+    assert said in " ".join(done.stderr.split())
+    abroad.sender.start()
+    abroad.arrives(abroad.send(f"you@{spelling}"))
 
 
 def test_a_key_that_would_be_that_of_another_domain_is_left_out_and_told(world):

@@ -11,6 +11,8 @@ from typing import Any
 from certbot_postfix.errors import named_logger, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
 from certbot_postfix.outbound import collect, dnssec, fitness, lookup, routes
+from certbot_postfix.outbound.lookup import Answer
+from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.system import lock
 
@@ -128,13 +130,7 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
     asked = routes.key(configuration, route, written)
     answer = lookup.answer(postfix, seen, asked)
     print(shown(str(answer), sys.stdout))
-    path = outbound.path
-    problems = fitness.complaints(postfix, configuration)
-    if lookup.answer(postfix, configuration, written).table:  # if nobody reroutes it
-        problems += filter(None, [routes.void(configuration, route, path, written)])
-        problems += routes.elsewhere(configuration)
-    if answer.level in ("dane", "dane-only"):
-        problems += filter(None, [dnssec.without_dane(configuration, answer.level)])
+    problems = _problems(outbound, route, domain, written, answer)
     for why in problems:
         logger.warning("%s", why)
     if not connect:
@@ -145,3 +141,23 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
     fits &= not problems
     print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")
     return 0 if fits else ATTEND
+
+
+def _problems(
+    outbound: Outbound, route: Route, domain: str, written: str, answer: Answer
+) -> list[str]:
+    """Return why the policy for *domain*, which is *written* so, is not what counts."""
+    postfix, configuration = outbound.postfix, outbound.configuration
+    problems = fitness.complaints(postfix, configuration)
+    if lookup.answer(postfix, configuration, written).table:  # if nobody reroutes it
+        why = routes.void(configuration, route, outbound.path, written)
+        problems += filter(None, [why])
+        problems += routes.elsewhere(configuration)
+    elif written != domain and lookup.answer(postfix, configuration, domain).table:
+        problems.append(
+            f"the policy for {domain} does not apply to this spelling, which Postfix"
+            " looks up as it is"
+        )
+    if answer.level in ("dane", "dane-only"):
+        problems += filter(None, [dnssec.without_dane(configuration, answer.level)])
+    return problems
