@@ -106,9 +106,15 @@ def sample(found: list[Point], count: int) -> Iterator[Point]:
 
 
 @pytest.mark.parametrize(
-    "count", [6, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
+    ("form", "count"),
+    [
+        ("hash", 6),
+        ("texthash", 3),
+        ("lmdb", 2),
+        ("cdb", 2),
+        *(pytest.param(form, 10_000, marks=pytest.mark.soak) for form in FORMS),
+    ],
 )
-@pytest.mark.parametrize("form", FORMS)
 def test_a_refresh_that_is_killed_leaves_old_or_new_and_the_next_ends_it(
     scene, form, count
 ):
@@ -178,7 +184,7 @@ def test_a_transport_map_that_hangs_does_not_hold_up_status(
 
 
 @pytest.mark.parametrize(
-    "count", [8, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
+    "count", [5, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
 )
 def test_a_deployment_of_policies_that_is_killed_never_names_a_missing_table(
     scene, authority: Authority, count
