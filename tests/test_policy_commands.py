@@ -46,6 +46,22 @@ def test_what_is_in_force_is_shown_with_its_end_and_its_source(scene, policy, ca
     ]
 
 
+def test_a_table_that_was_edited_does_not_fill_the_terminal(scene, policy, capsys):
+    scene.third.say(ONE)
+    scene.apply()
+    text = scene.path.read_text().replace("third party", "p" * 2_000_000)
+    names = "m" * 2_000_000 + ":" + ":".join(f"m{at}\x1b" for at in range(100_000))
+    scene.path.write_text(text.replace("match=", f"match={names}:"))
+
+    policy("show")
+    policy("test", "one.example.org")
+
+    said = capsys.readouterr().out
+    assert said.count(", m0\\x1b, ") == 2
+    assert said.count(" more") == 2
+    assert len(said) < 30_000
+
+
 def test_json_has_the_same(scene, policy, capsys):
     scene.third.say(ONE)
     scene.apply()

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from certbot_postfix.errors import named_logger, shown
+from certbot_postfix.errors import named_logger, short, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
 from certbot_postfix.outbound import collect, dnssec, fitness, lookup, routes
 from certbot_postfix.outbound.lookup import Answer
@@ -20,6 +20,9 @@ logger = named_logger(__name__)
 
 Commands = Any  # argparse has no public name for it
 Find = Callable[[argparse.Namespace], Outbound]
+
+# How much is shown of the name of a source: a path or an address.
+_LABEL = 1000
 
 # Exit status: done, and there is something to attend to.
 ATTEND = 3
@@ -103,8 +106,8 @@ def _show(outbound: Outbound, *, as_json: bool) -> int:
     for entry in found:
         told = (
             f"{entry.domain}: {entry.policy.mode.value} until"
-            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {', '.join(entry.policy.mxs)}"
-            f" ({entry.source})"
+            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {lookup.servers(entry.policy.mxs)}"
+            f" ({short(entry.source, _LABEL)})"
         )
         print(shown(told, sys.stdout))
     return 0

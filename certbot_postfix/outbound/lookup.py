@@ -5,17 +5,19 @@ Raises `errors.Error`.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix.errors import Error, ProgramError
+from certbot_postfix.errors import Error, ProgramError, short, shortened
+from certbot_postfix.formats.policy import SERVERS
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix import maps, tls_levels
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system.programs import TIMEOUT, run
+from certbot_postfix.tls.certificates import LONGEST_NAME
 
 # What a level means, postconf(5), smtp_tls_security_level.
 _MEANING = {
@@ -59,9 +61,14 @@ class Answer:
 
     def __str__(self) -> str:
         meaning = _MEANING.get(self.level, "Postfix knows no such level and defers")
-        names = f": {', '.join(self.matches)}" if self.matches else ""
+        names = f": {servers(self.matches)}" if self.matches else ""
         where = f"{self.table} has for {self.key}" if self.table else "main.cf has"
-        return f"{where}: {self.level or 'no level'}, {meaning}{names}"
+        return f"{where}: {short(self.level) or 'no level'}, {meaning}{names}"
+
+
+def servers(names: Iterable[str]) -> str:
+    """Return *names* for a message; in a table that was edited they may be anything."""
+    return ", ".join(shortened((short(name, LONGEST_NAME) for name in names), SERVERS))
 
 
 def asked(
