@@ -336,11 +336,11 @@ class Installer(common.Installer):
         try:
             now = datetime.now(timezone.utc)
             outbound = self._find().outbound
-            if not outbound.gathering.due(now):
+            if not outbound.collector.due(now):
                 return
-            answers = outbound.ask_ahead(now, wait=0)
+            refreshed = outbound.refresh_sources(now, wait=0)
             self.prepare()
-            self._ready.complain(self._ready.outbound.refresh(now, answers))
+            self._ready.complain(self._ready.outbound.refresh(now, refreshed))
         except BusyError as error:
             logger.debug("policies are refreshed already: %s", error)
         except errors.PluginError as error:  # no renewal has failed

@@ -12,7 +12,7 @@ import pytest
 from certbot_postfix import installer
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound.install import Deployment
-from certbot_postfix.outbound import collect, policy_map
+from certbot_postfix.outbound import collect, policy_file, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.outbound.update import Outbound, Proposal
 from certbot_postfix.postfix.databases import Databases
@@ -64,7 +64,7 @@ class Scene:
         wanted = wanted or Settings(domains=str(self.domains))
         self.postfix.settle()
         device = self.outbound
-        policies = device.gather(wanted, self.now)
+        policies = device.collect(wanted, self.now)
         self.notes, self.told = policies.notes, policies.complaints
         proposal = device.propose(policies)
         device.apply(proposal, Checkpoint())
@@ -81,7 +81,7 @@ class Scene:
     def refresh(self) -> list[str]:
         """Do what certbot renew does, if it is due; return what failed."""
         device = self.outbound
-        return device.refresh(self.now) if device.gathering.due(self.now) else []
+        return device.refresh(self.now) if device.collector.due(self.now) else []
 
     def answer(self, domain: str) -> str:
         """Return what Postfix finds, in all tables that main.cf names."""
@@ -163,7 +163,7 @@ def test_a_directory_of_authorities_is_left_alone_unless_it_is_empty(
     if there:
         scene.apply()
     else:
-        with pytest.raises(Error, match="own has no authorities: no server could"):
+        with pytest.raises(Error, match="own has no CAs: no server could"):
             scene.apply()
 
     assert authorities(scene) == ["", str(base / "own")]
@@ -176,7 +176,7 @@ def test_without_a_bundle_that_is_one_no_policy_is_written(scene, base, authorit
     scene.third.say(ONE)
     before = snapshot(scene.postfix.config_dir)
 
-    with pytest.raises(Error, match="holds no root certificate of an authority"):
+    with pytest.raises(Error, match="holds no root certificate of a CA"):
         scene.apply()
 
     assert snapshot(scene.postfix.config_dir) == before
@@ -201,7 +201,7 @@ def test_a_client_that_asks_for_more_is_left_alone(scene):
     scene.postfix.set(smtp_tls_security_level="dane-only")
     scene.third.say(ONE)
 
-    with pytest.raises(Error, match="dane-only asks no less than policies would"):
+    with pytest.raises(Error, match="dane-only is already at least as strict"):
         scene.apply()
 
 
@@ -222,8 +222,8 @@ def broken(scene, base) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (untrusted, "holds no root certificate of an authority"),
-        (stricter, "secure asks no less than policies would"),
+        (untrusted, "holds no root certificate of a CA"),
+        (stricter, "secure is already at least as strict as any policy"),
         (broken, "/none does not answer, and mail to every domain is deferred"),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_comes_to_stand_against_policies_is_told_and_they_stay_until_they_e
     assert [told in each for each in scene.told] == [True]
     scene.now = datetime.fromtimestamp(1_900_000_001, timezone.utc)
     assert [told in each for each in scene.refresh()] == [True]
-    assert [one.domain for one in collect.entries(scene.path)] == ["one.example.org"]
+    assert policy_file.enforced(scene.path) == ["one.example.org"]
     (failure,) = collect.failures(scene.path, scene.bundles)
     assert told in failure
 
@@ -266,8 +266,8 @@ def test_an_entry_of_the_administrator_stays_and_is_told(scene, base, form, key)
 
     scene.apply()
 
-    assert scene.notes == [f"{own} has an entry for one.example.org, and that stays"]
-    assert [one.domain for one in collect.entries(scene.path)] == ["other.example.net"]
+    assert scene.notes == [f"{own} has an entry for one.example.org: left unchanged"]
+    assert policy_file.enforced(scene.path) == ["other.example.net"]
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
     assert value == f"{own}, texthash:{scene.path}"
 
@@ -449,7 +449,7 @@ def test_a_table_that_was_edited_is_a_clear_error(scene, old, new):
     with pytest.raises(
         Error, match=r"was not written by|was edited, and its (entry|third line)"
     ):
-        _ = scene.outbound.gathering.settings(), [*collect.entries(scene.path)]
+        _ = scene.outbound.collector.settings(), [*policy_file.entries(scene.path)]
 
 
 def test_another_encoding_in_a_comment_does_no_harm(scene):
@@ -458,7 +458,7 @@ def test_another_encoding_in_a_comment_does_no_harm(scene):
     with scene.path.open("ab") as file:
         file.write(b"# f\xfcr uns\n")
 
-    assert [one.domain for one in collect.entries(scene.path)] == ["one.example.org"]
+    assert policy_file.enforced(scene.path) == ["one.example.org"]
     assert scene.refresh() == []
 
 
@@ -595,7 +595,7 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
     assert scene.path.read_bytes() == before
     assert told.format(**where) in scene.told[0]
     assert "; there is nothing of it to follow" in scene.told[0]
-    assert scene.told[-1].startswith("the options of policies stay as they were")
+    assert scene.told[-1].startswith("the policy options were not changed")
     assert collect.failures(scene.path, scene.bundles) == scene.told
 
 
@@ -606,12 +606,12 @@ def test_what_is_enforced_is_not_only_tested_because_a_list_fails(scene, base, l
     scene.apply(Settings((str(base / "tested.json"), str(base / "none"))))
 
     assert scene.path.read_bytes() == before
-    assert scene.told[-1].startswith("the options of policies stay as they were")
+    assert scene.told[-1].startswith("the policy options were not changed")
 
 
 def test_a_socket_that_only_root_may_reach_is_not_named(scene):
     with pytest.raises(Error, match="cannot be verified from here: it is not named"):
-        scene.outbound.gather(Settings(), scene.now, "socketmap:unix:/run/x:postfix")
+        scene.outbound.collect(Settings(), scene.now, "socketmap:unix:/run/x:postfix")
 
 
 def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(
@@ -675,7 +675,9 @@ def test_a_keyring_without_a_list_is_not_kept_and_that_is_told(scene, base):
 def test_instances_do_not_share_what_their_sources_said(scene, base, listed):
     other = scene.path.parent.with_name("other") / scene.path.name
 
-    one, two = (collect.kept_for(each, scene.bundles) for each in (scene.path, other))
+    one, two = (
+        collect.cache_directory(each, scene.bundles) for each in (scene.path, other)
+    )
 
     assert one != two
     assert one.parent == two.parent

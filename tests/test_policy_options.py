@@ -84,7 +84,7 @@ def install(stopped_postfix: PrivatePostfix, base, authority: Authority):
 
 def stricter(postfix: PrivatePostfix) -> str:
     postfix.set(smtp_tls_security_level="secure")
-    return "secure asks no less than policies would"
+    return "secure is already at least as strict as any policy"
 
 
 def edited(postfix: PrivatePostfix) -> str:

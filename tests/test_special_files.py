@@ -54,7 +54,7 @@ class Place(Scene):
         self.say(0)
         self.follow("texthash")
         self.bundles = self.certbot.config_dir / "postfix"
-        self.cache = collect.kept_for(self.path, self.bundles) / "mta-sts.json"
+        self.cache = collect.cache_directory(self.path, self.bundles) / "mta-sts.json"
 
     def want(self, **wanted: str) -> None:
         """Let this be wanted beside the list."""

@@ -319,7 +319,7 @@ def failing_source(site: Site) -> None:
     path = site.postfix.config_dir / policies.NAME
     site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
-    kept = collect.kept_for(path, site.bundle.parent)
+    kept = collect.cache_directory(path, site.bundle.parent)
     kept.mkdir(parents=True)
     (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
 

@@ -63,6 +63,11 @@ class Entry(NamedTuple):
     max_age: int = 0
     id: str = ""
 
+    @property
+    def enforced(self) -> bool:
+        """Whether mail is not delivered where no server fits the policy."""
+        return self.policy.mode is Mode.ENFORCE
+
 
 def parse_domain(text: object, where: str) -> str:
     """Return the recipient domain *text*; *where* it stands is for the error."""

@@ -161,7 +161,7 @@ class Deployment:
         """Read the configuration; report what is wrong with outbound policies."""
         _ = self.configuration
         try:
-            complaints = [self.outbound.missing(), *self.outbound.gathering.broken()]
+            complaints = [self.outbound.missing(), *self.outbound.collector.broken()]
         except Error as error:  # the map is not ours: no certificate waits for it
             complaints = [str(error)]
         self.complain(filter(None, complaints))
@@ -177,16 +177,16 @@ class Deployment:
         """Return what the options want of outbound policies; None if nothing."""
         service = conf("policy-service")
         if conf("tls-profile") != Profile.CERTIFICATE.value:
-            self.outbound.gathering.level = ClientLevel(conf("client-level"))
+            self.outbound.collector.level = ClientLevel(conf("client-level"))
         elif service == "auto":
             service = "none"  # the certificate is all that is to be changed
         given = sources.mentioned(conf)
         try:
-            wanted = sources.asked(conf, self.outbound.gathering.settings())
+            wanted = sources.asked(conf, self.outbound.collector.settings())
             if given and self.outbound.missing():
                 wanted = wanted or sources.Settings()
             now = datetime.now(timezone.utc)
-            policies = self.outbound.gather(wanted or sources.Settings(), now, service)
+            policies = self.outbound.collect(wanted or sources.Settings(), now, service)
             if service != "none":
                 self.complain(self.outbound.unfit_daemons())
         except Error as error:

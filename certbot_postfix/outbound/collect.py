@@ -1,47 +1,39 @@
 """What is to be in force: what sources say, without what the administrator has.
 
-Sources are asked when they have something to say.  What fails is told, and changes
+Sources are asked when they have something to say.  What fails is reported, and changes
 nothing: what the table has from them stays.  Raises `errors.Error`.
 """
 
-import io
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import TextIO
 from urllib.parse import quote
 
-from certbot_postfix.errors import BusyError, Error, ProgramError, enumerated
-from certbot_postfix.formats.policy import Entry, Mode, gc_paused
+from certbot_postfix.errors import BusyError, Error, enumerated
+from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.options import ClientLevel
 from certbot_postfix.outbound import (
     dnssec,
-    lookup,
+    effect,
     main_cf,
+    policy_file,
     policy_map,
-    routes,
     sources,
 )
 from certbot_postfix.outbound.sources import Context, Settings, Source
-from certbot_postfix.postfix import decisions, tls_levels
-from certbot_postfix.postfix.configuration import Configuration, as_clients_see_it
+from certbot_postfix.postfix import decisions, tls_levels, trust
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
-from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files, lock
-from certbot_postfix.tls import certificates
 
-# Our directory for what sources keep, below that of the bundles, and a file there, with
-# what failed the last time.
-_KEPT = "policies"
+# Where sources keep what they say, below our directory, and a file there, with what
+# failed the last time.
+_DIRECTORY = "policies"
 _FAILED = "failed.json"
-
-# Seconds in which an hourly timer runs twice.
-_TWICE = 7200
 
 # How long a message of a former run may be.
 _LONGEST = 2000
@@ -49,11 +41,12 @@ _LONGEST = 2000
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What is *wanted*, the *entries* that fulfil it, and the *text* of their table.
+    """What is *wanted*, and the entries that are to be in force therefore.
 
     *complaints* are of sources that failed, *notes* of what has no effect; *silent* if
     one of those that failed has nothing to say.  The table of a *daemon* is to be
-    asked, too.  With *dane*, domains that have DANE are left to that.
+    asked, too.  With *dane*, domains that have DANE are left to that.  *text* is that
+    of the table.
     """
 
     wanted: Settings
@@ -67,11 +60,11 @@ class Policies:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The *sources* of what the *context* wants, which have asked whom they had to.
+class Refreshed:
+    """The *sources* of what the *context* wants, which have looked for something new.
 
-    *broken* has a sentence for each that could not be; *failures*, by their labels, is
-    what others raised.
+    *broken* has a sentence for each that could not be made; *failures*, by their
+    labels, is what others raised.
     """
 
     context: Context
@@ -80,8 +73,8 @@ class Asked:
     failures: dict[str, list[BaseException]] = field(default_factory=dict)
 
 
-class Gathering:
-    """What sources say to the instance of *current*, whose table is at *path*.
+class Collector:
+    """Collects what sources say to the instance of *current*, whose table is at *path*.
 
     They keep it below *directory*.
     """
@@ -90,6 +83,7 @@ class Gathering:
         self.current = current
         self.path = path
         self.directory = directory
+        self.cache = cache_directory(path, directory)
         self.level = ClientLevel.KEEP  # what the client is about to be raised to
 
     @property
@@ -100,43 +94,43 @@ class Gathering:
 
     def settings(self) -> Settings | None:
         """Return what the table says that the administrator wants; None without one."""
-        return _header(self.path).wanted if self.path.exists() else None
+        return policy_file.header(self.path).wanted if self.path.exists() else None
 
     def due(self, now: datetime) -> bool:
         """Whether the table may have to change; it exists, and is one of ours."""
-        header = _header(self.path)
+        header = policy_file.header(self.path)
         context = self._context(header.wanted)
-        found, broken = sources.load(context)
+        loaded, broken = sources.load(context)
         return bool(
             broken
             or (header.until and header.until <= now)
             or header.dane != context.dane
             or Databases(self.path).kept()  # a run was killed before Postfix was told
-            or any(sources.due(source, now) for source in found)
+            or any(sources.due(source, now) for source in loaded)
         )
 
     def broken(self) -> list[str]:
         """Return a sentence for each source that is broken."""
         return sources.load(self._context(self.settings() or Settings()))[1]
 
-    def ask(self, wanted: Settings, now: datetime, *, wait: float) -> Asked:
-        """Let the sources of what is *wanted* ask whom they have to, if they are due.
+    def refresh(self, wanted: Settings, now: datetime, *, wait: float) -> Refreshed:
+        """Let the sources of what is *wanted* look for something new, if they are due.
 
         That may take minutes, and needs no lock of Postfix.  One process at a time does
         it: another is waited for, *wait* seconds; then `BusyError` is raised.
         """
         self._make_directories()
         context = self._context(wanted)
-        found = Asked(context, *sources.load(context))
-        with lock.alone(kept_for(self.path, self.directory), wait=wait):
-            for source in found.sources:
-                found.failures[source.label] = sources.refresh(source, now)
-        return found
+        refreshed = Refreshed(context, *sources.load(context))
+        with lock.alone(self.cache, wait=wait):
+            for source in refreshed.sources:
+                refreshed.failures[source.label] = sources.refresh(source, now)
+        return refreshed
 
     def policies(
-        self, wanted: Settings, now: datetime, asked: Asked | None = None
+        self, wanted: Settings, now: datetime, refreshed: Refreshed | None = None
     ) -> Policies:
-        """Return what fulfils *wanted*; the sources are asked, if they were not before.
+        """Return what fulfils *wanted*, by sources that are *refreshed* now if not yet.
 
         A source that is new and fails takes nothing out of force: then what was wanted
         before is still what is wanted.  Raises `Error` if policies would have no
@@ -147,79 +141,89 @@ class Gathering:
         self._make_directories()
         try:
             self._refuse_untrusting()
-            found = self._policies(wanted, now, asked)
+            policies = self._policies(wanted, now, refreshed)
         except Error as error:
             if wanted != before:
                 raise
             held = policy_map.merged([self._entries(now)])
-            dane = _header(self.path).dane
-            found = self._rendered(Policies(wanted, held, [str(error)], [], dane=dane))
-        if before and before != wanted and found.silent and self._loses(found, now):
-            kept = Error(
-                "the options of policies stay as they were, since policies that are in"
-                " force would go",
-                hint="mend what failed, and give the options again",
+            dane = policy_file.header(self.path).dane
+            policies = self._rendered(
+                Policies(wanted, held, [str(error)], [], dane=dane)
             )
-            told = [*found.complaints, str(kept)]
-            found = replace(self._policies(before, now), complaints=told)
-        self._note_failures(found.complaints)
-        return found
+        if before and before != wanted and policies.silent:
+            policies = self._or_before(before, policies, now)
+        self._note_failures(policies.complaints)
+        return policies
+
+    def _or_before(
+        self, before: Settings, policies: Policies, now: datetime
+    ) -> Policies:
+        """Return *policies*, or those of what was wanted *before* if some would go."""
+        if not self._loses(policies, now):
+            return policies
+        unchanged = Error(
+            "the policy options were not changed, because policies now in force would"
+            " be lost",
+            hint="fix what failed, and give the options again",
+        )
+        complaints = [*policies.complaints, str(unchanged)]
+        return replace(self._policies(before, now), complaints=complaints)
 
     def _policies(
-        self, wanted: Settings, now: datetime, asked: Asked | None = None
+        self, wanted: Settings, now: datetime, refreshed: Refreshed | None = None
     ) -> Policies:
-        if not asked or asked.context.settings != wanted:
-            asked = self._asked(wanted, now)
-        complaints = list(asked.broken)
-        left = self._left(wanted, asked.sources, complaints, now)
-        groups: list[Iterable[Entry]] = [left]
+        if not refreshed or refreshed.context.settings != wanted:
+            refreshed = self._refreshed(wanted, now)
+        complaints = list(refreshed.broken)
+        groups = [self._of_broken(wanted, refreshed, now)]
         silent = False
-        for source in asked.sources:
-            told, known = sources.known(
-                source, now, asked.failures.get(source.label, ())
-            )
-            complaints += told
-            silent |= bool(told) and known == []
+        for source in refreshed.sources:
+            failures = refreshed.failures.get(source.label, ())
+            messages, known = sources.known(source, now, failures)
+            complaints += messages
+            silent |= bool(messages) and known == []
             groups.append(self._of(source, now) if known is None else known)
         with gc_paused():
             merged = policy_map.merged(groups)
         notes = self._notes(merged)
-        dane = asked.context.dane
+        dane = refreshed.context.dane
         return self._rendered(
             Policies(wanted, merged, complaints, notes, silent=silent, dane=dane)
         )
 
-    def _rendered(self, found: Policies) -> Policies:
+    def _rendered(self, policies: Policies) -> Policies:
         version = self.current.configuration.version
-        text = policy_map.render(found.wanted, found.entries, version, dane=found.dane)
-        return replace(found, text=text)
+        text = policy_map.render(
+            policies.wanted, policies.entries, version, dane=policies.dane
+        )
+        return replace(policies, text=text)
 
-    def _asked(self, wanted: Settings, now: datetime) -> Asked:
-        """Ask, but do not wait for another process that asks for the same."""
+    def _refreshed(self, wanted: Settings, now: datetime) -> Refreshed:
+        """Refresh, but do not wait for another process that does so for the same."""
         same = wanted == self.settings()
         try:
-            return self.ask(wanted, now, wait=0 if same else lock.PATIENCE)
+            return self.refresh(wanted, now, wait=0 if same else lock.PATIENCE)
         except BusyError:
             if not same:
                 raise
             context = self._context(wanted)
-            return Asked(context, *sources.load(context))
+            return Refreshed(context, *sources.load(context))
 
     def _make_directories(self) -> None:
-        kept = kept_for(self.path, self.directory)
-        for directory in (self.directory, kept.parent, kept):
+        for directory in (self.directory, self.cache.parent, self.cache):
             files.make_directory(directory)
 
-    def _loses(self, found: Policies, now: datetime) -> bool:
+    def _loses(self, policies: Policies, now: datetime) -> bool:
         """Whether a domain has an entry in the table, and would have none so strict."""
+        new = policies.entries
         return any(
-            one.domain not in found.entries
-            or (_enforced(one) and not _enforced(found.entries[one.domain]))
-            for one in self._entries(now)
+            entry.domain not in new
+            or (entry.enforced and not new[entry.domain].enforced)
+            for entry in self._entries(now)
         )
 
     def _note_failures(self, complaints: list[str]) -> None:
-        path = kept_for(self.path, self.directory) / _FAILED
+        path = self.cache / _FAILED
         if complaints:
             files.replace(path, json.dumps(complaints).encode(), mode=0o600)
         else:
@@ -228,187 +232,78 @@ class Gathering:
     def _context(self, wanted: Settings) -> Context:
         return Context(
             wanted,
-            kept_for(self.path, self.directory),
+            self.cache,
             ca_file=self.current.configuration.ca_bundle,
             dane=main_cf.prefers_dane(self.configuration)
             and dnssec.does_dane(self.configuration),
-            entries=lambda: entries(self.path) if self.path.exists() else [],
+            entries=lambda: policy_file.entries(self.path),
         )
 
-    def _left(
-        self, wanted: Settings, found: list[Source], broken: list[str], now: datetime
+    def _of_broken(
+        self, wanted: Settings, refreshed: Refreshed, now: datetime
     ) -> Iterable[Entry]:
         """Return the entries in the table of sources that are broken now."""
         before = self.settings()
-        if not (broken and before):
+        if not (refreshed.broken and before):
             return []
-        gone = {source.label for source in found}
-        gone |= {*before.lists, *wanted.lists}
-        return [one for one in self._entries(now) if one.source not in gone]
+        others = {source.label for source in refreshed.sources}
+        others |= {*before.lists, *wanted.lists}
+        return [entry for entry in self._entries(now) if entry.source not in others]
 
     def _of(self, source: Source, now: datetime) -> Iterable[Entry]:
         """Return the entries in the table of a *source* that does not know its own."""
-        return [one for one in self._entries(now) if one.source == source.label]
+        return [entry for entry in self._entries(now) if entry.source == source.label]
 
     def _entries(self, now: datetime) -> Iterable[Entry]:
-        if not self.path.exists():
-            return []
-        return (one for one in entries(self.path) if one.expires > now)
+        return (
+            entry for entry in policy_file.entries(self.path) if entry.expires > now
+        )
 
-    def _notes(self, found: dict[str, Entry]) -> list[str]:
-        """Take what the administrator has out of *found*; say what has no effect."""
+    def _notes(self, entries: dict[str, Entry]) -> list[str]:
+        """Take out of *entries* what the administrator has; say what has no effect."""
+        postfix, configuration = self.current.postfix, self.current.configuration
         notes = []
-        configuration, postfix = self.current.configuration, self.current.postfix
-        for own in filter(main_cf.local, main_cf.own_tables(configuration, self.path)):
-            enforced = [one.domain for one in found.values() if _enforced(one)]
-            kept = _answered(postfix, own, enforced)
-            if kept:
+        for table in filter(
+            main_cf.local, main_cf.own_tables(configuration, self.path)
+        ):
+            own = effect.answered_first(postfix, table, entries.values())
+            if own:
                 notes.append(
-                    f"{own} has an entry for {enumerated(sorted(kept))}, and that stays"
+                    f"{table} has an entry for {enumerated(own)}: left unchanged"
                 )
-            for domain in kept:
-                del found[domain]
-        notes += unwritten(found.values())
-        notes += fleeting(found.values())
-        enforced = [one.domain for one in found.values() if _enforced(one)]
-        void = bypassed(postfix, configuration, self.path, enforced)
-        hidden = main_cf.overrides(configuration, self.path)
-        said = " ".join(void)  # of what hides our table, one word is enough
-        notes += [str(one) for one in hidden if f"for {one.service}" not in said]
-        return [*notes, *void]
+            for domain in own:
+                del entries[domain]
+        return [
+            *notes,
+            *effect.notes(postfix, configuration, self.path, entries.values()),
+        ]
 
     def _refuse_untrusting(self) -> None:
         configuration = self.current.configuration
         if level := main_cf.stricter(configuration):
             raise Error(
-                f"smtp_tls_security_level = {level} asks no less than policies would:"
-                " none is written",
-                hint="do without them; with --postfix-policy-list ''"
-                " --postfix-mta-sts-domains '', certbot install ends those there are",
+                f"smtp_tls_security_level = {level} is already at least as strict as"
+                " any policy, so no policies were written",
+                hint="with --postfix-policy-list '' --postfix-mta-sts-domains '',"
+                " certbot install ends those there are",
             )
-        if why := distrust(configuration):
+        if why := trust.distrust(configuration):
             raise Error(
                 f"{why}: no server could be verified, and mail to domains with a policy"
-                " would not be sent; no policy is written",
-                hint="let main.cf say smtp_tls_CAfile ="
-                f" {configuration.ca_bundle or 'a bundle'}",
+                " would be deferred; no policies were written",
+                hint="set smtp_tls_CAfile ="
+                f" {configuration.ca_bundle or 'a bundle'} in main.cf",
             )
 
 
-def _answered(postfix: Postfix, own: str, domains: list[str]) -> set[str]:
-    """Return those of *domains* for which the administrator's table *own* counts."""
-    forms = {form for each in domains for form in (each, policy_map.unicode_key(each))}
-    keys = {key for form in forms if form for key in main_cf.keys(form)}
-    answered = lookup.asked(postfix, own, keys) if keys else {}
-    return main_cf.overruled(domains, answered)
-
-
-def distrust(configuration: Configuration) -> str:
-    """Return why a client could verify no server, "" if all can."""
-    for client in as_clients_see_it(configuration):
-        named = client.value("smtp_tls_CAfile")
-        path = Path(named)
-        text = files.read(path) if named and path.exists() else b""
-        trusted = certificates.authorities(text)
-        empty = [
-            directory
-            for directory in main_cf.directories(client)
-            if not any(directory.glob("*.[0-9]"))  # as openssl-rehash(1) names them
-        ]
-        if why := main_cf.distrust(client, trusted, empty):
-            return why
-    return ""
-
-
-def kept_for(path: Path, bundles: Path) -> Path:
+def cache_directory(path: Path, directory: Path) -> Path:
     """Return where sources keep what they say for the table at *path*."""
-    return bundles / _KEPT / quote(str(path.parent.resolve()), safe="")
+    return directory / _DIRECTORY / quote(str(path.parent.resolve()), safe="")
 
 
-def failures(path: Path, bundles: Path) -> list[str]:
+def failures(path: Path, directory: Path) -> list[str]:
     """Return what failed the last time, as far as this user may know."""
     with suppress(Error, ValueError, TypeError, RecursionError):
-        found = json.loads(files.read(kept_for(path, bundles) / _FAILED))
-        return [str(each)[:_LONGEST] for each in found]
+        messages = json.loads(files.read(cache_directory(path, directory) / _FAILED))
+        return [str(message)[:_LONGEST] for message in messages]
     return []
-
-
-def entries(path: Path) -> Iterable[Entry]:
-    """Yield the entries of the table at *path*."""
-    with _opened(path) as text:
-        yield from policy_map.parse(text, path)
-
-
-def until(path: Path) -> datetime | None:
-    """Return when the first of the policies in the table at *path* ends."""
-    return _header(path).until
-
-
-def _header(path: Path) -> policy_map.Header:
-    with _opened(path) as text:
-        return policy_map.header(text, path)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    with (
-        files.explained("read", path),
-        files.opened(path, most=files.LARGEST) as file,
-        # Whoever edits it may write another encoding.
-        io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape") as text,
-    ):
-        yield text
-
-
-def bypassed(
-    postfix: Postfix, configuration: Configuration, path: Path, domains: list[str]
-) -> list[str]:
-    """Return why policies for *domains* in the table at *path* do not count."""
-
-    def ask(table: str, keys: set[str]) -> dict[str, str]:
-        with suppress(ProgramError):
-            return postfix.answers(table, keys) if main_cf.local(table) else {}
-        return {}
-
-    unasked = [
-        f"{own} comes before {path.name} in {policy_map.PARAMETER}, and is not asked:"
-        " where it has an entry for a domain, that overrides the policy"
-        for own in main_cf.own_tables(configuration, path)
-        if domains and not main_cf.local(own)
-    ]
-    return [*unasked, *routes.complaints(configuration, path, domains, ask)]
-
-
-def enforced(path: Path, most: int | None = None) -> list[str]:
-    """Return the domains whose policies are enforced, up to so many entries."""
-    return [one.domain for one in islice(entries(path), most) if _enforced(one)]
-
-
-def unwritten(found: Iterable[Entry]) -> list[str]:
-    """Say which domains have a policy that is not followed where they are in UTF-8."""
-    domains = {
-        one.domain
-        for one in found
-        if "xn--" in one.domain
-        and _enforced(one)
-        and not policy_map.unicode_key(one.domain)
-    }
-    if not domains:
-        return []
-    why = "since Postfix looks up what may be another domain's name"
-    return [
-        f"an address in UTF-8 at {enumerated(sorted(domains))} has no policy, {why}"
-    ]
-
-
-def fleeting(found: Iterable[Entry]) -> list[str]:
-    """Say which policies may end between two runs of an hourly timer."""
-    short = {one.domain for one in found if 0 < one.max_age < _TWICE and _enforced(one)}
-    if not short:
-        return []
-    told = "is valid for less than two hours: where a timer runs each hour, one look"
-    return [f"the policy of {enumerated(sorted(short))} {told} that fails ends it"]
-
-
-def _enforced(entry: Entry) -> bool:
-    return entry.policy.mode is Mode.ENFORCE

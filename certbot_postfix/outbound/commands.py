@@ -10,7 +10,14 @@ from typing import Any
 
 from certbot_postfix.errors import named_logger, short, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
-from certbot_postfix.outbound import collect, dnssec, fitness, lookup, routes
+from certbot_postfix.outbound import (
+    dnssec,
+    effect,
+    fitness,
+    lookup,
+    policy_file,
+    routes,
+)
 from certbot_postfix.outbound.lookup import Answer
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
@@ -72,15 +79,15 @@ def declare(commands: Commands, find: Find) -> None:
 
 def _refresh(outbound: Outbound) -> int:
     now = datetime.now(timezone.utc)
-    asked = outbound.ask_ahead(now, wait=lock.PATIENCE)
+    refreshed = outbound.refresh_sources(now, wait=lock.PATIENCE)
     lock.take(outbound.postfix.directory, wait=lock.PATIENCE)
     if missing := outbound.missing():
         logger.error("%s", missing)
         return 1
-    if outbound.gathering.settings() is None:
+    if outbound.collector.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
-    complaints = outbound.refresh(now, asked)
+    complaints = outbound.refresh(now, refreshed)
     for complaint in complaints:
         logger.error("%s", complaint)
     return 1 if complaints else 0
@@ -93,23 +100,23 @@ def _show(outbound: Outbound, *, as_json: bool) -> int:
     if unnamed := outbound.unnamed():
         logger.warning("%s", unnamed)
     path = outbound.path
-    found = list(collect.entries(path)) if path.exists() else []
+    entries = list(policy_file.entries(path))
     if as_json:
-        print(json.dumps([_described(entry) for entry in found], indent=2))
+        print(json.dumps([_described(entry) for entry in entries], indent=2))
         return 0
-    domains = collect.enforced(path) if path.exists() else []
+    domains = [entry.domain for entry in entries if entry.enforced]
     for note in (
-        *collect.fleeting(found),
-        *collect.bypassed(outbound.postfix, outbound.configuration, path, domains),
+        *effect.short_lived(entries),
+        *effect.bypassed(outbound.postfix, outbound.configuration, path, domains),
     ):
         logger.warning("%s", note)
-    for entry in found:
-        told = (
+    for entry in entries:
+        line = (
             f"{entry.domain}: {entry.policy.mode.value} until"
             f" {entry.expires:%Y-%m-%d %H:%M} UTC, {lookup.servers(entry.policy.mxs)}"
             f" ({short(entry.source, _LABEL)})"
         )
-        print(shown(told, sys.stdout))
+        print(shown(line, sys.stdout))
     return 0
 
 
@@ -127,7 +134,7 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
     domain = parse_domain(name.removesuffix("."), "DOMAIN")
     written = domain if name.isascii() else name.removesuffix(".").casefold()
     postfix, configuration = outbound.postfix, outbound.configuration
-    transport = partial(lookup.asked, postfix, parameter="transport_maps")
+    transport = partial(lookup.answers, postfix, parameter="transport_maps")
     route = routes.find(configuration, written, transport)
     seen = routes.seen(configuration, route)
     asked = routes.key(configuration, route, written)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from certbot_postfix.errors import Error
-from certbot_postfix.outbound import collect, dnssec, main_cf, resolver_daemon
+from certbot_postfix.outbound import dnssec, main_cf, resolver_daemon
 from certbot_postfix.outbound.policy_map import PARAMETER
-from certbot_postfix.postfix import decisions, maps, tls_levels
+from certbot_postfix.postfix import decisions, maps, tls_levels, trust
 from certbot_postfix.postfix.configuration import Configuration, as_clients_see_it
 from certbot_postfix.postfix.decisions import Decision
 from certbot_postfix.postfix.instance import Postfix
@@ -109,14 +109,14 @@ def look(
         fault,
         utf8,
         strict[0] if strict else "may",
-        collect.distrust(configuration),
+        trust.distrust(configuration),
         dnssec.hindrance(configuration) if dane else "",
     )
 
 
 def needs(configuration: Configuration, table: str) -> Iterator[Decision]:
     """Yield what main.cf must say as well if it names the daemon behind *table*."""
-    yield from main_cf.trust(configuration)
+    yield from trust.decide(configuration)
     if _resolves_dane(table):
         why = "the resolver daemon demands DANE"
         yield from tls_levels.secure_dns(configuration, why)

@@ -71,7 +71,7 @@ def servers(names: Iterable[str]) -> str:
     return ", ".join(shortened((short(name, LONGEST_NAME) for name in names), SERVERS))
 
 
-def asked(
+def answers(
     postfix: Postfix,
     table: str,
     keys: set[str],
@@ -97,13 +97,14 @@ def answer(postfix: Postfix, configuration: Configuration, domain: str) -> Answe
     no table has the domain itself.
     """
     keys = main_cf.keys(domain)
-    found: dict[str, dict[str, str]] = {}
-    for table in maps.listed(configuration.value(PARAMETER)):
-        found[table] = asked(postfix, table, set(keys), seconds=_PATIENCE)
+    by_table = {
+        table: answers(postfix, table, set(keys), seconds=_PATIENCE)
+        for table in maps.listed(configuration.value(PARAMETER))
+    }
     for key in keys:
-        for table, answers in found.items():
-            if key in answers:
-                return Answer(table, key, answers[key])
+        for table, values in by_table.items():
+            if key in values:
+                return Answer(table, key, values[key])
     return Answer("", domain, tls_levels.client_level(configuration))
 
 

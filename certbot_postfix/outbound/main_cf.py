@@ -10,10 +10,8 @@ from pathlib import Path
 
 from certbot_postfix.outbound.policy_map import PARAMETER, unicode_key
 from certbot_postfix.postfix import maps, tls_levels
-from certbot_postfix.postfix.configuration import Configuration, client_roots
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Override, Remove
-from certbot_postfix.tls import purposes
-from certbot_postfix.tls.certificates import Certificate
 
 # Types of tables that are asked without a network, and without a daemon.
 _LOCAL = frozenset(
@@ -79,70 +77,6 @@ def _split(value: str, daemons: Sequence[str]) -> tuple[str, str]:
     return value, ""
 
 
-def trust(configuration: Configuration) -> Iterator[Decision]:
-    """Give the client authorities to judge servers by, if it has none.
-
-    Or only a copy of the system's in its chroot, where a directory is looked up, unlike
-    a file (postconf(5), smtp_tls_CApath): as old as the last start of Postfix.
-    """
-    copied = _directory(configuration) and client_roots(configuration) != [Path("/")]
-    wanted = _of_the_system(configuration) and copied
-    if configuration.ca_bundle and (wanted or not _authorities(configuration)):
-        why = "the certificates of other servers can be verified"
-        new = str(configuration.ca_bundle)
-        old = configuration.explicit.get("smtp_tls_CAfile")
-        yield Change("smtp_tls_CAfile", old, new, why)
-
-
-def directories(configuration: Configuration) -> list[Path]:
-    """Return where clients look for authorities one by one, if that is all they have.
-
-    The system's are not among them, as its bundle is named instead.
-    """
-    named = _directory(configuration)
-    if not named or _of_the_system(configuration):
-        return []
-    return [root / named.lstrip("/") for root in client_roots(configuration)]
-
-
-def _directory(configuration: Configuration) -> str:
-    """Return the directory of authorities, "" if there is a file of them as well."""
-    if configuration.value("smtp_tls_CAfile"):
-        return ""
-    return configuration.value("smtp_tls_CApath")
-
-
-def _of_the_system(configuration: Configuration) -> bool:
-    bundle = configuration.ca_bundle
-    named = Path(_directory(configuration))
-    return bundle is not None and named == bundle.parent
-
-
-def distrust(
-    configuration: Configuration,
-    trusted: Sequence[Certificate],
-    empty: Sequence[Path] = (),
-) -> str:
-    """Return why no server could be verified, or ""; then mail would stay here.
-
-    *trusted* are the certificates in smtp_tls_CAfile; *empty* those of `directories`
-    that have none.
-    """
-    named = configuration.value("smtp_tls_CAfile")
-    if not _authorities(configuration):
-        if configuration.ca_bundle:
-            return ""
-        return "there is no bundle of authorities on this machine"
-    if empty:
-        path = configuration.value("smtp_tls_CApath")
-        return f"smtp_tls_CApath = {path}, and {empty[0]} has no authorities"
-    if not named:
-        return ""
-    if any(each.self_signed and purposes.of_authorities(each) for each in trusted):
-        return ""
-    return f"smtp_tls_CAfile = {named} holds no root certificate of an authority"
-
-
 def stricter(configuration: Configuration) -> str:
     """Return the level of the client if policies would not raise it, else ""."""
     level = tls_levels.client_level(configuration)
@@ -194,13 +128,6 @@ def overruled(domains: Collection[str], answered: Collection[str]) -> set[str]:
         for domain in domains
         if not has.isdisjoint([*keys(domain), *keys(unicode_key(domain))])
     }
-
-
-def _authorities(configuration: Configuration) -> bool:
-    named = ("smtp_tls_CAfile", "smtp_tls_CApath")
-    if any(map(configuration.value, named)):
-        return True
-    return configuration.flag("tls_append_default_CA")
 
 
 def local(table: str) -> bool:

@@ -17,9 +17,9 @@ from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import ProgramError, named_logger
 from certbot_postfix.outbound import fitness, main_cf, policy_map
 from certbot_postfix.outbound import resolver_daemon as services
-from certbot_postfix.outbound.collect import Asked, Gathering, Policies
+from certbot_postfix.outbound.collect import Collector, Policies, Refreshed
 from certbot_postfix.outbound.sources import Settings
-from certbot_postfix.postfix import databases, map_types, maps
+from certbot_postfix.postfix import databases, map_types, maps, trust
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
@@ -91,7 +91,7 @@ class Outbound:
         self.postfix = current.postfix
         self.path = self.postfix.directory / policy_map.NAME
         self.databases = Databases(self.path)
-        self.gathering = Gathering(current, self.path, directory)
+        self.collector = Collector(current, self.path, directory)
 
     @property
     def configuration(self) -> Configuration:
@@ -103,32 +103,31 @@ class Outbound:
         """The type of map as which main.cf names the table, "" if it does not."""
         return maps.form(self.configuration.value(policy_map.PARAMETER), self.path)
 
-    def gather(
+    def collect(
         self,
         wanted: Settings,
         now: datetime,
         service: str = "none",
-        asked: Asked | None = None,
+        refreshed: Refreshed | None = None,
     ) -> Policies:
-        """Ask the sources for what fulfils *wanted*, and the daemon *service*.
+        """Return what fulfils *wanted* by sources, and by the daemon *service*.
 
-        Those that were *asked* already are not asked again.
-
-        No file of Postfix's changes.  Raises `Error` if policies would have no effect,
-        or keep mail here.
+        Sources that are *refreshed* already are not asked again.  No file of
+        Postfix's changes.  Raises `Error` if policies would have no effect, or keep
+        mail here.
         """
-        _ = self.gathering.settings()  # the table must be ours
-        configuration = self.gathering.configuration
+        _ = self.collector.settings()  # the table must be ours
+        configuration = self.collector.configuration
         daemon, said = fitness.choose(self.postfix, configuration, service)
         if not wanted.lists and not wanted.domains:
             found = Policies(wanted, {}, [], _forgotten(wanted))
         else:
-            found = self.gathering.policies(wanted, now, asked)
+            found = self.collector.policies(wanted, now, refreshed)
         return replace(found, daemon=daemon, notes=[*said, *found.notes])
 
     def unfit_daemons(self) -> list[str]:
         """Return a sentence for each daemon in main.cf that is not fit."""
-        return fitness.complaints(self.postfix, self.gathering.configuration)
+        return fitness.complaints(self.postfix, self.collector.configuration)
 
     def missing(self) -> str:
         """Return what is to be said if main.cf names the table, and it is gone."""
@@ -158,7 +157,7 @@ class Outbound:
         if wanted.lists or wanted.domains:
             map_type = self._chosen(len(policies.entries))
             text = policies.text
-            decisions += main_cf.trust(configuration)
+            decisions += trust.decide(configuration)
         if policies.daemon:
             later = applied(configuration, decisions)
             decisions += fitness.needs(later, policies.daemon)
@@ -208,32 +207,32 @@ class Outbound:
             self.databases.remove()
         self.databases.keep()
 
-    def ask_ahead(self, now: datetime, *, wait: float) -> Asked | None:
-        """Ask the sources that are due, before Postfix is locked for `refresh`.
+    def refresh_sources(self, now: datetime, *, wait: float) -> Refreshed | None:
+        """Let sources that are due look for something new, before Postfix is locked.
 
         So nobody waits for the network who waits for that lock.  Another process that
         asks is waited for, *wait* seconds; then `BusyError` is raised.
         """
-        wanted = self.gathering.settings()
+        wanted = self.collector.settings()
         if not wanted or not (wanted.lists or wanted.domains) or self.unnamed():
             return None
-        return self.gathering.ask(wanted, now, wait=wait)
+        return self.collector.refresh(wanted, now, wait=wait)
 
-    def refresh(self, now: datetime, asked: Asked | None = None) -> list[str]:
+    def refresh(self, now: datetime, refreshed: Refreshed | None = None) -> list[str]:
         """Bring the table up to date with what the sources say.
 
-        They are asked if they were not *asked* ahead, for what is wanted still.
+        They are asked unless they were *refreshed* before, for what is wanted still.
         main.cf stays as it is.  Returns what failed, a sentence each.
         """
         self.current.forget()  # it may have been read before Postfix was locked
-        wanted = self.gathering.settings()
+        wanted = self.collector.settings()
         if wanted is None:
             return []
         databases.sweep(self.path)
         if unnamed := self.unnamed():
             logger.warning("%s", unnamed)
             return []
-        policies = self.gather(wanted, now, asked=asked)
+        policies = self.collect(wanted, now, refreshed=refreshed)
         text = policies.text
         changed = text != files.read(self.path) or self.databases.kept()
         if changed or services.fault(self.postfix, self._table):

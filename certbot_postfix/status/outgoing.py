@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.outbound import collect, dnssec, fitness, main_cf, resolver_daemon
+from certbot_postfix.outbound import (
+    collect,
+    dnssec,
+    effect,
+    fitness,
+    main_cf,
+    policy_file,
+    resolver_daemon,
+)
 from certbot_postfix.outbound import policy_map as policies
 from certbot_postfix.postfix import maps, tls_levels
 from certbot_postfix.postfix.configuration import Configuration
@@ -59,9 +67,9 @@ def _read(
     until, failures = None, collect.failures(path, bundles)
     void: list[str] = []
     try:
-        until = collect.until(path)
-        domains = collect.enforced(path, _MOST)
-        void = collect.bypassed(postfix, configuration, path, domains)
+        until = policy_file.until(path)
+        domains = policy_file.enforced(path, _MOST)
+        void = effect.bypassed(postfix, configuration, path, domains)
     except Error as error:
         failures = [error.message, *failures]
     return replace(table, until=until, failures=tuple(failures), void=tuple(void))

@@ -8,6 +8,7 @@ know is not mentioned.  Meanings and defaults are those of postconf(5).
 import re
 from collections.abc import Iterator
 
+from certbot_postfix.postfix import trust
 from certbot_postfix.postfix.configuration import Configuration, words_of
 from certbot_postfix.postfix.decisions import Decision, Kept, change
 
@@ -29,7 +30,7 @@ def intermediate(configuration: Configuration) -> Iterator[Decision]:
         *_yes_wanted(configuration, "smtpd_tls_received_header", "TLS is visible"),
         *_loglevel(configuration, "smtpd_tls_loglevel"),
         *_loglevel(configuration, "smtp_tls_loglevel"),
-        *_trust(configuration),
+        *trust.decide(configuration),
     ):
         if decision.name in configuration.defaults:
             yield decision
@@ -200,13 +201,3 @@ _VISIBLE = frozenset(
         "summary",
     }
 )
-
-
-def _trust(configuration: Configuration) -> Iterator[Decision]:
-    names = ("smtp_tls_CAfile", "smtp_tls_CApath")
-    if configuration.ca_bundle and not any(map(configuration.value, names)):
-        bundle, why = (
-            str(configuration.ca_bundle),
-            "certificates of others can be judged",
-        )
-        yield change(configuration, "smtp_tls_CAfile", bundle, why)

@@ -1,0 +1,103 @@
+"""Where policies in the table have no effect, or may end too soon, in sentences.
+
+Raises `errors.Error`.
+"""
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from certbot_postfix.errors import ProgramError, enumerated
+from certbot_postfix.formats.policy import Entry
+from certbot_postfix.outbound import lookup, main_cf, policy_map, routes
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.instance import Postfix
+
+# Seconds in which an hourly timer runs twice.
+_TWICE = 7200
+
+
+def notes(
+    postfix: Postfix,
+    configuration: Configuration,
+    path: Path,
+    entries: Collection[Entry],
+) -> list[str]:
+    """Return what is to be known of *entries* if they are in the table at *path*."""
+    enforced = [entry.domain for entry in entries if entry.enforced]
+    void = bypassed(postfix, configuration, path, enforced)
+    reported = " ".join(void)  # of what hides our table, one sentence is enough
+    return [
+        *without_unicode(entries),
+        *short_lived(entries),
+        *(
+            str(override)
+            for override in main_cf.overrides(configuration, path)
+            if f"for {override.service}" not in reported
+        ),
+        *void,
+    ]
+
+
+def bypassed(
+    postfix: Postfix, configuration: Configuration, path: Path, domains: list[str]
+) -> list[str]:
+    """Return why policies for *domains* in the table at *path* do not count."""
+
+    def ask(table: str, keys: set[str]) -> dict[str, str]:
+        with suppress(ProgramError):
+            return postfix.answers(table, keys) if main_cf.local(table) else {}
+        return {}
+
+    unasked = [
+        f"{table} comes before {path.name} in {policy_map.PARAMETER}, and is not asked:"
+        " where it has an entry for a domain, that overrides the policy"
+        for table in main_cf.own_tables(configuration, path)
+        if domains and not main_cf.local(table)
+    ]
+    return [*unasked, *routes.complaints(configuration, path, domains, ask)]
+
+
+def answered_first(
+    postfix: Postfix, table: str, entries: Iterable[Entry]
+) -> dict[str, None]:
+    """Return the domains of *entries* for which the administrator's *table* counts."""
+    domains = [entry.domain for entry in entries if entry.enforced]
+    spellings = {
+        spelling
+        for domain in domains
+        for spelling in (domain, policy_map.unicode_key(domain))
+    }
+    keys = {key for name in spellings if name for key in main_cf.keys(name)}
+    answers = lookup.answers(postfix, table, keys) if keys else {}
+    return dict.fromkeys(sorted(main_cf.overruled(domains, answers)))
+
+
+def without_unicode(entries: Iterable[Entry]) -> list[str]:
+    """Say which domains have a policy that is not followed where they are in UTF-8."""
+    domains = {
+        entry.domain
+        for entry in entries
+        if "xn--" in entry.domain
+        and entry.enforced
+        and not policy_map.unicode_key(entry.domain)
+    }
+    if not domains:
+        return []
+    why = "since Postfix looks up what may be another domain's name"
+    return [
+        f"an address in UTF-8 at {enumerated(sorted(domains))} has no policy, {why}"
+    ]
+
+
+def short_lived(entries: Iterable[Entry]) -> list[str]:
+    """Say which policies may end between two runs of an hourly timer."""
+    domains = {
+        entry.domain
+        for entry in entries
+        if 0 < entry.max_age < _TWICE and entry.enforced
+    }
+    if not domains:
+        return []
+    why = "is valid for less than two hours: where a timer runs each hour, one look"
+    return [f"the policy of {enumerated(sorted(domains))} {why} that fails ends it"]
