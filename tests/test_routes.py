@@ -53,6 +53,17 @@ def filter_of_a_service(world: World) -> dict[str, str]:
     return {}
 
 
+def class_of_a_service(world: World) -> dict[str, str]:
+    services = world.sender.postconf("-M").splitlines()
+    smtpd = next(line.split()[0] for line in services if line.endswith("smtpd"))
+    for value in (
+        "smtpd_restriction_classes=strangers",
+        f"strangers=check_client_access,{table(world, '[::1] FILTER smtp:[a.org]')}",
+    ):
+        world.sender.postconf("-P", f"{smtpd}/inet/{value}")
+    return {}
+
+
 ROUTES = [
     pytest.param(
         lambda _: {"default_transport": "smtp:[127.0.0.1]"},
@@ -81,6 +92,14 @@ ROUTES = [
         lambda _: {"relay_domains": DOMAIN, "relay_transport": "smtp:[127.0.0.1]"},
         "relay_transport sends mail to [127.0.0.1]",
         id="relay_transport",
+    ),
+    pytest.param(
+        lambda world: {
+            "relay_domains": table(world, f"{DOMAIN} here"),
+            "relay_transport": "smtp:[127.0.0.1]",
+        },
+        "relay_transport sends mail to [127.0.0.1]",
+        id="relay_domains, a table",
     ),
     pytest.param(
         overridden,
@@ -118,6 +137,11 @@ ROUTES = [
         access_with_filter,
         "smtp:[127.0.0.1]:10025 is a content filter",
         id="FILTER in a table",
+    ),
+    pytest.param(
+        class_of_a_service,
+        "smtp:[a.org] is a content filter",
+        id="FILTER in a class of a service",
     ),
     pytest.param(
         lambda _: {
@@ -171,6 +195,19 @@ def test_a_route_to_the_servers_of_the_domain_is_not_told(world, route):
     assert "policies-without-effect" not in findings(world)
     status, told = policy_test(world, DOMAIN)
     assert (status, "secure" in told) == (0, True)
+
+
+def test_a_route_for_the_domain_in_utf8_is_told_as_well(world):
+    world.listed["xn--bcher-kva.insecure"] = {"mode": "enforce", "mxs": ["mx.org"]}
+    world.write_list()
+    route = table(world, "b\u00fccher.insecure smtp:[127.0.0.1]")
+    world.sender.set(transport_maps=route)
+    world.install("--postfix-policy-list", str(world.list))
+
+    _, told = policy(world, "show")
+
+    said = f"policies for xn--bcher-kva.insecure have no effect: {route} in"
+    assert said in " ".join(told.split())
 
 
 def test_what_counts_for_the_next_hop_is_what_policy_test_prints(world):

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 from certbot_postfix.errors import named_logger, short, shown
@@ -21,6 +20,7 @@ from certbot_postfix.outbound import (
 from certbot_postfix.outbound.lookup import Answer
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
+from certbot_postfix.postfix import maps
 from certbot_postfix.system import lock
 
 logger = named_logger(__name__)
@@ -134,8 +134,13 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
     domain = parse_domain(name.removesuffix("."), "DOMAIN")
     written = domain if name.isascii() else name.removesuffix(".").casefold()
     postfix, configuration = outbound.postfix, outbound.configuration
-    transport = partial(lookup.answers, postfix, parameter="transport_maps")
-    route = routes.find(configuration, written, transport)
+
+    def ask(table: str, keys: set[str]) -> dict[str, str]:
+        listed = maps.listed(configuration.value("transport_maps"))
+        parameter = "transport_maps" if table in listed else "relay_domains"
+        return lookup.answers(postfix, table, keys, parameter=parameter)
+
+    route = routes.find(configuration, written, ask)
     seen = routes.seen(configuration, route)
     asked = routes.key(configuration, route, written)
     answer = lookup.answer(postfix, seen, asked)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.outbound import main_cf
-from certbot_postfix.outbound.policy_map import PARAMETER
+from certbot_postfix.outbound.policy_map import PARAMETER, unicode_key
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import (
     Configuration,
@@ -62,7 +62,7 @@ class Route:
 
 def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
     """Return the route of mail for *domain*."""
-    usual = _usual(configuration, domain)
+    usual = _usual(configuration, domain, ask)
     tables = maps.listed(configuration.value("transport_maps"))
     answers = [(each, ask(each, set(_keys(each, domain)))) for each in tables]
     for key in (_somebody(domain), *main_cf.keys(domain), "*"):
@@ -86,11 +86,23 @@ def _somebody(domain: str) -> str:
     return f"postmaster@{domain}"  # who is at each domain: RFC 5321, 4.5.1
 
 
-def _usual(configuration: Configuration, domain: str) -> Route:
+def _names(domain: str) -> set[str]:
+    """Return *domain* and its parents, as relay_domains is asked for them."""
+    return {key.removeprefix(".") for key in main_cf.keys(domain)}
+
+
+def _relayed(configuration: Configuration) -> list[str]:
+    """Return the tables of relay_domains, of which the keys are domains."""
+    listed = maps.listed(configuration.value("relay_domains"))
+    return [each for each in listed if ":" in each]
+
+
+def _usual(configuration: Configuration, domain: str, ask: Ask) -> Route:
     """Return the route where transport_maps has none."""
-    relayed = configuration.words("relay_domains")
-    parents = {key.removeprefix(".") for key in main_cf.keys(domain)}
-    name = "default_transport" if parents.isdisjoint(relayed) else "relay_transport"
+    names, relayed = _names(domain), _relayed(configuration)
+    relays = not names.isdisjoint(configuration.words("relay_domains"))
+    relays = relays or any(ask(table, names) for table in relayed)
+    name = "relay_transport" if relays else "default_transport"
     transport, _, nexthop = configuration.value(name).partition(":")
     if nexthop or not (relay := configuration.value("relayhost")):
         return Route(transport, nexthop, name)
@@ -170,8 +182,9 @@ def filters(configuration: Configuration) -> Iterator[Route]:
     """Yield the routes of content_filter, and of FILTER in what can be read."""
     places: list[Mapping[str, str]] = [configuration.values]
     places += [service.overrides for service in configuration.services]
-    classes = configuration.words("smtpd_restriction_classes")
     for values in places:
+        named = values.get("smtpd_restriction_classes", "").replace(",", " ").split()
+        classes = {*named, *configuration.words("smtpd_restriction_classes")}
         if value := values.get("content_filter"):
             yield _filter(configuration, value, "content_filter")
         for name, value in values.items():
@@ -194,29 +207,54 @@ def _actions(value: str) -> Iterator[str]:
             yield from _FILTER.findall(_COMMENT.sub("", text.decode(errors="replace")))
 
 
+def _forms(domain: str) -> Iterator[str]:
+    """Yield *domain*, and how an address in UTF-8 has it, if that has a policy."""
+    yield domain
+    if "xn--" in domain and (key := unicode_key(domain)):
+        yield key
+
+
 def complaints(
     configuration: Configuration, path: Path, domains: Collection[str], ask: Ask
 ) -> list[str]:
     """Return why policies for *domains* in our table at *path* do not count."""
     if not domains:
         return []
-    known = {
-        table: ask(table, {key for each in domains for key in _keys(table, each)})
-        for table in maps.listed(configuration.value("transport_maps"))
+    forms = {form: domain for domain in domains for form in _forms(domain)}
+    known: dict[str, Mapping[str, str]] = {
+        table: ask(table, {name for form in forms for name in _names(form)})
+        for table in _relayed(configuration)
     }
-    found: dict[str, list[str]] = {}
-    for domain in domains:
-        route = find(configuration, domain, lambda table, _: known[table])
-        if why := void(configuration, route, path, domain):
-            found.setdefault(why, []).append(domain)
+    for table in maps.listed(configuration.value("transport_maps")):
+        known[table] = ask(table, {key for form in forms for key in _keys(table, form)})
+
+    def answers(table: str, keys: set[str]) -> dict[str, str]:
+        return {key: known[table][key] for key in keys if key in known[table]}
+
+    found: dict[str, set[str]] = {}
+    for form, domain in forms.items():
+        route = find(configuration, form, answers)
+        if why := void(configuration, route, path, form):
+            found.setdefault(why, set()).add(domain)
     told = [
         f"policies for {enumerated(sorted(those))} have no effect: {why}"
         for why, those in found.items()
     ]
-    unread = [each for each in known if not main_cf.local(each)]
-    told += [
-        f"{each} in transport_maps is not asked: where it sends mail elsewhere,"
-        " policies have no effect"
-        for each in unread
-    ]
-    return [*told, *elsewhere(configuration)]
+    return [*told, *_unread(configuration), *elsewhere(configuration)]
+
+
+def _unread(configuration: Configuration) -> Iterator[str]:
+    """Yield what is not known of routes, since their tables are not asked."""
+    for table in maps.listed(configuration.value("transport_maps")):
+        if not main_cf.local(table):
+            yield (
+                f"{table} in transport_maps is not asked: where it sends mail"
+                " elsewhere, policies have no effect"
+            )
+    transport = configuration.value("relay_transport")
+    for table in _relayed(configuration):
+        if transport.partition(":")[2] and not main_cf.local(table):
+            yield (
+                f"{table} in relay_domains is not asked: policies for its domains have"
+                f" no effect, since relay_transport sends mail to {transport[:SHOWN]}"
+            )
