@@ -16,7 +16,7 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import options
 from certbot_postfix.errors import Error, named_logger, shown
-from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.install import Deployment, DeployOptions
 from certbot_postfix.inbound.lineage import Lineage, bundles_below
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import commands as policy
@@ -90,7 +90,7 @@ def _say(text: str) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     deployment = _deployment(arguments)
     lineage = _lineage(arguments, arguments.cert_name)
-    wish = Wish(
+    wish = DeployOptions(
         Profile(arguments.tls_profile),
         ClientLevel(arguments.client_level),
         by_name=arguments.sni == "auto",

@@ -180,11 +180,13 @@ class Installer(common.Installer):
         from certbot_postfix.change.checkpoint import (  # noqa: PLC0415
             CheckpointInProgress,
         )
-        from certbot_postfix.inbound.install import Wish  # noqa: PLC0415
+        from certbot_postfix.inbound.install import DeployOptions  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first
-        proposal = self._ready.propose(self._lineage, Wish.of(self.conf), policies)
+        proposal = self._ready.propose(
+            self._lineage, DeployOptions.of(self.conf), policies
+        )
         self._show(self._lineage.name, proposal)
         self._lineage, self._proposal = None, proposal
         self._ready.apply(proposal, checkpoint)
@@ -221,7 +223,7 @@ class Installer(common.Installer):
             with _restored():
                 self._ready.rollback.activate()
             if self.config.verb == "rollback":
-                self._ready.catch_up()
+                self._ready.deploy_pending()
         elif phase in (Phase.DEPLOYING, Phase.WRITTEN):
             self._phase = phase
             if self._proposal:
@@ -304,7 +306,7 @@ class Installer(common.Installer):
         renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
         interrupted = Path(self.config.in_progress_dir).is_dir()
         self._warn_if_dropped(renewed, bundle, directory)
-        if not interrupted and not renewed.missed_by(bundle, directory):
+        if not interrupted and not renewed.pending_for(bundle, directory):
             return
         self.prepare()
         with _not_deployed():

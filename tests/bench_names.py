@@ -10,8 +10,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from certbot_postfix.change.plan import Edit
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.install import Deployment, DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.postfix import map_types
 from certbot_postfix.postfix.instance import Postfix
@@ -76,7 +78,8 @@ class Host:
             path.write_bytes(issued[number % len(issued)].bundle_pem)
             table[name] = (str(path),)
         deployment = self.deployment()
-        deployment.tables.replace(sni.render(table))
+        edit = Edit(deployment.tables.path, deployment.tables.text(), sni.render(table))
+        Transaction((deployment.tables.databases,)).write(edit)
         form = map_types.chosen(
             deployment.postfix, deployment.configuration, "", count, sni.LARGE
         )
@@ -96,7 +99,7 @@ class Host:
         deployment = self.deployment()
         began = time.perf_counter()
         lineage = Lineage.live(self.certbot / "live", name)
-        proposal = deployment.propose(lineage, Wish())
+        proposal = deployment.propose(lineage, DeployOptions())
         deployment.apply(proposal, Checkpoint())
         deployment.serve(proposal)
         return time.perf_counter() - began
@@ -136,7 +139,7 @@ class Host:
         began = time.perf_counter()
         tables.build("hash", table)
         elapsed = time.perf_counter() - began
-        tables.databases.keep()
+        tables.databases.discard_backups()
         return elapsed
 
     def compile_bare(self) -> float:

@@ -208,7 +208,7 @@ def test_an_installation_that_ends_before_any_change_puts_no_older_bundle_back(
     bundle = certbot.bundle(NAME)
     newer = bundle.read_bytes()
     # A renewal that was killed before it was verified has left what it replaced.
-    files.previous(bundle).write_bytes(authority.issue(NAME).bundle_pem)
+    files.backup_name(bundle).write_bytes(authority.issue(NAME).bundle_pem)
     turn_away(postfix, ["smtp"])
     postfix.reload()
     wait_until(lambda: greeting(postfix) == b"554", "smtp rejects this machine")

@@ -14,7 +14,7 @@ from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.install import Deployment, DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.decisions import Change
@@ -32,7 +32,7 @@ from tests.lab.machine import LOOPBACK
 from tests.test_transaction import Reversible
 
 NAME = "mx.example.org"
-LEAST = Wish(Profile.CERTIFICATE, ClientLevel.KEEP)
+LEAST = DeployOptions(Profile.CERTIFICATE, ClientLevel.KEEP)
 
 
 class Checkpoint:

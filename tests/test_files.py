@@ -182,7 +182,7 @@ def test_why_a_mount_point_is_not_replaced_is_told(mounted):
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_what_a_killed_run_left_is_overwritten(path, write):
-    files.temporary(path).write_bytes(b"half")
+    files.staging_name(path).write_bytes(b"half")
 
     write(path, b"new")
 
@@ -193,7 +193,7 @@ def test_what_a_killed_run_left_is_overwritten(path, write):
 def test_a_link_that_waits_under_the_temporary_name_is_not_followed(path, write):
     victim = path.parent.parent / "victim"
     victim.write_bytes(b"precious")
-    files.temporary(path).symlink_to(victim)
+    files.staging_name(path).symlink_to(victim)
 
     write(path, b"new")
 
@@ -407,10 +407,10 @@ def test_a_copy_that_is_gone_is_named(path):
 
 def test_what_was_kept_comes_back_itself(path):
     before = path.stat()
-    files.keep(path)
+    files.back_up(path)
     replace(path, b"new")
 
-    files.bring_back(path)
+    files.restore_backup(path)
 
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -418,20 +418,20 @@ def test_what_was_kept_comes_back_itself(path):
 
 
 def test_the_last_kept_is_what_comes_back(path):
-    files.keep(path)
+    files.back_up(path)
     replace(path, b"new")
-    files.keep(path)
+    files.back_up(path)
     replace(path, b"newest")
 
-    files.bring_back(path)
+    files.restore_backup(path)
 
     assert look(path.parent) == {"main.cf": (0o600, b"new")}
 
 
 def test_what_was_kept_and_not_replaced_leaves_nothing_behind(path):
-    files.keep(path)
+    files.back_up(path)
 
-    files.bring_back(path)
+    files.restore_backup(path)
 
     assert look(path.parent) == {"main.cf": (0o644, b"old")}
 
@@ -441,10 +441,10 @@ def test_a_full_disk_hinders_neither_keeping_nor_bringing_back(small_disk):
     path.write_bytes(b"old")
     fill(small_disk)
 
-    files.keep(path)
+    files.back_up(path)
     with pytest.raises(Error, match="No space left"):
         replace(path, TOO_MUCH)
-    files.bring_back(path)
+    files.restore_backup(path)
 
     assert path.read_bytes() == b"old"
     assert not files.leftovers(path)
@@ -462,7 +462,7 @@ def test_what_was_made_on_another_file_system_is_put_in_place(small_disk, tmp_pa
 
 def test_nothing_comes_back_if_nothing_was_kept(path):
     with pytest.raises(Error, match=f"could not restore {path}: No such file"):
-        files.bring_back(path)
+        files.restore_backup(path)
 
     assert path.read_bytes() == b"old"
 
@@ -471,27 +471,31 @@ def test_nothing_comes_back_if_nothing_was_kept(path):
 
 
 def test_what_a_killed_run_left_is_found(path):
-    left = [files.temporary(path), files.previous(path)]
-    for each in (*left, files.previous(path.with_name("b.pem"))):
+    left = [files.staging_name(path), files.backup_name(path)]
+    for each in (*left, files.backup_name(path.with_name("b.pem"))):
         each.touch()
 
     assert sorted(files.leftovers(path)) == sorted(left)
 
 
 def test_a_name_with_a_star_does_not_mean_other_names(path):
-    files.previous(path.with_name("www.example.org.pem")).touch()
+    files.backup_name(path.with_name("www.example.org.pem")).touch()
 
     assert files.leftovers(path.with_name("*.example.org.pem")) == []
 
 
 def test_what_killed_runs_left_in_a_directory_is_removed_by_kind(path):
     other = path.with_name("b.pem")
-    for each in (files.temporary(path), files.temporary(other), files.previous(other)):
+    for each in (
+        files.staging_name(path),
+        files.staging_name(other),
+        files.backup_name(other),
+    ):
         each.touch()
 
     files.remove_all(path.parent, files.NEW)
 
-    assert set(path.parent.iterdir()) == {path, files.previous(other)}
+    assert set(path.parent.iterdir()) == {path, files.backup_name(other)}
 
 
 def test_what_is_removed_is_gone_and_what_was_gone_is_no_error(path):

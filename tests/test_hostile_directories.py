@@ -111,7 +111,7 @@ def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, victim, 
         os.chown(path, NOBODY, NOBODY)
         if verb == "restore":
             path.write_bytes(b"new")
-        with Swap(files.temporary(path), victim, at.__eq__) as swap, suppress(Error):
+        with Swap(files.staging_name(path), victim, at.__eq__) as swap, suppress(Error):
             write(verb, path, saved)
 
         assert look(victim) == before
@@ -124,7 +124,7 @@ def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, victim, 
 def test_what_is_put_in_place_of_a_new_file_is_not_renamed(path, base, victim, verb):
     saved = base / "saved"
     saved.write_bytes(b"older")
-    name = files.temporary(path)
+    name = files.staging_name(path)
 
     with (
         Swap(name, victim, lambda _: name.exists()),
@@ -156,7 +156,7 @@ def test_no_other_file_is_hidden_than_the_one_that_is_there(path, victim):
 def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, kind):
     victim = base / "victim"
     victim.write_bytes(b"precious")
-    for planted in (files.temporary(path), files.previous(path)):
+    for planted in (files.staging_name(path), files.backup_name(path)):
         if "link" in kind:
             planted.symlink_to(victim if kind == "link" else base / "nowhere")
         else:
@@ -164,11 +164,11 @@ def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, k
             if kind == "full":
                 (planted / "x").touch()
 
-    files.keep(path)
+    files.back_up(path)
     files.replace(path, b"new", mode=0o600)
     assert path.read_bytes() == b"new"
-    assert files.kept(path)
-    files.bring_back(path)
+    assert files.backup_of(path)
+    files.restore_backup(path)
 
     assert path.read_bytes() == b"old"
     assert victim.read_bytes() == b"precious"
@@ -177,26 +177,28 @@ def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, k
 
 
 def test_what_is_left_under_another_name_is_found_and_removed(path):
-    files.temporary(path).mkdir()
-    files.previous(path).mkdir()
-    other = files.temporary(path).with_name(f"{files.temporary(path).name}.0123abcd")
+    files.staging_name(path).mkdir()
+    files.backup_name(path).mkdir()
+    other = files.staging_name(path).with_name(
+        f"{files.staging_name(path).name}.0123abcd"
+    )
     other.touch()
     planted = other.with_name(f"{other.name}.d")
     planted.mkdir()
-    files.keep(path)
+    files.back_up(path)
 
     assert len(files.leftovers(path)) == 2
     files.remove(*files.leftovers(path))
 
     assert not files.leftovers(path)
-    assert files.temporary(path).is_dir()
+    assert files.staging_name(path).is_dir()
     assert planted.is_dir()
 
 
 @pytest.mark.parametrize("kind", ["directory of others", "link", "file", "FIFO"])
 def test_what_has_the_name_of_the_place_for_maps_does_not_stop_a_run(base, kind):
     table = base / "certbot_sni"
-    planted, elsewhere = databases.workshop(table), base / "elsewhere"
+    planted, elsewhere = databases.build_directory(table), base / "elsewhere"
     elsewhere.mkdir()
     if kind == "directory of others":
         planted.mkdir()
@@ -208,11 +210,11 @@ def test_what_has_the_name_of_the_place_for_maps_does_not_stop_a_run(base, kind)
         os.mkfifo(planted) if kind == "FIFO" else planted.touch()
     device = Databases(table)
 
-    databases.sweep(table)
-    with device.beside(b"text", mode=0o600) as copy:
+    databases.remove_leftovers(table)
+    with device.building(b"text", mode=0o600) as copy:
         assert copy.read_bytes() == b"text"
         copy.with_name("certbot_sni.db").write_bytes(b"built")
-        device.put(copy, lambda _: None)
+        device.install(copy, lambda _: None)
 
     assert table.with_name("certbot_sni.db").read_bytes() == b"built"
     assert list(elsewhere.iterdir()) == []
@@ -225,10 +227,10 @@ def test_maps_are_built_where_others_cannot_put_another_directory(path):
     table = path.with_name("certbot_sni")
     device = Databases(table)
 
-    with device.beside(b"text", mode=0o600) as copy:
+    with device.building(b"text", mode=0o600) as copy:
         assert files.is_guarded(copy.parent)
         copy.with_name("certbot_sni.db").write_bytes(b"built")
-        device.put(copy, lambda _: None)
+        device.install(copy, lambda _: None)
 
     database = table.with_name("certbot_sni.db")
     assert database.read_bytes() == b"built"
@@ -285,11 +287,11 @@ import sys
 from pathlib import Path
 from certbot_postfix.system import files
 path = Path(sys.argv[1])
-files.keep(path)
+files.back_up(path)
 files.replace(path, b"new", mode=0o600)
-assert files.kept(path).read_bytes() == b"old"
-assert files.kept(path).stat().st_mode & 0o777 == 0o640
-files.bring_back(path)
+assert files.backup_of(path).read_bytes() == b"old"
+assert files.backup_of(path).stat().st_mode & 0o777 == 0o640
+files.restore_backup(path)
 """
 
 
@@ -354,8 +356,11 @@ def test_a_directory_is_synced_after_what_was_renamed_in_it(base):
 @pytest.mark.parametrize(
     ("verbs", "expected"),
     [
-        ("keep(path)", ["link", "fsync"]),
-        ("keep(path); files.bring_back(path)", ["link", "fsync", "rename", "fsync"]),
+        ("back_up(path)", ["link", "fsync"]),
+        (
+            "back_up(path); files.restore_backup(path)",
+            ["link", "fsync", "rename", "fsync"],
+        ),
         ("put(path.with_name('new'), path)", ["fsync", "rename", "fsync"]),
     ],
 )
@@ -404,9 +409,9 @@ def test_a_rename_that_was_done_counts_though_it_is_reported_as_failed(path, bas
     subprocess.run(build, check=True)
     program = (
         f"{PROGRAM}\nfiles.rewrite(path, b'newest')\n"
-        "files.keep(path)\n"
-        "assert files.kept(path).samefile(path)\n"
-        "files.forget(path)\n"
+        "files.back_up(path)\n"
+        "assert files.backup_of(path).samefile(path)\n"
+        "files.discard_backup(path)\n"
     )
 
     subprocess.run(

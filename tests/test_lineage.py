@@ -35,27 +35,27 @@ def bundle(tmp_path: Path, issued: Issued) -> Path:
 
 
 def test_what_is_deployed_and_proven_was_not_missed(lineage, bundle, tmp_path):
-    assert not lineage.missed_by(bundle, tmp_path)
+    assert not lineage.pending_for(bundle, tmp_path)
 
 
 def test_a_renewal_is_missed_by_an_older_bundle(lineage, bundle, tmp_path, authority):
     renew_lineage(tmp_path, NAME, authority.issue(NAME))
 
-    assert lineage.missed_by(bundle, tmp_path)
+    assert lineage.pending_for(bundle, tmp_path)
 
 
 def test_a_proof_is_missed_while_the_bundle_before_it_is_there(
     lineage, bundle, tmp_path
 ):
-    files.previous(bundle).touch()
+    files.backup_name(bundle).touch()
 
-    assert lineage.missed_by(bundle, tmp_path)
+    assert lineage.pending_for(bundle, tmp_path)
 
 
 def test_the_old_bundle_of_another_lineage_does_not_matter(lineage, bundle, tmp_path):
-    files.previous(bundle.with_name("other.pem")).touch()
+    files.backup_name(bundle.with_name("other.pem")).touch()
 
-    assert not lineage.missed_by(bundle, tmp_path)
+    assert not lineage.pending_for(bundle, tmp_path)
 
 
 # What else may be out of date
@@ -69,13 +69,13 @@ def test_a_bundle_that_is_gone_is_missed_where_it_is_named(
     bundle.unlink()
     (tmp_path / name).write_text(f"a.org {bundle}\n" if named else "# nothing\n")
 
-    assert lineage.missed_by(bundle, tmp_path) is named
+    assert lineage.pending_for(bundle, tmp_path) is named
 
 
 def test_a_bundle_that_never_was_is_not_missed(lineage, bundle, tmp_path):
     bundle.unlink()
 
-    assert not lineage.missed_by(bundle, tmp_path)
+    assert not lineage.pending_for(bundle, tmp_path)
 
 
 DATABASES = [path.name for path in databases.possible(Path(sni.NAME))]
@@ -98,7 +98,7 @@ def test_a_renewal_is_missed_by_a_database_that_is_older(
     past = bundle.stat().st_mtime - age
     os.utime(tmp_path / file, (past, past))
 
-    assert lineage.missed_by(bundle, tmp_path) is missed
+    assert lineage.pending_for(bundle, tmp_path) is missed
 
 
 def test_of_two_databases_the_older_one_counts(lineage, bundle, tmp_path):
@@ -109,7 +109,7 @@ def test_of_two_databases_the_older_one_counts(lineage, bundle, tmp_path):
     past = bundle.stat().st_mtime - 60
     os.utime(old, (past, past))
 
-    assert lineage.missed_by(bundle, tmp_path)
+    assert lineage.pending_for(bundle, tmp_path)
 
 
 # The bundle of a lineage

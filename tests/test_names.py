@@ -25,7 +25,7 @@ from cryptography import x509
 
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, Proposal, Wish
+from certbot_postfix.inbound.install import Deployment, DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
@@ -250,7 +250,7 @@ class Scene:
     def deploy(self, name: str) -> Proposal:
         """Deploy a lineage, as certbot has it done."""
         deployment = self.deployment
-        proposal = deployment.propose(self.live(name), Wish())
+        proposal = deployment.propose(self.live(name), DeployOptions())
         deployment.apply(proposal, Checkpoint())
         deployment.serve(proposal)
         return proposal
@@ -969,7 +969,7 @@ def test_a_database_that_no_parameter_names_any_more_goes_with_a_renewal(compile
 
     assert list(compiled.postfix.config_dir.glob("certbot_sni.*")) == []
     assert everywhere(compiled.postfix, SHOP[0]) == issued.leaf
-    assert compiled.deployment.inventory.missed() == []
+    assert compiled.deployment.inventory.pending() == []
 
 
 @pytest.mark.parametrize("way", ["the hook", "certbot"])
@@ -1544,7 +1544,7 @@ def test_a_lineage_by_name_is_forgotten(wild):
 @pytest.mark.parametrize("there", ["shop", "compiled"])
 def test_the_table_goes_with_the_last_lineage_by_name(request, there):
     scene: Scene = request.getfixturevalue(there)
-    left = databases.workshop(scene.postfix.config_dir / sni.NAME)
+    left = databases.build_directory(scene.postfix.config_dir / sni.NAME)
     left.mkdir(mode=0o700)  # by a killed run
 
     diff = forget(scene, "shop")
@@ -1594,7 +1594,7 @@ def test_the_only_default_certificate_stays_if_certbot_has_its_files_no_more(sho
 def test_a_bundle_that_nothing_names_is_removed_without_a_reload(shop):
     issued = shop.issue("old.example.org")
     bundle = private(shop.certbot.bundle("old"), issued)
-    left = private(files.previous(bundle), issued)  # by a run that was killed
+    left = private(files.backup_name(bundle), issued)  # by a run that was killed
     before, reloads = configuration(shop), shop.reloads
 
     assert forget(shop, "old") == ""

@@ -341,7 +341,7 @@ def test_a_type_that_is_not_usual_any_more_is_kept_until_an_installation_moves_i
 
     value = Postfix(scene.postfix.config_dir).value("smtp_tls_policy_maps")
     assert value == f"texthash:{scene.path}"
-    assert Databases(scene.path).there() == []
+    assert Databases(scene.path).existing() == []
     assert scene.answer("one.example.org") == FIRST
 
     directory = ("--postfix-config-dir", str(scene.postfix.config_dir))
@@ -489,7 +489,7 @@ def test_a_missing_database_is_made_again(scene):
     scene.follow("hash")
     scene.third.say(ONE)
     scene.apply()
-    (database,) = Databases(scene.path).there()
+    (database,) = Databases(scene.path).existing()
     database.unlink()
 
     scene.refresh()
@@ -515,8 +515,8 @@ def test_what_was_killed_before_postfix_was_told_is_told_again(scene):
     scene.follow("hash")
     scene.third.say(ONE)
     scene.apply()
-    (database,) = Databases(scene.path).there()
-    files.keep(database)  # as it is until Postfix was reloaded
+    (database,) = Databases(scene.path).existing()
+    files.back_up(database)  # as it is until Postfix was reloaded
     scene.postfix.start()
 
     scene.refresh()

@@ -14,7 +14,7 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.placement import (
     Deployed,
     Placement,
-    Standing,
+    Present,
     heirs,
     place,
     refuse,
@@ -60,12 +60,12 @@ def files(*deployed: Deployed) -> tuple[str, ...]:
 
 def standing(
     *default: Deployed, table: Table | None = None, peers: Iterable[Deployed] = ()
-) -> Standing:
+) -> Present:
     """Return what there is before a lineage is placed."""
-    return Standing(default, table or {}, list(peers))
+    return Present(default, table or {}, list(peers))
 
 
-def placed(new: Deployed, before: Standing) -> Placement:
+def placed(new: Deployed, before: Present) -> Placement:
     return place(new, before, HOST, NOW)
 
 
@@ -509,7 +509,7 @@ class Server:
         keys = sni.keys(new.leaf.names)
         found = {each for key in keys for each in self.table.get(key, ())}
         peers = [self.there[each] for each in found]
-        result = placed(new, Standing(default, self.table, peers))
+        result = placed(new, Present(default, self.table, peers))
         if result.by_name:
             try:
                 refuse(new, default, HOST, "")

@@ -6,7 +6,7 @@ import pytest
 
 from certbot_postfix.inbound.expectations import fallen_back, promised, restored
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
-from certbot_postfix.postfix.questions import Promise, sampled
+from certbot_postfix.postfix.questions import Expectation, sampled
 from certbot_postfix.tls.certificates import Certificate
 from tests.test_placement import HOST, MX, MX_RSA, SHOP, SHOP_RSA, WEB, files, lineage
 from tests.test_rules import configured
@@ -170,15 +170,15 @@ def test_without_a_default_nothing_is_promised_for_what_left():
 # Which names are asked for
 
 
-def many(chains: int, names: int) -> list[Promise]:
+def many(chains: int, names: int) -> list[Expectation]:
     """Return promises for a default, and for *names* of each of so many *chains*."""
     leaves = [lineage(HOST, name=f"lineage{number}").leaf for number in range(chains)]
     named = [
-        Promise(f"{number}.{chain}.example.net", (leaf,), frozenset({str(chain)}))
+        Expectation(f"{number}.{chain}.example.net", (leaf,), frozenset({str(chain)}))
         for chain, leaf in enumerate(leaves)
         for number in range(names)
     ]
-    return [Promise(None, (MX.leaf,)), *named]
+    return [Expectation(None, (MX.leaf,)), *named]
 
 
 def test_of_few_names_all_are_asked_for():

@@ -9,7 +9,7 @@ import pytest
 from certbot_postfix.errors import ProofError, UnansweredError
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.postfix.questions import Promise
+from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority, PrivatePostfix
@@ -27,7 +27,7 @@ class Stage:
 
     configuration: Configuration
     serving: Serving
-    promises: list[Promise]
+    promises: list[Expectation]
     said: list[str]
 
 
@@ -47,7 +47,7 @@ def stage(stopped_postfix: PrivatePostfix) -> Callable[..., Stage]:
         return Stage(
             product.read(),
             Serving(product, TIMEOUT, said.append),
-            [Promise(None, tuple(Certificate.all_from_pem(oil)))],
+            [Expectation(None, tuple(Certificate.all_from_pem(oil)))],
             said,
         )
 
@@ -74,11 +74,11 @@ def test_a_service_that_showed_its_own_certificate_must_still_show_one(
     stopped_postfix, stage, own
 ):
     scene = stage(submission=own)
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
     Path(own["smtpd_tls_key_file"]).unlink()
 
     with pytest.raises(ProofError, match="TLS not available") as caught:
-        scene.serving.activate(scene.configuration, scene.promises)
+        scene.serving.reload_and_verify(scene.configuration, scene.promises)
 
     assert entry(stopped_postfix, "submission") in caught.value.message
     assert scene.said == []
@@ -87,9 +87,9 @@ def test_a_service_that_showed_its_own_certificate_must_still_show_one(
 def test_a_service_that_showed_no_certificate_of_its_own_hinders_nobody(stage, own):
     Path(own["smtpd_tls_key_file"]).unlink()
     scene = stage(submission=own)
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.promises)
+    scene.serving.reload_and_verify(scene.configuration, scene.promises)
 
     assert [words.partition(":")[0] for words in scene.said] == ["Verified"]
 
@@ -99,9 +99,9 @@ def test_it_is_said_if_no_service_shows_the_certificate(stage):
     scene = stage(
         smtp=off, submission=off, submissions={**off, "smtpd_tls_wrappermode": "no"}
     )
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.promises)
+    scene.serving.reload_and_verify(scene.configuration, scene.promises)
 
     (words,) = scene.said
     assert words.endswith("nothing to verify.")
@@ -118,9 +118,9 @@ def test_a_service_that_wants_certificates_of_its_clients_is_proven(
             "smtpd_tls_CAfile": str(authorities),
         }
     )
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
 
-    scene.serving.activate(scene.configuration, scene.promises)
+    scene.serving.reload_and_verify(scene.configuration, scene.promises)
 
     (words,) = scene.said
     assert words.startswith("Verified: ")
@@ -131,10 +131,10 @@ def test_a_service_that_was_dead_before_is_no_reason_to_start_postfix_anew(
     stopped_postfix, stage
 ):
     scene = stage(submissions={"smtpd_tls_wrappermode": "bad"})
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
     master = stopped_postfix.master_pid
 
-    scene.serving.bring_back(scene.configuration, scene.promises)
+    scene.serving.restore_and_verify(scene.configuration, scene.promises)
 
     words = scene.said[-1]
     assert words.startswith("Verified: ")
@@ -150,7 +150,7 @@ def test_postfix_is_not_started_anew_if_nobody_knows_what_was_dead_before(
 
     dead = entry(stopped_postfix, "submissions")
     with pytest.raises(UnansweredError, match=rf"{dead} did not answer"):
-        scene.serving.bring_back(scene.configuration, scene.promises)
+        scene.serving.restore_and_verify(scene.configuration, scene.promises)
 
     assert stopped_postfix.master_pid == master
 
@@ -162,9 +162,9 @@ def test_a_promise_to_some_services_is_asked_of_no_other(stopped_postfix, stage,
     scene = stage(submission=own)
     leaves = Certificate.all_from_pem(Path(own["smtpd_tls_cert_file"]).read_bytes())
     submission = frozenset({f"{entry(stopped_postfix, 'submission')}/inet"})
-    promises = [*scene.promises, Promise(None, tuple(leaves[:1]), submission)]
+    promises = [*scene.promises, Expectation(None, tuple(leaves[:1]), submission)]
 
-    scene.serving.activate(scene.configuration, promises)
+    scene.serving.reload_and_verify(scene.configuration, promises)
 
     (words,) = scene.said
     assert all(entry(stopped_postfix, name) in words for name in SERVICES)
@@ -180,10 +180,13 @@ def test_a_promise_to_some_services_that_is_broken_is_told_of_those(
     scene = stage()
     leaf = Certificate.all_from_pem(authority.issue("a.example.org").cert_pem)[0]
     smtp = entry(stopped_postfix, "smtp")
-    promises = [*scene.promises, Promise(None, (leaf,), frozenset({f"{smtp}/inet"}))]
+    promises = [
+        *scene.promises,
+        Expectation(None, (leaf,), frozenset({f"{smtp}/inet"})),
+    ]
 
     with pytest.raises(ProofError) as caught:
-        scene.serving.activate(scene.configuration, promises)
+        scene.serving.reload_and_verify(scene.configuration, promises)
 
     assert f"{smtp} presents " in caught.value.message
     assert f"instead of {leaf}" in caught.value.message
@@ -191,7 +194,7 @@ def test_a_promise_to_some_services_that_is_broken_is_told_of_those(
 
 
 @pytest.fixture
-def named(base: Path, stopped_postfix, authority: Authority) -> Promise:
+def named(base: Path, stopped_postfix, authority: Authority) -> Expectation:
     """A name that is in the table of main.cf."""
     issued = authority.issue("www.example.org")
     bundle, table = base / "www.pem", base / "names"
@@ -200,22 +203,24 @@ def named(base: Path, stopped_postfix, authority: Authority) -> Promise:
     table.write_text(f"www.example.org {bundle}\n")
     stopped_postfix.set(tls_server_sni_maps=f"texthash:{table}")
     leaf = Certificate.all_from_pem(issued.cert_pem)[0]
-    return Promise("www.example.org", (leaf,))
+    return Expectation("www.example.org", (leaf,))
 
 
 def test_a_name_is_asked_for_at_every_service(stage, named):
     scene = stage()
 
-    assert scene.serving.shows(scene.configuration, [*scene.promises, named], [])
+    assert scene.serving.serves_already(
+        scene.configuration, [*scene.promises, named], []
+    )
 
 
 def test_a_name_that_is_not_served_is_told(stage, named):
     scene = stage()
     stranger = replace(named, server_name="stranger.example.org")
 
-    assert not scene.serving.shows(scene.configuration, [stranger], [])
+    assert not scene.serving.serves_already(scene.configuration, [stranger], [])
     with pytest.raises(ProofError, match=r" requesting stranger\.example\.org"):
-        scene.serving.activate(scene.configuration, [stranger])
+        scene.serving.reload_and_verify(scene.configuration, [stranger])
 
 
 def test_a_service_with_a_table_of_its_own_is_not_asked_for_names(
@@ -223,7 +228,7 @@ def test_a_service_with_a_table_of_its_own_is_not_asked_for_names(
 ):
     scene = stage(submission={"tls_server_sni_maps": "inline:{nobody=/none}"})
 
-    scene.serving.activate(scene.configuration, [named])
+    scene.serving.reload_and_verify(scene.configuration, [named])
 
     (words,) = scene.said
     assert entry(stopped_postfix, "smtp") in words
@@ -234,13 +239,13 @@ def test_of_many_names_some_are_told(stage, named):
     scene = stage()
     promises = [*scene.promises, *(replace(named) for _ in range(3))]
     oil = scene.promises[0].expected
-    promises += [Promise(f"{name}.example.net", oil) for name in "abcd"]
+    promises += [Expectation(f"{name}.example.net", oil) for name in "abcde"]
 
-    scene.serving.activate(scene.configuration, promises)
+    scene.serving.reload_and_verify(scene.configuration, promises)
 
     (words,) = scene.said
     assert (
-        "to clients requesting a.example.net, b.example.net, c.example.net, 1 more"
+        "to clients requesting a.example.net, b.example.net, c.example.net, 2 more"
         " and no name, www.example.org"
     ) in words
     assert words.endswith(" to clients requesting www.example.org.")
@@ -256,7 +261,7 @@ def test_of_a_thousand_names_a_sample_is_verified_and_said(
     scene = stage()
     promises = [*scene.promises, *(replace(named, server_name=each) for each in names)]
 
-    scene.serving.activate(scene.configuration, promises)
+    scene.serving.reload_and_verify(scene.configuration, promises)
 
     verified, sample = scene.said
     assert verified.startswith("Verified: ")
@@ -274,9 +279,9 @@ def test_a_service_that_greets_late_is_verified_for_as_many_names_as_there_is_ti
     table.write_text("".join(f"{name} {bundle}\n" for name in names))
     scene = stage(smtp=late)
     promises = [*scene.promises, *(replace(named, server_name=each) for each in names)]
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
 
-    scene.serving.activate(scene.configuration, promises)
+    scene.serving.reload_and_verify(scene.configuration, promises)
 
     assert scene.said[0].startswith("Verified: ")
     assert scene.said[1].startswith("Of 30 names, a sample of ")
@@ -288,14 +293,14 @@ def test_a_service_that_greets_late_was_alive_however_short_the_timeout_is(
     late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,2"}
     scene = stage(submission=late)
     scene.serving.timeout = 1
-    scene.serving.foresee(scene.configuration)
+    scene.serving.record_baseline(scene.configuration)
     stopped_postfix.postconf(
         "-P", f"{entry(stopped_postfix, 'submission')}/inet/smtpd_helo_required=bad"
     )
     stopped_postfix.settle()
 
     with pytest.raises(UnansweredError):
-        scene.serving.activate(scene.configuration, scene.promises)
+        scene.serving.reload_and_verify(scene.configuration, scene.promises)
 
 
 def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_before(
@@ -303,10 +308,12 @@ def test_what_is_shown_is_open_while_a_process_may_have_read_what_was_there_befo
 ):
     scene, changed = stage(), base / "bundle.pem"
     serving, at = scene.serving, scene.configuration
-    assert serving.shows(at, scene.promises, [changed])  # and a process stays
+    assert serving.serves_already(at, scene.promises, [changed])  # and a process stays
 
     changed.touch()
-    assert not serving.shows(at, scene.promises, [changed])
+    assert not serving.serves_already(at, scene.promises, [changed])
 
-    serving.activate(at, scene.promises)
-    wait_until(lambda: serving.shows(at, scene.promises, [changed]), "all are new")
+    serving.reload_and_verify(at, scene.promises)
+    wait_until(
+        lambda: serving.serves_already(at, scene.promises, [changed]), "all are new"
+    )

@@ -90,7 +90,7 @@ NAMES = st.builds("{}{}".format, st.sampled_from(["", "*."]), _HOSTS)
 def test_every_name_of_a_certificate_is_asked_for_by_a_name_that_it_covers(name):
     key = sni.key(name)
 
-    asked = sni.asked(key, {key})
+    asked = sni.example_name(key, {key})
 
     assert sni.key(asked) == asked
     assert asked == key or "." + asked.partition(".")[2] == key
@@ -104,7 +104,7 @@ def test_who_asks_for_a_wildcard_asks_for_no_name_that_has_an_entry_of_its_own(
     table |= {f"any{key}" for key in table if key.startswith(".")}
     key = data.draw(st.sampled_from(sorted(table)))
 
-    asked = sni.asked(key, table)
+    asked = sni.example_name(key, table)
 
     assert (asked == key) or asked not in table
 
@@ -343,9 +343,9 @@ def test_touched_are_names_with_other_bundles_and_those_of_a_bundle_that_is_new(
     before = {"a.org": (A,), "b.org": (B,), "c.org": (C,), "gone.org": (A,)}
     after = {"a.org": (A,), "b.org": (B,), "c.org": (C, A), "new.org": (C,)}
 
-    assert sni.touched(before, after) == {"c.org", "new.org"}
-    assert sni.touched(before, after, B) == {"b.org", "c.org", "new.org"}
-    assert sni.touched(before, before) == set()
+    assert sni.changed_keys(before, after) == {"c.org", "new.org"}
+    assert sni.changed_keys(before, after, B) == {"b.org", "c.org", "new.org"}
+    assert sni.changed_keys(before, before) == set()
 
 
 def test_a_bundle_is_taken_out_for_some_names_and_those_without_any_go():

@@ -21,7 +21,7 @@ import pytest
 from cryptography import x509
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, Wish
+from certbot_postfix.inbound.install import Deployment, DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix.instance import Postfix
@@ -124,7 +124,7 @@ class Shop:
         """Deploy a lineage, as certbot has it done."""
         deployment = Deployment(Postfix(self.postfix.config_dir), self.bundles)
         lineage = Lineage.live(self.certbot.config_dir / "live", name)
-        proposal = deployment.propose(lineage, Wish())
+        proposal = deployment.propose(lineage, DeployOptions())
         deployment.apply(proposal, Checkpoint())
         deployment.serve(proposal)
 
@@ -556,7 +556,7 @@ def middle_of(shop: Shop, form: str) -> Call:
     shop.postmap.watch()
     device = Tables(Postfix(shop.path.parent, postconf=f"{shop.postmap.directory}/x"))
     device.build(form, device.read(), {SHOP[0], SHOP[1]})
-    device.databases.undo()
+    device.databases.restore_backups()
     found = shop.postmap.calls()
     return found[len(found) // 2]
 
@@ -583,7 +583,7 @@ def test_a_postmap_that_is_killed_or_a_power_cut_changes_nothing_that_is_served(
     before.assert_served()
     assert all(not mode & 0o077 for mode in keys(shop.postfix.base).values())
     shop.postmap.leave_alone()
-    completes(shop, shop.missed(), issued, form)
+    completes(shop, shop.pending(), issued, form)
 
 
 # SIGKILL around that, at each step
@@ -795,7 +795,7 @@ def refresh(shop: Shop, form: str, issued: Issued) -> None:
     device = Tables(Postfix(shop.path.parent))
     files.replace(shop.certbot.bundle("shop"), issued.bundle_pem, mode=0o600)
     device.build(form, device.read(), set(SHOP))
-    device.databases.keep()
+    device.databases.discard_backups()
 
 
 @pytest.mark.parametrize(

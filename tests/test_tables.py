@@ -19,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix.change.plan import Edit
+from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import sni, sni_map
+from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files
 from tests.lab.machine import wait_until
@@ -35,6 +38,12 @@ FORMS = list(SUFFIXES)
 CHANGEABLE = [form for form in FORMS if form != "cdb"]
 
 COUNT = 40
+
+
+def write(device: Tables, table: sni.Table) -> None:
+    """Write the text of *table*; the old one is backed up."""
+    edit = Edit(device.path, device.text(), sni.render(table))
+    Transaction((device.databases,)).write(edit)
 
 
 class Place:
@@ -77,7 +86,7 @@ class Place:
     def build(self, form: str, *changed: str, device: Tables | None = None) -> None:
         """Build, for the names that *changed* only if there are some."""
         device = device or self.tables
-        device.replace(sni.render(self.table))
+        write(device, self.table)
         device.build(form, self.table, changed or None)
 
     def found(self, form: str) -> dict[str, str]:
@@ -215,7 +224,7 @@ def test_a_database_of_another_type_is_removed_once_the_new_one_is_verified(
     place, form, verified
 ):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     before = snapshot(place.directory)
     device = place.tables
 
@@ -223,12 +232,12 @@ def test_a_database_of_another_type_is_removed_once_the_new_one_is_verified(
 
     assert place.found("hash") == place.wanted()  # main.cf may still name it
     if verified:
-        device.databases.keep()
+        device.databases.discard_backups()
         new = {place.database(form).name} if form in SUFFIXES else set()
         assert names(place) == {sni.NAME, *new}
     else:
-        device.databases.undo()
-        device.databases.keep()
+        device.databases.restore_backups()
+        device.databases.discard_backups()
         assert snapshot(place.directory) == before
 
 
@@ -268,7 +277,7 @@ def test_where_postmap_puts_a_database_is_left_to_it(place):
     place.build("hash", place.one, device=device)
 
     assert place.found("lmdb") == place.wanted()
-    device.databases.keep()
+    device.databases.discard_backups()
     assert not place.database("hash").exists()
 
     place.renew(name_of(8))
@@ -284,17 +293,17 @@ def test_where_postmap_puts_a_database_is_left_to_it(place):
 @pytest.mark.parametrize("form", FORMS)
 def test_an_undo_brings_back_text_and_database_byte_for_byte(place, form):
     place.build(form)
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     before = snapshot(place.directory)
     place.renew(place.one)
     place.table["new.example.net"] = place.bundle("new.example.net")
     device = place.tables
     place.build(form, place.one, "new.example.net", device=device)
 
-    assert device.databases.undo()
+    assert device.databases.restore_backups()
 
     assert snapshot(place.directory) == before
-    assert not device.databases.undo()
+    assert not device.databases.restore_backups()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -303,7 +312,7 @@ def test_what_is_proven_leaves_no_old_one(place, form):
     place.renew(place.one)
     place.build(form, place.one)
 
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
 
     assert names(place) == {sni.NAME, place.database(form).name}
 
@@ -314,7 +323,7 @@ def test_a_text_that_was_restored_gets_the_database_that_it_says(place, form):
     text, old = place.path.read_bytes(), place.wanted()
     before, place.table[place.one] = dict(place.table), place.bundle("other")
     place.build(form, place.one)
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     another, place.table = place.table, before
     files.replace(place.path, text, mode=0o600)
 
@@ -325,7 +334,7 @@ def test_a_text_that_was_restored_gets_the_database_that_it_says(place, form):
 
 def test_a_database_that_is_missing_is_made_again_though_the_text_is_the_same(place):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.database("hash").unlink()
 
     place.tables.rebuild("hash", place.table)
@@ -335,7 +344,7 @@ def test_a_database_that_is_missing_is_made_again_though_the_text_is_the_same(pl
 
 def test_a_database_that_another_run_has_left_unproven_is_made_of_the_text(place):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     old = place.wanted()
     place.tables.build("hash", {**place.table, place.one: place.bundle("other")})
 
@@ -346,7 +355,7 @@ def test_a_database_that_another_run_has_left_unproven_is_made_of_the_text(place
 
 def test_a_rebuild_after_an_undo_starts_no_program(place):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     old, before = place.found("hash"), identity(place.database("hash"))
     place.renew(place.one)
     device = place.tables
@@ -362,7 +371,7 @@ def test_a_rebuild_after_an_undo_starts_no_program(place):
 def test_a_table_is_removed_with_its_databases(place):
     place.build("hash")
     place.build("cdb")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
 
     place.tables.databases.remove()
 
@@ -383,10 +392,10 @@ def test_a_table_that_is_not_ours_is_not_read(place):
 
 
 def test_a_text_is_for_root_alone_and_old_enough_to_be_read_at_once(place):
-    place.tables.replace(sni.render(place.table))
+    write(place.tables, place.table)
     place.path.chmod(0o644)
 
-    place.tables.replace(sni.render(place.table))
+    write(place.tables, place.table)
 
     status = place.path.stat()
     assert stat.S_IMODE(status.st_mode) == 0o600
@@ -496,7 +505,7 @@ def test_a_notice_of_postmap_is_no_failure(place, form, changed):
 
 def test_after_a_notice_every_entry_must_be_there(place):
     place.build("lmdb")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.renew(place.one)
     lossy = 'for argument; do :; done; sed -i /mx3/d "${argument#*:}"; exec "$@"'
     place.postmap.disturb(f"{DEPRECATED}; {lossy}")
@@ -536,7 +545,7 @@ SPACE = {"none": 8192, "half": 8192 + COUNT * 1200}
 @pytest.mark.parametrize("form", FORMS)
 def test_on_a_full_disk_the_old_database_stays_and_the_user_is_told(place, form, free):
     place.build(form)
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.renew(*place.table)
 
     with no_space(place.directory, free):
@@ -549,7 +558,7 @@ def test_on_a_full_disk_the_old_database_stays_and_the_user_is_told(place, form,
 
 def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
     place.build("lmdb")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.renew(*place.table)
 
     with (
@@ -561,7 +570,7 @@ def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
 
 def test_a_new_name_that_postmap_left_out_silently_is_a_failure(place):
     place.build("lmdb")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.table["aa.example.net"] = place.bundle("aa.example.net")
     place.postmap.disturb("exit 0")
 
@@ -571,7 +580,7 @@ def test_a_new_name_that_postmap_left_out_silently_is_a_failure(place):
 
 def test_a_database_is_on_disk_before_it_takes_the_place_of_the_old_one(place):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     trace = place.bundles.parent / "trace"
     traced = ["strace", "-y", "-qq", "-e", "trace=fsync,/^rename", "-o", trace]
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
@@ -586,7 +595,7 @@ def test_a_database_is_on_disk_before_it_takes_the_place_of_the_old_one(place):
 @pytest.mark.parametrize("form", CHANGEABLE)
 def test_without_space_for_a_copy_the_old_database_stays(place, form):
     place.build(form)
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.renew(place.one)
 
     with no_space(place.directory, SPACE["half"]):
@@ -602,6 +611,7 @@ def test_without_space_for_a_copy_the_old_database_stays(place, form):
 KILLED = """
 import sys
 from pathlib import Path
+from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.inbound.sni_map import Tables
 directory, programs, form, *changed = sys.argv[1:]
@@ -616,7 +626,7 @@ def calls(place: Place, form: str, changed: Sequence[str]) -> list[Call]:
     place.postmap.watch()
     place.build(form, *changed)
     place.postmap.leave_alone()
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     found = place.postmap.calls()
     assert found
     return found
@@ -676,14 +686,14 @@ def test_after_a_power_cut_the_next_run_removes_what_is_left(
         ]
         assert [(entry.kind, entry.mode) for entry in left] == [("directory", 0o700)]
 
-        sni_map.sweep(place.tables.postfix)
+        databases.remove_leftovers(place.path)
         assert snapshot(place.directory) == before
 
     place.postmap.kill_at(found[-1], with_parent=True)
     subprocess.run([*argv, form, *changed], check=False)
     place.postmap.leave_alone()
     place.build(form, *changed)  # which need not wait for that
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     assert place.found(form) == place.wanted()
     assert names(place) == {sni.NAME, place.database(form).name}
 
@@ -691,14 +701,14 @@ def test_after_a_power_cut_the_next_run_removes_what_is_left(
 @pytest.mark.parametrize("form", ["texthash", "hash"])
 def test_a_text_that_was_half_written_hinders_nobody(place, form):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     before = snapshot(place.directory)
-    files.temporary(place.path).write_text(sni.HEADER.decode()[:20])
+    files.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
 
-    sni_map.sweep(place.tables.postfix)
+    databases.remove_leftovers(place.path)
 
     assert snapshot(place.directory) == before
-    files.temporary(place.path).write_text(sni.HEADER.decode()[:20])
+    files.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
     place.build(form)
     found = place.tables.postfix.answers(f"{form}:{place.path}", place.table.keys())
     assert found.keys() == place.table.keys()
@@ -706,13 +716,13 @@ def test_a_text_that_was_half_written_hinders_nobody(place, form):
 
 def test_a_text_is_written_where_a_database_was_half_made(place):
     place.build("hash")
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     (call, *_) = calls(place, "hash", ())
     place.postmap.kill_at(call, with_parent=True)
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
     subprocess.run([*argv, "hash"], check=False)
 
-    place.tables.replace(sni.render(place.table))
+    write(place.tables, place.table)
 
     assert place.path.read_bytes() == sni.render(place.table)
 
@@ -771,7 +781,7 @@ def test_a_database_is_never_readable_by_others_while_it_is_made(
     place, form, old, changed
 ):
     place.build(form)
-    place.tables.databases.keep()
+    place.tables.databases.discard_backups()
     place.database(form).chmod(old) if old else place.database(form).unlink()
     argv = [sys.executable, "-c", KILLED, place.directory, place.postmap.directory]
 
@@ -808,7 +818,7 @@ def test_who_reads_meanwhile_finds_every_name(place, form):
         for version in range(2, 12):
             place.bundle(place.one, version)
             place.tables.build(form, place.table, {place.one})
-            place.tables.databases.keep()
+            place.tables.databases.discard_backups()
     finally:
         end.set()
         for reader in readers:

@@ -695,7 +695,7 @@ def test_what_a_killed_run_left_is_swept_away(
     staging = tmp_path / "staging"
     (staging / "certbot-postfix-x").mkdir(parents=True)
     for left in (stopped_postfix.main_cf, deployed):
-        files.temporary(left).touch()
+        files.staging_name(left).touch()
 
     transaction.remove_leftovers(postfix, deployed.parent, staging)
 

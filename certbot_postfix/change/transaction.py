@@ -48,7 +48,7 @@ class Transaction:
         """Make *path* a bundle of *pem*, which only its owner can read."""
         files.make_directory(path.parent)
         if path.exists():
-            files.keep(path)
+            files.back_up(path)
             self._bundles.append(path)
         elif self._checkpoint:
             self._checkpoint.before_creation(path)
@@ -62,7 +62,7 @@ class Transaction:
     def write(self, edit: Edit) -> None:
         """Write the map that *edit* is of, whose backup is that of its databases."""
         if edit.before is not None:
-            files.keep(edit.path)
+            files.back_up(edit.path)
         files.replace(edit.path, edit.after or b"", mode=edit.mode, cool=True)
 
     def commit(self, plan: Plan) -> None:
@@ -90,11 +90,11 @@ class Transaction:
 
         What somebody else has changed since is left alone.
         """
-        restored = [path for path in self._bundles if files.kept(path)]
+        restored = [path for path in self._bundles if files.backup_of(path)]
         for path in restored:
-            files.bring_back(path)
+            files.restore_backup(path)
         if not self._checkpoint:
-            restored += [each.path for each in self._maps if each.undo()]
+            restored += [each.path for each in self._maps if each.restore_backups()]
             restored += _reverted(self._plan) if self._plan else ()
         self._bundles, self._plan = [], None
         return restored
@@ -129,9 +129,9 @@ class Transaction:
     def discard_backups(self, *bundles: Path) -> None:
         """Remove the backups of *bundles* and maps: what is there now is verified."""
         for path in bundles:
-            files.forget(path)
+            files.discard_backup(path)
         for each in self._maps:
-            each.keep()
+            each.discard_backups()
 
 
 def _refuse_modified(plan: Plan) -> None:
@@ -178,4 +178,4 @@ def remove_leftovers(
     if staging:
         staged_copies.remove_leftovers(staging)
     for path in maps:
-        databases.sweep(path)
+        databases.remove_leftovers(path)

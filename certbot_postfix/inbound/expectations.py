@@ -13,7 +13,7 @@ from certbot_postfix.postfix.configuration import (
     Configuration,
     own_certificate,
 )
-from certbot_postfix.postfix.questions import Promise
+from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.tls.certificates import Certificate
 
 
@@ -22,7 +22,7 @@ def promised(
     table: Table,
     new: Collection[Deployed],
     answered: Collection[str],
-) -> Iterator[Promise]:
+) -> Iterator[Expectation]:
     """Yield what follows from having *new* deployed.
 
     The names that the administrator's tables have *answered* are not ours to promise.
@@ -31,14 +31,14 @@ def promised(
     for each in new:
         expected = (each.leaf,)
         if own := _with_own(configuration, each):
-            yield Promise(None, expected, own)
+            yield Expectation(None, expected, own)
         keys = sni.keys_with(table, str(each.path))
         if each.path in default:
-            yield Promise(None, expected)
+            yield Expectation(None, expected)
             if not table:
                 keys = _unlisted(configuration, each.leaf, answered)
         for key in sorted(keys - set(answered)):
-            yield Promise(sni.asked(key, table), expected)
+            yield Expectation(sni.example_name(key, table), expected)
 
 
 def _with_own(configuration: Configuration, deployed: Deployed) -> frozenset[str]:
@@ -65,22 +65,22 @@ def restored(
     keys: Iterable[str],
     default: Collection[Deployed],
     peers: Collection[Deployed],
-) -> Iterator[Promise]:
+) -> Iterator[Expectation]:
     """Yield what must be shown again when *default* and *keys* are as they were."""
     if default:
-        yield Promise(None, tuple(each.leaf for each in default))
+        yield Expectation(None, tuple(each.leaf for each in default))
     leaf = {str(each.path): each.leaf for each in peers}
     for key in sorted(keys):
         found = tuple(leaf[path] for path in table.get(key, ()) if path in leaf)
         if found:
-            yield Promise(sni.asked(key, table), found)
+            yield Expectation(sni.example_name(key, table), found)
 
 
 def fallen_back(
     table: Table, keys: Iterable[str], default: Collection[Deployed]
-) -> Iterator[Promise]:
+) -> Iterator[Expectation]:
     """Yield what is shown for *keys* that are in *table* no more: the *default*."""
     expected = tuple(each.leaf for each in default)
     for key in sorted(set(keys) - table.keys()):
         if expected and sni.parents(key).isdisjoint(table):
-            yield Promise(sni.asked(key, table), expected)
+            yield Expectation(sni.example_name(key, table), expected)

@@ -12,7 +12,7 @@ from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import chain_files, dropped, expectations, main_cf, sni
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, judged
+from certbot_postfix.inbound.renew import Renewal, load_and_check
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, leaves
 from certbot_postfix.postfix import instances
@@ -45,7 +45,9 @@ class Removal:
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
         decisions = chain_files.forget(configuration, self.path, plain)
         if exists and chain_files.configured(configuration) == [self.path]:
-            judged(inventory, self.lineage)  # Postfix will read what certbot has
+            load_and_check(
+                inventory, self.lineage
+            )  # Postfix will read what certbot has
         if self.path in inventory.named_by_hand:
             raise Error(
                 f"{self.path} is named by a table of names that is not ours: nothing"
@@ -96,14 +98,14 @@ class Removal:
         """
         if not planned.empty:
             self.inventory.postfix.refuse_elsewhere(self.inventory.configuration)
-            self.serving.foresee(self.inventory.configuration)
+            self.serving.record_baseline(self.inventory.configuration)
             change = Transaction((self.inventory.tables.databases,))
             before = self.inventory.table
             again = Renewal(self.inventory, self.serving)
-            undone = change.undone_on_failure(lambda _: again.bring_back(before))
+            undone = change.undone_on_failure(lambda _: again.restore(before))
             with signals.interruptible(), undone:
                 self._write(planned, change)
-        self.inventory.tables.databases.keep()
+        self.inventory.tables.databases.discard_backups()
         if planned.maps[0].after is None:
             self.inventory.tables.databases.remove()
         if self._used_elsewhere():
@@ -128,7 +130,7 @@ class Removal:
         wanted = list(expectations.restored(inventory.table, mine, default, peers))
         known = {**dict.fromkeys(answered, ()), **inventory.table}
         wanted += expectations.fallen_back(known, left, default)
-        self.serving.activate(inventory.configuration, wanted)
+        self.serving.reload_and_verify(inventory.configuration, wanted)
 
     def _used_elsewhere(self) -> bool:
         inventory = self.inventory

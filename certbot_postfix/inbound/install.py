@@ -51,7 +51,7 @@ logger = named_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DeployOptions:
     """What the administrator wants of a deployment.
 
     With *by_name*, a lineage may be served to those only who ask for its names; with
@@ -64,7 +64,7 @@ class Wish:
     replace: bool = False
 
     @classmethod
-    def of(cls, conf: Callable[[str], Any]) -> "Wish":
+    def of(cls, conf: Callable[[str], Any]) -> "DeployOptions":
         """Return what the options of certbot's command say, each read by *conf*."""
         return cls(
             Profile(conf("tls-profile")),
@@ -202,14 +202,14 @@ class Deployment:
         return names(self.configuration)
 
     def propose(
-        self, lineage: Lineage, wish: Wish, policies: Policies | None = None
+        self, lineage: Lineage, wish: DeployOptions, policies: Policies | None = None
     ) -> Proposal:
         """Plan the deployment of *lineage* with outbound *policies*, as one change.
 
         No live file changes.
         """
         path = self.inventory.path_of(lineage)
-        bundle, warnings = renew.judged(self.inventory, lineage)
+        bundle, warnings = renew.load_and_check(self.inventory, lineage)
         family = Family(self.inventory, [lineage])
         family.judge(lineage)
         new = Deployed(path, bundle.leaf)
@@ -256,7 +256,7 @@ class Deployment:
             path,
             bundle,
             family,
-            renew.differs(path, bundle),
+            renew.out_of_date(path, bundle),
             warnings,
             overridden,
             [*planned.notes(), *self._by_name(new, placed), *notes],
@@ -275,7 +275,7 @@ class Deployment:
         )
         return [told]
 
-    def _resolvers(self, wish: Wish) -> list[str]:
+    def _resolvers(self, wish: DeployOptions) -> list[str]:
         """Return what is remarkable of the resolvers; raise `Error` if unfit."""
         kept = wish.profile is Profile.CERTIFICATE
         if kept or not tls_levels.wants_dane(self.configuration, wish.client):
@@ -293,7 +293,7 @@ class Deployment:
             return []
         return next_hops.refuse_without_tls(self.postfix, self.configuration)
 
-    def _placed(self, new: Deployed, wish: Wish) -> Placement:
+    def _placed(self, new: Deployed, wish: DeployOptions) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""
         standing = self.inventory.standing(new.leaf.names)
         host = self.configuration.value("myhostname")
@@ -349,7 +349,7 @@ class Deployment:
             hint=advice,
         )
 
-    def _no_table(self, wish: Wish) -> str:
+    def _no_table(self, wish: DeployOptions) -> str:
         """Return why there may be no table of names, or nothing."""
         if not wish.by_name:
             return "--postfix-sni never forbids"
@@ -368,7 +368,7 @@ class Deployment:
     def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         """Write the bundle, the table and main.cf; Postfix is not told yet."""
         self.postfix.refuse_elsewhere(self.configuration)
-        self.serving.foresee(self.configuration)
+        self.serving.record_baseline(self.configuration)
         self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty
         maps = (self.tables.databases, self.outbound.databases)
@@ -390,7 +390,7 @@ class Deployment:
         form, table, changed = proposal.sni_map.map_type, proposal.table, None
         before = self.inventory.table
         if form == self.inventory.form and not before.keys() - table.keys():
-            changed = sni.touched(before, table, str(proposal.path))
+            changed = sni.changed_keys(before, table, str(proposal.path))
         self.tables.build(form, table, changed, change.register)
 
     def serve(self, proposal: Proposal) -> None:
@@ -399,21 +399,25 @@ class Deployment:
         answered = self.inventory.answered(renew.with_parents(set(new.leaf.names)))
         promises = renew.promised(self.inventory, table, [new], answered)
         paths = (self.postfix.main_cf, self.tables.path, proposal.path)
-        if proposal.empty and self.serving.shows(self.configuration, promises, paths):
+        if proposal.empty and self.serving.serves_already(
+            self.configuration, promises, paths
+        ):
             self.say(f"Postfix serves the certificate for {new.leaf} already.")
         else:
             # certbot's own handler would swallow a signal here, and report success.
             with signals.interruptible():
                 if proposal.empty:  # copies may be old
                     self.tables.build(proposal.sni_map.map_type, table)
-                self.serving.activate(self.configuration, promises, Purpose.INSTALLED)
-        self.tables.databases.keep()
+                self.serving.reload_and_verify(
+                    self.configuration, promises, Purpose.INSTALLED
+                )
+        self.tables.databases.discard_backups()
         try:
             self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})
         except Error as error:  # this instance is well, and stays so
             logger.error("%s", error)  # noqa: TRY400 - it is known why
         else:
-            files.forget(proposal.path)
+            files.discard_backup(proposal.path)
         if proposal.policies:
             self.outbound.finish(proposal.policies)
 
@@ -424,7 +428,7 @@ class Deployment:
         proven is undone, and the old one proven, when this raises.  Returns whether
         Postfix uses the lineage.
         """
-        missed = [one for one in self.inventory.missed() if one.name != lineage.name]
+        missed = [one for one in self.inventory.pending() if one.name != lineage.name]
         used = self.renewal.renew([lineage, *missed])
         return self._tell_outdated([lineage]) or used
 
@@ -453,12 +457,12 @@ class Deployment:
             logger.error("%s\nHint: %s", each.message(now), each.hint(self.bundles))
         return bool(outdated)
 
-    def catch_up(self) -> None:
+    def deploy_pending(self) -> None:
         """Put into service what was renewed since the files were as they are again.
 
         That is not what was asked for: if it fails, that is an error in the log.
         """
-        behind = [*self.inventory.missed(), *self.inventory.misnamed()]
+        behind = [*self.inventory.pending(), *self.inventory.listed_wrong()]
         if lineages := list({each.name: each for each in behind}.values()):
             try:
                 self.renewal.renew(lineages)
@@ -470,15 +474,15 @@ class Deployment:
 
         What an administrator has it read in certbot's own directory is reloaded.
         """
-        lineages = self.inventory.missed()
+        lineages = self.inventory.pending()
         there = self.inventory.lineages()
         by_hand = self.inventory.by_hand(there)
         outdated = self._tell_outdated(there)
         if lineages:
             self.renewal.renew(lineages)
         elif by_hand:
-            self.serving.foresee(self.configuration)
-            self.serving.activate(self.configuration, by_hand)
+            self.serving.record_baseline(self.configuration)
+            self.serving.reload_and_verify(self.configuration, by_hand)
         elif not self.inventory.deployed() and not outdated:
             self.say("Postfix uses no certificate of certbot's; nothing was changed.")
 

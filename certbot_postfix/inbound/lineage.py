@@ -45,14 +45,14 @@ class Lineage:
             return "give another pair with --key-path and --fullchain-path"
         return hint.replace("NAME", self.name)
 
-    def missed_by(self, bundle: Path, directory: Path) -> bool:
+    def pending_for(self, bundle: Path, directory: Path) -> bool:
         """Whether Postfix may have missed the newest version.
 
         Either *bundle* holds something else, or was not proven when it was written (the
         one before lies beside it until then), or a database in Postfix's *directory* is
         older; or it is gone, but named there.
         """
-        if files.kept(bundle):
+        if files.backup_of(bundle):
             return True
         if not bundle.exists():
             named = (directory / "main.cf", directory / sni.NAME)

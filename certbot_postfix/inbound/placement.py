@@ -45,7 +45,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Present:
     """What is deployed: by default, and by name.
 
     *peers* are the bundles that the table has now for the names that matter.
@@ -56,7 +56,7 @@ class Standing:
     peers: Collection[Deployed]
 
 
-def place(new: Deployed, standing: Standing, host: str, now: datetime) -> Placement:
+def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placement:
     """Decide where *new* is served.
 
     It becomes the default if it covers *host*, or if the default there is is good for
@@ -163,7 +163,7 @@ def useless(default: Collection[Deployed], now: datetime) -> bool:
     return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
 
 
-def _by_name(new: Deployed, default: Collection[Deployed], standing: Standing) -> Table:
+def _by_name(new: Deployed, default: Collection[Deployed], standing: Present) -> Table:
     # The default's names are in the table as well, or Postfix would log each time that
     # it did not find one.
     path, keys = str(new.path), sni.keys(new.leaf.names)
@@ -202,7 +202,7 @@ def _pairs(other: Certificate | None, new: Certificate) -> bool:
 
 
 def _with_default(
-    new: Deployed, members: Collection[Deployed], standing: Standing
+    new: Deployed, members: Collection[Deployed], standing: Present
 ) -> Table:
     """Return the table for a default that *members* are now, *new* among them.
 

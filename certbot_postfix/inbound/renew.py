@@ -19,7 +19,7 @@ from certbot_postfix.inbound.placement import Deployed
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, certificates_in, leaves
 from certbot_postfix.postfix import instances, map_types
-from certbot_postfix.postfix.questions import Promise
+from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
 from certbot_postfix.tls import certificates
@@ -56,7 +56,7 @@ class Renewal:
                 logger.error("%s", error)  # noqa: TRY400 - it is known why
         return used
 
-    def bring_back(self, before: Table, *paths: Path) -> None:
+    def restore(self, before: Table, *paths: Path) -> None:
         """Make Postfix serve what its files, which are the old ones again, say.
 
         The table was *before*, and the bundles *paths* were others.
@@ -67,15 +67,15 @@ class Renewal:
         table = inventory.table
         if inventory.form:
             self.tables.rebuild(inventory.form, before)
-        keys = sni.touched(before, table, *map(str, paths))
+        keys = sni.changed_keys(before, table, *map(str, paths))
         keys -= inventory.answered(keys).keys()
         peers = leaves({Path(path) for key in keys for path in table[key]})
         again = expectations.restored(table, keys, inventory.default(), peers)
-        self.serving.bring_back(inventory.configuration, list(again))
+        self.serving.restore_and_verify(inventory.configuration, list(again))
         # Where there are other instances, one of them may still have to be told.
         if not instances.others(inventory.postfix, inventory.configuration):
             transaction.discard_backups(inventory.bundles)
-        self.tables.databases.keep()
+        self.tables.databases.discard_backups()
 
     def _recreate(self) -> None:
         """Write the bundles again that an instance wants, and that were removed."""
@@ -95,7 +95,7 @@ class Renewal:
         here = {path for path in paths if self.inventory.uses(path)}
         bundles = {}
         for path in here | family.used:
-            bundles[path], warnings = judged(self.inventory, paths[path])
+            bundles[path], warnings = load_and_check(self.inventory, paths[path])
             family.judge(paths[path])
             for warning in warnings:
                 logger.warning("%s: %s", path.stem, warning)
@@ -104,7 +104,7 @@ class Renewal:
             self.update({path: bundles[path] for path in here}, by_hand)
         self.tell(family, bundles)
         for path in bundles:
-            files.forget(path)
+            files.discard_backup(path)
         return bool(bundles or by_hand)
 
     def tell(self, family: "Family", bundles: Mapping[Path, Bundle]) -> None:
@@ -128,7 +128,9 @@ class Renewal:
                 hint="mend that instance; certbot renew tries again",
             )
 
-    def update(self, bundles: Mapping[Path, Bundle], by_hand: list[Promise]) -> None:
+    def update(
+        self, bundles: Mapping[Path, Bundle], by_hand: list[Expectation]
+    ) -> None:
         """Have *bundles* served, which may be in place already."""
         inventory = self.inventory
         new = [Deployed(path, bundle.leaf) for path, bundle in bundles.items()]
@@ -141,29 +143,29 @@ class Renewal:
         heirs = leaves(map(Path, sni.bundles(inherited) - set(map(str, bundles))))
         wanted += expectations.restored(table, inherited, [], heirs)
         stale = {
-            path: each.pem for path, each in bundles.items() if differs(path, each)
+            path: each.pem for path, each in bundles.items() if out_of_date(path, each)
         }
-        if stale or by_hand or not self._shown(bundles, wanted):
-            self.serving.foresee(inventory.configuration)
+        if stale or by_hand or not self._served(bundles, wanted):
+            self.serving.record_baseline(inventory.configuration)
             self._replace(stale, table, wanted)
-        self.tables.databases.keep()
+        self.tables.databases.discard_backups()
 
-    def _shown(self, bundles: Collection[Path], wanted: list[Promise]) -> bool:
+    def _served(self, bundles: Collection[Path], wanted: list[Expectation]) -> bool:
         paths = (*bundles, self.tables.path)
-        return self.serving.shows(self.inventory.configuration, wanted, paths)
+        return self.serving.serves_already(self.inventory.configuration, wanted, paths)
 
     def _replace(
-        self, stale: dict[Path, bytes], table: Table, wanted: list[Promise]
+        self, stale: dict[Path, bytes], table: Table, wanted: list[Expectation]
     ) -> None:
         """Write what is new, and have it served; or put back what is old."""
         before, change = self.inventory.table, Transaction((self.tables.databases,))
-        undone = change.undone_on_failure(lambda paths: self.bring_back(before, *paths))
+        undone = change.undone_on_failure(lambda paths: self.restore(before, *paths))
         with signals.ending(), signals.interruptible(), undone:
             for path, pem in stale.items():
                 change.put_bundle(path, pem)
             if not self._write(table, stale, change):
                 wanted = [each for each in wanted if each.server_name is None]
-            self.serving.activate(self.inventory.configuration, wanted)
+            self.serving.reload_and_verify(self.inventory.configuration, wanted)
 
     def _write(
         self, table: Table, stale: Mapping[Path, bytes], change: Transaction
@@ -197,7 +199,7 @@ class Renewal:
     def _build(self, table: Table, stale: Mapping[Path, bytes]) -> None:
         inventory = self.inventory
         before = inventory.table
-        changed = sni.touched(before, table, *map(str, stale))
+        changed = sni.changed_keys(before, table, *map(str, stale))
         if not stale or before.keys() - table.keys():
             self.tables.build(inventory.form, table)  # copies may be old anywhere
         elif changed:
@@ -253,13 +255,13 @@ class Family:
         for view in self.views:
             if view.uses(view.path_of(lineage)):
                 try:
-                    judged(view, lineage)
+                    load_and_check(view, lineage)
                 except CertificateError as error:
                     error.message = f"{view.postfix.directory}: {error.message}"
                     raise
 
 
-def judged(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list[str]]:
+def load_and_check(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list[str]]:
     """Return the bundle of *lineage*, and what is remarkable when it is deployed.
 
     Raises `CertificateError` if it must not be.
@@ -286,12 +288,12 @@ def judged(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list[str]]:
 
 def promised(
     inventory: Inventory, table: Table, new: list[Deployed], answered: Mapping[str, str]
-) -> list[Promise]:
+) -> list[Expectation]:
     """Return what must be shown when *new* is deployed, and that the default is."""
     found = list(expectations.promised(inventory.configuration, table, new, answered))
     default = inventory.default()
     if default and not any(each.server_name is None for each in found):
-        found.append(Promise(None, tuple(each.leaf for each in default)))
+        found.append(Expectation(None, tuple(each.leaf for each in default)))
     return found
 
 
@@ -301,6 +303,6 @@ def with_parents(names: set[str]) -> set[str]:
     return keys.union(*map(sni.parents, keys))
 
 
-def differs(path: Path, bundle: Bundle) -> bool:
+def out_of_date(path: Path, bundle: Bundle) -> bool:
     """Whether the file *path* is not yet *bundle*."""
     return not path.exists() or files.read(path) != bundle.pem

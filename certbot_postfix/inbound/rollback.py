@@ -58,9 +58,9 @@ class Rollback:
         """Make Postfix serve what its files, which are the old ones again, say."""
         if self._restored & {self.inventory.postfix.main_cf, self.outbound.path}:
             self.inventory.forget()
-            self.outbound.bring_back(changed=self.outbound.path in self._restored)
+            self.outbound.restore_database(changed=self.outbound.path in self._restored)
             self._restored = set()
-        self.renewal.bring_back(self._before or {}, *self.bundles)
+        self.renewal.restore(self._before or {}, *self.bundles)
         self._before, self.bundles = None, []
 
     def _refuse_gone(self, final: Mapping[Path, Path]) -> None:
@@ -82,7 +82,7 @@ class Rollback:
             serving.recall(baseline.noted(checkpoints.notes_in(directory)))
         if not serving.baseline and not interrupted:
             with contextlib.suppress(Error):  # it is to be undone, whatever it is
-                serving.foresee_undo(self.inventory.configuration)
+                serving.record_before_undo(self.inventory.configuration)
 
     def _restore(self, directory: Path) -> None:
         edited = self.inventory.bundles / "main.cf.before-rollback"

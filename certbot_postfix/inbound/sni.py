@@ -53,7 +53,7 @@ def keys(names: Iterable[str]) -> set[str]:
     return {key(name) for name in names} - {""}
 
 
-def asked(key: str, table: Collection[str]) -> str:
+def example_name(key: str, table: Collection[str]) -> str:
     """Return a name for which Postfix will find *key*."""
     name = key if not key.startswith(".") else f"any{key}"
     while key.startswith(".") and name in table:
@@ -151,7 +151,7 @@ def beside(table: Table, bundle: str) -> set[str]:
     return found - {bundle}
 
 
-def touched(before: Table, after: Table, *renewed: str) -> set[str]:
+def changed_keys(before: Table, after: Table, *renewed: str) -> set[str]:
     """Return the keys of *after* that have other bundles now, or one that is new."""
     return {
         key

@@ -61,13 +61,13 @@ class Tables:
         database that is new is told to *register* before it is there.
         """
         if form == "texthash":  # a database would be out of date, with old keys
-            self.databases.outdate()
+            self.databases.retire()
         if form in ("", "texthash"):
             return
-        for old in self.databases.there():
+        for old in self.databases.existing():
             files.hide(old)
         part = {key: table[key] for key in changed or () if key in table}
-        with self.databases.beside(sni.render(table), mode=0o600) as copy:
+        with self.databases.building(sni.render(table), mode=0o600) as copy:
             # One by one takes long where each is a transaction of its own (lmdb).
             few = 0 < len(part) * 10 <= len(table)
             # Whatever has lost its bundle keeps its copy.
@@ -76,7 +76,7 @@ class Tables:
                 _refuse_empty(table)
                 said = self.postfix.map("-F", f"{form}:{copy}")
                 self._refuse_unwritten(f"{form}:{copy}", table, said)
-            self.databases.put(copy, register)
+            self.databases.install(copy, register)
 
     def _add(self, database: str, copy: Path, part: Table) -> bool:
         """Change a copy of the *database* for *part*; return whether that was done.
@@ -103,11 +103,11 @@ class Tables:
 
         What this process has built is brought back; the table was *before* another.
         """
-        if self.databases.built and self.databases.undo():
+        if self.databases.built and self.databases.restore_backups():
             return
         table = self.read()
-        current = before == table and self.databases.there()
-        if not current or self.databases.kept() or not self._answers(form, table):
+        current = before == table and self.databases.existing()
+        if not current or self.databases.backed_up() or not self._answers(form, table):
             self.build(form, table)
 
     def usable(self, form: str) -> bool:

@@ -12,14 +12,14 @@ from pathlib import Path
 from certbot_postfix.errors import CertificateError, Error, ProgramError, named_logger
 from certbot_postfix.inbound import chain_files, placement, sni
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.placement import Deployed, Standing
+from certbot_postfix.inbound.placement import Deployed, Present
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.postfix.questions import Promise
+from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Certificate
@@ -89,11 +89,11 @@ class Inventory:
         ours = {path for path in named if path.parent == self.bundles}
         return [*default, *sorted((ours | self.named_by_hand) - {*default})]
 
-    def standing(self, names: Iterable[str]) -> Standing:
+    def standing(self, names: Iterable[str]) -> Present:
         """Return what matters when a certificate for *names* is to be deployed."""
         found = (self.table.get(key, ()) for key in sni.keys(names))
         peers = leaves({Path(path) for paths in found for path in paths})
-        return Standing(self.default(), self.table, peers)
+        return Present(self.default(), self.table, peers)
 
     def half(self, kept: Deployed) -> chain_files.Half | None:
         """Return what main.cf names for *kept*, None if that cannot stand alone."""
@@ -139,7 +139,7 @@ class Inventory:
         default = chain_files.deployed(self.configuration, self.bundles)
         return {path for path in used if path.parent == self.bundles} - {*default}
 
-    def missed(self) -> list[Lineage]:
+    def pending(self) -> list[Lineage]:
         """Return the deployed lineages that are newer than their bundles.
 
         Only those are looked into that certbot touched after us, or that are unproven.
@@ -150,18 +150,18 @@ class Inventory:
             for lineage in self.lineages()
             if self.uses(self.path_of(lineage))
             and self._suspect(lineage, unproven)
-            and self._missed(lineage)
+            and self._is_pending(lineage)
         ]
 
-    def _missed(self, lineage: Lineage) -> bool:
+    def _is_pending(self, lineage: Lineage) -> bool:
         try:
-            return lineage.missed_by(self.path_of(lineage), self.postfix.directory)
+            return lineage.pending_for(self.path_of(lineage), self.postfix.directory)
         except Error as error:
             # One that is broken is not to keep others from being renewed.
             logger.error("lineage %s: %s", lineage.name, error)  # noqa: TRY400
             return False
 
-    def misnamed(self) -> list[Lineage]:
+    def listed_wrong(self) -> list[Lineage]:
         """Return the lineages for whose names the table is not as they have them."""
         table = self.table
         default = self.default()
@@ -182,7 +182,7 @@ class Inventory:
 
     def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
         path = self.path_of(lineage)
-        if files.previous(path).name in unproven or not path.exists():
+        if files.backup_name(path).name in unproven or not path.exists():
             return True
         return lineage.fullchain.lstat().st_mtime >= path.stat().st_mtime
 
@@ -219,7 +219,7 @@ class Inventory:
             found = {**dict.fromkeys(answers, table), **found}
         return found
 
-    def by_hand(self, lineages: Collection[Lineage]) -> list[Promise]:
+    def by_hand(self, lineages: Collection[Lineage]) -> list[Expectation]:
         """Return what services that read the files of *lineages* themselves must show.
 
         The administrator has named those files in main.cf, master.cf or a table, or our
@@ -228,14 +228,14 @@ class Inventory:
         by_directory = {each.fullchain.parent.resolve(): each for each in lineages}
         return [*self._in_services(by_directory), *self._in_tables(by_directory)]
 
-    def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
+    def _in_services(self, lineages: Mapping[Path, Lineage]) -> Iterator[Expectation]:
         for service in chain_files.with_certificates(self.configuration):
             used = chain_files.configured(self.configuration, service)
             directories = {path.parent for path in used} & lineages.keys()
             found = [lineages[each].bundle().leaf for each in directories]
             found += _shared(self.foreign(used, directories), lineages.values())
             for leaf in dict.fromkeys(found):
-                yield Promise(None, (leaf,), frozenset({str(service)}))
+                yield Expectation(None, (leaf,), frozenset({str(service)}))
 
     def foreign(
         self, paths: Iterable[Path], known: Collection[Path] = ()
@@ -247,7 +247,7 @@ class Inventory:
         apart = {self.bundles, *known}
         return leaves(path for path in paths if path.parent not in apart)
 
-    def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Promise]:
+    def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Expectation]:
         if not maps.before(self.configuration.value(SNI_MAPS), self.tables.path):
             return
         found = [
@@ -269,7 +269,7 @@ class Inventory:
                     if any(place in text for place in places) or leaf in [
                         each.leaf for each in self.foreign(_files(text))
                     ]:
-                        yield Promise(sni.asked(key, answers), (leaf,))
+                        yield Expectation(sni.example_name(key, answers), (leaf,))
                     elif certificates.is_copy_before(answers[key], leaf):
                         logger.warning(
                             "%s has a copy of an older certificate for %s\nWhat to do:"

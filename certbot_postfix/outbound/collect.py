@@ -105,7 +105,9 @@ class Collector:
             broken
             or (header.until and header.until <= now)
             or header.dane != context.dane
-            or Databases(self.path).kept()  # a run was killed before Postfix was told
+            or Databases(
+                self.path
+            ).backed_up()  # a run was killed before Postfix was told
             or any(sources.due(source, now) for source in loaded)
         )
 

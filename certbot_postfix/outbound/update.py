@@ -167,7 +167,10 @@ class Outbound:
         before = files.read(self.path) if self.path.exists() else None
         edit = Edit(self.path, before, text, 0o644, map_type)
         needs_database = map_type not in ("", "texthash")
-        stale = needs_database != bool(self.databases.there()) or self.databases.kept()
+        stale = (
+            needs_database != bool(self.databases.existing())
+            or self.databases.backed_up()
+        )
         return Changes(tuple(decisions), edit, bool(stale))
 
     def propose(self, policies: Policies) -> Proposal:
@@ -205,7 +208,7 @@ class Outbound:
         """Remove what nothing refers to, now that Postfix follows *changes*."""
         if changes.edit.after is None:
             self.databases.remove()
-        self.databases.keep()
+        self.databases.discard_backups()
 
     def refresh_sources(self, now: datetime, *, wait: float) -> Refreshed | None:
         """Let sources that are due look for something new, before Postfix is locked.
@@ -228,33 +231,33 @@ class Outbound:
         wanted = self.collector.settings()
         if wanted is None:
             return []
-        databases.sweep(self.path)
+        databases.remove_leftovers(self.path)
         if unnamed := self.unnamed():
             logger.warning("%s", unnamed)
             return []
         policies = self.collect(wanted, now, refreshed=refreshed)
         text = policies.text
-        changed = text != files.read(self.path) or self.databases.kept()
+        changed = text != files.read(self.path) or self.databases.backed_up()
         if changed or services.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
             with signals.ending(), signals.interruptible():
                 self._replace(text)
         return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
 
-    def bring_back(self, *, changed: bool) -> None:
+    def restore_database(self, *, changed: bool) -> None:
         """Make the database fit to the text, which is an old one again if *changed*.
 
         Or to the type that main.cf, which is an old one again, has for it.
         """
         if not self.path.exists() or not self.form:
             return
-        undone = self.databases.undo()
+        undone = self.databases.restore_backups()
         if not undone and (changed or services.fault(self.postfix, self._table)):
             if self.form == "texthash":
-                self.databases.outdate()
+                self.databases.retire()
             else:
                 self._build(self.form, files.read(self.path))
-        self.databases.keep()
+        self.databases.discard_backups()
 
     def _advise(self, size: int) -> None:
         advice = map_types.outdated(
@@ -290,10 +293,10 @@ class Outbound:
         text: bytes,
         register: Callable[[Path], None] | None = None,
     ) -> None:
-        with self.databases.beside(text, mode=0o644) as copy:
+        with self.databases.building(text, mode=0o644) as copy:
             said = "" if form == "texthash" else self.postfix.map(f"{form}:{copy}")
             self._refuse_unwritten(f"{form}:{copy}", text, said)
-            self.databases.put(copy, register)
+            self.databases.install(copy, register)
 
     def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
         """Raise `ProgramError` if Postfix does not find the last entry in *text*.

@@ -1,8 +1,8 @@
 """The databases that postmap(1) makes of a table: built beside, and renamed.
 
 Readers see the old one or the new one, whole, whatever ends the process that builds.
-An old one is kept until `keep`, for `undo`, and so is one of another type: main.cf may
-still name it.  Raises `errors.Error`.
+An old one is backed up, and so is one of another type, which main.cf may still name.
+Raises `errors.Error`.
 """
 
 import glob
@@ -33,19 +33,19 @@ class Databases:
         self._created: list[Path] = []
         self._obsolete: list[Path] = []
 
-    def there(self) -> list[Path]:
+    def existing(self) -> list[Path]:
         """Return the databases that there are."""
         return [each for each in self._all() if each != self.path and each.exists()]
 
     @contextmanager
-    def beside(self, text: bytes, *, mode: int) -> Iterator[Path]:
+    def building(self, text: bytes, *, mode: int) -> Iterator[Path]:
         """Yield a copy of the table with *text*, in a directory that only root enters.
 
         What is built of it there has the *mode* of the copy.
         """
         _clear(self.path)
-        with files.explained("create", workshop(self.path)):
-            directory = _made(workshop(self.path))
+        with files.explained("create", build_directory(self.path)):
+            directory = _made(build_directory(self.path))
         try:
             copy = directory / self.path.name
             with files.explained("write", copy):  # not for long: no fsync(2)
@@ -60,54 +60,58 @@ class Databases:
 
     def copied(self, copy: Path) -> list[Path]:
         """Copy the databases beside *copy*; return the copies."""
-        copies = [copy.with_name(old.name) for old in self.there()]
-        for old, target in zip(self.there(), copies, strict=True):
+        copies = [copy.with_name(old.name) for old in self.existing()]
+        for old, target in zip(self.existing(), copies, strict=True):
             with files.explained("copy", old), files.opened(old) as file:
                 target.touch(mode=0o600)
                 with target.open("wb") as new:
                     shutil.copyfileobj(file, new)
         return copies
 
-    def put(self, copy: Path, register: Callable[[Path], None] | None = None) -> None:
-        """Rename what was built beside *copy* into place; `keep` removes other types.
+    def install(
+        self, copy: Path, register: Callable[[Path], None] | None = None
+    ) -> None:
+        """Rename what was built beside *copy* into place, and back up what was there.
 
-        *register* gets what is new before it is there; without it, `undo` removes that.
+        *register* gets what is new before it is there; without it, what is new is
+        removed with the backups restored.  Databases of other types are removed with
+        the backups.
         """
         built = [path for path in copy.parent.iterdir() if path != copy]
         self.built = True
         for path in built:
             self._put(path, register or self._created.append)
         names = {path.name for path in built}
-        self._obsolete = [old for old in self.there() if old.name not in names]
+        self._obsolete = [old for old in self.existing() if old.name not in names]
 
-    def outdate(self) -> None:
-        """Let `keep` remove them all: the table is read as text from now on."""
+    def retire(self) -> None:
+        """Have them all removed with the backups: the table is read as text now."""
         self.built = True
-        self._obsolete = self.there()
+        self._obsolete = self.existing()
 
-    def undo(self) -> bool:
+    def restore_backups(self) -> bool:
         """Bring back what was replaced; return whether anything was."""
-        kept = self.kept()
+        kept = self.backed_up()
         for path in kept:
-            files.bring_back(path)
+            files.restore_backup(path)
         created, self._created, self._obsolete = self._created, [], []
         files.remove(*created)
         return bool(kept or created)
 
-    def kept(self) -> list[Path]:
+    def backed_up(self) -> list[Path]:
         """Return the files of which an old one is kept."""
-        return [path for path in self._all() if files.kept(path)]
+        return [path for path in self._all() if files.backup_of(path)]
 
-    def keep(self) -> None:
+    def discard_backups(self) -> None:
         """Forget what was replaced: what is there now is proven."""
         for path in self._all():
-            files.forget(path)
+            files.discard_backup(path)
         files.remove(*self._obsolete)
         self._created, self._obsolete = [], []
 
     def remove(self) -> None:
         """Remove the table and its databases."""
-        files.remove(self.path, *self.there())
+        files.remove(self.path, *self.existing())
 
     def _all(self) -> list[Path]:
         return [self.path, *possible(self.path)]
@@ -115,18 +119,18 @@ class Databases:
     def _put(self, built: Path, register: Callable[[Path], None]) -> None:
         path = self.path.with_name(built.name)
         if path.exists():
-            files.keep(path)
+            files.back_up(path)
         else:
             register(path)
         files.put(built, path)
 
 
-def workshop(table: Path) -> Path:
+def build_directory(table: Path) -> Path:
     """Return the usual directory, beside *table*, in which its databases are built."""
-    return files.temporary(table.with_name(f"{table.name}.d"))
+    return files.staging_name(table.with_name(f"{table.name}.d"))
 
 
-def sweep(table: Path) -> None:
+def remove_leftovers(table: Path) -> None:
     """Remove what a killed run may have left of a *table* that it was writing."""
     files.remove(*files.unfinished(table))
     _clear(table)
@@ -145,7 +149,7 @@ def _made(usual: Path) -> Path:
 
 def _clear(table: Path) -> None:
     """Remove the directories that killed runs left: those that are ours."""
-    usual, elsewhere = workshop(table), Path(tempfile.gettempdir())
+    usual, elsewhere = build_directory(table), Path(tempfile.gettempdir())
     found = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
     for each in (*found, *elsewhere.glob(f"{_elsewhere(usual)}*")):
         if files.is_ours(each):

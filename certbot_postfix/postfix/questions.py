@@ -24,7 +24,7 @@ from certbot_postfix.tls.rejections import NEW_TLS
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Expectation:
     """Who asks for *server_name*, or for none, is shown one of *expected*.
 
     That holds where main.cf's certificates are served, or at *services* if there are
@@ -44,7 +44,7 @@ NAMES = 50
 SAMPLE = 5
 
 
-def sampled(promises: Collection[Promise], most: int = NAMES) -> list[Promise]:
+def sampled(promises: Collection[Expectation], most: int = NAMES) -> list[Expectation]:
     """Return those of *promises* that are asked for: every chain, some of its names.
 
     A table has one line for each of its names, all made in the same way.  Up to *most*
@@ -53,7 +53,7 @@ def sampled(promises: Collection[Promise], most: int = NAMES) -> list[Promise]:
     named = [each for each in promises if each.server_name is not None]
     if len(named) <= most:
         return list(promises)
-    chains: dict[tuple[object, ...], list[Promise]] = {}
+    chains: dict[tuple[object, ...], list[Expectation]] = {}
     for each in named:
         chains.setdefault((each.expected, each.services), []).append(each)
     count = min(SAMPLE, max(1, most // len(chains)))
@@ -98,7 +98,7 @@ def to_be_verified(configuration: Configuration) -> list[Endpoint]:
 
 
 def after(
-    configuration: Configuration, promises: Collection[Promise]
+    configuration: Configuration, promises: Collection[Expectation]
 ) -> list[Question]:
     """Return what is to be asked where certificates of ours are served.
 

@@ -21,7 +21,7 @@ from certbot_postfix.postfix import questions
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.mail_log import MailLog
-from certbot_postfix.postfix.questions import NAMES, Promise, Purpose, sampled
+from certbot_postfix.postfix.questions import NAMES, Expectation, Purpose, sampled
 from certbot_postfix.system import signals
 from certbot_postfix.tls import baseline
 from certbot_postfix.tls.baseline import Baseline
@@ -64,10 +64,10 @@ class Serving:
         """Whether Postfix ran when it was first asked."""
         return self.postfix.running()
 
-    def shows(
+    def serves_already(
         self,
         configuration: Configuration,
-        promises: Collection[Promise],
+        promises: Collection[Expectation],
         paths: Iterable[Path],
     ) -> bool:
         """Whether every service keeps the *promises* already.
@@ -90,7 +90,7 @@ class Serving:
         harmless = self._tolerable(must, failures, configuration, purpose)
         return bool(must) and len(harmless) == len(failures)
 
-    def foresee(self, configuration: Configuration) -> None:
+    def record_baseline(self, configuration: Configuration) -> None:
         """Look at the services before anything is changed.
 
         Raises `MisconfiguredError` if Postfix would not survive a reload.
@@ -107,10 +107,10 @@ class Serving:
         """Take *noted* for the answers before the change that is to be undone."""
         self.baseline = noted
 
-    def foresee_undo(self, configuration: Configuration) -> None:
+    def record_before_undo(self, configuration: Configuration) -> None:
         """Look at the services before a change is undone of which nothing is noted."""
         self._before = "undo"
-        self.foresee(configuration)
+        self.record_baseline(configuration)
 
     def refuse_refusals(self, configuration: Configuration) -> None:
         """Raise `RefusedError` if a service to be verified lets no client in."""
@@ -127,10 +127,10 @@ class Serving:
                 hint=hint(failures),
             )
 
-    def activate(
+    def reload_and_verify(
         self,
         configuration: Configuration,
-        promises: Collection[Promise],
+        promises: Collection[Expectation],
         purpose: Purpose = Purpose.RENEWED,
     ) -> None:
         """Reload, and return when every service keeps the *promises*.
@@ -151,15 +151,15 @@ class Serving:
         time.sleep(SETTLE)
         self._must_run()
 
-    def bring_back(
-        self, configuration: Configuration, promises: Collection[Promise]
+    def restore_and_verify(
+        self, configuration: Configuration, promises: Collection[Expectation]
     ) -> None:
         """Do the same for files that are the old ones again, by all means."""
         with signals.uninterruptible():
-            self._bring_back(configuration, promises)
+            self._restore_and_verify(configuration, promises)
 
-    def _bring_back(
-        self, configuration: Configuration, promises: Collection[Promise]
+    def _restore_and_verify(
+        self, configuration: Configuration, promises: Collection[Expectation]
     ) -> None:
         self.postfix.refuse_fatal_reload(configuration)
         self.say("Restoring the previous configuration.")
@@ -183,7 +183,7 @@ class Serving:
         self._verify_at_last(configuration, promises)
 
     def _verify_at_last(
-        self, configuration: Configuration, promises: Collection[Promise]
+        self, configuration: Configuration, promises: Collection[Expectation]
     ) -> None:
         """Verify what was undone, of a Postfix that was started anew for that."""
         try:
@@ -212,7 +212,7 @@ class Serving:
     def _verify(
         self,
         configuration: Configuration,
-        promises: Collection[Promise],
+        promises: Collection[Expectation],
         timeout: float,
         purpose: Purpose,
     ) -> None:
@@ -355,7 +355,7 @@ class Serving:
             )
 
 
-def _sampled(sample: Collection[Promise], promises: Collection[Promise]) -> str:
+def _sampled(sample: Collection[Expectation], promises: Collection[Expectation]) -> str:
     """Say how many of the names in *promises* are in the *sample*."""
     few, all_of_them = (
         sum(each.server_name is not None for each in found)

@@ -286,7 +286,7 @@ def _covering_table(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         if any(path in facts.files and not facts.files[path].exists for path in paths):
             continue  # reported, and why another certificate is presented
         useless = {each for each in leaves if each in old or _judged(each)}
-        name = sni.asked(key, ())
+        name = sni.example_name(key, ())
         covered = any(certificates.covers(each.names, name) for each in leaves)
         if leaves and not useless and not covered:
             bare.setdefault(paths, []).append(key)

@@ -126,7 +126,7 @@ class Interview:
         """Return which names are asked for, by key."""
         table = self.known.table
         if table and len(table) <= NAMES:
-            return {key: sni.asked(key, table) for key in sorted(table)}
+            return {key: sni.example_name(key, table) for key in sorted(table)}
         by_chain: dict[tuple[Path, ...], str] = {}
         for key in sorted(table, key=lambda key: (key.startswith("."), key)):
             by_chain.setdefault(table[key], key)
@@ -139,7 +139,10 @@ class Interview:
         elif self.known.configuration.value(SNI_MAPS):
             host = self.known.configuration.value("myhostname")
             return {"": host}
-        return {by_chain[chain]: sni.asked(by_chain[chain], table) for chain in chains}
+        return {
+            by_chain[chain]: sni.example_name(by_chain[chain], table)
+            for chain in chains
+        }
 
     def _newest(self, chain: Iterable[Path]) -> float:
         """What was renewed last is asked for first."""

@@ -98,19 +98,19 @@ def _refuse_special(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file")
 
 
-def temporary(path: Path) -> Path:
+def staging_name(path: Path) -> Path:
     """Return the usual name under which a new *path* is written, to be renamed."""
     return path.with_name(f".{path.name}{NEW}")
 
 
-def previous(path: Path) -> Path:
+def backup_name(path: Path) -> Path:
     """Return the usual name under which an old *path* is kept until one is verified."""
     return path.with_name(f".{path.name}{OLD}")
 
 
-def kept(path: Path) -> Path | None:
+def backup_of(path: Path) -> Path | None:
     """Return the old file that is kept of *path*, if one is."""
-    usual = previous(path)
+    usual = backup_name(path)
     if _is_regular(usual):
         return usual
     # The usual name was taken, if something else has it.
@@ -119,12 +119,12 @@ def kept(path: Path) -> Path | None:
 
 def unfinished(path: Path) -> list[Path]:
     """Return what a killed run may have left of a new *path*."""
-    return [*filter(_is_regular, [temporary(path)]), *_others(temporary(path))]
+    return [*filter(_is_regular, [staging_name(path)]), *_others(staging_name(path))]
 
 
 def leftovers(path: Path) -> list[Path]:
     """Return what a killed run may have left of *path*, new and old."""
-    old = previous(path)
+    old = backup_name(path)
     return [*unfinished(path), *filter(_is_regular, [old]), *_others(old)]
 
 
@@ -205,14 +205,14 @@ def restore(path: Path, saved: Path) -> None:
             new.put(path)
 
 
-def keep(path: Path) -> None:
+def back_up(path: Path) -> None:
     """Keep the file that *path* is now; a hard link takes no space on a full disk.
 
     Where the file system has none, it is a copy.
     """
     with explained("keep a copy of", path):
-        remove(*_others(previous(path)))
-        place = _free(previous(path))
+        remove(*_others(backup_name(path)))
+        place = _free(backup_name(path))
         try:
             os.link(path, place)
         except FileNotFoundError:
@@ -225,19 +225,19 @@ def keep(path: Path) -> None:
         _sync(path.parent)
 
 
-def bring_back(path: Path) -> None:
-    """Make *path* the file again that `keep` kept."""
+def restore_backup(path: Path) -> None:
+    """Make *path* the file again that `back_up` kept."""
     with explained("restore", path):
-        old = kept(path) or previous(path)
+        old = backup_of(path) or backup_name(path)
         _rename(old, path, old.lstat())
         # rename(2) does nothing when both names are links to one file.
         old.unlink(missing_ok=True)
         _sync(path.parent)
 
 
-def forget(path: Path) -> None:
-    """Remove the file that `keep` kept of *path*, if there is one."""
-    old = previous(path)
+def discard_backup(path: Path) -> None:
+    """Remove the file that `back_up` kept of *path*, if there is one."""
+    old = backup_name(path)
     remove(*filter(_is_regular, [old]), *_others(old))
 
 
@@ -382,7 +382,7 @@ class _New:
 def _new(path: Path, mode: int = 0o600) -> Iterator[_New]:
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        name = _free(temporary(path))
+        name = _free(staging_name(path))
         # O_EXCL: no file of others is written; the mode holds from the first byte.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(name, flags, 0o600), "wb") as file:
