@@ -14,13 +14,10 @@ from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, DeployOptions
-from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.decisions import Change
-from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
+    Certbot,
     Issued,
     PrivatePostfix,
     install_lineage,
@@ -29,60 +26,14 @@ from tests.lab import (
 )
 from tests.lab.certbot import COMMAND
 from tests.lab.machine import LOOPBACK
+from tests.lab.scene import LEAST, NAME, Scene
 from tests.test_transaction import Reversible
-
-NAME = "mx.example.org"
-LEAST = DeployOptions(Profile.CERTIFICATE, ClientLevel.KEEP)
-
-
-class Checkpoint:
-    """Takes note of nothing, since nothing is undone."""
-
-    def before_change(self, path: Path, note: str) -> None:
-        pass
-
-    def before_creation(self, path: Path) -> None:
-        pass
-
-
-class Scene:
-    """A Postfix, a lineage, and what the product *said*."""
-
-    def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
-        self.postfix = postfix
-        self.certbot_dir = base / "letsencrypt"
-        self.bundle = self.certbot_dir / "postfix" / f"{NAME}.pem"
-        self.lineage = Lineage.live(self.certbot_dir / "live", NAME)
-        self.said: list[str] = []
-
-    @property
-    def deployment(self) -> Deployment:
-        """What a new run of the product would have."""
-        return Deployment(
-            Postfix(self.postfix.config_dir),
-            self.bundle.parent,
-            timeout=10,
-            say=self.said.append,
-        )
-
-    def deploy(self) -> None:
-        """Deploy the lineage, as certbot would."""
-        deployment = self.deployment
-        proposal = deployment.propose(self.lineage, LEAST)
-        deployment.apply(proposal, Checkpoint())
-        deployment.serve(proposal)
-
-    def lineage_named(self, name: str) -> Lineage:
-        return Lineage.live(self.certbot_dir / "live", name)
-
-    def warnings(self) -> list[str]:
-        """Return what would be warned of if the lineage were deployed."""
-        return self.deployment.propose(self.lineage, LEAST).warnings
 
 
 @pytest.fixture
-def scene(stopped_postfix: PrivatePostfix, base: Path) -> Scene:
-    return Scene(stopped_postfix, base)
+def scene(stopped_postfix: PrivatePostfix, base: Path, authority: Authority) -> Scene:
+    """As elsewhere, but with no ACME server."""
+    return Scene(stopped_postfix, Certbot(base), authority)
 
 
 def bundle(path: Path, issued: Issued) -> Path:
@@ -120,20 +71,20 @@ ODD = [
 
 @pytest.mark.parametrize("options", ODD)
 def test_a_certificate_in_service_may_have_any_key(scene, base, authority, options):
-    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     scene.postfix.set(smtpd_tls_chain_files=str(odd(base, *options)))
 
-    assert scene.warnings() == []
+    assert scene.warnings(LEAST) == []
 
 
 def test_a_good_certificate_with_a_key_of_another_type_is_missed(
     scene, base, authority
 ):
-    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
     scene.postfix.set(smtpd_tls_chain_files=str(bundle(base / "rsa.pem", rsa)))
 
-    (warning,) = scene.warnings()
+    (warning,) = scene.warnings(LEAST)
 
     assert "with its RSA key will not be served any more" in warning
 
@@ -154,23 +105,27 @@ def test_a_renewal_is_proven_beside_a_certificate_of_the_administrator_s_with(
         bundle(base / "theirs.pem", authority.issue(NAME, key=pki.generate_key(theirs)))
     ]
     install_lineage(
-        scene.certbot_dir, NAME, authority.issue(NAME, key=pki.generate_key(ours))
+        scene.certbot.config_dir,
+        NAME,
+        authority.issue(NAME, key=pki.generate_key(ours)),
     )
     scene.postfix.start()
-    scene.deploy()
+    scene.deploy(wish=LEAST)
     scene.postfix.set(
-        smtpd_tls_chain_files=", ".join(map(str, [scene.bundle, *listed])),
+        smtpd_tls_chain_files=", ".join(
+            map(str, [scene.certbot.bundle(NAME), *listed])
+        ),
         smtpd_tls_protocols=protocols,
         smtpd_tls_mandatory_protocols=protocols,
     )
     main_cf = scene.postfix.main_cf.read_bytes()
     newer = authority.issue(NAME, key=pki.generate_key(ours))
-    renew_lineage(scene.certbot_dir, NAME, newer)
+    renew_lineage(scene.certbot.config_dir, NAME, newer)
 
-    assert scene.deployment.renew(scene.lineage)
+    assert scene.deployment.renew(scene.live())
 
     assert scene.said[-1].startswith("Verified: ")
-    assert scene.bundle.read_bytes() == newer.bundle_pem
+    assert scene.certbot.bundle(NAME).read_bytes() == newer.bundle_pem
     assert scene.postfix.main_cf.read_bytes() == main_cf
 
 
@@ -197,7 +152,7 @@ def test_a_renewal_is_proven_beside_a_certificate_of_the_administrator_s_with(
 def test_a_certificate_is_proven_to_a_client_that_postscreen(
     scene, authority, parameters
 ):
-    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     name = f"{LOOPBACK}:{scene.postfix.ports['smtp']}"
     master_cf, entry = scene.postfix.master_cf, f"{name} inet n - n - "
     before = master_cf.read_text()
@@ -211,7 +166,7 @@ def test_a_certificate_is_proven_to_a_client_that_postscreen(
     scene.postfix.set(**parameters)
     scene.postfix.start()
 
-    scene.deploy()
+    scene.deploy(wish=LEAST)
 
     (words,) = scene.said
     assert words.startswith("Verified: ")
@@ -222,7 +177,7 @@ def test_a_certificate_is_proven_to_a_client_that_postscreen(
 def test_who_listens_in_place_of_a_postfix_that_does_not_run_is_told(
     scene, base, authority, caplog
 ):
-    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     running, here = scene.postfix.config_dir, base / "here"
     shutil.copytree(running, here)
     (base / "another-queue").mkdir()
@@ -231,7 +186,7 @@ def test_who_listens_in_place_of_a_postfix_that_does_not_run_is_told(
     scene.postfix.set(queue_directory=str(base / "another-queue"))
     before = scene.postfix.served()
 
-    scene.deploy()
+    scene.deploy(wish=LEAST)
 
     (warning,) = caplog.messages
     assert f"{here} does not run" in warning
@@ -375,14 +330,14 @@ def test_the_other_half_of_the_administrator_s_default_stays(
         )
         scene.postfix.settle()
     issued = authority.issue(NAME, key=pki.generate_key(ours))
-    install_lineage(scene.certbot_dir, NAME, issued)
+    install_lineage(scene.certbot.config_dir, NAME, issued)
     scene.postfix.start()
 
-    scene.deploy()
+    scene.deploy(wish=LEAST)
     after = scene.postfix.main_cf.read_bytes()
     newer = authority.issue(NAME, key=pki.generate_key(ours))
-    renew_lineage(scene.certbot_dir, NAME, newer)
-    assert scene.deployment.renew(scene.lineage)
+    renew_lineage(scene.certbot.config_dir, NAME, newer)
+    assert scene.deployment.renew(scene.live())
 
     assert presented(scene, ours) == newer.leaf
     assert presented(scene, theirs) == both[theirs].leaf
@@ -394,18 +349,15 @@ def test_the_other_half_of_the_administrator_s_default_stays(
 def test_a_lineage_by_name_hides_no_half_of_the_default(scene, base, authority):
     both = pair(scene, base, authority, "bundles")
     rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
-    install_lineage(scene.certbot_dir, NAME, rsa)
+    install_lineage(scene.certbot.config_dir, NAME, rsa)
     other = authority.issue("shop.example.net")
-    install_lineage(scene.certbot_dir, "shop", other)
+    install_lineage(scene.certbot.config_dir, "shop", other)
     scene.postfix.start()
-    scene.deploy()
-    deployment = scene.deployment
-    proposal = deployment.propose(scene.lineage_named("shop"), LEAST)
-    deployment.apply(proposal, Checkpoint())
-    deployment.serve(proposal)
+    scene.deploy(wish=LEAST)
+    scene.deploy("shop", LEAST)
     newer = authority.issue(NAME, key=pki.generate_key("rsa"))
-    renew_lineage(scene.certbot_dir, NAME, newer)
-    assert scene.deployment.renew(scene.lineage)
+    renew_lineage(scene.certbot.config_dir, NAME, newer)
+    assert scene.deployment.renew(scene.live())
 
     assert presented(scene, "ecdsa", "shop.example.net") == other.leaf
     assert presented(scene, "ecdsa", NAME) == both["ecdsa"].leaf
@@ -417,27 +369,31 @@ def test_a_half_that_cannot_stay_is_not_replaced_without_the_option(
 ):
     pair(scene, base, authority, "one file")
     install_lineage(
-        scene.certbot_dir, NAME, authority.issue(NAME, key=pki.generate_key("rsa"))
+        scene.certbot.config_dir,
+        NAME,
+        authority.issue(NAME, key=pki.generate_key("rsa")),
     )
     before = scene.postfix.main_cf.read_bytes()
 
     with pytest.raises(Error, match=f"{base}/one.pem, which cannot stay") as caught:
-        scene.deploy()
+        scene.deploy(wish=LEAST)
 
     assert "--postfix-replace-default" in caught.value.hint
     assert scene.postfix.main_cf.read_bytes() == before
-    scene.deployment.propose(scene.lineage, replace(LEAST, replace=True))
+    scene.deployment.propose(scene.live(), replace(LEAST, replace=True))
 
 
 def test_a_lineage_that_has_the_lost_type_of_key_is_named(scene, base, authority):
     rsa = authority.issue(NAME, key=pki.generate_key("rsa"))
     scene.postfix.set(smtpd_tls_chain_files=str(bundle(base / "rsa.pem", rsa)))
-    install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     install_lineage(
-        scene.certbot_dir, "mx-rsa", authority.issue(NAME, key=pki.generate_key("rsa"))
+        scene.certbot.config_dir,
+        "mx-rsa",
+        authority.issue(NAME, key=pki.generate_key("rsa")),
     )
 
-    (warning,) = scene.warnings()
+    (warning,) = scene.warnings(LEAST)
 
     assert "certbot install -i postfix --cert-name mx-rsa" in warning
     assert "--key-type" not in warning
@@ -476,14 +432,14 @@ def hook(scene: Scene) -> "subprocess.CompletedProcess[str]":
         text=True,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "RENEWED_LINEAGE": str(scene.certbot_dir / "live" / NAME),
+            "RENEWED_LINEAGE": str(scene.certbot.config_dir / "live" / NAME),
         },
     )
 
 
 def outside(scene: Scene, base: Path, issued: Issued, place: str) -> None:
     """Have Postfix read files of the lineage that are not in certbot's ``live``."""
-    live = install_lineage(scene.certbot_dir, NAME, issued)
+    live = install_lineage(scene.certbot.config_dir, NAME, issued)
     chain, key = live / "fullchain.pem", live / "privkey.pem"
     if place == "archive":
         names_by_hand(scene, chain.resolve(), key.resolve())
@@ -503,7 +459,7 @@ def test_the_hook_tells_that_an_older_copy_is_still_served(
     outside(scene, base, old, place)
     scene.postfix.start()
     renew_lineage(
-        scene.certbot_dir,
+        scene.certbot.config_dir,
         NAME,
         authority.issue(NAME, not_before=datetime.now(timezone.utc)),
     )
@@ -518,7 +474,12 @@ def test_the_hook_tells_that_an_older_copy_is_still_served(
     status = subprocess.run(
         [
             *(str(COMMAND), "--config-dir", str(scene.postfix.config_dir)),
-            *("--certbot-config-dir", str(scene.certbot_dir), "status", "--json"),
+            *(
+                "--certbot-config-dir",
+                str(scene.certbot.config_dir),
+                "status",
+                "--json",
+            ),
         ],
         check=False,
         capture_output=True,
@@ -535,7 +496,7 @@ def test_the_hook_tells_that_an_older_copy_is_still_served(
 def test_an_older_copy_in_a_service_or_a_table_of_the_administrator_s_is_told(
     scene, base, authority, caplog
 ):
-    live = install_lineage(scene.certbot_dir, NAME, authority.issue(NAME))
+    live = install_lineage(scene.certbot.config_dir, NAME, authority.issue(NAME))
     pair = base / "pair.pem"
     pair.write_bytes(
         (live / "privkey.pem").read_bytes() + (live / "fullchain.pem").read_bytes()
@@ -550,12 +511,12 @@ def test_an_older_copy_in_a_service_or_a_table_of_the_administrator_s_is_told(
     )
     scene.postfix.set(tls_server_sni_maps=f"texthash:{base}/own")
     renew_lineage(
-        scene.certbot_dir,
+        scene.certbot.config_dir,
         NAME,
         authority.issue(NAME, not_before=datetime.now(timezone.utc)),
     )
 
-    assert scene.deployment.renew(scene.lineage)
+    assert scene.deployment.renew(scene.live())
 
     assert f"{pair} still has" in caplog.text
     assert f"{other}/fullchain1.pem still has" in caplog.text
@@ -567,7 +528,7 @@ def test_a_link_to_the_newest_files_is_reloaded_and_verified(scene, base, author
     scene.postfix.start()
     assert scene.postfix.served()
     new = authority.issue(NAME)
-    renew_lineage(scene.certbot_dir, NAME, new)
+    renew_lineage(scene.certbot.config_dir, NAME, new)
 
     done = hook(scene)
 

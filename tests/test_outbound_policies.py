@@ -27,8 +27,8 @@ from tests.lab import (
 )
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
+from tests.lab.scene import Checkpoint
 from tests.lab.source import LATER, ThirdParty
-from tests.test_deployment import Checkpoint
 from tests.test_lists import written
 
 ONE = {"one.example.org": ("enforce", ["mx.one.example.org", ".example.net"], LATER)}

@@ -22,7 +22,8 @@ from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
 from tests.lab.machine import LabError
 from tests.lab.postfix import STRANGER
-from tests.test_deployment import LEAST, NAME, Checkpoint, Scene, bundle
+from tests.lab.scene import LEAST, NAME, Checkpoint, Scene
+from tests.test_deployment import bundle
 
 NEW = "/etc/letsencrypt/postfix/mx.example.org.pem"
 SERVED = Wanted({Path(NEW): "ECDSA"})
@@ -302,7 +303,7 @@ def scene(postfix: PrivatePostfix, base: Path) -> Scene:
 @pytest.fixture
 def issued(scene: Scene, authority: Authority) -> Issued:
     found = authority.issue(NAME)
-    install_lineage(scene.certbot_dir, NAME, found)
+    install_lineage(scene.certbot.config_dir, NAME, found)
     return found
 
 
@@ -315,7 +316,7 @@ def test_a_stranger_is_presented_what_tlsproxy_named_by_hand_before(
     postfix.set(smtpd_tls_chain_files=str(old), tlsproxy_tls_chain_files=str(old))
     postfix.start()
 
-    scene.deploy()
+    scene.deploy(wish=LEAST)
 
     assert postfix.served(client=STRANGER) == issued.leaf
     assert " from 127.25.25.25" in scene.said[-1]
@@ -332,11 +333,11 @@ def test_a_certificate_of_tlsproxy_ends_an_installation_and_is_a_finding(
     before = scene.postfix.snapshot()
 
     with pytest.raises(Error, match=r"^tlsproxy_tls_chain_files in main\.cf: "):
-        scene.deploy()
+        scene.deploy(wish=LEAST)
 
     assert scene.postfix.snapshot() == before
     directory = Postfix(scene.postfix.config_dir)
-    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
     codes = [each.code.value for each in conclusion.report(facts).findings]
     assert "postscreen-differs" in codes
     assert "stale" not in codes
@@ -367,15 +368,15 @@ def test_an_installation_is_refused_where_a_stranger_gets_no_tls(
     postfix.set(**settings)
     postfix.start()
     if served_by_tls(postfix):
-        scene.deploy()
+        scene.deploy(wish=LEAST)
         assert postfix.served(client=STRANGER) == issued.leaf
         return
 
     with pytest.raises(Error, match=rf"^{name} in main\.cf: "):
-        scene.deploy()
+        scene.deploy(wish=LEAST)
 
     directory = Postfix(postfix.config_dir)
-    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
     codes = [each.code.value for each in conclusion.report(facts).findings]
     assert "postscreen-differs" in codes
 
@@ -390,12 +391,12 @@ def test_a_certificate_of_the_smtpd_behind_postscreen_is_its_own(
     postfix.settle()
     postfix.start()
 
-    scene.deploy()
+    scene.deploy(wish=LEAST)
 
     assert postfix.served() == own.leaf
     assert postfix.served("submission") == issued.leaf
     directory = Postfix(postfix.config_dir)
-    facts = examine(directory, scene.bundle.parent, Deadline(20))
+    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
     assert "stale" not in [
         each.code.value for each in conclusion.report(facts).findings
     ]
@@ -415,7 +416,7 @@ def test_what_a_stranger_is_presented_is_verified(scene, base, issued, authority
     deployment = scene.deployment
     deployment.postfix.postfix = str(disturbed)
     deployment.serving.timeout = 6
-    proposal = deployment.propose(scene.lineage, LEAST)
+    proposal = deployment.propose(scene.live(), LEAST)
     deployment.apply(proposal, Checkpoint())
 
     with pytest.raises(ProofError, match=r"from 127\.25\.25\.25"):
@@ -430,8 +431,8 @@ def test_a_stranger_whom_postscreen_rejects_hinders_nothing(scene, issued):
     )
     scene.postfix.start()
 
-    scene.deploy()
-    scene.deploy()
+    scene.deploy(wish=LEAST)
+    scene.deploy(wish=LEAST)
 
     assert scene.postfix.served() == issued.leaf
     assert "127.25.25.25" not in scene.said[-2]

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -17,7 +16,6 @@ from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     Authority,
     Certbot,
-    Pebble,
     PrivatePostfix,
     install_lineage,
     pki,
@@ -25,22 +23,12 @@ from tests.lab import (
 )
 from tests.lab.machine import LOOPBACK
 from tests.lab.postfix import SERVICES, snapshot
+from tests.lab.scene import identity, options
 from tests.test_lists import written
 
 pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
-
-
-@pytest.fixture
-def certbot(base: Path, pebble: Pebble) -> Certbot:
-    """The newest certbot, which obtains certificates from Pebble."""
-    return Certbot(base, pebble=pebble)
-
-
-def options(postfix: PrivatePostfix) -> list[str]:
-    """Return what a user has to say, since this Postfix is not the usual one."""
-    return ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
 
 
 def run(certbot: Certbot, postfix: PrivatePostfix) -> str:
@@ -91,12 +79,6 @@ def parameters(postfix: PrivatePostfix) -> dict[str, str]:
     """Return what main.cf sets."""
     lines = postfix.postconf("-n").splitlines()
     return dict(line.split(" =", 1) for line in lines)
-
-
-def identity(path: Path) -> tuple[bytes, int, int]:
-    """Return what differs as soon as anybody wrote *path*, even the same bytes."""
-    status = path.stat()
-    return path.read_bytes(), status.st_ino, status.st_mtime_ns
 
 
 # From the first certificate to the last

@@ -39,7 +39,7 @@ from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
 from tests.lab.postfix import Entry, snapshot
 from tests.lab.postmap import Call, Postmap
-from tests.test_deployment import Checkpoint
+from tests.lab.scene import Checkpoint
 from tests.test_kill import _copy, _restore
 from tests.test_tables import FORMS, SUFFIXES, no_space
 
