@@ -56,7 +56,7 @@ STATUS = 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``certbot-postfix`` and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     talk = _Talk(logging.WARNING)
     package = logging.getLogger("certbot_postfix")
     package.addHandler(talk)
@@ -198,7 +198,8 @@ def _deployment(arguments: argparse.Namespace, *, timeout: float = 20) -> Deploy
     return Deployment(postfix, bundles, timeout=timeout, say=say)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line, with the help of each command."""
     parser = argparse.ArgumentParser(
         prog="certbot-postfix",
         description="Certificates from certbot in the Postfix mail server.",

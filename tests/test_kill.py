@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.lab import (
 )
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
-from tests.lab.postfix import SERVICES, snapshot
+from tests.lab.postfix import SERVICES, copy, restore, snapshot
 
 pytestmark = pytest.mark.postfix
 
@@ -65,7 +64,7 @@ class Scene:
         self.postfix.main_cf.chmod(0o640)
         getattr(self, f"_before_{verb.replace(' ', '_')}")(authority)
         for tree in self._trees:
-            _copy(tree, self._saved / tree.name)
+            copy(tree, self._saved / tree.name)
         self._old, self._old_leaf = self.postfix.snapshot(), self.leaf
         if running:
             self.postfix.start()
@@ -209,7 +208,7 @@ class Scene:
     def restore(self, *, running: bool) -> None:
         """Make everything what it was after `prepare`."""
         for tree in self._trees:
-            _restore(self._saved / tree.name, tree)
+            restore(self._saved / tree.name, tree)
         if not running:
             return
         if self.postfix.running:
@@ -245,28 +244,6 @@ def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> lis
     """Return the names of what is not the same, never a content, which may be a key."""
     names = found.keys() | wanted.keys()
     return sorted(name for name in names if found.get(name) != wanted.get(name))
-
-
-def _copy(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "-a", source, target], check=True)  # shutil loses the owner
-
-
-def _restore(saved: Path, live: Path) -> None:
-    """Make *live* the same as *saved*, whose files a running Postfix never misses."""
-    there, wanted = snapshot(live), snapshot(saved)
-    for name in sorted(there.keys() - wanted.keys(), reverse=True):
-        path = live / name
-        path.rmdir() if there[name].kind == "directory" else path.unlink()
-    for name, entry in wanted.items():
-        if there.get(name) == entry:
-            continue
-        if entry.kind == "directory":
-            (live / name).mkdir(exist_ok=True)
-            (live / name).chmod(entry.mode)
-        else:
-            new = live / f"{name}.restored"
-            _copy(saved / name, new)
-            new.replace(live / name)
 
 
 # Where the bundle, main.cf or a checkpoint gets the name that counts.

@@ -68,12 +68,12 @@ def systemctl(base: Path, monkeypatch) -> Callable[..., Callable[[], list[str]]]
     ],
 )
 def test_the_manager_is_the_service_in_whose_control_group_a_process_is(
-    monkeypatch, groups, unit
+    tmp_path, groups, unit
 ):
-    files = {Path("/proc/7/cgroup"): groups}
-    monkeypatch.setattr(Path, "read_text", lambda path: files[path])
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cgroup").write_text(groups)
 
-    assert Manager.of(7) == (Manager(unit) if unit else None)
+    assert Manager.of(7, tmp_path) == (Manager(unit) if unit else None)
 
 
 def test_a_process_that_is_gone_has_no_manager():

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix import cli
-from certbot_postfix.errors import ProgramError
-from certbot_postfix.inbound.install import Deployment
 from certbot_postfix.outbound import policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.instance import Postfix
@@ -240,17 +238,21 @@ def test_on_a_full_disk_the_old_policies_stay_and_that_is_told(scene, form, free
     assert scene.number(MANY[-1]) == "mx1.org"
 
 
-def test_the_database_must_have_what_was_written(scene):
+def test_the_database_must_have_what_was_written(scene, base):
     """postmap of 3.7 says nothing when lmdb finds the disk full."""
     scene.say(0)
     scene.follow("lmdb")
-    broken = Postfix(scene.postfix.config_dir, postconf=str(scene.postfix.base / "x"))
-    program = scene.postfix.base / "postmap"
-    program.write_text("#!/bin/sh\nexit 0\n")
-    program.chmod(0o755)
+    postmap = Postmap(base / "silent")
+    postmap.disturb("exit 0", questions=True)
+    scene.environment = {**scene.environment, "PATH": postmap.path}
+    scene.say(1)
 
-    with pytest.raises(ProgramError, match="lacks what was written, and postmap gave"):
-        outbound_of(scene, broken)
+    done = scene.run()
+
+    assert done.returncode == 1
+    assert "lacks what was written, and postmap gave" in done.stderr
+    assert scene.number() == "mx0.org"
+    assert scene.leftovers() == []
 
 
 def test_a_text_that_postfix_refuses_does_not_become_the_table(scene, base):
@@ -276,12 +278,3 @@ def test_a_text_that_postfix_refuses_does_not_become_the_table(scene, base):
     assert "duplicate entry" in done.stderr
     assert scene.number() == "mx0.org"
     assert scene.leftovers() == []
-
-
-def outbound_of(scene: Scene, postfix: Postfix) -> None:
-    device = Deployment(postfix, scene.certbot.config_dir / "postfix").outbound
-    text = (
-        policy_map.render(Settings(), {}, (3, 7)) + b"example.net secure match=a.org\n"
-    )
-    text += b"# testing until then from a list\n# example.org secure match=a.org\n"
-    device._build("lmdb", text, lambda _: None)

@@ -362,11 +362,16 @@ class Nobody:
 
 
 def kept_by(directory: Path, text: bytes, *domains: str) -> Recipients:
+    return Recipients(context_of(directory, text, *domains), Nobody())
+
+
+def context_of(directory: Path, text: bytes, *domains: str) -> Context:
+    """Write a cache with this *text*, and the *domains* that are wanted."""
     directory.mkdir(exist_ok=True)
     (directory / "mta-sts.json").write_bytes(text)
     wanted = directory / "domains"
     wanted.write_text("".join(f"{domain}\n" for domain in domains))
-    return Recipients(Context(Settings(domains=str(wanted)), directory), Nobody())
+    return Context(Settings(domains=str(wanted)), directory)
 
 
 JSON = st.recursive(
@@ -433,9 +438,8 @@ ONE |= {"fetched": int(NOW.timestamp()), "age": 864000, "id": "1"}
 def test_a_damaged_entry_of_the_cache_costs_its_domain_only(tmp_path, damage, caplog):
     domains = {"a.org": ONE, "b.org": {**ONE, **damage}}
     text = json.dumps({"version": 1, "domains": domains}).encode()
-    source = kept_by(tmp_path, text, *domains)
     context = replace(
-        source._context,
+        context_of(tmp_path, text, *domains),
         entries=lambda: [
             Entry("b.org", Policy(Mode.ENFORCE, ("mx.b.org",)), NOW + DAY, "MTA-STS")
         ],
@@ -556,12 +560,9 @@ def test_whether_dane_protects_a_domain_is_asked_though_its_policy_fails(
 
     one = {"next": 0, "mode": "enforce", "mxs": ["mx.org"], "id": "1", "dane": before}
     one |= {"fetched": int(NOW.timestamp()), "age": 864000}
-    kept = kept_by(
-        tmp_path,
-        json.dumps({"version": 1, "domains": {"a.org": one}}).encode(),
-        "a.org",
-    )
-    source = Recipients(replace(kept._context, dane=True), Asked())
+    text = json.dumps({"version": 1, "domains": {"a.org": one}}).encode()
+    context = replace(context_of(tmp_path, text, "a.org"), dane=True)
+    source = Recipients(context, Asked())
 
     with pytest.raises(PolicyError, match="no answer"):
         source.refresh(NOW)
@@ -591,9 +592,9 @@ class Hanging(Nobody):
 
 
 def test_a_domain_that_hangs_is_told_and_due_again(tmp_path):
-    kept = kept_by(tmp_path, b"{}", "a.org", "slow.org", "b.org")
+    context = context_of(tmp_path, b"{}", "a.org", "slow.org", "b.org")
     hanging = Hanging()
-    source = Recipients(kept._context, hanging, seconds=0.5)
+    source = Recipients(context, hanging, seconds=0.5)
     try:
         with pytest.raises(PolicyError, match=r"slow\.org: there was no time for it"):
             source.refresh(NOW)

@@ -37,10 +37,9 @@ from tests.lab import (
 )
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
-from tests.lab.postfix import Entry, snapshot
+from tests.lab.postfix import Entry, copy, restore, snapshot
 from tests.lab.postmap import Call, Postmap
 from tests.lab.scene import Checkpoint
-from tests.test_kill import _copy, _restore
 from tests.test_tables import FORMS, SUFFIXES, no_space
 
 pytestmark = pytest.mark.postfix
@@ -614,7 +613,7 @@ class Trial:
         getattr(self, f"_before_{verb}")(form)
         self.shop.certbot.work_dir.mkdir(exist_ok=True)
         for tree in self._trees:
-            _copy(tree, self._saved / tree.name)
+            copy(tree, self._saved / tree.name)
         self._old = self.shop.read()
         env = self.shop.certbot.environment
         found = points(self.argv, env=env, watched=self._trees, status=self._status)
@@ -654,7 +653,7 @@ class Trial:
     def try_at(self, point: Point) -> str:
         """Kill the command at *point*, run it again; return what is wrong then."""
         for tree in self._trees:
-            _restore(self._saved / tree.name, tree)
+            restore(self._saved / tree.name, tree)
         kill_at(point, self.argv, env=self.shop.certbot.environment, may_end=False)
         try:
             self._assert_whole()

@@ -11,6 +11,8 @@ from pathlib import Path
 from certbot_postfix.errors import ProgramError
 from certbot_postfix.system.programs import run
 
+PROC = Path("/proc")
+
 
 @dataclass(frozen=True, slots=True)
 class Manager:
@@ -19,10 +21,10 @@ class Manager:
     unit: str
 
     @classmethod
-    def of(cls, process: int) -> "Manager | None":
+    def of(cls, process: int, proc: Path = PROC) -> "Manager | None":
         """Return who manages *process*, or None; see cgroups(7), /proc/PID/cgroup."""
         try:
-            groups = Path(f"/proc/{process}/cgroup").read_text()
+            groups = (proc / f"{process}/cgroup").read_text()
         except OSError:
             return None
         found = re.search(r"/([^/\n]+\.service)$", groups, re.MULTILINE)

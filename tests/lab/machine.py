@@ -40,15 +40,17 @@ def base_directory(prefix: str = "certbot-postfix-") -> Iterator[Path]:
 class Ports:
     """*count* loopback ports that no other process of the lab takes until `release`.
 
+    They are *among* those of a range.
+
     Two Postfix instances may listen on one port at once (SO_REUSEPORT), each getting
     some of the clients.  So a port is claimed with an abstract socket of its name,
     which exists once on the machine and vanishes with the process that holds it.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, among: range = _RANGE) -> None:
         self._claims: list[socket.socket] = []
         self.numbers: list[int] = []
-        for port in random.sample(_RANGE, len(_RANGE)):
+        for port in random.sample(among, len(among)):
             if len(self.numbers) == count:
                 return
             self._claim(port)
