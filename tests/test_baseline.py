@@ -28,6 +28,8 @@ from tests.lab.postfix import SERVICES
 pytestmark = pytest.mark.postfix
 
 NAME = "mx.example.org"
+# Seconds for a service that never answers are waited for in vain.
+BRIEF = ("--postfix-verify-timeout", "6")
 UNDONE = "we successfully restored your server to its prior configuration"
 
 Done = subprocess.CompletedProcess[str]
@@ -47,11 +49,13 @@ def install(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
     return certbot("install", "--cert-name", NAME, *options, *args)
 
 
-def renew(certbot: Certbot, postfix: PrivatePostfix, issued: Issued) -> Done:
+def renew(
+    certbot: Certbot, postfix: PrivatePostfix, issued: Issued, *args: str
+) -> Done:
     """Renew the lineage and have that made up for; whether that fails is a result."""
     renew_lineage(certbot.config_dir, NAME, issued)
     options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
-    return certbot("renew", *options)
+    return certbot("renew", *options, *args)
 
 
 def hook(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
@@ -339,13 +343,13 @@ def test_a_service_that_was_dead_before_stops_neither_installation_nor_renewal(
     master, (dead,) = dying.master_pid, places(dying, "submissions")
     words = rf"{dead} did not answer: [^;]*; it did not answer before the change either"
 
-    done = install(certbot, dying)
+    done = install(certbot, dying, *BRIEF)
 
     assert done.returncode == 0, done.stderr
     assert re.search(words, told(done))
 
     newer = authority.issue(NAME)
-    done = renew(certbot, dying, newer)
+    done = renew(certbot, dying, newer, *BRIEF)
 
     assert done.returncode == 0, done.stderr
     assert re.search(words, told(done))
@@ -353,7 +357,7 @@ def test_a_service_that_was_dead_before_stops_neither_installation_nor_renewal(
 
     newest = authority.issue(NAME)
     renew_lineage(certbot.config_dir, NAME, newest)
-    done = hook(certbot, dying)
+    done = hook(certbot, dying, "--verify-timeout", "6")
 
     assert done.returncode == 3
     assert re.search(words, told(done))
@@ -374,7 +378,7 @@ def test_a_renewal_that_no_service_answers_stays_out_and_says_so(
     wait_until(lambda: greeting(postfix) == b"", "smtp is dead")
     master = postfix.master_pid
 
-    done = renew(certbot, postfix, authority.issue(NAME))
+    done = renew(certbot, postfix, authority.issue(NAME), *BRIEF)
 
     assert done.returncode == 1
     where = ", ".join(places(postfix, "smtp", "submission"))
@@ -388,12 +392,12 @@ def test_a_renewal_that_no_service_answers_stays_out_and_says_so(
 
 def test_a_service_that_greets_late_is_verified(stopped_postfix, certbot):
     postfix = stopped_postfix
-    late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,11"}
+    late = {"smtpd_delay_reject": "no", "smtpd_client_restrictions": "sleep,6"}
     postfix.start()
     override(postfix, ["smtp"], **late)
     postfix.reload()
 
-    done = install(certbot, postfix)  # within 20 seconds
+    done = install(certbot, postfix)
 
     assert done.returncode == 0, done.stderr
     assert places(postfix, "smtp")[0] in told(done)
@@ -430,10 +434,10 @@ def test_what_slow_services_present_for_many_names_is_served_already(
 # What another process undoes
 
 
-def rollback(certbot: Certbot, postfix: PrivatePostfix) -> Done:
+def rollback(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
     """Undo the newest deployment; whether that fails is a result."""
     options = ["-i", "postfix", "--postfix-config-dir", str(postfix.config_dir)]
-    return certbot("rollback", *options)
+    return certbot("rollback", *options, *args)
 
 
 def test_a_rollback_to_a_default_whose_tls_never_worked_is_one(
@@ -464,7 +468,7 @@ def test_a_rollback_starts_postfix_anew_if_a_service_that_greeted_is_dead(
     postfix.reload()
     wait_until(lambda: greeting(postfix) == b"", "smtpd dies when it starts")
 
-    done = rollback(certbot, postfix)
+    done = rollback(certbot, postfix, *BRIEF)
 
     assert greeting(postfix) == b"220"
     assert done.returncode == 0, done.stderr
@@ -480,13 +484,13 @@ def test_a_rollback_fails_if_a_service_that_answered_before_the_change_stays_dea
         override(postfix, ["submissions"], **dying)
     postfix.start()
     before = postfix.snapshot()["main.cf"]
-    assert install(certbot, postfix).returncode == 0
+    assert install(certbot, postfix, *BRIEF).returncode == 0
     if died == "since":
         override(postfix, ["submissions"], **dying)
         postfix.reload()
         wait_until(lambda: greeting(postfix, "submissions") == b"", "it is dead")
 
-    done = rollback(certbot, postfix)
+    done = rollback(certbot, postfix, *BRIEF)
 
     assert postfix.snapshot()["main.cf"] == before
     assert f"{places(postfix, 'submissions')[0]} did not answer" in told(done)
