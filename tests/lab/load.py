@@ -211,6 +211,7 @@ class Load:
         wait_until(done, "every message had its turn", seconds=_PATIENCE)
 
     def _read_log(self) -> None:
+        self.postfix.flush_log()
         with self.postfix.maillog.open(errors="replace") as log:
             log.seek(self._log_start)
             for line in log:

@@ -6,6 +6,7 @@ and sends no message anywhere.  The formats are those of postconf(5) and master(
 
 import contextlib
 import functools
+import itertools
 import os
 import pwd
 import re
@@ -91,6 +92,10 @@ postscreen_pipelining_enable = yes
 
 _MYNETWORKS = "127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128"
 _MYNETWORKS_SCREENED = "127.0.0.1/32 [::1]/128"
+
+# Lines of the lab's own in the mail log.
+_MARK = "lab: read"
+_marks = itertools.count(1)
 
 STRANGER = "127.0.0.2"
 """The address of a client that postscreen does not know, on Linux without set-up."""
@@ -273,7 +278,26 @@ class PrivatePostfix:
     # Observations
 
     def log(self) -> str:
-        """Return the mail log."""
+        """Return the mail log, with all that was logged until now."""
+        if self.running:
+            self.flush_log()
+        lines = self._log().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith(_MARK))
+
+    def flush_log(self) -> None:
+        """Return when postlogd(8) has written what was sent to it so far.
+
+        It takes one datagram after the other, and writes each as it is.
+        """
+        mark = f"{_MARK} {next(_marks)}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as logger:
+            try:
+                logger.sendto(mark.encode(), str(self.base / "queue/public/postlog"))
+            except OSError:
+                return  # it has just been stopped
+        wait_until(lambda: f"{mark}\n" in self._log(), "the mail log is written")
+
+    def _log(self) -> str:
         return self.maillog.read_text() if self.maillog.exists() else ""
 
     def await_log(self, text: str) -> None:
