@@ -172,6 +172,8 @@ class Family:
 
     def start(self) -> None:
         """Start both, and wait until all of their services answer."""
+        for each in self.members:
+            each.start_quickly()
         self.postmulti("-p", "start")
         for each in self.members:
             each.wait()

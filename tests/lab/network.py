@@ -351,6 +351,7 @@ class Inside(PrivatePostfix):
         return self.network.run(program, "-c", str(self.config_dir), *args)
 
     def start(self) -> None:
+        self.start_quickly()
         self._run("postfix", "start")
         wait_until(lambda: self.running, "Postfix runs")
         if self.address:
