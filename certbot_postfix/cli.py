@@ -21,7 +21,7 @@ from certbot_postfix.inbound.lineage import Lineage, bundles_below
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import commands as policy
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import conclusion, examination, monitoring, report
+from certbot_postfix.status import collect, monitoring, report, terminal
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls import certificates
 
@@ -154,16 +154,16 @@ def _status(arguments: argparse.Namespace) -> int:
         "find Postfix",
     )
     bundles = bundles_below(arguments.certbot_config_dir or CERTBOT)
-    found = conclusion.report(examination.examine(postfix, bundles, deadline))
+    found = report.make(collect.collect_facts(postfix, bundles, deadline))
     text = arguments.render(found)
     encoding = sys.stdout.encoding or "ascii"  # the colours are ours
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
     return ATTEND if found.findings else 0
 
 
-def _table(found: conclusion.Report) -> str:
+def _table(found: report.Report) -> str:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return report.as_table(found, colour=colour)
+    return terminal.as_table(found, colour=colour)
 
 
 def _lineage(arguments: argparse.Namespace, name: str) -> Lineage:

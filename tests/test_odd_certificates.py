@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import conclusion, monitoring, report
-from certbot_postfix.status.examination import examine
+from certbot_postfix.status import monitoring, report, terminal
+from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.status.findings import Code
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Certbot, Pebble, PrivatePostfix, install_lineage, pki
@@ -62,12 +62,12 @@ def test_every_odd_certificate_is_one_finding_of_status(stopped_postfix):
     postfix.set(tls_server_sni_maps=f"texthash:{table}")
     postfix.start()
 
-    facts = examine(Postfix(directory), directory.parent / "none", Deadline(60))
-    found = conclusion.report(facts)
+    facts = collect_facts(Postfix(directory), directory.parent / "none", Deadline(60))
+    found = report.make(facts)
 
-    served = {str(row.files[0]) for row in found.rows if row.leaf and row.files}
+    served = {str(row.files[0]) for row in found.handshakes if row.leaf and row.files}
     assert served >= set(map(str, names.values()))
-    faulty = {str(used.files[0]) for used in found.used if used.leaf.fault}
+    faulty = {str(used.files[0]) for used in found.certificates if used.leaf.fault}
     assert faulty >= {
         str(names[f"odd{KINDS.index(kind)}.example.org"])
         for kind in ("version 4", "x400Address", "CN as BIT STRING")
@@ -76,7 +76,7 @@ def test_every_odd_certificate_is_one_finding_of_status(stopped_postfix):
     once = {each.object for each in told if each.code is Code.UNREADABLE}
     others = {each.code for each in told} - {Code.UNREADABLE, Code.EXPIRED}
     assert (once, others) == (faulty, set())
-    assert report.as_table(found).count(Code.UNREADABLE.value) == len(faulty)
+    assert terminal.as_table(found).count(Code.UNREADABLE.value) == len(faulty)
     dates = [
         each["not_after"]
         for each in json.loads(monitoring.as_json(found))["certificates"]

@@ -16,8 +16,8 @@ from certbot_postfix.postfix import screening
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.postfix.decisions import Change, CommentOut
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import conclusion
-from certbot_postfix.status.examination import examine
+from certbot_postfix.status import report
+from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
 from tests.lab.machine import LabError
@@ -337,8 +337,8 @@ def test_a_certificate_of_tlsproxy_ends_an_installation_and_is_a_finding(
 
     assert scene.postfix.snapshot() == before
     directory = Postfix(scene.postfix.config_dir)
-    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
-    codes = [each.code.value for each in conclusion.report(facts).findings]
+    facts = collect_facts(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
+    codes = [each.code.value for each in report.make(facts).findings]
     assert "postscreen-differs" in codes
     assert "stale" not in codes
 
@@ -376,8 +376,8 @@ def test_an_installation_is_refused_where_a_stranger_gets_no_tls(
         scene.deploy(wish=LEAST)
 
     directory = Postfix(postfix.config_dir)
-    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
-    codes = [each.code.value for each in conclusion.report(facts).findings]
+    facts = collect_facts(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
+    codes = [each.code.value for each in report.make(facts).findings]
     assert "postscreen-differs" in codes
 
 
@@ -396,10 +396,8 @@ def test_a_certificate_of_the_smtpd_behind_postscreen_is_its_own(
     assert postfix.served() == own.leaf
     assert postfix.served("submission") == issued.leaf
     directory = Postfix(postfix.config_dir)
-    facts = examine(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
-    assert "stale" not in [
-        each.code.value for each in conclusion.report(facts).findings
-    ]
+    facts = collect_facts(directory, scene.certbot.bundle(NAME).parent, Deadline(20))
+    assert "stale" not in [each.code.value for each in report.make(facts).findings]
 
 
 @pytest.mark.postfix

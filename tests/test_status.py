@@ -25,11 +25,12 @@ from certbot_postfix.outbound import policy_map as policies
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import conclusion, monitoring, report, settings
-from certbot_postfix.status.conclusion import Report
-from certbot_postfix.status.evidence import Answer, Facts, File, Key, NameTable, Unseen
-from certbot_postfix.status.examination import examine
+from certbot_postfix.status import monitoring, report, terminal
+from certbot_postfix.status.checks import parameters
+from certbot_postfix.status.collect import collect_facts
+from certbot_postfix.status.facts import Facts, File, Handshake, Key, Skipped, SniMap
 from certbot_postfix.status.findings import Code, Finding, merged
+from certbot_postfix.status.report import Report
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
@@ -106,12 +107,12 @@ class Site:
         return path
 
     def examine(self, seconds: float = 20) -> Report:
-        facts = examine(
+        facts = collect_facts(
             Postfix(self.postfix.config_dir),
             self.certbot_dir / "postfix",
             Deadline(seconds),
         )
-        return conclusion.report(facts)
+        return report.make(facts)
 
     def command(self, *options: str) -> list[str]:
         where = ["--config-dir", str(self.postfix.config_dir)]
@@ -419,7 +420,7 @@ def test_a_daemon_that_cannot_be_judged_is_not_seen_and_all_else_is(site):
 
     found = site.examine()
 
-    unseen = {each.object.partition(":")[0]: each.reason for each in found.unseen}
+    unseen = {each.object.partition(":")[0]: each.reason for each in found.skipped}
     assert unseen["socketmap"].endswith("Is a directory")
     assert codes(found) == ["expired"]
 
@@ -446,7 +447,11 @@ def test_certbot_renew_is_a_hint_for_lineages_alone(site, managed):
 @pytest.mark.parametrize(
     ("break_it", "message", "hint"),
     [
-        (no_authorities_of_server, "TLS is off where it is named", "bring it back"),
+        (
+            no_authorities_of_server,
+            "TLS is off where it is configured",
+            "bring it back",
+        ),
         (
             no_bundle_of_a_name,
             "clients that request its names get the default certificate",
@@ -482,8 +487,8 @@ def test_of_several_entries_for_one_service_the_last_is_examined(site):
     found = site.examine()
 
     assert codes(found) == []
-    assert {row.answer.endpoint.service for row in found.rows} == set(site.entries)
-    assert all(row.leaf for row in found.rows)
+    assert {row.endpoint.service for row in found.handshakes} == set(site.entries)
+    assert all(row.leaf for row in found.handshakes)
 
 
 @pytest.mark.postfix
@@ -587,9 +592,9 @@ def test_a_postfix_that_was_started_with_another_directory_is_one_finding(
     (here / "main.cf").write_text(text)
     site.postfix.start()
 
-    facts = examine(Postfix(here), site.certbot_dir / "postfix", Deadline(20))
+    facts = collect_facts(Postfix(here), site.certbot_dir / "postfix", Deadline(20))
 
-    found = conclusion.report(facts)
+    found = report.make(facts)
     assert codes(found) == ["another-postfix-runs"]
     assert f"was started with {running}" in found.findings[0].message
     assert not found.running
@@ -601,9 +606,9 @@ def test_a_directory_is_known_by_every_name(site, base):
     site.postfix.start()
 
     bundles = site.certbot_dir / "postfix"
-    facts = examine(Postfix(base / "link"), bundles, Deadline(20))
+    facts = collect_facts(Postfix(base / "link"), bundles, Deadline(20))
 
-    assert codes(conclusion.report(facts)) == []
+    assert codes(report.make(facts)) == []
 
 
 # Healthy
@@ -685,8 +690,8 @@ def test_nothing_is_found_at_a_healthy_site(site, arrange):
     found = site.examine()
 
     assert found.findings == ()
-    assert found.unseen == ()
-    assert {row.answer.endpoint.service for row in found.rows} == set(site.entries)
+    assert found.skipped == ()
+    assert {row.endpoint.service for row in found.handshakes} == set(site.entries)
 
 
 @pytest.mark.postfix
@@ -697,8 +702,8 @@ def test_each_key_type_of_each_service_is_seen(site):
     found = site.examine()
 
     types = {}
-    for row in found.rows:
-        asked = (row.answer.endpoint.service, row.answer.server_name)
+    for row in found.handshakes:
+        asked = (row.endpoint.service, row.server_name)
         types.setdefault(asked, set()).add(row.leaf.key_type)
     both = {"RSA", "ECDSA"}
     assert types == {
@@ -756,7 +761,7 @@ def test_a_service_that_never_answers_does_not_hold_it_up(site, mute_server):
     found = site.examine(3)
 
     assert time.monotonic() - started < 4
-    assert [(row.leaf, row.answer.alive) for row in found.rows] == [(None, False)]
+    assert [(row.leaf, row.alive) for row in found.handshakes] == [(None, False)]
 
 
 def test_a_program_that_hangs_does_not_hold_it_up(site, tmp_path, monkeypatch, capsys):
@@ -786,7 +791,7 @@ def test_of_many_chains_some_are_asked_and_it_says_how_many(site):
 
     found = site.examine()
 
-    assert (found.names, found.asked) == (61, 50)
+    assert (found.names, found.requested) == (61, 50)
     assert any("61 names with 61 chains" in note for note in found.notes)
 
 
@@ -881,14 +886,14 @@ BUNDLES = Path("/etc/letsencrypt/postfix")
 
 def concluded(configuration: Configuration, **known: object) -> list[str]:
     facts = Facts(configuration, NOW, BUNDLES, **{"running": True, **known})
-    return codes(conclusion.report(facts))
+    return codes(report.make(facts))
 
 
 # Not of this release: postconf(5) of 3.11 calls them deprecated.
 LATER = {"smtp_cname_overrides_servername", "lmtp_cname_overrides_servername"}
 
 
-@pytest.mark.parametrize("name", sorted(LATER | settings.DEPRECATED.keys()))
+@pytest.mark.parametrize("name", sorted(LATER | parameters.DEPRECATED.keys()))
 def test_each_deprecated_parameter_is_a_finding(name):
     assert concluded(configured({name: "x"})) == ["deprecated-parameter"]
 
@@ -907,7 +912,7 @@ def test_a_deprecated_parameter_may_be_gone_already(absent, message):
     known = {name: text for name, text in defaults.items() if name not in absent}
     facts = Facts(replace(configuration, defaults=known), NOW, BUNDLES, running=True)
 
-    (finding,) = conclusion.report(facts).findings
+    (finding,) = report.make(facts).findings
 
     assert finding.message == f"smtp_use_tls is deprecated: {message} know it"
 
@@ -968,19 +973,19 @@ def test_a_chain_may_be_completed_from_a_directory(authority, directory, found):
 
 def test_a_table_that_was_not_compiled_is_one_finding():
     text = Path("/etc/postfix/certbot_sni")
-    table = NameTable("hash", text, {HOST: (Path("/x.pem"),)}, File(text))
+    table = SniMap("hash", text, {HOST: (Path("/x.pem"),)}, File(text))
 
-    assert concluded(configured(), tables=(table,)) == ["file-missing"]
+    assert concluded(configured(), sni_maps=(table,)) == ["file-missing"]
 
 
 def test_of_two_tables_that_have_a_name_the_first_counts():
     first, second = (
-        NameTable("texthash", path, {HOST: (path.with_suffix(".pem"),)}, File(path))
+        SniMap("texthash", path, {HOST: (path.with_suffix(".pem"),)}, File(path))
         for path in (Path("/first"), Path("/second"))
     )
-    facts = Facts(configured(), NOW, BUNDLES, tables=(first, second))
+    facts = Facts(configured(), NOW, BUNDLES, sni_maps=(first, second))
 
-    assert facts.table == {HOST: (Path("/first.pem"),)}
+    assert facts.names == {HOST: (Path("/first.pem"),)}
 
 
 def test_the_lineage_of_another_authority_makes_no_copy_stale():
@@ -994,7 +999,7 @@ def test_the_lineage_of_another_authority_makes_no_copy_stale():
         configured({CHAIN: str(path)}),
         files={path: file},
         lineages={HOST: free},
-        answers=(Answer(endpoint, seen=Seen(bought, "TLSv1.3")),),
+        handshakes=(Handshake(endpoint, seen=Seen(bought, "TLSv1.3"), files=(path,)),),
     )
 
     assert found == []
@@ -1048,18 +1053,18 @@ def awkward(authority: Authority) -> Report:
     )
     service = Service(odd, "inet", "smtpd", {})
     answers = (
-        Answer(endpoint, odd, "key", Seen(strange, "TLSv1.3")),
-        Answer(endpoint, None, failure=odd, alive=False),
+        Handshake(endpoint, odd, "key", Seen(strange, "TLSv1.3")),
+        Handshake(endpoint, None, failure=odd, alive=False),
     )
     return replace(
-        conclusion.report(
+        report.make(
             Facts(
                 configured({}, replace(service, name="smtp")),
                 NOW,
                 BUNDLES,
                 running=True,
-                answers=answers,
-                unseen=(Unseen(odd, odd),),
+                handshakes=answers,
+                skipped=(Skipped(odd, odd),),
                 notes=(odd,),
             )
         ),
@@ -1068,15 +1073,15 @@ def awkward(authority: Authority) -> Report:
 
 
 def test_the_table_fits_100_columns_and_commands_no_terminal(awkward):
-    text = report.as_table(awkward)
+    text = terminal.as_table(awkward)
 
     assert max(map(len, text.splitlines())) <= 100
     assert all(each.isprintable() for each in text.replace("\n", ""))
 
 
 def test_colour_is_for_terminals_alone(awkward):
-    assert "\x1b" in report.as_table(awkward, colour=True)
-    assert "\x1b" not in report.as_table(awkward)
+    assert "\x1b" in terminal.as_table(awkward, colour=True)
+    assert "\x1b" not in terminal.as_table(awkward)
 
 
 def test_metrics_survive_the_real_parser(awkward):
@@ -1096,7 +1101,7 @@ def test_metrics_survive_the_real_parser(awkward):
     (info,) = by_name["certbot_postfix_finding_info"]
     assert info.labels["object"].startswith('a"b\\n\nd\\x1b[31m')
     (end,) = by_name["certbot_postfix_not_after_timestamp_seconds"]
-    assert end.value == awkward.rows[0].leaf.not_after.timestamp()
+    assert end.value == awkward.handshakes[0].leaf.not_after.timestamp()
 
 
 def schema() -> dict[str, str]:

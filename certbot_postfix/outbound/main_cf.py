@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from certbot_postfix.errors import Error
 from certbot_postfix.outbound.policy_map import PARAMETER, unicode_key
 from certbot_postfix.postfix import maps, tls_levels
 from certbot_postfix.postfix.configuration import Configuration
@@ -128,6 +129,15 @@ def overruled(domains: Collection[str], answered: Collection[str]) -> set[str]:
         for domain in domains
         if not has.isdisjoint([*keys(domain), *keys(unicode_key(domain))])
     }
+
+
+def unnamed(path: Path | str) -> Error:
+    """Return the error that our map *path* exists, and main.cf does not name it."""
+    return Error(
+        f"main.cf does not name {path} in {PARAMETER}: its policies have no effect",
+        hint="certbot install -i postfix --cert-name NAME; with --postfix-policy-list"
+        " '' --postfix-mta-sts-domains '' the map is removed",
+    )
 
 
 def local(table: str) -> bool:

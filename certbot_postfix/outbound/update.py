@@ -142,13 +142,8 @@ class Outbound:
 
     def unnamed(self) -> str:
         """Return what is to be said if the table is there, and main.cf has it not."""
-        if self.form or not self.path.exists():
-            return ""
-        return (
-            f"main.cf does not name {self.path} in {policy_map.PARAMETER}: its policies"
-            " have no effect\nWhat to do: certbot install -i postfix --cert-name NAME;"
-            " with --postfix-policy-list '' --postfix-mta-sts-domains '' the table goes"
-        )
+        unnamed = not self.form and self.path.exists()
+        return str(main_cf.unnamed(self.path)) if unnamed else ""
 
     def changes(self, policies: Policies, configuration: Configuration) -> Changes:
         """Return what puts *policies* in force where main.cf says *configuration*."""

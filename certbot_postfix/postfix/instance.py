@@ -14,16 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from certbot_postfix.errors import (
-    Error,
     MisconfiguredError,
     MissingError,
     ProgramError,
     UnusableProgramError,
 )
-from certbot_postfix.postfix import databases, maps
+from certbot_postfix.postfix import databases, maps, processes
 from certbot_postfix.postfix.configuration import Configuration, Service, bound, version
 from certbot_postfix.postfix.manager import Manager
-from certbot_postfix.system import files, listeners
+from certbot_postfix.system import listeners
 from certbot_postfix.system.programs import (
     NO_REASON,
     TIMEOUT,
@@ -223,7 +222,7 @@ class Postfix:
 
         Take note of who has started it, while it lives.
         """
-        process = _master(configuration)
+        process = processes.master(configuration)
         if process is None:
             return
         self.manager = Manager.of(process) or self.manager
@@ -241,11 +240,11 @@ class Postfix:
         That is the one that runs on the same queue, or else who listens on the same
         addresses.  Returns None if it is this instance, or if that is not known.
         """
-        processes = list(filter(None, [_master(configuration)]))
-        if not processes:
+        candidates = list(filter(None, [processes.master(configuration)]))
+        if not candidates:
             with suppress(MisconfiguredError):  # nobody can listen there
-                processes = listeners.holders(bound(configuration))
-        for process in processes:
+                candidates = listeners.holders(bound(configuration))
+        for process in candidates:
             # master(8) hands it down to all its processes.
             if told := listeners.environment(process, "MAIL_CONFIG"):
                 return None if _same(Path(told), self.directory) else Path(told)
@@ -266,7 +265,7 @@ class Postfix:
 
         It may have read what was there before.
         """
-        process = _master(configuration)
+        process = processes.master(configuration)
         if process is None:
             return False
         started = listeners.started(process, _OF_TLS)
@@ -385,14 +384,6 @@ def _is_special(path: Path) -> bool:
 
 # Those that read certificates and keys when they start.
 _OF_TLS = frozenset({"smtpd", "tlsproxy"})
-
-
-def _master(configuration: Configuration) -> int | None:
-    pid = Path(configuration.value("queue_directory"), "pid", "master.pid")
-    try:
-        return int(files.read(pid))
-    except (Error, ValueError):
-        return None
 
 
 def _same(one: Path, other: Path) -> bool:

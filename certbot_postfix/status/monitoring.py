@@ -1,4 +1,4 @@
-"""A status report for programs: as JSON, and as metrics of Prometheus.
+"""The status report for programs: as JSON, and as metrics of Prometheus.
 
 Pure.  docs/monitoring.rst describes both; the format of metrics is the text format of
 Prometheus, version 0.0.4.
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from certbot_postfix.errors import printable
-from certbot_postfix.status.conclusion import Report, Row, Used
+from certbot_postfix.status.facts import Handshake
 from certbot_postfix.status.findings import Code
+from certbot_postfix.status.report import CertificateInUse, Report
 from certbot_postfix.tls.certificates import UNKNOWN
 from certbot_postfix.tls.endpoints import Endpoint
 
@@ -29,9 +30,9 @@ def as_json(report: Report) -> str:
             "version": report.version,
             "running": report.running,
         },
-        "services": [_service(row) for row in report.rows],
-        "certificates": [_certificate(report, used) for used in report.used],
-        "names": {"known": report.names, "asked": report.asked},
+        "services": [_service(each) for each in report.handshakes],
+        "certificates": [_certificate(report, used) for used in report.certificates],
+        "names": {"known": report.names, "asked": report.requested},
         "findings": [
             {
                 "code": each.code.value,
@@ -44,25 +45,25 @@ def as_json(report: Report) -> str:
         ],
         "unseen": [
             {"object": printable(each.object), "reason": printable(each.reason)}
-            for each in report.unseen
+            for each in report.skipped
         ],
         "notes": list(map(printable, report.notes)),
     }
     return json.dumps(document, indent=2) + "\n"
 
 
-def _service(row: Row) -> dict[str, object]:
-    answer = row.answer
+def _service(handshake: Handshake) -> dict[str, object]:
+    endpoint, seen = handshake.endpoint, handshake.seen
     return {
-        "service": printable(answer.endpoint.service),
-        "host": answer.endpoint.host,
-        "port": answer.endpoint.port,
-        "tls": _tls(answer.endpoint),
-        "server_name": answer.server_name and printable(answer.server_name),
-        "files": [printable(str(path)) for path in row.files],
-        "sha256": row.leaf.digest if row.leaf else None,
-        "protocol": answer.seen.protocol if answer.seen else None,
-        "error": None if answer.seen else printable(answer.failure),
+        "service": printable(endpoint.service),
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "tls": _tls(endpoint),
+        "server_name": handshake.server_name and printable(handshake.server_name),
+        "files": [printable(str(path)) for path in handshake.files],
+        "sha256": seen.leaf.digest if seen else None,
+        "protocol": seen.protocol if seen else None,
+        "error": None if seen else printable(handshake.failure),
     }
 
 
@@ -70,7 +71,7 @@ def _tls(endpoint: Endpoint) -> str:
     return "implicit" if endpoint.implicit else "starttls"
 
 
-def _certificate(report: Report, used: Used) -> dict[str, object]:
+def _certificate(report: Report, used: CertificateInUse) -> dict[str, object]:
     leaf = used.leaf
     return {
         "sha256": leaf.digest,
@@ -82,7 +83,7 @@ def _certificate(report: Report, used: Used) -> dict[str, object]:
         "not_after": _time(leaf.not_after),
         "seconds_left": None
         if leaf.not_after == UNKNOWN
-        else int(report.left(leaf).total_seconds()),
+        else int(report.remaining(leaf).total_seconds()),
         "files": [printable(str(path)) for path in used.files],
         "lineage": printable(used.lineage) or None,
     }
@@ -102,10 +103,10 @@ Sample = tuple[dict[str, str], float]
 def as_prometheus(report: Report) -> str:
     """Return the report as metrics for the textfile collector of node_exporter."""
     codes = Counter(each.code for each in report.findings)
-    shown = [
-        ({**_labels(row), "key_type": row.leaf.key_type}, row.leaf)
-        for row in report.rows
-        if row.leaf
+    presented = [
+        ({**_labels(each), "key_type": each.leaf.key_type}, each.leaf)
+        for each in report.handshakes
+        if each.leaf
     ]
     running: list[Sample] = (
         [] if report.running is None else [({}, float(report.running))]
@@ -113,21 +114,24 @@ def as_prometheus(report: Report) -> str:
     families: list[tuple[str, str, Iterable[Sample]]] = [
         (
             "status_timestamp_seconds",
-            "When this was found out, in seconds since 1970.",
+            "Time of this check, in seconds since 1970.",
             [({}, report.time.timestamp())],
         ),
         ("running", "Whether Postfix runs; absent if that is not known.", running),
         (
             "service_shows_certificate",
-            "Whether the service showed a certificate to who asked for this name.",
-            [(_labels(row), float(row.leaf is not None)) for row in report.rows],
+            "Whether the service presented a certificate for this server name.",
+            [
+                (_labels(each), float(each.leaf is not None))
+                for each in report.handshakes
+            ],
         ),
         (
             "not_after_timestamp_seconds",
-            "When the certificate shown ends, in seconds since 1970.",
+            "When the certificate presented expires, in seconds since 1970.",
             [
                 (labels, leaf.not_after.timestamp())
-                for labels, leaf in shown
+                for labels, leaf in presented
                 if leaf.not_after != UNKNOWN
             ],
         ),
@@ -146,33 +150,33 @@ def as_prometheus(report: Report) -> str:
         ),
         (
             "unseen",
-            "How many things could not be looked at.",
-            [({}, len(report.unseen))],
+            "How many things could not be checked.",
+            [({}, len(report.skipped))],
         ),
-        ("names", "How many names the tables have.", [({}, report.names)]),
+        ("names", "How many names the SNI maps have.", [({}, report.names)]),
         (
             "names_asked",
-            "How many of these names were asked for.",
-            [({}, report.asked)],
+            "How many of these names were requested.",
+            [({}, report.requested)],
         ),
     ]
     return "".join(line for family in families for line in _family(*family))
 
 
-def _labels(row: Row) -> dict[str, str]:
-    endpoint = row.answer.endpoint
+def _labels(handshake: Handshake) -> dict[str, str]:
+    endpoint = handshake.endpoint
     return {
         "service": endpoint.service,
         "address": endpoint.address,
-        "server_name": row.answer.server_name or "",
+        "server_name": handshake.server_name or "",
     }
 
 
 def _family(name: str, explanation: str, samples: Iterable[Sample]) -> Iterator[str]:
     name = f"certbot_postfix_{name}"
     yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
-    told = {_series(name, labels): value for labels, value in samples}
-    for series, value in told.items():  # each once
+    distinct = {_series(name, labels): value for labels, value in samples}
+    for series, value in distinct.items():  # each once
         yield f"{series} {value:.15g}\n"
 
 

@@ -1,161 +1,99 @@
-"""A status report for people, as a table that any terminal can show.
+"""The report of ``status``: what each service presents to whom, and what is wrong.
 
-Pure.  Nothing that comes from certificates or the configuration can command a terminal.
+Pure: facts in, `Report` out.  `terminal` and `monitoring` render it.
 """
 
-import textwrap
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
 
-from certbot_postfix.errors import printable, short
-from certbot_postfix.status.conclusion import Report, Row, Used
-from certbot_postfix.status.findings import Finding
-from certbot_postfix.tls.certificates import UNKNOWN, Certificate, listed
+from certbot_postfix.status.checks import (
+    certificates,
+    files,
+    parameters,
+    policies,
+    renewals,
+    services,
+)
+from certbot_postfix.status.facts import Facts, Handshake, Skipped
+from certbot_postfix.status.findings import Code, Finding, merged
+from certbot_postfix.tls.certificates import Certificate
 
-# Columns of the table for people.
-WIDTH = 100
-
-_HEADINGS = ("SERVICE", "ADDRESS", "ASKED FOR", "TLS", "LEFT", "SHOWN")
-_LIMITS = (24, 24, 23, 7, 7, 5)
-
-_ALARM, _RESET = "\033[1;31m", "\033[0m"
-
-# How many certificates are told that no service was seen to show.
-_OTHERS = 10
-
-# Names of a certificate that the table tells one by one.
-_MENTIONED = 8
+# What makes TLS fail where the file is named.
+_BREAKING = (Code.FILE_MISSING, Code.FILE_UNUSABLE, Code.KEY_MISMATCH)
 
 
-def as_table(report: Report, *, colour: bool = False) -> str:
-    """Return the report for people, at most `WIDTH` columns wide."""
-    numbers = {used.leaf: number for number, used in enumerate(report.used, 1)}
-    lines = [
-        *_heading(report),
-        *_services(report, numbers),
-        *_certificates(report, numbers),
-    ]
-    if report.findings:
-        lines += ["", f"Findings: {len(report.findings)}"]
-        lines += [line for each in report.findings for line in _finding(each, colour)]
-    else:
-        lines += ["", "Nothing is wrong with what was seen."]
-    if report.unseen:
-        lines += ["", "Not seen:"]
-        for each in report.unseen:
-            lines += _wrapped(f"{each.object}: {each.reason}")
-    if report.notes:
-        lines += ["", "Notes:"]
-        lines += [line for note in report.notes for line in _wrapped(note)]
-    return "".join(f"{line}\n" for line in lines)
+@dataclass(frozen=True, slots=True)
+class CertificateInUse:
+    """A certificate that is presented or configured, its files, and its lineage."""
+
+    leaf: Certificate
+    files: tuple[Path, ...]
+    lineage: str
 
 
-def _heading(report: Report) -> list[str]:
-    states = {True: "runs", False: "does not run", None: "(unknown whether it runs)"}
-    told = f"Postfix {report.version} in {report.directory} {states[report.running]}"
-    return [*_wrapped(told, "", ""), ""]
+@dataclass(frozen=True)
+class Report:
+    """All that is reported.
+
+    *names* counts the names in SNI maps, *requested* those that were requested.
+    """
+
+    time: datetime
+    directory: Path
+    version: str
+    running: bool | None
+    handshakes: tuple[Handshake, ...]
+    certificates: tuple[CertificateInUse, ...]
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    names: int
+    requested: int
+
+    def remaining(self, leaf: Certificate) -> timedelta:
+        """Return for how long *leaf* is still valid; less than nothing if it is not."""
+        return leaf.not_after - self.time
 
 
-def _services(report: Report, numbers: dict[Certificate, int]) -> list[str]:
-    if not report.rows:
-        return ["No service was asked."]
-    cells = [_HEADINGS, *(_cells(report, row, numbers) for row in report.rows)]
-    short = [
-        tuple(_cut(cell, limit) for cell, limit in zip(row, _LIMITS, strict=True))
-        for row in cells
-    ]
-    widths = [max(map(len, column)) for column in zip(*short, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in short]
-
-
-def _cells(
-    report: Report, row: Row, numbers: dict[Certificate, int]
-) -> tuple[str, ...]:
-    answer = row.answer
-    where = answer.endpoint.address
-    asked = answer.server_name or "(no name)"
-    if not answer.seen or not row.leaf:
-        return answer.endpoint.service, where, asked, "-", "-", "none"
-    known = row.leaf.not_after != UNKNOWN
-    left = _left(report.left(row.leaf)) if known else "unknown"
-    number = f"[{numbers[row.leaf]}]"
-    return answer.endpoint.service, where, asked, answer.seen.protocol, left, number
-
-
-def _left(left: timedelta) -> str:
-    if left <= timedelta(0):
-        return "expired"
-    if left < timedelta(days=2):
-        return f"{left // timedelta(hours=1)} h"
-    return f"{left.days} d"
-
-
-def _certificates(report: Report, numbers: dict[Certificate, int]) -> list[str]:
-    """Tell of all certificates that were shown, and of some others."""
-    shown = {row.leaf for row in report.rows}
-    others = [used.leaf for used in report.used if used.leaf not in shown]
-    left_out = set(others[_OTHERS:])
-    told = [used for used in report.used if used.leaf not in left_out]
-    lines = [line for used in told for line in _used(report, used, numbers)]
-    if len(others) > _OTHERS:
-        lines += ["", f"and {len(others) - _OTHERS} more certificates, not asked for"]
-    return lines
-
-
-def _used(report: Report, used: Used, numbers: dict[Certificate, int]) -> list[str]:
-    leaf = used.leaf
-    names = listed(leaf.names, _MENTIONED)
-    name = names or short(leaf.subject) or "no name"
-    files = ", ".join(map(str, used.files)) or "a file that was not seen"
-    lineage = f", lineage {used.lineage}" if used.lineage else ""
-    return [
-        "",
-        *_wrapped(f"{f'[{numbers[leaf]}]':5}{name}", "", "     "),
-        *_wrapped(f"SHA-256 {leaf.digest}", "     "),
-        *_wrapped(
-            f"{leaf.key_type or 'key unknown'}, {_until(report, leaf)},"
-            f" issued by {leaf.issuer or ('unknown' if leaf.fault else 'nobody')}",
-            "     ",
-        ),
-        *_wrapped(f"from {files}{lineage}", "     "),
-    ]
-
-
-def _until(report: Report, leaf: Certificate) -> str:
-    if leaf.not_after == UNKNOWN:
-        return "until unknown"
-    left = report.left(leaf)
-    days = f"{left.days} days left" if left > timedelta(0) else "expired"
-    return f"until {leaf.not_after:%Y-%m-%d %H:%M} UTC ({days})"
-
-
-def _finding(finding: Finding, colour: bool) -> Iterator[str]:
-    start, end = (_ALARM, _RESET) if colour else ("", "")
-    yield f"  {start}{finding.code.value}{end}"
-    yield from _wrapped(finding.message, "    ")
-    if finding.places:
-        yield from _wrapped(f"Where: {', '.join(finding.places)}", "    ", "      ")
-    yield from _wrapped(f"What to do: {finding.hint}", "    ", "      ")
-
-
-def _wrapped(text: str, first: str = "  ", others: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        _visible(text),
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=first if others is None else others,
-        break_on_hyphens=False,
+def make(facts: Facts) -> Report:
+    """Return the report on *facts*."""
+    requested = {each.key for each in facts.handshakes}
+    return Report(
+        time=facts.now,
+        directory=facts.configuration.directory,
+        version=facts.configuration.defaults.get("mail_version", ""),
+        running=facts.running,
+        handshakes=facts.handshakes,
+        certificates=tuple(_in_use(facts)),
+        findings=tuple(merged(_findings(facts))),
+        skipped=facts.skipped,
+        notes=facts.notes,
+        names=len(facts.names),
+        requested=len(requested & facts.names.keys()),
     )
 
 
-def _visible(text: str) -> str:
-    """Return *text* with whatever a terminal might obey, or make wide, as escapes."""
-    return "".join(
-        each if each.isprintable() and ord(each) < 0x300 else ascii(each)[1:-1]
-        for each in printable(text)
-    )
+def _findings(facts: Facts) -> Iterator[Finding]:
+    of_files = list(files.check(facts))
+    broken = frozenset(each.object for each in of_files if each.code in _BREAKING)
+    stale = renewals.check(facts)
+    yield from of_files
+    yield from parameters.check(facts)
+    yield from policies.check(facts)
+    yield from services.check(facts, broken)
+    yield from stale.findings
+    yield from certificates.check(facts, stale.leaves)
 
 
-def _cut(text: str, limit: int) -> str:
-    text = _visible(text)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+def _in_use(facts: Facts) -> Iterator[CertificateInUse]:
+    holders: dict[Certificate, list[Path]] = {}
+    for chain in facts.chains:
+        for path in chain.files:
+            if leaf := facts.leaf(path):
+                holders.setdefault(leaf, []).append(path)
+    for leaf in certificates.in_use(facts):
+        paths = tuple(dict.fromkeys(holders.get(leaf, ())))
+        lineage = next(filter(None, map(facts.lineage, paths)), "")
+        yield CertificateInUse(leaf, paths, lineage)

@@ -14,7 +14,7 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import policy_map as outbound_map
 from certbot_postfix.postfix import configuration, instance, maps
 from certbot_postfix.postfix.configuration import Configuration
-from certbot_postfix.status import inspection
+from certbot_postfix.status import read_files
 from certbot_postfix.tls import certificates, purposes
 from certbot_postfix.tls.certificates import Bundle, Certificate
 
@@ -36,7 +36,7 @@ def chain(data: bytes) -> None:
     """Read PEM, as from the files that main.cf names."""
     certificates.authorities(data)
     with suppress(CertificateError):
-        inspection.blocks(data)
+        read_files.blocks(data)
     with suppress(CertificateError):
         Bundle.from_pem(data, data)
 

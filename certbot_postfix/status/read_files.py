@@ -1,6 +1,6 @@
-"""Looks at the files that a configuration names: what is in them, who can read them.
+"""Reads the files that a configuration names: what is in them, who can read them.
 
-Writes nothing.  What this user may not see is told as `Unseen`, and is no error.
+Writes nothing.  What this user may not see is `Skipped`, and no error.
 """
 
 from collections.abc import Callable
@@ -12,54 +12,61 @@ from certbot_postfix.errors import CertificateError
 from certbot_postfix.inbound import chain_files, copies, sni
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
-from certbot_postfix.status import evidence
-from certbot_postfix.status.evidence import File, Key, NameTable, Unseen
+from certbot_postfix.status.facts import (
+    Entries,
+    File,
+    Key,
+    Skipped,
+    SniMap,
+    ca_files,
+    chains,
+)
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Certificate
 
-# More bytes than any file of keys, certificates or authorities has.
+# More bytes than any file of keys, certificates or CAs has.
 LARGEST = 10_000_000
 
-# Of tables with more chains, the files are read in part: the leaf, and whether there is
-# a key.  To check an RSA key takes a tenth of a second.
+# Of SNI maps with more chains, the files are read in part: the leaf, and whether there
+# is a key.  To check an RSA key takes a tenth of a second.
 THOROUGH = 50
 
 
 Blocks = tuple[Certificate | Key, ...]
 
 
-class Inspection:
-    """What was found in the files that *configuration* names; *bundles* is ours."""
+class FileReader:
+    """What is in the files that *configuration* names; *bundles* is our directory."""
 
     def __init__(self, configuration: Configuration, bundles: Path) -> None:
         self.configuration = configuration
         self.bundles = bundles
         self.live = bundles.parent / "live"
         self.files: dict[Path, File] = {}
-        self.tables: list[NameTable] = []
+        self.sni_maps: list[SniMap] = []
         self.lineages: dict[str, Certificate | None] = {}
         self.unlinked: dict[str, Path] = {}
         self.roots: frozenset[str] = frozenset()
-        self.unseen: list[Unseen] = []
+        self.skipped: list[Skipped] = []
         self._reachable: dict[Path, bool] = {}
         self._parsed: dict[bytes, Certificate] = {}
 
-    def look(self) -> None:
-        """Look at everything, what matters most first."""
-        for chain in evidence.chains(self.configuration):
+    def read(self) -> None:
+        """Read everything, what matters most first."""
+        for chain in chains(self.configuration):
             for path in chain.paths:
                 self._keep(path)
-        for path in evidence.authorities(self.configuration).values():
+        for path in ca_files(self.configuration).values():
             if path not in self.files:
-                self.files[path] = self._file(path, authorities)
-        self._look_for_roots()
-        for form, path in sni.tables(self.configuration):
-            self._look_into_table(form, path)
-        self._look_at_chains()
+                self.files[path] = self._file(path, cas)
+        self._read_roots()
+        for map_type, path in sni.tables(self.configuration):
+            self._read_sni_map(map_type, path)
+        self._read_chains()
 
-    def _look_at_chains(self) -> None:
-        found = evidence.chains(self.configuration, self.tables)
+    def _read_chains(self) -> None:
+        found = chains(self.configuration, self.sni_maps)
         partly = sum(chain.parameter == SNI_MAPS for chain in found) > THOROUGH
         there = self._lineages()
         foreign = False
@@ -69,11 +76,11 @@ class Inspection:
             name = copies.lineage_of(path, self.bundles)
             foreign = foreign or not name
             if there is not None and name:
-                self._look_at_lineage(name, named=True)
-                self._look_at_links(name)
+                self._read_lineage(name, named=True)
+                self._check_links(name)
         # A copy of certbot's files is known by its names alone.
         for name in sorted(there or ()) if foreign else ():
-            self._look_at_lineage(name)
+            self._read_lineage(name)
 
     def _keep(self, path: Path, *, partly: bool = False) -> None:
         if path not in self.files:
@@ -92,7 +99,7 @@ class Inspection:
             return File(path, exposed=self._exposed(path), damage=error.message)
 
     def _hidden(self, path: Path, reason: str) -> File:
-        self.unseen.append(Unseen(str(path), reason))
+        self.skipped.append(Skipped(str(path), reason))
         return File(path, hidden=reason)
 
     def _exposed(self, path: Path) -> bool:
@@ -110,8 +117,8 @@ class Inspection:
             self._reachable[directory] = above and bool(mode & 0o001)
         return self._reachable[directory]
 
-    def _look_into_table(self, form: str, path: Path) -> None:
-        entries: evidence.Entries = {}
+    def _read_sni_map(self, map_type: str, path: Path) -> None:
+        entries: Entries = {}
         text = File(path, exposed=self._exposed(path))
         try:
             entries = _resolved(sni.entries(_content(path)))
@@ -120,13 +127,13 @@ class Inspection:
         except OSError as error:
             text = self._hidden(path, error.strerror or str(error))
         compiled = []
-        if form != "texthash" and not text.hidden:
+        if map_type != "texthash" and not text.hidden:
             compiled = [
                 File(each, exposed=self._exposed(each))
                 for each in databases.possible(path)
                 if each.exists()
             ]
-        self.tables.append(NameTable(form, path, entries, text, tuple(compiled)))
+        self.sni_maps.append(SniMap(map_type, path, entries, text, tuple(compiled)))
 
     def _lineages(self) -> set[str] | None:
         """Return the names of certbot's lineages, None if they cannot be seen."""
@@ -136,17 +143,17 @@ class Inspection:
             return set()
         except OSError as error:
             reason = error.strerror or str(error)
-            self.unseen.append(Unseen(f"certbot's lineages in {self.live}", reason))
+            self.skipped.append(Skipped(f"certbot's lineages in {self.live}", reason))
             return None
 
-    def _look_at_links(self, name: str) -> None:
+    def _check_links(self, name: str) -> None:
         with suppress(OSError):  # what cannot be read is reported with the chain
             for kind in ("privkey", "fullchain"):
                 path = self.live / name / f"{kind}.pem"
                 if path.is_file() and not path.is_symlink():
                     self.unlinked[name] = path
 
-    def _look_at_lineage(self, name: str, *, named: bool = False) -> None:
+    def _read_lineage(self, name: str, *, named: bool = False) -> None:
         if name in self.lineages:
             return
         path = self.live / name / "fullchain.pem"
@@ -155,14 +162,14 @@ class Inspection:
             if found:
                 self.lineages[name] = found[0]
             else:
-                self.unseen.append(Unseen(str(path), "there is no certificate in it"))
+                self.skipped.append(Skipped(str(path), "there is no certificate in it"))
         except (FileNotFoundError, NotADirectoryError):
             if named:
                 self.lineages[name] = None
         except OSError as error:
-            self.unseen.append(Unseen(str(path), error.strerror or str(error)))
+            self.skipped.append(Skipped(str(path), error.strerror or str(error)))
         except CertificateError as error:
-            self.unseen.append(Unseen(str(path), error.message))
+            self.skipped.append(Skipped(str(path), error.message))
 
     def _first_blocks(self, text: bytes) -> Blocks:
         """Return the first certificate in *text*, and the first key, which is not read.
@@ -177,17 +184,17 @@ class Inspection:
             found.append(self._parsed[leaf.pem])
         return tuple(found)
 
-    def _look_for_roots(self) -> None:
-        """Learn the machine's authorities, if some file has a leaf and no issuer."""
+    def _read_roots(self) -> None:
+        """Read the machine's CAs, if some file has a leaf and no issuer."""
         bundle = self.configuration.ca_bundle
         bare = any(len(file.certificates) == 1 for file in self.files.values())
         if not (bundle and bare):
             return
-        found = self._file(bundle, authorities).certificates
+        found = self._file(bundle, cas).certificates
         self.roots = frozenset(each.subject for each in found)
 
 
-def _resolved(table: sni.Table) -> evidence.Entries:
+def _resolved(table: sni.Table) -> Entries:
     """Return *table* with each file as `chain_files` knows it."""
     chains = {
         chain: tuple(chain_files.resolved(Path(each)) for each in chain)
@@ -211,6 +218,6 @@ def blocks(text: bytes) -> Blocks:
     )
 
 
-def authorities(text: bytes) -> Blocks:
+def cas(text: bytes) -> Blocks:
     """Return the certificates in *text* that can be read."""
     return tuple(certificates.authorities(text))

@@ -1,4 +1,4 @@
-"""What is wrong with the parameters in main.cf and master.cf.
+"""Whether the parameters in main.cf and master.cf take effect.
 
 Pure: facts in, findings out.  Their meaning is that of postconf(5); which of them are
 deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
@@ -20,11 +20,11 @@ from certbot_postfix.postfix.configuration import (
     address,
     own_certificate,
 )
-from certbot_postfix.status.evidence import Facts
+from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
 
 
-def of_parameters(facts: Facts) -> Iterator[Finding]:
+def check(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with the parameters, in main.cf and master.cf."""
     configuration = facts.configuration
     yield from _deprecated(configuration)
@@ -46,7 +46,7 @@ def of_parameters(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.NO_TLS,
             "smtpd_tls_security_level",
-            "no service offers TLS: all mail comes in clear text",
+            "no service offers TLS: all mail is received unencrypted",
             "smtpd_tls_security_level = may",
             tuple(map(str, network)),
         )
@@ -188,7 +188,7 @@ def _override(service: str, names: list[str]) -> Finding:
         service,
         f"master.cf: {service} overrides {', '.join(names)}, so that the value of"
         " main.cf is not in force there",
-        "take the override out, unless it is meant",
+        "remove the override, unless it is intended",
         ("master.cf",),
     )
 

@@ -1,7 +1,7 @@
-"""What was found out about an instance, as values, before anything is concluded of it.
+"""What is known about an instance, as values that the checks take.
 
-Pure: `examination` collects it, `findings` and `diagnosis` conclude.  How Postfix reads
-certificates is told in postconf(5), smtpd_tls_chain_files and tls_server_sni_maps.
+Pure: `collect` collects them.  How Postfix reads certificates is described in
+postconf(5), smtpd_tls_chain_files and tls_server_sni_maps.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Seen
 
-# What the keys of tables of names stand for: the files of a chain.
+# The files of a chain for each key of an SNI map.
 Entries = Mapping[str, tuple[Path, ...]]
 
 
@@ -57,10 +57,10 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class NameTable:
-    """A table of tls_server_sni_maps whose text is a file, with its databases."""
+class SniMap:
+    """An SNI map whose text is a file, with its databases; *map_type* as in main.cf."""
 
-    form: str
+    map_type: str
     path: Path
     entries: Entries
     text: File
@@ -68,17 +68,20 @@ class NameTable:
 
     @property
     def usable(self) -> bool:
-        """Whether Postfix finds what it looks up in, as far as could be seen."""
+        """Whether Postfix can look something up in it, as far as is known."""
         if self.text.hidden:
             return True
-        return bool(self.databases) or (self.form == "texthash" and self.text.exists)
+        return bool(self.databases) or (
+            self.map_type == "texthash" and self.text.exists
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a service showed to who asked for *server_name*, or why it showed nothing.
+class Handshake:
+    """What a service presented to a client that requests *server_name*, or none.
 
-    *key* is that of the table; *alive* is whether the service greeted at least.
+    *key* is that of the SNI map, *files* have what should have been presented.  If
+    nothing was *seen*, *failure* says why; *alive* is whether the service greeted.
     """
 
     endpoint: Endpoint
@@ -87,11 +90,17 @@ class Answer:
     seen: Seen | None = None
     failure: str = ""
     alive: bool = True
+    files: tuple[Path, ...] = ()
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The certificate that was presented."""
+        return self.seen.leaf if self.seen else None
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
-    """What could not be looked at, and why."""
+class Skipped:
+    """What could not be checked, and the *reason*."""
 
     object: str
     reason: str
@@ -124,13 +133,13 @@ class PolicyTable:
 
 @dataclass(frozen=True)
 class Facts:
-    """All there is to conclude from.
+    """All that the checks take.
 
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone; *unlinked* those that have plain files in
-    ``live``, with one of these.  *roots* are the subjects of the machine's
-    certificate authorities.  *running* is None if that could not be found out.
-    *elsewhere* is the directory of the Postfix that runs, or listens, in its place.
+    ``live``, with one of these.  *roots* are the subjects of the machine's CAs.
+    *running* is None if that is not known.  *elsewhere* is the directory of the Postfix
+    that runs, or listens, in its place.
     """
 
     configuration: Configuration
@@ -139,50 +148,50 @@ class Facts:
     running: bool | None = None
     elsewhere: Path | None = None
     files: Mapping[Path, File] = field(default_factory=dict)
-    tables: tuple[NameTable, ...] = ()
+    sni_maps: tuple[SniMap, ...] = ()
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
     unlinked: Mapping[str, Path] = field(default_factory=dict)
     roots: frozenset[str] = frozenset()
-    answers: tuple[Answer, ...] = ()
-    unseen: tuple[Unseen, ...] = ()
+    handshakes: tuple[Handshake, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     policies: tuple[PolicyTable, ...] = ()
     without_dane: str = ""
 
     @cached_property
-    def table(self) -> Entries:
-        """What all tables say; of two, the first one counts."""
+    def names(self) -> Entries:
+        """The entries of all SNI maps; of two for a key, the first one counts."""
         return {
             key: paths
-            for table in reversed(self.tables)
-            for key, paths in table.entries.items()
+            for sni_map in reversed(self.sni_maps)
+            for key, paths in sni_map.entries.items()
         }
 
     @cached_property
     def chains(self) -> list[Chain]:
-        """Return every chain that is named."""
-        return chains(self.configuration, self.tables)
+        """All chains that Postfix reads."""
+        return chains(self.configuration, self.sni_maps)
 
     @cached_property
     def services(self) -> Mapping[str, Service]:
-        """The services that show a certificate, by name."""
-        found = chain_files.with_certificates(self.configuration)
-        return {str(service): service for service in found}
+        """The services that present a certificate, by name."""
+        services = chain_files.with_certificates(self.configuration)
+        return {str(service): service for service in services}
 
-    def configured(self, answer: Answer) -> list[Path]:
-        """Return the files whose certificate *answer* should have shown."""
-        if answer.key in self.table:
-            return list(self.table[answer.key])
-        service = self.services.get(answer.endpoint.service)
-        return chain_files.configured(self.configuration, service)
+    def configured(self, service: str, key: str = "") -> tuple[Path, ...]:
+        """Return the files that *service* presents, for a *key* of the SNI maps."""
+        if key in self.names:
+            return self.names[key]
+        services = self.services
+        return tuple(chain_files.configured(self.configuration, services.get(service)))
 
     def leaf(self, path: Path) -> Certificate | None:
-        """Return the leaf certificate in the file *path*, if it could be seen."""
+        """Return the leaf certificate in the file *path*, if it was read."""
         file = self.files.get(path)
         return file.certificates[0] if file and file.certificates else None
 
     def hidden(self, path: Path) -> bool:
-        """Whether it could not be seen what is in the file *path*."""
+        """Whether the file *path* could not be read."""
         file = self.files.get(path)
         return file is None or bool(file.hidden)
 
@@ -196,12 +205,12 @@ class Facts:
 
     @cached_property
     def _holders(self) -> Mapping[Certificate, Path]:
-        found: dict[Certificate, Path] = {}
+        holders: dict[Certificate, Path] = {}
         for chain in self.chains:
             for path in chain.files:
                 if leaf := self.leaf(path):
-                    found.setdefault(leaf, path)
-        return found
+                    holders.setdefault(leaf, path)
+        return holders
 
     def lineage(self, path: Path) -> str:
         """Return the lineage that *path* is made of by its place, or empty."""
@@ -209,24 +218,24 @@ class Facts:
 
 
 def chains(
-    configuration: Configuration, tables: Iterable[NameTable] = ()
+    configuration: Configuration, sni_maps: Iterable[SniMap] = ()
 ) -> list[Chain]:
-    """Return every chain that *configuration* or one of the *tables* names, once."""
-    found = chain_files.every_chain(configuration)
-    for table in tables:
-        distinct = dict.fromkeys(table.entries.values())
-        found += (Chain(str(table.path), SNI_MAPS, each) for each in distinct)
-    return list(dict.fromkeys(found))
+    """Return every chain that *configuration* or one of *sni_maps* names, once."""
+    named = chain_files.every_chain(configuration)
+    for sni_map in sni_maps:
+        distinct = dict.fromkeys(sni_map.entries.values())
+        named += (Chain(str(sni_map.path), SNI_MAPS, files) for files in distinct)
+    return list(dict.fromkeys(named))
 
 
-def authorities(configuration: Configuration) -> dict[str, Path]:
-    """Return the files of certificate authorities, by parameter and place."""
+def ca_files(configuration: Configuration) -> dict[str, Path]:
+    """Return the files of CAs, by parameter and place."""
     queue = configuration.value("queue_directory")
-    found = {}
+    paths = {}
     for name in ("smtpd_tls_CAfile", *(f"{each}_tls_CAfile" for each in CLIENTS)):
         if value := configuration.value(name):
-            found[f"{name} in main.cf"] = Path(queue, value)
+            paths[f"{name} in main.cf"] = Path(queue, value)
         for service in configuration.services:
             if value := service.overrides.get(name, ""):
-                found[f"{name} in {service} of master.cf"] = Path(queue, value)
-    return found
+                paths[f"{name} in {service} of master.cf"] = Path(queue, value)
+    return paths

@@ -1,7 +1,7 @@
-"""What is wrong with the files that Postfix reads keys and certificates from.
+"""Whether Postfix can read the files of keys and certificates, and others cannot.
 
-Pure: facts in, findings out.  How Postfix reads them is told in postconf(5),
-smtpd_tls_chain_files; that TLS is off where it cannot, in the mail log alone.
+Pure: facts in, findings out.  How Postfix reads them is described in postconf(5),
+smtpd_tls_chain_files; that TLS is off where it cannot, is in the mail log alone.
 """
 
 import itertools
@@ -11,36 +11,35 @@ from pathlib import Path
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.chain_files import Chain
 from certbot_postfix.postfix.configuration import SNI_MAPS
-from certbot_postfix.status import evidence
-from certbot_postfix.status.evidence import Facts, File, Key
+from certbot_postfix.status.facts import Facts, File, Key, ca_files
 from certbot_postfix.status.findings import Code, Finding, missing
 from certbot_postfix.tls import purposes
 from certbot_postfix.tls.certificates import Certificate
 
 
-def of_files(facts: Facts) -> Iterator[Finding]:
+def check(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with the files that Postfix reads."""
     for chain in facts.chains:
         yield from _of_chain(facts, chain)
-    for where, path in evidence.authorities(facts.configuration).items():
+    for where, path in ca_files(facts.configuration).items():
         file = facts.files.get(path)
         if file and not file.exists:
-            yield missing(path, _without_authorities(where), where)
+            yield missing(path, _without_cas(where), where)
         elif file and not file.hidden:
-            yield from _of_authorities(facts, file, where)
-    for table in facts.tables:
-        if not table.usable:
-            told = "who asks for any server name gets no certificate"
-            yield missing(table.path, told, f"{SNI_MAPS} in main.cf")
+            yield from _of_cas(facts, file, where)
+    for sni_map in facts.sni_maps:
+        if not sni_map.usable:
+            consequence = "clients that request a server name get no certificate"
+            yield missing(sni_map.path, consequence, f"{SNI_MAPS} in main.cf")
     yield from _readable(facts)
 
 
 def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
     files = [facts.files[path] for path in chain.paths if path in facts.files]
     consequence = (
-        "the client has no certificate, and may send in clear text"
+        "the client has no certificate, and may send unencrypted"
         if chain.client
-        else "TLS fails where it is named"
+        else "TLS is off where it is configured"
     )
     absent = [file.path for file in files if not file.exists]
     for path in absent:
@@ -59,8 +58,8 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
         fault = _unusable(facts, files) or _mismatch(chain, files)
         if fault:
             code, path, message, hint = fault
-            told = f"{path} {message}: {consequence}"
-            yield Finding(code, str(path), told, hint, (chain.where,))
+            text = f"{path} {message}: {consequence}"
+            yield Finding(code, str(path), text, hint, (chain.where,))
         elif chain.client:
             yield from _of_client(chain, files[0])
         else:
@@ -71,7 +70,7 @@ Fault = tuple[Code, Path, str, str]
 
 
 def _unusable(facts: Facts, files: Sequence[File]) -> Fault | None:
-    presented = {each.seen.leaf for each in facts.answers if each.seen}
+    presented = {each.leaf for each in facts.handshakes if each.leaf}
     # OpenSSL reads keys that cryptography does not know.
     served = any(each in presented for file in files for each in file.certificates)
     for file in files:
@@ -125,19 +124,20 @@ def _of_client(chain: Chain, file: File) -> Iterator[Finding]:
         yield Finding(
             Code.CLIENT_PURPOSE,
             str(file.path),
-            f"{file.path} is shown to other servers as the client's certificate, but"
-            " is not for that purpose (extended key usage): who checks it refuses it",
-            f"unset {chain.parameter} unless another server asks for it; Let's Encrypt"
-            " issues none for clients since 2026",
+            f"{file.path} is presented to other servers as the client's certificate,"
+            " but is not valid for TLS clients (extended key usage): servers that check"
+            " it reject it",
+            f"unset {chain.parameter}, unless another server requires it; Let's Encrypt"
+            " issues no certificates for clients since 2026",
             (chain.where,),
         )
 
 
 def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[Finding]:
-    """Judge what follows the leaf: its issuers, unless the clients know them."""
+    """Check what follows the leaf: its issuers, unless the clients know them."""
     if facts.configuration.value("smtpd_tls_CApath"):
         return  # OpenSSL completes a chain from there, too
-    named = evidence.authorities(facts.configuration).items()
+    named = ca_files(facts.configuration).items()
     added = [
         certificate.subject
         for where, path in named
@@ -159,27 +159,26 @@ def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[F
                 Code.CHAIN_INCOMPLETE,
                 str(holder),
                 f"{holder} has no certificate of {leaf.issuer}, which issued {leaf}:"
-                " clients that verify it cannot",
+                " clients cannot verify it",
                 "name the full chain: fullchain.pem of certbot, not cert.pem",
                 (chain.where,),
             )
 
 
-def _without_authorities(where: str) -> str:
+def _without_cas(where: str) -> str:
     """Say what a file of CAs that Postfix cannot load does: no TLS, in any process."""
     if where.startswith("smtpd_"):
-        return "TLS is off where it is named, and clients send in clear text"
-    return "TLS is off in the client: mail is sent in clear text, or deferred"
+        return "TLS is off where it is configured, and clients send unencrypted"
+    return "TLS is off in the client: mail is sent unencrypted, or deferred"
 
 
-def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
+def _of_cas(facts: Facts, file: File, where: str) -> Iterator[Finding]:
     if not file.certificates:
         yield Finding(
             Code.FILE_UNUSABLE,
             str(file.path),
-            f"{file.path} has no certificates of authorities:"
-            f" {_without_authorities(where)}",
-            "name a bundle of authorities",
+            f"{file.path} has no certificates of CAs: {_without_cas(where)}",
+            "name a bundle of CAs",
             (where,),
         )
         return
@@ -191,12 +190,12 @@ def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
     leaf_only = all(each.self_signed for each in file.certificates) and not own_leaf
     if where.startswith("smtpd_") or (anchors and not own_leaf) or leaf_only:
         return  # the server's may complete its own chain
-    bundle = facts.configuration.ca_bundle or "the machine's bundle of authorities"
+    bundle = facts.configuration.ca_bundle or "the machine's CA bundle"
     yield Finding(
         Code.CA_FILE,
         str(file.path),
-        f"{file.path} holds a chain of a site, not the authorities that the client"
-        " trusts: certificates of other servers cannot be verified",
+        f"{file.path} holds a server's chain, not the CAs that the client trusts:"
+        " certificates of other servers cannot be verified",
         f"{where.split(maxsplit=1)[0]} = {bundle}",
         (where,),
     )
@@ -204,17 +203,17 @@ def _of_authorities(facts: Facts, file: File, where: str) -> Iterator[Finding]:
 
 def _readable(facts: Facts) -> Iterator[Finding]:
     ours = facts.configuration.directory / sni.NAME
-    for table in facts.tables:
-        texts = (table.text,) if table.path == ours else ()
+    for sni_map in facts.sni_maps:
+        texts = (sni_map.text,) if sni_map.path == ours else ()
         places = tuple(
-            str(file.path) for file in (*texts, *table.databases) if file.exposed
+            str(file.path) for file in (*texts, *sni_map.databases) if file.exposed
         )
         if places:
             yield Finding(
                 Code.READABLE,
-                str(table.path),
-                f"{' and '.join(places)} can be read by every user: a database of"
-                " names holds the private keys, and gets the mode of its text",
+                str(sni_map.path),
+                f"{' and '.join(places)} can be read by every user: the database of an"
+                " SNI map holds the private keys, and gets the mode of its text",
                 f"chmod 600 {' '.join(places)}, and replace the keys",
                 places,
             )

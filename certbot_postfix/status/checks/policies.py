@@ -1,0 +1,88 @@
+"""Whether outbound TLS policies take effect, and are up to date.
+
+Pure: facts in, findings out.  Where a map of smtp_tls_policy_maps cannot be queried,
+mail to every domain is deferred.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from certbot_postfix.outbound import main_cf, policy_map
+from certbot_postfix.status.facts import Facts, PolicyTable
+from certbot_postfix.status.findings import Code, Finding
+
+_PLACES = ("main.cf",)
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the policy maps, and with DANE."""
+    if facts.without_dane:
+        yield Finding(
+            Code.WITHOUT_DANE,
+            "smtp_tls_security_level",
+            facts.without_dane,
+            "certbot install -i postfix --postfix-client-level dane, which says what is"
+            " missing",
+            _PLACES,
+        )
+    for table in facts.policies:
+        yield from _of_map(table)
+        yield from _without_effect(table)
+        yield from _of_sources(table, facts.now)
+
+
+def _of_map(table: PolicyTable) -> Iterator[Finding]:
+    if table.fault and not table.hidden:
+        yield Finding(
+            Code.POLICY_TABLE,
+            table.name,
+            f"{table.name} cannot be queried; until it can, mail to every domain is"
+            f" deferred: {table.fault}",
+            f"fix it, or remove it from {policy_map.PARAMETER}",
+            _PLACES,
+        )
+    if table.unused:
+        problem = main_cf.unnamed(table.name)
+        yield Finding(
+            Code.POLICY_UNUSED, table.name, problem.message, problem.hint, _PLACES
+        )
+
+
+def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
+    if table.until and table.until <= now:
+        yield Finding(
+            Code.POLICY_ENDED,
+            table.name,
+            f"{table.name} has policies that expired, the first one at"
+            f" {table.until:%Y-%m-%d %H:%M} UTC",
+            "certbot-postfix policy refresh, which reports what fails",
+            _PLACES,
+        )
+    if table.failures:
+        reasons = [each.partition("\n")[0] for each in table.failures]
+        yield Finding(
+            Code.POLICY_SOURCE,
+            table.name,
+            f"{table.name} could not be refreshed the last time: {'; '.join(reasons)}",
+            "certbot-postfix policy refresh, which reports whether it still fails",
+            _PLACES,
+        )
+
+
+def _without_effect(table: PolicyTable) -> Iterator[Finding]:
+    if table.unfit:
+        yield Finding(
+            Code.POLICY_DAEMON,
+            table.name,
+            f"{table.name} {'; it '.join(table.unfit)}",
+            f"fix that, or remove it from {policy_map.PARAMETER}",
+            _PLACES,
+        )
+    if table.void:
+        yield Finding(
+            Code.POLICY_VOID,
+            table.name,
+            "; ".join(table.void),
+            "certbot-postfix policy test DOMAIN, which reports what applies there",
+            _PLACES,
+        )

@@ -1,0 +1,72 @@
+"""Collects the facts about an instance: reads, connects, and changes nothing.
+
+It ends at its deadline, whatever hangs, and works for any user: what that one may not
+see is `Skipped`.  Raises `MisconfiguredError` or `ProgramError` if the configuration
+cannot be read, or not in time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from certbot_postfix.postfix import processes
+from certbot_postfix.postfix.configuration import Configuration, endpoints
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.status import read_policies
+from certbot_postfix.status.facts import Facts, Skipped
+from certbot_postfix.status.probe_services import probe_services
+from certbot_postfix.status.read_files import FileReader
+from certbot_postfix.system.deadline import Deadline, LateError
+
+# The part of the remaining time for reading files, at most.
+_FOR_FILES = 0.5
+
+
+def collect_facts(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
+    """Return what can be known before the *deadline*."""
+    configuration = deadline.within(postfix.read, "read the configuration")
+    facts = _of_files(configuration, bundles, deadline)
+    policies = tuple(read_policies.read(postfix, configuration, bundles, deadline))
+    hidden = (Skipped(each.name, each.fault) for each in policies if each.hidden)
+    facts = replace(facts, policies=policies, skipped=(*facts.skipped, *hidden))
+    try:
+        without_dane = read_policies.without_dane(configuration, deadline)
+        facts = replace(facts, without_dane=without_dane)
+    except LateError:
+        late = Skipped("whether DANE works", "no resolver answered in time")
+        facts = replace(facts, skipped=(*facts.skipped, late))
+    if elsewhere := postfix.elsewhere(configuration):
+        # Others would answer.
+        return replace(facts, running=False, elsewhere=elsewhere)
+    facts = replace(facts, running=processes.running(configuration))
+    return probe_services(facts, deadline)
+
+
+def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -> Facts:
+    reader = FileReader(configuration, bundles)
+    skipped: list[Skipped] = []
+    try:
+        deadline.within(reader.read, "read the files", _FOR_FILES)
+    except LateError:
+        others = f"all but the {len(reader.files)} files that were read first"
+        skipped.append(Skipped(others, "the time for them was over"))
+    return Facts(
+        configuration=configuration,
+        now=datetime.now(timezone.utc),
+        bundles=bundles,
+        files=dict(reader.files),
+        sni_maps=tuple(reader.sni_maps),
+        lineages=dict(reader.lineages),
+        unlinked=dict(reader.unlinked),
+        roots=reader.roots,
+        skipped=(*skipped, *reader.skipped),
+        notes=tuple(_notes(configuration)),
+    )
+
+
+def _notes(configuration: Configuration) -> Iterator[str]:
+    _, left_out = endpoints(configuration)
+    for note in left_out:
+        if " has its own " not in note:
+            yield note.replace("is not proven", "was not asked")
