@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.errors import MisconfiguredError
-from certbot_postfix.postfix.configuration import (
-    Configuration,
-    Service,
-    as_clients_see_it,
-    bound,
-    endpoints,
-    names,
-    version,
-)
+from certbot_postfix.postfix.configuration import Configuration, Service, names, version
+from certbot_postfix.postfix.services import as_clients_see_it, bound, endpoints
 from certbot_postfix.tls.endpoints import Endpoint
 
 DEFAULTS = {
@@ -208,7 +201,7 @@ def test_what_cannot_be_proven_is_noted(command, overrides, note):
 
     assert endpoints(configured(service)) == (
         [],
-        [f"smtp/inet {note} and is not proven"],
+        [f"smtp/inet {note} and is not verified"],
     )
 
 

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.postfix.configuration import (
-    CHAIN,
-    LEGACY,
-    Configuration,
-    Service,
+from certbot_postfix.postfix.configuration import CHAIN, LEGACY, Configuration, Service
+from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept, Remove
+from certbot_postfix.postfix.services import (
     endpoints,
     own_certificate,
     presenter,
     with_own_certificate,
 )
-from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept, Remove
 
 # The parameters of the SMTP client, and of its twin for LMTP, begin so.
 CLIENTS = ("smtp", "lmtp")

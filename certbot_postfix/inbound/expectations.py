@@ -8,12 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from certbot_postfix.inbound import chain_files, sni
 from certbot_postfix.inbound.placement import Deployed
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.postfix.configuration import (
-    SNI_MAPS,
-    Configuration,
-    own_certificate,
-)
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.questions import Expectation
+from certbot_postfix.postfix.services import own_certificate
 from certbot_postfix.tls.certificates import Certificate
 
 

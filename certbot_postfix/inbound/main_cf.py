@@ -12,15 +12,10 @@ from certbot_postfix.inbound import chain_files, sni
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import maps, screening, tls_levels
-from certbot_postfix.postfix.configuration import (
-    CHAIN,
-    LEGACY,
-    SNI_MAPS,
-    Configuration,
-    reads,
-)
+from certbot_postfix.postfix.configuration import CHAIN, LEGACY, SNI_MAPS, Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Override, Remove
 from certbot_postfix.postfix.profiles import intermediate
+from certbot_postfix.postfix.services import reads
 from certbot_postfix.tls.certificates import Certificate, listed
 
 

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix import tls_levels
-from certbot_postfix.postfix.configuration import (
-    Configuration,
-    as_clients_see_it,
-    client_roots,
-)
+from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.postfix.services import as_clients_see_it, client_roots
 from certbot_postfix.system import dns
 
 

@@ -12,9 +12,10 @@ from certbot_postfix.errors import Error
 from certbot_postfix.outbound import dnssec, main_cf, resolver_daemon
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix import decisions, maps, tls_levels, trust
-from certbot_postfix.postfix.configuration import Configuration, as_clients_see_it
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.decisions import Decision
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.services import as_clients_see_it
 
 # What can stand in a list of tables, and is not expanded.
 _TABLE = re.compile(r"[a-z]+:[^\s,{}$]+")

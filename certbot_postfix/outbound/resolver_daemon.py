@@ -10,8 +10,9 @@ from contextlib import suppress
 from certbot_postfix.errors import ProgramError
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix import maps
-from certbot_postfix.postfix.configuration import Configuration, as_clients_see_it
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.services import as_clients_see_it
 
 # A domain for which nobody has a policy: RFC 6761, 6.4.
 NOBODY = "certbot-postfix.invalid"

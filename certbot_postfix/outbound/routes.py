@@ -15,11 +15,8 @@ from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound.policy_map import PARAMETER, unicode_key
 from certbot_postfix.postfix import maps
-from certbot_postfix.postfix.configuration import (
-    Configuration,
-    Service,
-    as_clients_see_it,
-)
+from certbot_postfix.postfix.configuration import Configuration, Service
+from certbot_postfix.postfix.services import as_clients_see_it
 from certbot_postfix.system import files
 
 # What asks a table for keys, and returns what it has of them.

@@ -20,8 +20,9 @@ from certbot_postfix.errors import (
     UnusableProgramError,
 )
 from certbot_postfix.postfix import databases, maps, processes
-from certbot_postfix.postfix.configuration import Configuration, Service, bound, version
+from certbot_postfix.postfix.configuration import Configuration, Service, version
 from certbot_postfix.postfix.manager import Manager
+from certbot_postfix.postfix.services import bound
 from certbot_postfix.system import listeners
 from certbot_postfix.system.programs import (
     NO_REASON,

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from certbot_postfix.postfix import screening
-from certbot_postfix.postfix.configuration import (
-    SNI_MAPS,
-    Configuration,
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
+from certbot_postfix.postfix.services import (
     endpoints,
     with_own_certificate,
     without_tls,

@@ -17,10 +17,10 @@ from certbot_postfix.postfix.configuration import (
     LEGACY,
     Configuration,
     Service,
-    endpoints,
     words_of,
 )
 from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Kept
+from certbot_postfix.postfix.services import endpoints
 from certbot_postfix.tls.endpoints import Endpoint
 
 # From Postfix 3.12 on, tlsproxy has read its keys with these, before it gave up the

@@ -6,12 +6,9 @@ Where a level demands verified servers and the client has no CAs, mail is not se
 from collections.abc import Iterator
 from pathlib import Path
 
-from certbot_postfix.postfix.configuration import (
-    Configuration,
-    as_clients_see_it,
-    client_roots,
-)
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.decisions import Change, Decision
+from certbot_postfix.postfix.services import as_clients_see_it, client_roots
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates, purposes
 

@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.postfix import processes
-from certbot_postfix.postfix.configuration import Configuration, endpoints
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.services import endpoints
 from certbot_postfix.status import read_policies
 from certbot_postfix.status.facts import Facts, Skipped
 from certbot_postfix.status.probe_services import probe_services
@@ -69,4 +70,4 @@ def _notes(configuration: Configuration) -> Iterator[str]:
     _, left_out = endpoints(configuration)
     for note in left_out:
         if " has its own " not in note:
-            yield note.replace("is not proven", "was not asked")
+            yield note.replace("is not verified", "was not checked")

@@ -12,11 +12,8 @@ from pathlib import Path
 from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
 from certbot_postfix.inbound import sni
 from certbot_postfix.postfix import screening
-from certbot_postfix.postfix.configuration import (
-    SNI_MAPS,
-    endpoints,
-    with_own_certificate,
-)
+from certbot_postfix.postfix.configuration import SNI_MAPS
+from certbot_postfix.postfix.services import endpoints, with_own_certificate
 from certbot_postfix.status.facts import Facts, Handshake, Skipped
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.system.listeners import is_local

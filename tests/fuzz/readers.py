@@ -12,7 +12,7 @@ from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.formats import mta_sts, starttls_everywhere
 from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import policy_map as outbound_map
-from certbot_postfix.postfix import configuration, instance, maps
+from certbot_postfix.postfix import configuration, instance, maps, services
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.status import read_files
 from certbot_postfix.tls import certificates, purposes
@@ -85,13 +85,13 @@ def postconf(data: bytes) -> None:
     lines = [line for line in text.split("\n") if len(line.split(None, 7)) == 8]
     values = {**DEFAULTS, **instance._pairs(text)}
     with suppress(Error):
-        services = instance._services("\n".join(lines), text, text)
-        found = Configuration(Path("/etc/postfix"), DEFAULTS, {}, values, services)
-        configuration.endpoints(found)
-        configuration.bound(found)
+        entries = instance._services("\n".join(lines), text, text)
+        found = Configuration(Path("/etc/postfix"), DEFAULTS, {}, values, entries)
+        services.endpoints(found)
+        services.bound(found)
         configuration.names(found)
-        configuration.as_clients_see_it(found)
-        configuration.client_roots(found)
+        services.as_clients_see_it(found)
+        services.client_roots(found)
 
 
 DEFAULTS = {

@@ -17,9 +17,8 @@ from certbot_postfix.postfix.configuration import (
     SNI_MAPS,
     Configuration,
     Service,
-    address,
-    own_certificate,
 )
+from certbot_postfix.postfix.services import address, own_certificate
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
 
