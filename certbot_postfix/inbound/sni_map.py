@@ -15,7 +15,8 @@ from certbot_postfix.errors import Error, ProgramError, named_logger
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.postfix.databases import Databases
-from certbot_postfix.postfix.instance import Postfix, reason
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.postmap import reason
 from certbot_postfix.system import files
 
 logger = named_logger(__name__)

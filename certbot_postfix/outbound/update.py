@@ -24,7 +24,7 @@ from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.decisions import Decision, applied
-from certbot_postfix.postfix.instance import reason
+from certbot_postfix.postfix.postmap import reason
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
 

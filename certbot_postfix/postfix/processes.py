@@ -1,11 +1,15 @@
-"""The processes of a running instance, as its master.pid and proc(5) have them."""
+"""The processes of a running instance, as master.pid and proc(5) have them."""
 
+import math
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from certbot_postfix.errors import MisconfiguredError
 from certbot_postfix.postfix.configuration import Configuration
-from certbot_postfix.system import files
+from certbot_postfix.postfix.services import bound
+from certbot_postfix.system import files, listeners
 
 # Bytes of a number of a process, and more.
 _LONGEST = 64
@@ -39,6 +43,60 @@ def running(configuration: Configuration) -> bool | None:
     # proc(5): number, (program), state, ...; Z and X are dead
     name, _, state = status.partition("(")[2].rpartition(")")
     return name == "master" and state.split()[0] not in "ZX"
+
+
+def elsewhere(configuration: Configuration) -> Path | None:
+    """Return the directory with which the Postfix was started that is met here.
+
+    That is the one that runs on the same queue, or else who listens on the same
+    addresses.  Returns None if it is this instance, or if that is not known.
+    """
+    candidates = list(filter(None, [master(configuration)]))
+    if not candidates:
+        with suppress(MisconfiguredError):  # nobody can listen there
+            candidates = listeners.holders(bound(configuration))
+    for process in candidates:
+        # master(8) hands it down to all its processes.
+        if directory := listeners.environment(process, "MAIL_CONFIG"):
+            same = _same(Path(directory), configuration.directory)
+            return None if same else Path(directory)
+    return None
+
+
+def refuse_taken_ports(configuration: Configuration, process: int) -> None:
+    """Raise `MisconfiguredError` if another than *process* has a port of master.cf."""
+    for host, port in listeners.foreign(bound(configuration), process):
+        raise MisconfiguredError(
+            f"{configuration.directory}/master.cf wants port {port}"
+            f"{f' of {host}' if host else ''}, which another program has taken:"
+            " Postfix would die of a reload, so it is not reloaded",
+            hint="stop the other program, or take the service out of master.cf",
+        )
+
+
+def outdated(configuration: Configuration, paths: Iterable[Path]) -> bool:
+    """Whether a process that serves TLS is older than one of the files *paths*.
+
+    It may have read what was there before.
+    """
+    process = master(configuration)
+    if process is None:
+        return False
+    started = listeners.started(process, _OF_TLS)
+    changed = [path.stat().st_ctime for path in paths if path.exists()]
+    # A tick of the clock, to which the kernel rounds down.
+    return min(started, default=math.inf) < max(changed, default=0) + 0.01
+
+
+# Those that read certificates and keys when they start.
+_OF_TLS = frozenset({"smtpd", "tlsproxy"})
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # it was moved away, or is not for us to see
+        return one == other
 
 
 def _in_file(configuration: Configuration) -> int:

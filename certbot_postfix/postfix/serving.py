@@ -17,7 +17,7 @@ from certbot_postfix.errors import (
     UnansweredError,
     named_logger,
 )
-from certbot_postfix.postfix import questions
+from certbot_postfix.postfix import processes, questions
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.mail_log import MailLog
@@ -77,7 +77,7 @@ class Serving:
         """
         if not (self.ran and self.timeout):
             return False
-        if self.postfix.outdated(configuration, paths):
+        if processes.outdated(configuration, paths):
             return False
         if self.baseline is None:
             self._look(configuration)
@@ -195,7 +195,7 @@ class Serving:
 
     def _reload(self, configuration: Configuration) -> bool:
         """Reload, if Postfix runs; return whether it does."""
-        self._elsewhere = self.postfix.elsewhere(configuration)
+        self._elsewhere = processes.elsewhere(configuration)
         if not self.ran:
             another = f" ({self._started()})" if self._elsewhere else ""
             logger.warning(

@@ -37,7 +37,7 @@ def collect_facts(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
     except LateError:
         late = Skipped("whether DANE works", "no resolver answered in time")
         facts = replace(facts, skipped=(*facts.skipped, late))
-    if elsewhere := postfix.elsewhere(configuration):
+    if elsewhere := processes.elsewhere(configuration):
         # Others would answer.
         return replace(facts, running=False, elsewhere=elsewhere)
     facts = replace(facts, running=processes.running(configuration))

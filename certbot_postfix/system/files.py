@@ -98,6 +98,11 @@ def _refuse_special(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file")
 
 
+def is_special(path: Path) -> bool:
+    """Whether *path* is there, but no regular file: a program may wait for it."""
+    return path.exists() and not path.is_file()
+
+
 def staging_name(path: Path) -> Path:
     """Return the usual name under which a new *path* is written, to be renamed."""
     return path.with_name(f".{path.name}{NEW}")

@@ -12,7 +12,8 @@ from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.formats import mta_sts, starttls_everywhere
 from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import policy_map as outbound_map
-from certbot_postfix.postfix import configuration, instance, maps, services
+from certbot_postfix.postfix import configuration, maps, services
+from certbot_postfix.postfix import postconf as output
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.status import read_files
 from certbot_postfix.tls import certificates, purposes
@@ -83,9 +84,9 @@ def postconf(data: bytes) -> None:
     """Read what postconf prints; of a service, it prints eight fields."""
     text = data.decode(errors="surrogateescape")
     lines = [line for line in text.split("\n") if len(line.split(None, 7)) == 8]
-    values = {**DEFAULTS, **instance._pairs(text)}
+    values = {**DEFAULTS, **output.pairs(text)}
     with suppress(Error):
-        entries = instance._services("\n".join(lines), text, text)
+        entries = output.services("\n".join(lines), text, text)
         found = Configuration(Path("/etc/postfix"), DEFAULTS, {}, values, entries)
         services.endpoints(found)
         services.bound(found)
