@@ -26,7 +26,7 @@ from pathlib import Path
 
 import certbot_postfix
 from certbot_postfix.outbound.update import LARGE
-from certbot_postfix.tls.certificates import joined
+from certbot_postfix.tls.bundle import joined
 from tests import bench_clients as clients
 from tests import bench_names as names
 from tests import bench_policies as policies

@@ -15,16 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from certbot_postfix.errors import CertificateError
-from certbot_postfix.tls import purposes
-from certbot_postfix.tls.certificates import (
-    Bundle,
-    Certificate,
-    authorities,
-    covers,
-    is_copy_before,
-    judge,
-    refuse_second,
-)
+from certbot_postfix.tls import purposes, replacement
+from certbot_postfix.tls.bundle import Bundle
+from certbot_postfix.tls.certificates import Certificate, authorities, covers
+from certbot_postfix.tls.replacement import is_copy_before, refuse_second
 from tests.lab import Authority, pki
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=timezone.utc)
@@ -269,21 +263,21 @@ def assert_hidden(key: bytes, text: str) -> None:
 def test_a_valid_certificate_is_not_remarkable(old):
     new = certificate("mx.example.org")
 
-    assert judge(new, old, "mx.example.org", NOW) == []
+    assert replacement.check(new, old, "mx.example.org", NOW) == []
 
 
 def test_an_expired_certificate_is_refused_with_the_date():
     new = certificate("mx.example.org", start=NOW - 90 * DAY)
 
     with pytest.raises(CertificateError, match="expired at 2026-07-01 12:00 UTC"):
-        judge(new, None, "mx.example.org", NOW)
+        replacement.check(new, None, "mx.example.org", NOW)
 
 
 def test_a_certificate_of_the_future_is_refused_with_the_date():
     new = certificate("mx.example.org", start=NOW + DAY)
 
     with pytest.raises(CertificateError, match="not valid before 2026-07-02 12:00 UTC"):
-        judge(new, None, "mx.example.org", NOW)
+        replacement.check(new, None, "mx.example.org", NOW)
 
 
 def test_an_older_certificate_than_the_deployed_one_is_refused():
@@ -291,20 +285,20 @@ def test_an_older_certificate_than_the_deployed_one_is_refused():
     old = certificate("mx.example.org", start=NOW - DAY)
 
     with pytest.raises(CertificateError, match=r"2026-06-29 .* is older .* 2026-06-30"):
-        judge(new, old, "mx.example.org", NOW)
+        replacement.check(new, old, "mx.example.org", NOW)
 
 
 def test_a_certificate_that_no_longer_covers_the_server_is_refused():
     old, new = certificate("mx.example.org", days=30), certificate("www.example.org")
 
     with pytest.raises(CertificateError, match=r"no longer covers mx\.example\.org"):
-        judge(new, old, "mx.example.org", NOW)
+        replacement.check(new, old, "mx.example.org", NOW)
 
 
 def test_a_wildcard_still_covers_the_server():
     old, new = certificate("mx.example.org", days=30), certificate("*.example.org")
 
-    assert judge(new, old, "mx.example.org", NOW) == [
+    assert replacement.check(new, old, "mx.example.org", NOW) == [
         "no longer covered: mx.example.org"
     ]
 
@@ -313,7 +307,7 @@ def test_names_that_are_gone_are_told():
     old = certificate("mx.example.org", "b.example.org", "a.example.org", days=30)
     new = certificate("mx.example.org", "c.example.org")
 
-    assert judge(new, old, "mx.example.org", NOW) == [
+    assert replacement.check(new, old, "mx.example.org", NOW) == [
         "no longer covered: a.example.org and b.example.org"
     ]
 
@@ -327,7 +321,7 @@ def test_no_more_is_told_of_names_than_can_be_read(names, more):
     new = certificate("mx.example.org")
     old = replace(new, names=frozenset(names))
 
-    (gone,) = judge(new, old, "", NOW)
+    (gone,) = replacement.check(new, old, "", NOW)
 
     assert max(len(str(old)), len(gone)) < 350
     assert gone.endswith(more)
@@ -336,28 +330,28 @@ def test_no_more_is_told_of_names_than_can_be_read(names, more):
 def test_a_certificate_that_never_covered_the_server_may_be_renewed():
     old, new = certificate("www.example.org", days=30), certificate("www.example.org")
 
-    assert judge(new, old, "mx.example.org", NOW) == []
+    assert replacement.check(new, old, "mx.example.org", NOW) == []
 
 
 def test_the_deployed_certificate_itself_is_not_remarkable():
     same = certificate("www.example.org")
 
-    assert judge(same, same, "mx.example.org", NOW) == []
+    assert replacement.check(same, same, "mx.example.org", NOW) == []
 
 
 def test_the_deployed_certificate_is_refused_once_it_has_expired():
     same = certificate("mx.example.org", days=1)
 
     with pytest.raises(CertificateError, match="expired"):
-        judge(same, same, "mx.example.org", NOW)
+        replacement.check(same, same, "mx.example.org", NOW)
 
 
 def test_a_key_of_another_type_is_told():
     old, new = certificate("mx.example.org", days=30), certificate("mx.example.org")
 
-    assert judge(replace(new, key_type="RSA"), old, "mx.example.org", NOW) == [
-        "the key is RSA now, it was ECDSA"
-    ]
+    assert replacement.check(
+        replace(new, key_type="RSA"), old, "mx.example.org", NOW
+    ) == ["the key is RSA now, it was ECDSA"]
 
 
 def test_a_key_of_another_type_is_welcome_beside_one():
@@ -513,4 +507,4 @@ def test_a_certificate_that_clients_of_openssl_do_not_take_is_refused():
     new = replace(certificate("mx.example.org"), der=bytes(250_000))
 
     with pytest.raises(CertificateError, match=r"has 244 KB: .* 100 KB at most"):
-        judge(new, None, "mx.example.org", NOW)
+        replacement.check(new, None, "mx.example.org", NOW)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from cryptography import x509
 
-from certbot_postfix.tls.certificates import Bundle
+from certbot_postfix.tls.bundle import Bundle
 from tests.lab import (
     Authority,
     Certbot,

@@ -20,7 +20,7 @@ from certbot_postfix.inbound.placement import (
     refuse,
 )
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.tls import certificates
+from certbot_postfix.tls import certificates, replacement
 from certbot_postfix.tls.certificates import Certificate
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
@@ -526,7 +526,7 @@ class Server:
         beside = sni.beside(self.table, path)
         beside |= set(self.chain) - {path} if path in self.chain else set()
         try:
-            certificates.refuse_second(
+            replacement.refuse_second(
                 new.leaf, [self.there[each].leaf for each in beside]
             )
             if path not in self.chain and sni.keys_with(self.table, path):

@@ -45,7 +45,8 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Purpose
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, lock, signals
-from certbot_postfix.tls.certificates import Bundle, Certificate
+from certbot_postfix.tls.bundle import Bundle
+from certbot_postfix.tls.certificates import Certificate
 
 logger = named_logger(__name__)
 

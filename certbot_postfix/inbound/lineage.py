@@ -11,7 +11,8 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.postfix import databases
 from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
-from certbot_postfix.tls.certificates import Bundle, Certificate
+from certbot_postfix.tls.bundle import Bundle, joined
+from certbot_postfix.tls.certificates import Certificate
 
 
 def bundles_below(config_dir: str) -> Path:
@@ -57,7 +58,7 @@ class Lineage:
         if not bundle.exists():
             named = (directory / "main.cf", directory / sni.NAME)
             return any(mentions(path, bundle) for path in named)
-        text = certificates.joined(files.read(self.key), files.read(self.fullchain))
+        text = joined(files.read(self.key), files.read(self.fullchain))
         return files.read(bundle) != text or _older(directory, bundle)
 
     def leaf(self) -> Certificate | None:

@@ -22,8 +22,8 @@ from certbot_postfix.postfix import instances, map_types
 from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
-from certbot_postfix.tls import certificates
-from certbot_postfix.tls.certificates import Bundle
+from certbot_postfix.tls import replacement
+from certbot_postfix.tls.bundle import Bundle
 
 logger = named_logger(__name__)
 
@@ -275,10 +275,10 @@ def load_and_check(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list
     beside += [each for each in default if is_default and each.path != path]
     now = datetime.now(timezone.utc)
     try:
-        certificates.refuse_second(bundle.leaf, [each.leaf for each in beside])
+        replacement.refuse_second(bundle.leaf, [each.leaf for each in beside])
         if not is_default and sni.keys_with(inventory.table, str(path)):
             sni.refuse_unsafe(bundle.leaf.key_type)
-        return bundle, certificates.judge(bundle.leaf, old, host, now)
+        return bundle, replacement.check(bundle.leaf, old, host, now)
     except CertificateError as error:
         raise CertificateError(
             f"lineage {lineage.name} is not deployed: {error.message}",

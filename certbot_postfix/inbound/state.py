@@ -21,7 +21,7 @@ from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.system import files
-from certbot_postfix.tls import certificates
+from certbot_postfix.tls import replacement
 from certbot_postfix.tls.certificates import Certificate
 
 logger = named_logger(__name__)
@@ -270,7 +270,7 @@ class Inventory:
                         each.leaf for each in self.foreign(_files(text))
                     ]:
                         yield Expectation(sni.example_name(key, answers), (leaf,))
-                    elif certificates.is_copy_before(answers[key], leaf):
+                    elif replacement.is_copy_before(answers[key], leaf):
                         logger.warning(
                             "%s has a copy of an older certificate for %s\nWhat to do:"
                             " postmap -F %s, and reload Postfix",

@@ -22,7 +22,7 @@ from certbot_postfix.status.facts import (
     chains,
 )
 from certbot_postfix.system import files
-from certbot_postfix.tls import certificates
+from certbot_postfix.tls import certificates, pem
 from certbot_postfix.tls.certificates import Certificate
 
 # More bytes than any file of keys, certificates or CAs has.
@@ -176,7 +176,7 @@ class FileReader:
 
         A bundle and its lineage have the same certificate, which takes time to parse.
         """
-        first = {each.public: each for each in reversed([*certificates.blocks(text)])}
+        first = {each.public: each for each in reversed([*pem.blocks(text)])}
         found: list[Certificate | Key] = [Key(b"")] if False in first else []
         if leaf := first.get(True):
             if leaf.pem not in self._parsed:
@@ -214,7 +214,7 @@ def blocks(text: bytes) -> Blocks:
         Certificate.from_der(each.der())
         if each.public
         else Key(certificates.public_half(each.pem, quickly=True))
-        for each in certificates.blocks(text)
+        for each in pem.blocks(text)
     )
 
 

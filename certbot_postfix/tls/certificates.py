@@ -1,15 +1,11 @@
-"""Private keys, certificates and chains, and whether they may be put into service.
+"""Certificates, as far as cryptography and OpenSSL can read them.
 
-Pure: takes bytes and a time, returns values; raises `CertificateError`, whatever
-cryptography makes of the bytes.  The order of a bundle (key, leaf, issuers) is that of
-smtpd_tls_chain_files, postconf(5).
+Pure: takes bytes, returns values; raises `CertificateError`, whatever cryptography
+makes of the bytes.
 """
 
-import base64
 import contextlib
 import hashlib
-import itertools
-import re
 import ssl
 import threading
 import warnings
@@ -30,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certbot_postfix.errors import CertificateError, Error, enumerated, short
 from certbot_postfix.system.hostnames import a_labels
+from certbot_postfix.tls.pem import blocks
 
 T = TypeVar("T")
 
@@ -38,10 +35,6 @@ MENTIONED = 5
 LONGEST_NAME = 253
 E = TypeVar("E", bound=x509.ExtensionType)
 
-_BLOCK = re.compile(
-    rb"-----BEGIN (CERTIFICATE|(?:[A-Z0-9]+ )*PRIVATE KEY)-----(.+?)-----END \1-----",
-    re.DOTALL,
-)
 
 # The time of a certificate whose times cannot be read: it counts as expired.
 UNKNOWN = datetime.fromtimestamp(0, timezone.utc)
@@ -53,11 +46,6 @@ _QUICKLY: dict[str, Any] = (
     else {}
 )
 
-_KEY_PARAMETERS = re.compile(
-    rb"-----BEGIN EC PARAMETERS-----.+?-----END EC PARAMETERS-----\s*", re.DOTALL
-)
-
-_NEW_PAIR = "certbot renew --cert-name NAME --force-renewal makes a new pair"
 
 # `warnings` has one list of filters for all threads before Python 3.14.
 _QUIET = threading.RLock()
@@ -154,120 +142,6 @@ class Certificate:
         return f"{name} (SHA-256 {self.digest[:16]}..., {end})"
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A private key with its leaf certificate and the issuers, in one PEM text.
-
-    A bundle that exists is one whose key matches and whose chain is in order.
-    """
-
-    leaf: Certificate
-    pem: bytes = field(repr=False)
-
-    @classmethod
-    def from_pem(cls, key: bytes, fullchain: bytes) -> "Bundle":
-        """Join *key* and *fullchain*; raise `CertificateError` unless they fit."""
-        chain = Certificate.all_from_pem(fullchain)
-        if not chain:
-            raise CertificateError("there is no certificate in the full chain")
-        for certificate in chain:
-            if certificate.fault:
-                raise CertificateError(
-                    f"the certificate {certificate} cannot be read: {certificate.fault}"
-                )
-        _match(_spki_of(_KEY_PARAMETERS.sub(b"", key)), chain)
-        # RFC 8446, 4.4.2: the leaf is first; of others, a receiver takes any order, and
-        # what it needs not.  An issuer may be there once for each root that signed it.
-        issuers = {chain[0].issuer}
-        for lower, upper in itertools.pairwise(chain):
-            if upper.subject not in issuers:
-                raise CertificateError(
-                    f"the chain is out of order: {lower.issuer} issued"
-                    f" {lower.subject}, but {upper.subject} follows it",
-                    hint=_NEW_PAIR,
-                )
-            issuers.add(upper.issuer)
-        return cls(chain[0], joined(key, fullchain))
-
-
-def joined(key: bytes, fullchain: bytes) -> bytes:
-    """Return the text of a bundle: the private key, then the chain.
-
-    `openssl ecparam -genkey` writes the parameters of the key before it; for Postfix,
-    they are no part of a chain.
-    """
-    key = _KEY_PARAMETERS.sub(b"", key)
-    return key.rstrip() + b"\n" + fullchain.strip() + b"\n"
-
-
-# Bytes of a chain that clients of OpenSSL take: SSL_CTX_set_max_cert_list(3).
-_LARGEST = 100 * 1024
-
-
-def judge(
-    new: Certificate, old: Certificate | None, host: str, now: datetime
-) -> list[str]:
-    """Say what is remarkable when *new* replaces *old* in service at *host*.
-
-    Raise `CertificateError` if *new* must not be put into service: it is not valid
-    now, it is older than *old*, it no longer covers *host*, or no client takes it.
-    """
-    _refuse_unfit(new, now)
-    if old is None:
-        return []
-    if new.not_before < old.not_before:
-        raise CertificateError(
-            f"the certificate of {new.not_before:%Y-%m-%d %H:%M} UTC is older than the"
-            f" deployed one of {old.not_before:%Y-%m-%d %H:%M} UTC",
-            hint="if that is meant, renew the certificate, so that it is the newest",
-        )
-    if covers(old.names, host) and not covers(new.names, host):
-        raise CertificateError(
-            f"the certificate no longer covers {host}, the name of this mail server",
-            hint=f"issue it again with {host} among its names",
-        )
-    remarks = []
-    if gone := sorted(old.names - new.names):
-        remarks.append(f"no longer covered: {listed(gone)}")
-    if old.key_type not in ("", new.key_type):
-        remarks.append(f"the key is {new.key_type} now, it was {old.key_type}")
-    return remarks
-
-
-def _refuse_unfit(new: Certificate, now: datetime) -> None:
-    if len(new.der) > _LARGEST:
-        raise CertificateError(
-            f"the certificate has {len(new.der) // 1024} KB: clients of OpenSSL take"
-            f" chains of {_LARGEST // 1024} KB at most",
-            hint="obtain several certificates, each with fewer names",
-        )
-    if new.not_after <= now:
-        raise CertificateError(
-            f"the certificate expired at {new.not_after:%Y-%m-%d %H:%M} UTC",
-            hint="certbot renew --cert-name NAME",
-        )
-    if new.not_before > now:
-        raise CertificateError(
-            f"the certificate is not valid before {new.not_before:%Y-%m-%d %H:%M} UTC",
-            hint="check the clock of this machine",
-        )
-
-
-def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
-    """Raise `CertificateError` if one *beside* *new* has a key of the same type.
-
-    Of two such, Postfix takes none, and offers no TLS.
-    """
-    for other in beside:
-        if other.key_type == new.key_type:
-            raise CertificateError(
-                f"its key is {new.key_type} now, and beside it {other} is served, whose"
-                " key is so, too: Postfix would offer no TLS",
-                hint="renew it with the other --key-type, or forget one of the two:"
-                " certbot-postfix forget NAME",
-            )
-
-
 def listed(names: Iterable[str], most: int = MENTIONED) -> str:
     """Return *names* in a row, but not too many, and of each what can be a host."""
     return enumerated((short(each, LONGEST_NAME) for each in sorted(names)), most=most)
@@ -278,37 +152,6 @@ def covers(names: Iterable[str], host: str) -> bool:
     host = a_labels(host.lower())
     _, _, parent = host.partition(".")
     return not {host, f"*.{parent}"}.isdisjoint(names)
-
-
-def is_copy_before(text: str, new: Certificate) -> bool:
-    """Whether *text*, as tables have it in base64, is a bundle that *new* replaced."""
-    try:
-        found = Certificate.all_from_pem(base64.b64decode(text, validate=True))
-    except (ValueError, CertificateError):
-        return False
-    return bool(found) and found[0].names == new.names and found[0] != new
-
-
-def _match(spki: bytes, chain: list[Certificate]) -> None:
-    if chain[0].spki == spki:
-        return
-    if any(certificate.spki == spki for certificate in chain):
-        raise CertificateError(
-            "the chain is out of order: the certificate of the private key"
-            " is not the first",
-            hint=_NEW_PAIR,
-        )
-    raise CertificateError(
-        f"the private key does not belong to the certificate for {chain[0]}",
-        hint=_NEW_PAIR,
-    )
-
-
-def _spki_of(key: bytes) -> bytes:
-    spki = public_half(key)
-    if not spki:
-        raise CertificateError("the private key cannot be read")
-    return spki
 
 
 def public_half(key: bytes, *, quickly: bool = False) -> bytes:
@@ -323,33 +166,6 @@ def public_half(key: bytes, *, quickly: bool = False) -> bytes:
             return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except CertificateError:  # its cause may quote the key
         return b""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A certificate or a private key in PEM, of which nothing is read yet."""
-
-    label: str
-    pem: bytes = field(repr=False)
-
-    @property
-    def public(self) -> bool:
-        """Whether it is a certificate."""
-        return self.label == "CERTIFICATE"
-
-    def der(self) -> bytes:
-        """Return what is encoded; raise `CertificateError` if it is not in base64."""
-        inside = self.pem.split(b"-----")[2]
-        try:
-            return base64.b64decode(b"".join(inside.split()), validate=True)
-        except ValueError as error:
-            raise CertificateError(f"not a PEM certificate: {error}") from error
-
-
-def blocks(text: bytes) -> Iterator[Block]:
-    """Yield the certificates and private keys in *text*, in order."""
-    for found in _BLOCK.finditer(text):
-        yield Block(found[1].decode(), found[0])
 
 
 def leaf(text: bytes) -> Certificate | None:

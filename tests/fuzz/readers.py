@@ -17,7 +17,8 @@ from certbot_postfix.postfix import postconf as output
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.status import read_files
 from certbot_postfix.tls import certificates, purposes
-from certbot_postfix.tls.certificates import Bundle, Certificate
+from certbot_postfix.tls.bundle import Bundle
+from certbot_postfix.tls.certificates import Certificate
 
 SEEDS = Path(__file__).parent / "seeds"
 PATH = Path("/table")
