@@ -9,7 +9,7 @@ import pytest
 from certbot_postfix.change import plan
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import chain_files, main_cf
+from certbot_postfix.inbound import chain_files, chain_parameters, main_cf
 from certbot_postfix.inbound.main_cf import Wanted
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.configuration import Configuration, Service
@@ -495,14 +495,14 @@ CHAINED = "smtpd_tls_chain_files"
     ],
 )
 def test_what_is_forgotten_is_named_no_more(explicit, decisions):
-    found = chain_files.forget(configured(explicit), BUNDLE, PLAIN)
+    found = chain_parameters.forget(configured(explicit), BUNDLE, PLAIN)
 
     assert [str(item).rpartition(" (")[0] for item in found] == decisions
 
 
 def test_the_last_certificate_is_not_forgotten_without_another():
     with pytest.raises(Error, match=r"the only certificate that main\.cf names"):
-        chain_files.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
+        chain_parameters.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_what_is_named_by_hand_is_not_forgotten(explicit, overrides, user):
     )
 
     with pytest.raises(Error, match="was not done by this plugin") as caught:
-        chain_files.forget(configuration, BUNDLE, PLAIN)
+        chain_parameters.forget(configuration, BUNDLE, PLAIN)
 
     assert f"{BUNDLE} is named by {user}, which" in caught.value.message
 

@@ -10,7 +10,14 @@ from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, named_logger
-from certbot_postfix.inbound import chain_files, dropped, expectations, main_cf, sni
+from certbot_postfix.inbound import (
+    chain_files,
+    chain_parameters,
+    dropped,
+    expectations,
+    main_cf,
+    sni,
+)
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renew import Renewal, load_and_check
 from certbot_postfix.inbound.sni import Table
@@ -43,7 +50,7 @@ class Removal:
         configuration, table = inventory.configuration, self._table()
         exists = self.lineage.fullchain.exists()
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
-        decisions = chain_files.forget(configuration, self.path, plain)
+        decisions = chain_parameters.forget(configuration, self.path, plain)
         if exists and chain_files.configured(configuration) == [self.path]:
             load_and_check(
                 inventory, self.lineage

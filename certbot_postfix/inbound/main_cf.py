@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.inbound import chain_files, chain_parameters, sni
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import maps, screening, tls_levels
@@ -40,7 +40,7 @@ def decide(
 ) -> tuple[Decision, ...]:
     """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
     decisions: list[Decision] = [
-        *chain_files.serve(configuration, wanted.chain, wanted.kept),
+        *chain_parameters.serve(configuration, wanted.chain, wanted.kept),
         *_by_name(configuration, wanted),
         *tls_levels.offer_tls(configuration),
     ]
