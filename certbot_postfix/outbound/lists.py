@@ -6,12 +6,11 @@ that are kept, by gpgv(1).  Raises `PolicyError` and `NetworkError`.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from math import inf
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
@@ -21,7 +20,8 @@ from certbot_postfix.formats import starttls_everywhere
 from certbot_postfix.formats.policy import Entry, Mode, Policy, PolicyError
 from certbot_postfix.formats.starttls_everywhere import PolicyList
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import signatures
+from certbot_postfix.outbound import list_state, signatures
+from certbot_postfix.outbound.list_state import VALIDATORS, ListState
 from certbot_postfix.outbound.sources import Context
 from certbot_postfix.system import files, https
 from certbot_postfix.system.https import Bounds
@@ -35,14 +35,8 @@ _SIGNATURE = Bounds(64 * 1024, seconds=30, redirects=1)
 # How often an address is asked, if all is well.
 _INTERVAL = timedelta(hours=6)
 
-# The last second that a `datetime` has, in seconds since 1970.
-_END = 253_402_300_799
-
 # How far the clock of a publisher may be ahead.
 _AHEAD = timedelta(days=1)
-
-# What a server said of a list, and how it is told so the next time: RFC 9110, 13.1.
-_VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 
 def sources(context: Context) -> list["List"]:
@@ -52,12 +46,7 @@ def sources(context: Context) -> list["List"]:
 
 @implementer(IPolicySource)
 class List:
-    """The list at *place*, a path or an https URL.
-
-    Beside the list itself, a small file has what was seen of it: *checked*, in seconds
-    since 1970, *failed*, *expires*, *timestamp*, the *count* of its domains, and what
-    tells whether it has changed: *look* of a file, the validators of a server.
-    """
+    """The list at *place*, a path or an https URL; beside it, its `ListState`."""
 
     def __init__(self, place: str, context: Context) -> None:
         self.place = place
@@ -70,35 +59,33 @@ class List:
         text = f"{place}\0{self._settings.keyring}".encode("utf-8", "surrogateescape")
         name = hashlib.sha256(text).hexdigest()[:32]
         self._kept = context.directory / f"{name}.list"
-        self._seen = context.directory / f"{name}.seen"
+        self._state = context.directory / f"{name}.seen"
         self._parsed: PolicyList | None = None
 
     def due(self, now: datetime) -> bool:
         """Whether the list may have changed, or what failed is to be told again."""
-        seen = self._read_seen()
-        if seen.get("failed", True) or not self._kept.exists():
-            return True
-        if seen["expires"] <= now.timestamp():
+        state = list_state.read(self._state)
+        if state.failed or not self._kept.exists() or state.expired(now):
             return True
         if self._remote:
-            age = now.timestamp() - seen["checked"]  # below 0 if the clock was wrong
+            # Below 0 if the clock was wrong.
+            age = now.timestamp() - (state.checked or 0)
             return not 0 <= age < _INTERVAL.total_seconds()
-        return bool(seen.get("look") != self._look())
+        return state.look != self._look()
 
     def refresh(self, now: datetime) -> None:
         """Keep the list that is published now, if it is good."""
-        seen = {**self._of_kept(), **self._read_seen()}
+        state = replace(self._known(), checked=now.timestamp())
         try:
-            changed = self._published(seen, now)
+            state = replace(self._published(state, now), failed=False)
         except Error as error:
-            self._write_seen({**seen, "failed": True, "checked": now.timestamp()})
-            if self._ended(seen, now):
-                raise self._expired(seen, f"; {error.message}") from error
+            list_state.write(self._state, replace(state, failed=True))
+            if self._kept.exists() and state.expired(now):
+                raise self._expired(state, f"; {error.message}") from error
             raise
-        seen = {**seen, **changed, "failed": False, "checked": now.timestamp()}
-        self._write_seen(seen)
-        if self._ended(seen, now):
-            raise self._expired(seen)
+        list_state.write(self._state, state)
+        if self._kept.exists() and state.expired(now):
+            raise self._expired(state)
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies of the list that is kept."""
@@ -106,11 +93,11 @@ class List:
             return
         if not self._parsed:
             self._parsed = starttls_everywhere.parse(files.read(self._kept), self.label)
-        found = self._parsed
-        if found.expires <= now:
+        expires = self._parsed.expires
+        if expires <= now:
             return
-        for domain, policy in found.policies.items():
-            yield Entry(domain, self._enforced(policy), found.expires, self.label)
+        for domain, policy in self._parsed.policies.items():
+            yield Entry(domain, self._enforced(policy), expires, self.label)
 
     @property
     def _remote(self) -> bool:
@@ -121,44 +108,47 @@ class List:
             return policy._replace(mode=Mode.ENFORCE)
         return policy
 
-    def _published(self, seen: dict[str, Any], now: datetime) -> dict[str, Any]:
-        """Keep what is published, if it has changed; return what is new of it."""
+    def _published(self, state: ListState, now: datetime) -> ListState:
+        """Keep what is published, if it has changed; return its state."""
+        about: dict[str, Any] = {}
         if self._remote:
-            body, about = self._fetched(seen)
+            body, about["validators"] = self._fetched(state)
         else:
-            about = {"look": self._look()}
+            about["look"] = self._look()
             body = _bytes(self.place, _LIST)
         if body is None:
-            return {}
+            return state
         if self._settings.keyring:
             self._verify(body)
-        found = starttls_everywhere.parse(body, self.label)
-        self._refuse(found, seen, now)
-        if found.ambiguous:
+        published = starttls_everywhere.parse(body, self.label)
+        self._refuse(published, state, now)
+        if published.ambiguous:
             logger.warning(
                 "%s: policies that differ for %s: none of them is followed",
                 self.label,
-                enumerated(sorted(found.ambiguous)),
+                enumerated(sorted(published.ambiguous)),
             )
         files.replace(self._kept, body, mode=0o600)
-        self._parsed = found
-        return {**dict.fromkeys(_VALIDATORS), **about, **_described(found)}
+        self._parsed = published
+        return replace(state.of(published), validators=(), **about)
 
-    def _fetched(self, seen: dict[str, Any]) -> tuple[bytes | None, dict[str, Any]]:
+    def _fetched(
+        self, state: ListState
+    ) -> tuple[bytes | None, tuple[tuple[str, str], ...]]:
+        """Return the list if it has changed, and its validators."""
         # After a failure, whatever is published is to be seen.
-        known = self._kept.exists() and not seen.get("failed")
-        asked = {
-            header: seen[name]
-            for name, header in _VALIDATORS.items()
-            if known and seen.get(name)
-        }
-        answer = https.get(self.place, _LIST, self._ca_file, asked)
-        if answer.status == 304 and asked:
-            return None, {}
+        known = self._kept.exists() and not state.failed
+        validators = state.validators if known else ()
+        headers = {VALIDATORS[name]: text for name, text in validators}
+        answer = https.get(self.place, _LIST, self._ca_file, headers)
+        if answer.status == 304 and headers:
+            return None, validators
         self._refuse_status(self.place, answer.status)
-        return answer.body, {
-            name: answer.headers[name] for name in _VALIDATORS if name in answer.headers
-        }
+        return answer.body, tuple(
+            (name, answer.headers[name])
+            for name in VALIDATORS
+            if name in answer.headers
+        )
 
     def _verify(self, body: bytes) -> None:
         keyring = self._settings.keyring
@@ -184,105 +174,67 @@ class List:
                 f"{excerpt(url)}: the server answers with the status {status}"
             )
 
-    def _refuse(self, found: PolicyList, seen: dict[str, Any], now: datetime) -> None:
-        """Raise `PolicyError` if *found* must not take the place of what was *seen*."""
-        if found.expires <= now:
+    def _refuse(self, new: PolicyList, state: ListState, now: datetime) -> None:
+        """Raise `PolicyError` if *new* must not take the place of the list kept."""
+        if new.expires <= now:
             raise PolicyError(
-                f"{self.label}: what is published expired on {_day(found.expires)}",
+                f"{self.label}: what is published expired on {_day(new.expires)}",
                 hint="ask its publisher for a new one, or take it out of the options",
             )
-        if found.timestamp > now + _AHEAD:  # each right one would be older
+        if new.timestamp > now + _AHEAD:  # each right one would be older
             raise PolicyError(
-                f"{self.label}: its timestamp, {_day(found.timestamp)}, is yet to come",
+                f"{self.label}: its timestamp, {_day(new.timestamp)}, is in the future",
                 hint="ask its publisher, or set the clock of this machine",
             )
-        if not self._kept.exists() or "count" not in seen:
+        if not self._kept.exists() or state.count is None or state.timestamp is None:
             return
         hint = (
             "if that is meant, call certbot-postfix policy refresh when you have"
             f" removed {self._kept}"
         )
-        if found.timestamp.timestamp() < seen["timestamp"]:
+        if new.timestamp.timestamp() < state.timestamp:
             raise PolicyError(
                 f"{self.label}: it is older than the list before",
                 hint=hint,
             )
-        if len(found.policies) * 2 < seen["count"]:
+        if len(new.policies) * 2 < state.count:
             raise PolicyError(
-                f"{self.label}: it has {len(found.policies)} domains where the list"
-                f" before has {seen['count']}",
+                f"{self.label}: it has {len(new.policies)} domains where the list"
+                f" before has {state.count}",
                 hint=hint,
             )
 
-    def _ended(self, seen: dict[str, Any], now: datetime) -> bool:
-        """Whether the list that is kept has expired."""
-        return self._kept.exists() and seen.get("expires", inf) <= now.timestamp()
-
-    def _expired(self, seen: dict[str, Any], why: str = "") -> PolicyError:
-        day = _day(datetime.fromtimestamp(min(seen["expires"], _END), timezone.utc))
+    def _expired(self, state: ListState, why: str = "") -> PolicyError:
         return PolicyError(
-            f"the list {self.label} has expired on {day}, and is not followed: mail to"
-            f" its domains is protected only as far as others say{why}",
+            f"policy list {self.label} expired on {_day(state.end)} and is no longer"
+            f" applied; its domains fall back to other sources{why}",
             hint="ask its publisher for a new one, or take it out of the options",
         )
 
-    def _look(self) -> list[int]:
+    def _look(self) -> tuple[int, ...]:
         """Return what changes when the file is written; nothing if it is not there."""
         paths = [Path(self.place)]
         paths += [Path(f"{self.place}.asc")] if self._settings.keyring else []
-        found = []
-        for path in paths:
-            try:
-                status = path.stat()
-            except OSError:
-                return []
-            found += [status.st_mtime_ns, status.st_size, status.st_ino]
-        return found
+        try:
+            statuses = [path.stat() for path in paths]
+        except OSError:
+            return ()
+        return tuple(
+            number
+            for status in statuses
+            for number in (status.st_mtime_ns, status.st_size, status.st_ino)
+        )
 
-    def _of_kept(self) -> dict[str, Any]:
-        """Return what is known of the list that is kept, if that was lost."""
-        if "count" in self._read_seen() or not self._kept.exists():
-            return {}
+    def _known(self) -> ListState:
+        """Return the state, also where what the list itself says was lost."""
+        state = list_state.read(self._state)
+        if state.count is not None or not self._kept.exists():
+            return state
         try:
             kept = files.read(self._kept)
-            return _described(starttls_everywhere.parse(kept, self.label))
+            return state.of(starttls_everywhere.parse(kept, self.label))
         except PolicyError:
-            return {}
-
-    def _read_seen(self) -> dict[str, Any]:
-        try:
-            found = json.loads(files.read(self._seen))
-        except (Error, ValueError, RecursionError):
-            return {}
-        return found if _sound(found) else {}
-
-    def _write_seen(self, seen: dict[str, Any]) -> None:
-        files.replace(self._seen, json.dumps(seen).encode(), mode=0o600)
-
-
-def _described(found: PolicyList) -> dict[str, Any]:
-    return {
-        "expires": min(found.expires.timestamp(), _END),
-        "timestamp": found.timestamp.timestamp(),
-        "count": len(found.policies),
-    }
-
-
-def _sound(seen: Any) -> bool:
-    """Whether *seen* is what `List` writes."""
-    if not isinstance(seen, dict) or not isinstance(seen.get("failed"), bool):
-        return False
-    numbers = [seen.get(name) for name in ("checked", "expires", "timestamp", "count")]
-    present = numbers if not seen["failed"] else [each for each in numbers if each]
-    said = [seen.get(name) for name in _VALIDATORS]
-    return all(map(_is_time, present)) and all(
-        each is None or isinstance(each, str) for each in said
-    )
-
-
-def _is_time(value: object) -> bool:
-    """Whether *value* is in seconds since 1970, and a `datetime` can have it."""
-    return type(value) in (int, float) and abs(cast("float", value)) <= _END
+            return state
 
 
 def _day(time: datetime) -> str:

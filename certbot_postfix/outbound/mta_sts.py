@@ -18,7 +18,7 @@ from certbot_postfix.formats import mta_sts
 from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.outbound import mta_sts_cache
-from certbot_postfix.outbound.mta_sts_cache import LABEL, Kept
+from certbot_postfix.outbound.mta_sts_cache import LABEL, Cache, CachedPolicy
 from certbot_postfix.outbound.sources import Context
 from certbot_postfix.system import dns, files, https
 from certbot_postfix.system.hostnames import is_host
@@ -45,9 +45,12 @@ _LARGEST = 64 * 1024 * 1024
 # How many domains a message names.
 _NAMED = 5
 
+# Of a domain that is not in the cache.
+_UNKNOWN = CachedPolicy()
 
-class Asks(Protocol):
-    """Who is asked for DNS records."""
+
+class Resolver(Protocol):
+    """What is asked for DNS records."""
 
     def texts(self, name: str) -> list[str]:
         """Return the TXT records of *name*."""
@@ -73,7 +76,7 @@ class Recipients:
     def __init__(
         self,
         context: Context,
-        resolver: Asks | None = None,
+        resolver: Resolver | None = None,
         *,
         seconds: float = _SECONDS,
     ) -> None:
@@ -85,107 +88,109 @@ class Recipients:
 
     def due(self, now: datetime) -> bool:
         """Whether a domain is to be looked up, or the file is wrong."""
-        kept, _ = mta_sts_cache.read(self._cache)
-        wanted, wrong = self._wanted(kept)
-        changed = kept.keys() != wanted.keys()
-        return bool(wrong or changed or self._due(wanted, kept, now))
+        cache, _ = mta_sts_cache.read(self._cache)
+        wanted, wrong = self._wanted(cache)
+        changed = cache.keys() != wanted.keys()
+        return bool(wrong or changed or self._due(wanted, cache, now))
 
     def refresh(self, now: datetime) -> None:
         """Look up the domains that are due."""
-        kept, damage = mta_sts_cache.read(self._cache)
-        for damaged in shortened(damage, _NAMED):
-            logger.warning("%s", damaged)
-        wanted, wrong = self._wanted(kept)
-        if wrong or wanted.keys() - kept.keys():
-            kept = {**mta_sts_cache.of(self._context.entries(), now), **kept}
+        cache, damage = mta_sts_cache.read(self._cache)
+        for message in shortened(damage, _NAMED):
+            logger.warning("%s", message)
+        wanted, wrong = self._wanted(cache)
+        if wrong or wanted.keys() - cache.keys():
+            cache = {**mta_sts_cache.recovered(self._context.entries(), now), **cache}
         if wrong:  # then what was wanted stays so
-            wanted.update(dict.fromkeys(filter(is_host, kept)))
-        found = {name: one for name, one in kept.items() if name in wanted}
-        failed: dict[str, str] = {}
+            wanted.update(dict.fromkeys(filter(is_host, cache)))
+        new = {name: policy for name, policy in cache.items() if name in wanted}
+        failures: dict[str, str] = {}
         try:
-            for name, one, error in self._look_up(
-                self._due(wanted, kept, now), kept, now
-            ):
-                found[name] = one
-                if error:
-                    failed[name] = error
+            due = self._due(wanted, cache, now)
+            for name, policy, failure in self._look_up(due, cache, now):
+                new[name] = policy
+                if failure:
+                    failures[name] = failure
         finally:
-            mta_sts_cache.write(self._cache, found)
-        if wrong or failed:
-            raise PolicyError(f"{LABEL}: {'; '.join([*wrong, *_failure(failed)])}")
+            mta_sts_cache.write(self._cache, new)
+        if wrong or failures:
+            raise PolicyError(f"{LABEL}: {'; '.join([*wrong, *_failure(failures)])}")
 
     def policies(self, now: datetime) -> Iterator[Entry]:
         """Yield the policies that are in force."""
-        kept, _ = mta_sts_cache.read(self._cache)
-        for name, one in kept.items():
-            entry = mta_sts_cache.entry(name, one)
-            left = self._context.dane and one.get("dane")
-            if entry and entry.expires > now and not left:
+        cache, _ = mta_sts_cache.read(self._cache)
+        for name, policy in cache.items():
+            entry = policy.entry(name)
+            by_dane = self._context.dane and policy.dane
+            if entry and entry.expires > now and not by_dane:
                 yield entry
 
     def _due(
-        self, wanted: Mapping[str, None], kept: Mapping[str, Kept], now: datetime
+        self, wanted: Mapping[str, None], cache: Cache, now: datetime
     ) -> list[str]:
         at, dane = now.timestamp(), self._context.dane
         return [
             name
             for name in wanted
             # A time further ahead than was ever set comes from a clock that was wrong.
-            if not at < (one := kept.get(name, {})).get("next", 0) <= at + _INTERVAL
-            or (dane and one.get("mode") and "dane" not in one)
+            if not at < (policy := cache.get(name, _UNKNOWN)).next <= at + _INTERVAL
+            or (dane and policy.mode and policy.dane is None)
         ]
 
     def _look_up(
-        self, names: list[str], kept: Mapping[str, Kept], now: datetime
-    ) -> Iterator[tuple[str, Kept, str]]:
-        """Yield for each domain what is to be kept, and what failed."""
+        self, names: list[str], cache: Cache, now: datetime
+    ) -> Iterator[tuple[str, CachedPolicy, str]]:
+        """Yield for each domain what is to be cached, and what failed."""
         if not names:
             return
         resolver = self._resolver or dns.Resolver()
         pool = ThreadPoolExecutor(_SIDE_BY_SIDE)
         try:
-            found = {
-                pool.submit(self._one, resolver, name, kept.get(name, {}), now): name
+            domains = {
+                pool.submit(
+                    self._domain, resolver, name, cache.get(name, _UNKNOWN), now
+                ): name
                 for name in names
             }
-            for future in as_completed(found, self._seconds):
-                yield (found[future], *future.result())
+            for future in as_completed(domains, self._seconds):
+                yield (domains[future], *future.result())
         except FutureTimeoutError:  # the built-in since 3.11
-            for future, name in found.items():
+            for future, name in domains.items():
                 if not future.done():
-                    again = kept.get(name, {"next": 0})
-                    yield name, again, f"{name}: there was no time for it"
+                    yield name, cache.get(name, _UNKNOWN), f"{name}: timed out"
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _one(
-        self, resolver: Asks, name: str, before: Kept, now: datetime
-    ) -> tuple[Kept, str]:
+    def _domain(
+        self, resolver: Resolver, name: str, before: CachedPolicy, now: datetime
+    ) -> tuple[CachedPolicy, str]:
         at = int(now.timestamp())
-        after, told = before, []
+        policy, failures = before, []
         try:
             identity = mta_sts.policy_id(resolver.texts(f"_mta-sts.{name}"))
-            if before.get("id") == identity != "" and at < mta_sts_cache.ends(before):
-                after = {**before, "seen": at}
-            after = self._published(name, identity, after, at)
+            if before.id == identity != "" and at < before.ends:
+                policy = before._replace(seen=at)
+            policy = self._published(name, identity, policy, at)
         except (NetworkError, PolicyError) as error:
-            told.append(error.message)
+            failures.append(error.message)
         try:
-            if self._context.dane and after.get("mode"):
-                after = {**after, "dane": resolver.has_dane(name)}
-        except (NetworkError, PolicyError) as error:
-            told.append(error.message)
-        wait = _AGAIN if told else _INTERVAL
-        if after.get("mode"):
-            wait = min(wait, max(after["age"] // 2, 1))  # or it would end unseen
-        return {**after, "next": at + wait}, "; ".join(told)
+            if self._context.dane and policy.mode:
+                policy = policy._replace(dane=resolver.has_dane(name))
+        except NetworkError as error:
+            failures.append(error.message)
+        wait = _AGAIN if failures else _INTERVAL
+        if policy.mode:
+            wait = min(wait, max(policy.age // 2, 1))  # or it would end unseen
+        return policy._replace(next=at + wait), "; ".join(failures)
 
-    def _published(self, name: str, identity: str, before: Kept, at: int) -> Kept:
+    def _published(
+        self, name: str, identity: str, before: CachedPolicy, at: int
+    ) -> CachedPolicy:
         """Return the policy that *name* publishes, or still the one *before*."""
         if not identity:
             return before  # section 3.3: its end is that of its max_age
-        half = before.get("fetched", 0) + before.get("age", 0) // 2
-        if identity == before.get("id") and at < half:
+        half = before.fetched + before.age // 2
+        if identity == before.id and at < half:
             return before
         url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
         answer = https.get(url, _BOUNDS, self._context.ca_file)
@@ -195,19 +200,19 @@ class Recipients:
                 f"{url}: the server answers with the status {answer.status} and the"
                 f" type {excerpt(kind)}, not with a policy"
             )
-        found = mta_sts.parse(answer.body, url)
-        return {
-            "id": identity,
-            "fetched": at,
-            "age": found.max_age,
-            "mode": found.mode.value,
-            "mxs": list(found.mxs),
-        }
+        published = mta_sts.parse(answer.body, url)
+        return CachedPolicy(
+            id=identity,
+            fetched=at,
+            age=published.max_age,
+            mode=published.mode.value,
+            mxs=published.mxs,
+        )
 
-    def _wanted(self, kept: Mapping[str, Kept]) -> tuple[dict[str, None], list[str]]:
+    def _wanted(self, cache: Cache) -> tuple[dict[str, None], list[str]]:
         """Return the domains in the file, and a sentence for what is wrong with it.
 
-        It must name a domain if there are some that are *kept*.
+        It must name a domain if there are some in the *cache*.
         """
         wanted: dict[str, None] = {}
         wrong = []
@@ -227,15 +232,15 @@ class Recipients:
             except PolicyError:  # it may be a line of another file, by a link
                 where = f"{self._path}, line {number}"
                 wrong.append(f"{where}: it is not the name of a domain")
-        if kept and not wanted and not wrong:
+        if cache and not wanted and not wrong:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")
         return wanted, shortened(wrong, _NAMED)
 
 
-def _failure(failed: Mapping[str, str]) -> list[str]:
-    if not failed:
+def _failure(failures: Mapping[str, str]) -> list[str]:
+    if not failures:
         return []
-    told = "; ".join(shortened((failed[name] for name in sorted(failed)), _NAMED))
-    domains = "1 domain" if len(failed) == 1 else f"{len(failed)} domains"
-    return [f"{domains} could not be looked up: {told}"]
+    messages = shortened((failures[name] for name in sorted(failures)), _NAMED)
+    domains = "1 domain" if len(failures) == 1 else f"{len(failures)} domains"
+    return [f"{domains} could not be looked up: {'; '.join(messages)}"]

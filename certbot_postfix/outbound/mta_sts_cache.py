@@ -1,4 +1,4 @@
-"""What is kept of the recipient domains whose MTA-STS policies are looked up: RFC 8461.
+"""The cache of MTA-STS policies of recipient domains: RFC 8461.
 
 What is read is checked as strictly as what was fetched, domain by domain.
 """
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from certbot_postfix.errors import excerpt
 from certbot_postfix.formats.policy import (
@@ -28,13 +28,51 @@ _VERSION = 1
 _LATEST = 1 << 36
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
-# What is kept of a domain: *next* is when to look again, and of a policy its *id*, when
-# it was *fetched*, when DNS last had the same id (*seen*), its *age*, *mode* and *mxs*;
-# *dane* if that protects the domain.
-Kept = dict[str, Any]
+
+class CachedPolicy(NamedTuple):
+    """What is known of a domain: *next* is when to look again, in seconds since 1970.
+
+    Of a policy, also its *id*, when it was *fetched*, when DNS last had the same id
+    (*seen*), its *age* in seconds, *mode* ("" without a policy) and *mxs*; *dane* is
+    whether that protects the domain, if that was asked.
+    """
+
+    next: int = 0
+    id: str = ""
+    fetched: int = 0
+    seen: int = 0
+    age: int = 0
+    mode: str = ""
+    mxs: tuple[str, ...] = ()
+    dane: bool | None = None
+
+    @property
+    def ends(self) -> int:
+        """When the policy ends, in seconds since 1970."""
+        return max(self.fetched, self.seen) + self.age
+
+    def entry(self, domain: str) -> Entry | None:
+        """Return the policy of *domain*, if there is one that says something.
+
+        Raises `PolicyError` if it is damaged.
+        """
+        if self.mode not in (Mode.ENFORCE.value, Mode.TESTING.value):
+            return None
+        mxs = parse_patterns(self.mxs, f"{LABEL}: {domain}", ".")
+        return Entry(
+            parse_domain(domain, LABEL),
+            Policy(Mode(self.mode), mxs),
+            datetime.fromtimestamp(min(max(self.ends, 0), _LATEST), timezone.utc),
+            LABEL,
+            self.age,
+            self.id,
+        )
 
 
-def read(path: Path) -> tuple[dict[str, Kept], list[str]]:
+Cache = dict[str, CachedPolicy]
+
+
+def read(path: Path) -> tuple[Cache, list[str]]:
     """Return what the file *path* has of each domain, and a sentence for each damage.
 
     What is damaged is left out, so that it is looked up anew.
@@ -42,90 +80,83 @@ def read(path: Path) -> tuple[dict[str, Kept], list[str]]:
     if not path.exists():
         return {}, []
     try:
-        found = json.loads(files.read(path))
-        domains: Any = found["domains"] if found["version"] == _VERSION else None
-        kept = {name: one for name, one in domains.items() if _is_sound(name, one)}
+        document = json.loads(files.read(path))
+        domains: Any = document["domains"] if document["version"] == _VERSION else None
+        policies = {name: _sound(name, value) for name, value in domains.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}, [f"{path} is damaged: all domains are looked up anew"]
-    damaged = (name for name in domains if name not in kept)
-    return kept, [
+    return {name: policy for name, policy in policies.items() if policy}, [
         f"{path}: the entry for {excerpt(name)} is damaged: it is looked up anew"
-        for name in damaged
+        for name, policy in policies.items()
+        if not policy
     ]
 
 
-def write(path: Path, found: dict[str, Kept]) -> None:
-    """Let the file *path* have what was *found*, if that is something else."""
-    text = json.dumps({"version": _VERSION, "domains": found}).encode()
+def write(path: Path, cache: Cache) -> None:
+    """Let the file *path* have what is in *cache*, if that is something else."""
+    domains = {name: _fields(policy) for name, policy in cache.items()}
+    text = json.dumps({"version": _VERSION, "domains": domains}).encode()
     if not path.exists() or files.read(path) != text:
         files.replace(path, text, mode=0o600)
 
 
-def of(entries: Iterable[Entry], now: datetime) -> dict[str, Kept]:
-    """Return what was kept of those *entries* that are in force, if it is lost."""
+def recovered(entries: Iterable[Entry], now: datetime) -> Cache:
+    """Return a cache of those *entries* that are in force, where it was lost."""
     at = int(now.timestamp())
     return {
-        one.domain: {
-            "next": 0,
-            "id": "",
-            "fetched": at,
-            "age": int(one.expires.timestamp()) - at,
-            "mode": one.policy.mode.value,
-            "mxs": list(one.policy.mxs),
-        }
-        for one in entries
-        if one.source == LABEL and one.expires > now
+        entry.domain: CachedPolicy(
+            fetched=at,
+            age=int(entry.expires.timestamp()) - at,
+            mode=entry.policy.mode.value,
+            mxs=entry.policy.mxs,
+        )
+        for entry in entries
+        if entry.source == LABEL and entry.expires > now
     }
 
 
-def entry(name: str, one: Kept) -> Entry | None:
-    """Return the policy that is kept of *name*, if it is one that says something.
+def _fields(policy: CachedPolicy) -> dict[str, Any]:
+    """Return *policy* for JSON: without a policy, only when to look again."""
+    if not policy.mode:
+        return {"next": policy.next}
+    return {key: value for key, value in policy._asdict().items() if value is not None}
 
-    Raises `model.PolicyError` if it is damaged.
-    """
-    if one.get("mode") not in (Mode.ENFORCE.value, Mode.TESTING.value):
+
+def _sound(name: str, fields: Any) -> CachedPolicy | None:
+    """Return what *fields* say of the domain *name*, None if they are damaged."""
+    if not _has_types(fields):
         return None
-    return Entry(
-        parse_domain(name, LABEL),
-        Policy(Mode(one["mode"]), parse_patterns(one["mxs"], f"{LABEL}: {name}", ".")),
-        datetime.fromtimestamp(min(max(ends(one), 0), _LATEST), timezone.utc),
-        LABEL,
-        one["age"],
-        one["id"],
-    )
-
-
-def _is_sound(name: str, one: Any) -> bool:
-    """Whether *one* is what is kept of the domain *name*."""
-    if not _has_types(one):
-        return False
+    if "mode" not in fields:
+        return CachedPolicy(fields["next"])
     try:
-        Mode(one.get("mode", Mode.NONE.value))
-        found = entry(name, one)
+        policy = CachedPolicy(
+            fields["next"],
+            fields["id"],
+            fields["fetched"],
+            fields.get("seen", 0),
+            fields["age"],
+            Mode(fields["mode"]).value,
+            tuple(fields["mxs"]),
+            fields.get("dane"),
+        )
         # What a source gives is checked so, too, and there it would cost all domains.
-        list(_entries.checked(filter(None, [found]), LABEL, _EPOCH))
+        list(_entries.checked(filter(None, [policy.entry(name)]), LABEL, _EPOCH))
     except (PolicyError, TypeError, ValueError):
-        return False
-    return True
+        return None
+    return policy
 
 
-def _has_types(one: Any) -> bool:
-    if not isinstance(one, dict) or not isinstance(one.get("next"), int):
+def _has_types(fields: Any) -> bool:
+    if not isinstance(fields, dict) or not isinstance(fields.get("next"), int):
         return False
-    if not isinstance(one.get("dane", False), bool):
+    if not isinstance(fields.get("dane", False), bool):
         return False
-    if "mode" not in one:
+    if "mode" not in fields:
         return True
-    numbers = one.get("fetched"), one.get("age"), one.get("seen", 0)
-    words = one.get("id"), one["mode"]
+    numbers = fields.get("fetched"), fields.get("age"), fields.get("seen", 0)
+    words = fields.get("id"), fields["mode"]
     return (
-        all(isinstance(each, int) for each in numbers)
-        and all(isinstance(each, str) for each in words)
-        and isinstance(one.get("mxs"), list)
+        all(isinstance(number, int) for number in numbers)
+        and all(isinstance(word, str) for word in words)
+        and isinstance(fields.get("mxs"), list)
     )
-
-
-def ends(one: Kept) -> int:
-    """Return when the policy in *one* ends, in seconds since 1970."""
-    since = max(one.get("fetched", 0), one.get("seen", 0))
-    return int(since + one.get("age", 0))
