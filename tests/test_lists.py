@@ -220,7 +220,7 @@ def test_a_list_that_has_expired_is_followed_no_more_and_that_is_repeated(place)
     place.now = NOW + timedelta(days=31)
 
     for _ in range(2):
-        with pytest.raises(PolicyError, match=r"expired on .*, and is not followed"):
+        with pytest.raises(PolicyError, match=r"expired on .* no longer applied"):
             place.refresh()
 
     assert place.domains() == []
@@ -231,7 +231,7 @@ def test_of_a_list_that_has_expired_it_is_also_told_that_no_other_is_there(place
     place.path.unlink()
     place.now = NOW + timedelta(days=31)
 
-    with pytest.raises(PolicyError, match=r"is not followed: .* could not read"):
+    with pytest.raises(PolicyError, match=r"is no longer applied; .* could not read"):
         place.refresh()
 
 
@@ -558,7 +558,7 @@ def test_of_a_signed_list_that_has_expired_it_is_told_that_its_keyring_is_gone(
     keyring.unlink()
     signed.now = NOW + timedelta(days=31)
 
-    with pytest.raises(PolicyError, match=r"is not followed: .* could not read"):
+    with pytest.raises(PolicyError, match=r"is no longer applied; .* could not read"):
         signed.refresh()
 
 

@@ -381,7 +381,7 @@ def test_a_source_that_fails_is_told_and_what_it_said_stays(scene):
     scene.apply()
     scene.third.say(ONE, failure=True)
 
-    told = ["the third party does not answer; what was said before stays in force"]
+    told = ["the third party does not answer; its earlier policies stay in force"]
     assert scene.refresh() == told
     assert scene.refresh() == told
     assert scene.answer("one.example.org") == FIRST
@@ -594,7 +594,7 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
 
     assert scene.path.read_bytes() == before
     assert told.format(**where) in scene.told[0]
-    assert "; there is nothing of it to follow" in scene.told[0]
+    assert "; no earlier policies from this source are available" in scene.told[0]
     assert scene.told[-1].startswith("the policy options were not changed")
     assert collect.failures(scene.path, scene.bundles) == scene.told
 

@@ -108,7 +108,7 @@ def test_a_source_that_fails_is_an_error_of_refresh(scene, policy, capsys):
     told = capsys.readouterr().err
     assert told == (
         "certbot-postfix: error: the third party does not answer;"
-        " what was said before stays in force\n"
+        " its earlier policies stay in force\n"
     )
     assert scene.answer("one.example.org") == FIRST
 

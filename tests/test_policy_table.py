@@ -264,7 +264,7 @@ BEFORE = Settings(("/a", "/b"), "/keys", early_adopter=True, domains="/domains")
     ],
 )
 def test_options_say_what_is_wanted(given, before, after):
-    assert sources.asked(options(**given), before) == after
+    assert sources.merge_options(options(**given), before) == after
 
 
 @pytest.mark.parametrize("until", ["then", "2027-01-01T00:00:00Z"])

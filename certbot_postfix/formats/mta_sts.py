@@ -49,7 +49,7 @@ def policy_id(records: Iterable[str]) -> str:
     fields = [field.strip(" \t") for field in ours[0].split(";")][1:]
     if fields and not fields[-1]:
         del fields[-1]  # the last delimiter may stay
-    ids = [found[1] for field in fields if (found := _ID.fullmatch(field))]
+    ids = [match[1] for field in fields if (match := _ID.fullmatch(field))]
     others = [field for field in fields if not _ID.fullmatch(field)]
     if any(
         field.startswith("id=") or not _EXTENSION.fullmatch(field) for field in others
@@ -88,7 +88,7 @@ def _published(fields: dict[str, str], mxs: list[str], source: str) -> Published
         raise PolicyError(
             f"{source}: version: {excerpt(fields['version'])} is not {VERSION}"
         )
-    mode = next((each for each in Mode if each.value == fields["mode"]), None)
+    mode = next((known for known in Mode if known.value == fields["mode"]), None)
     if mode is None:
         raise PolicyError(
             f"{source}: mode: {excerpt(fields['mode'])} is not enforce, testing or none"
@@ -113,9 +113,9 @@ def _lines(text: str) -> list[str]:
 
 
 def _field(line: str, where: str) -> tuple[str, str]:
-    found = _FIELD.fullmatch(line)
-    if not found or _CONTROL.search(found[2]):
+    match = _FIELD.fullmatch(line)
+    if not match or _CONTROL.search(match[2]):
         raise PolicyError(
             f"{where}: {excerpt(line)} is not a name, a colon and a value"
         )
-    return found[1], found[2]
+    return match[1], match[2]

@@ -87,11 +87,11 @@ def parse_patterns(
     """Return what `pattern` makes of each, once, in order."""
     if len(texts) > SERVERS:
         raise PolicyError(f"{where}: it has more than {SERVERS} names")
-    found: dict[str, None] = {}
+    patterns: dict[str, None] = {}
     for at, text in enumerate(texts):
         name = _known(text, wildcard) if isinstance(text, str) else ""
-        found[name or parse_pattern(text, f"{where}[{at}]", wildcard)] = None
-    return tuple(found)
+        patterns[name or parse_pattern(text, f"{where}[{at}]", wildcard)] = None
+    return tuple(patterns)
 
 
 @lru_cache(maxsize=4096)

@@ -89,14 +89,14 @@ def parse(text: bytes, source: str) -> PolicyList:
     try:
         with gc_paused():
             fields = json.loads(text, object_pairs_hook=_object)
-            found = _list(fields)
-        _refuse_long(found.policies, _ENTRY + len(source))
+            listed = _list(fields)
+        _refuse_long(listed.policies, _ENTRY + len(source))
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{source} is not JSON: {error}") from error
     except PolicyError as error:
         error.message = f"{source}: {error.message}"
         raise
-    return found
+    return listed
 
 
 def _width(text: bytes) -> int:
@@ -184,8 +184,8 @@ def _values(entry: object) -> tuple[object, ...]:
     return entry if isinstance(entry, _Repeated) else (entry,)
 
 
-def _same(one: Policy, other: Policy) -> bool:
-    return one.mode is other.mode and set(one.mxs) == set(other.mxs)
+def _same(first: Policy, second: Policy) -> bool:
+    return first.mode is second.mode and set(first.mxs) == set(second.mxs)
 
 
 def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> Policy:
@@ -201,9 +201,9 @@ def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> 
             raise PolicyError(
                 f"{where}.policy-alias: {excerpt(alias)} is not in policy-aliases"
             )
-        if (found := aliases[alias]) is None:
+        if (policy := aliases[alias]) is None:
             raise _AmbiguousError(f"{where}: it is ambiguous")
-        return found
+        return policy
     mode = fields.get("mode", _DEFAULT)
     if not isinstance(mode, str) or mode not in _MODES:
         raise PolicyError(f"{where}.mode: {excerpt(mode)} is not testing or enforce")
@@ -223,8 +223,8 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, timezone.utc)
         if isinstance(value, str):
-            found = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            return found.replace(tzinfo=found.tzinfo or timezone.utc).astimezone(
+            time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(
                 timezone.utc
             )
     except (ValueError, OverflowError, OSError):
@@ -236,20 +236,20 @@ def _time(fields: Mapping[str, Any], name: str) -> datetime:
 
 def _object(pairs: list[tuple[str, Any]]) -> object:
     """Return a policy if *pairs* are one, which takes less memory than they do."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         values: dict[str, list[Any]] = {}
         for name, value in pairs:
             values.setdefault(name, []).append(value)
         for name, (first, *others) in values.items():
             if any(other != first for other in others):
-                found[name] = _Repeated((first, *others))
-    if "mxs" in found and "policy-alias" not in found:
+                fields[name] = _Repeated((first, *others))
+    if "mxs" in fields and "policy-alias" not in fields:
         try:
-            return _policy(found, "", {})
+            return _policy(fields, "", {})
         except PolicyError:
             pass  # it is told when its path is known
-    return found
+    return fields
 
 
 def _mapping(value: object, where: str) -> dict[str, Any]:

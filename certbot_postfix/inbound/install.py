@@ -181,9 +181,9 @@ class Deployment:
             self.outbound.collector.level = ClientLevel(conf("client-level"))
         elif service == "auto":
             service = "none"  # the certificate is all that is to be changed
-        given = sources.mentioned(conf)
+        given = sources.options_given(conf)
         try:
-            wanted = sources.asked(conf, self.outbound.collector.settings())
+            wanted = sources.merge_options(conf, self.outbound.collector.settings())
             if given and self.outbound.missing():
                 wanted = wanted or sources.Settings()
             now = datetime.now(timezone.utc)

@@ -1,19 +1,22 @@
 """Outbound policies: which TLS the mail that this server sends must have.
 
 commands            certbot-postfix policy ...
+update              the table in force: written, refreshed, and in main.cf
+next_hops           which next hops a mandatory level would cut off
+collect             what is to be in force, by what the sources say
+effect              where policies have no effect, or may end too soon
+fitness             whether a resolver daemon is fit, and which one is wired in
+routes              where mail for a domain goes, and whether a policy counts there
 lookup              what Postfix demands for a domain, and what its servers say
-outbound            the table is written, main.cf names it
-gathering           sources asked; what is to be in force
-resolver            whether DANE can work here
-service             daemons that resolve policies for Postfix
-wiring              what main.cf must say, and what stands against: decisions
-table               the table certbot_tls_policy, as a value
-lists, recipients   our two sources: lists, and MTA-STS
-cache, signatures   what is kept of MTA-STS; whether a list is signed
+dnssec              whether DANE can work here
+resolver_daemon     daemons that resolve policies for Postfix
+main_cf             what main.cf must say, and what stands against it: decisions
+policy_file         the table certbot_tls_policy as a file
+policy_map          the same as a value
+lists, list_state   our source of STARTTLS Everywhere lists, and what it knows of one
+mta_sts, mta_sts_cache   our source of MTA-STS policies, and its cache
+signatures          whether a list is signed
 sources, entries    what the administrator wants, who implements it, what they may give
-https, records      HTTPS and DNS, with bounds
-starttls_everywhere, mta_sts   what others publish, read
-model               what all sources give
 
 All of it comes from strangers: every field is checked before it is a value, and a value
 fits into a line of a table.

@@ -48,8 +48,8 @@ def declare(commands: Commands, find: Find) -> None:
         "refresh",
         help="ask the sources that are due, and bring the table up to date",
         description="Ask the sources that are due, and bring the table up to date, as"
-        " certbot renew does. Exit status 1: a source failed, and what it said before"
-        " stays in force.",
+        " certbot renew does. Exit status 1: a source failed, and its earlier"
+        " policies stay in force.",
     )
     refresh.set_defaults(command=lambda arguments: _refresh(find(arguments)))
     show = verbs.add_parser("show", help="show the policies in the table")
@@ -142,16 +142,16 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
 
     route = routes.find(configuration, written, ask)
     seen = routes.seen(configuration, route)
-    asked = routes.key(configuration, route, written)
-    answer = lookup.answer(postfix, seen, asked)
+    key = routes.key(configuration, route, written)
+    answer = lookup.answer(postfix, seen, key)
     print(shown(str(answer), sys.stdout))
     problems = _problems(outbound, route, domain, written, answer)
     for why in problems:
         logger.warning("%s", why)
     if not connect:
         return ATTEND if problems else 0
-    fits, said = lookup.connect(postfix, configuration, domain, answer)
-    for line in said:
+    fits, answers = lookup.connect(postfix, configuration, domain, answer)
+    for line in answers:
         print(shown(f"  {line}", sys.stdout))
     fits &= not problems
     print(f"mail to {domain} {'is' if fits else 'is not'} sent as demanded")

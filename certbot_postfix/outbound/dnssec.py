@@ -22,8 +22,8 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
             f"{why}: the level dane would protect no mail, and nothing was changed",
             hint="another --postfix-client-level, or change that first",
         )
-    found = _resolvers(configuration)
-    if why := _unvalidated(found):
+    resolvers = _resolvers(configuration)
+    if why := _unvalidated(resolvers):
         raise Error(
             f"{why}: the level dane would protect no mail, and nothing was changed",
             hint="run one that validates on this machine, such as unbound, and name it"
@@ -33,7 +33,7 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
         f"{path} names the resolver {server}, whose answers are believed although"
         " they can be forged on their way\nWhat to do: run a resolver that"
         " validates on this machine"
-        for path, servers in found.items()
+        for path, servers in resolvers.items()
         for server in servers
         if not ipaddress.ip_address(server.partition("%")[0]).is_loopback
     ]

@@ -63,12 +63,12 @@ def answered_first(
 ) -> dict[str, None]:
     """Return the domains of *entries* for which the administrator's *table* counts."""
     domains = [entry.domain for entry in entries if entry.enforced]
-    spellings = {
-        spelling
+    keys = {
+        key
         for domain in domains
-        for spelling in (domain, policy_map.unicode_key(domain))
+        for spelling in policy_map.spellings_of(domain)
+        for key in main_cf.keys(spelling)
     }
-    keys = {key for name in spellings if name for key in main_cf.keys(name)}
     answers = lookup.answers(postfix, table, keys) if keys else {}
     return dict.fromkeys(sorted(main_cf.overruled(domains, answers)))
 

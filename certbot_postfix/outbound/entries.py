@@ -17,9 +17,9 @@ _OLDEST = 31_557_600
 _ID = re.compile(r"[A-Za-z0-9]{0,32}")
 
 
-def checked(found: Iterable[object], label: str, now: datetime) -> Iterator[Entry]:
-    """Yield the entries *found* that are in force *now*, as of the source *label*."""
-    for entry in found:
+def checked(entries: Iterable[object], label: str, now: datetime) -> Iterator[Entry]:
+    """Yield those *entries* that are in force *now*, as of the source *label*."""
+    for entry in entries:
         if type(entry) is not Entry:
             raise TypeError(f"{_kind(entry)} is no entry")
         domain = entry.domain

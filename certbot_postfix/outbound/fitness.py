@@ -59,8 +59,8 @@ def _resolves_dane(table: str) -> bool:
 def unfit(daemon: Daemon) -> list[str]:
     """Return why the client must not ask *daemon*, as what it does; [] if it may."""
     if daemon.fault:
-        told = "does not answer, and while that is so mail to every domain is deferred"
-        return [f"{told}: {daemon.fault}"]
+        fault = "does not answer, and while that is so mail to every domain is deferred"
+        return [f"{fault}: {daemon.fault}"]
     reasons = []
     if daemon.fault_utf8:
         reasons.append(
@@ -167,8 +167,8 @@ def _found(postfix: Postfix, configuration: Configuration) -> tuple[str, list[st
         reasons = _unfit_with_needs(postfix, configuration, table)
         if not reasons:
             return table, notes
-        told = "; it ".join(reasons)
-        notes.append(f"{table} is not added to {PARAMETER}: it {told}")
+        why = "; it ".join(reasons)
+        notes.append(f"{table} is not added to {PARAMETER}: it {why}")
     return "", notes
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from zope.interface import implementer
@@ -110,11 +109,11 @@ class List:
 
     def _published(self, state: ListState, now: datetime) -> ListState:
         """Keep what is published, if it has changed; return its state."""
-        about: dict[str, Any] = {}
         if self._remote:
-            body, about["validators"] = self._fetched(state)
+            body, validators = self._fetched(state)
+            new = replace(state, validators=validators)
         else:
-            about["look"] = self._look()
+            new = replace(state, look=self._look())
             body = _bytes(self.place, _LIST)
         if body is None:
             return state
@@ -130,7 +129,7 @@ class List:
             )
         files.replace(self._kept, body, mode=0o600)
         self._parsed = published
-        return replace(state.of(published), validators=(), **about)
+        return new.of(published)
 
     def _fetched(
         self, state: ListState

@@ -56,8 +56,8 @@ class Answer:
     def matches(self) -> list[str]:
         """The names of which a certificate must have one; none if nothing is said."""
         words = (word.partition("=") for word in self.value.split())
-        found = [value for name, _, value in words if name == "match"]
-        return found[0].split(":") if found else []
+        names = [value for name, _, value in words if name == "match"]
+        return names[0].split(":") if names else []
 
     def __str__(self) -> str:
         meaning = _MEANING.get(self.level, "Postfix knows no such level and defers")

@@ -40,27 +40,28 @@ STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """What main.cf is to name: our table *path* as *form*, "" if not, and a daemon.
+class Target:
+    """What main.cf is to refer to: our table at *path*, and a *daemon*.
 
-    *daemons* are those that are known, which come last.
+    Either is left out if its *map_type* or name is "".  *daemons* are those that are
+    known, which come last.
     """
 
     path: Path
-    form: str
+    map_type: str
     daemon: str
     daemons: Sequence[str]
 
 
-def name(configuration: Configuration, wanted: Named) -> Iterator[Decision]:
-    """Let main.cf name what is *wanted*, after all that the administrator has."""
+def refer(configuration: Configuration, target: Target) -> Iterator[Decision]:
+    """Let main.cf refer to *target*, after all that the administrator has."""
     old = configuration.explicit.get(PARAMETER, "")
-    new, last = _split(old, wanted.daemons)
-    if wanted.form:
-        new = maps.named(new, wanted.path, wanted.form)
-    elif maps.form(old, wanted.path):
-        new = maps.unnamed(new, wanted.path)
-    new = ", ".join(filter(None, (new, last, wanted.daemon)))
+    new, last = _split(old, target.daemons)
+    if target.map_type:
+        new = maps.named(new, target.path, target.map_type)
+    elif maps.form(old, target.path):
+        new = maps.unnamed(new, target.path)
+    new = ", ".join(filter(None, (new, last, target.daemon)))
     if maps.listed(new) == maps.listed(old):
         return
     if new:
@@ -72,9 +73,9 @@ def name(configuration: Configuration, wanted: Named) -> Iterator[Decision]:
 
 def _split(value: str, daemons: Sequence[str]) -> tuple[str, str]:
     """Return *value* without a daemon at its end, and that."""
-    for each in daemons:
-        if maps.listed(value)[-1:] == [each]:
-            return value.rstrip().removesuffix(each).rstrip(", \t\n"), each
+    for daemon in daemons:
+        if maps.listed(value)[-1:] == [daemon]:
+            return value.rstrip().removesuffix(daemon).rstrip(", \t\n"), daemon
     return value, ""
 
 

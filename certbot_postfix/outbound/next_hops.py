@@ -162,8 +162,8 @@ def refuse_without_tls(postfix: Postfix, configuration: Configuration) -> list[s
     if without:
         raise _refusal(without, hops)
     unknown += unanswered
-    told = f"next hops without TLS get no mail with {LEVEL} = encrypt"
-    return [f"{each}; {told}" for each in unknown]
+    effect = f"next hops without TLS get no mail with {LEVEL} = encrypt"
+    return [f"{hop}; {effect}" for hop in unknown]
 
 
 def _exempt(postfix: Postfix, configuration: Configuration, hop: Hop) -> bool:
@@ -198,8 +198,8 @@ def _ask(
     def ask(number: int) -> None:
         try:
             question = _question(configuration, hops[number])
-            left = max(deadline - time.monotonic(), 0.1)
-            if why := probe.without_tls(question, timeout=left):
+            seconds = max(deadline - time.monotonic(), 0.1)
+            if why := probe.without_tls(question, timeout=seconds):
                 without[number] = why
             del unknown[number]
         except ProofError as error:

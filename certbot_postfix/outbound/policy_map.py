@@ -63,18 +63,18 @@ def merged(groups: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
 
     What a list only tests does not end what MTA-STS enforces.
     """
-    found: dict[str, Entry] = {}
+    by_domain: dict[str, Entry] = {}
     for entry in (entry for entries in groups for entry in entries):
-        there = found.get(entry.domain)
+        earlier = by_domain.get(entry.domain)
         if (
-            there
-            and there.max_age
-            and there.policy.mode is Mode.ENFORCE
+            earlier
+            and earlier.max_age
+            and earlier.policy.mode is Mode.ENFORCE
             and entry.policy.mode is Mode.TESTING
         ):
             continue
-        found[entry.domain] = entry
-    return found
+        by_domain[entry.domain] = entry
+    return by_domain
 
 
 def render(
@@ -89,7 +89,7 @@ def render(
     Raises `Error` if it would be too long to be read again.
     """
     until = min((entry.expires for entry in entries.values()), default=None)
-    wanted = {**asdict(settings), "until": _told(until) if until else ""}
+    wanted = {**asdict(settings), "until": _timestamp(until) if until else ""}
     wanted["dane"] = dane
     # There may be a million: they are never all there twice.
     text = io.BytesIO()
@@ -99,7 +99,7 @@ def render(
         mode = entry.policy.mode
         mark = "" if mode is Mode.ENFORCE else "# "
         lines = (
-            f"# {mode.value} until {_told(entry.expires)} from {entry.source}\n"
+            f"# {mode.value} until {_timestamp(entry.expires)} from {entry.source}\n"
             f"{mark}{domain} {_demand(entry, version)}\n"
         )
         if not mark and "xn--" in domain and (key := unicode_key(domain)):
@@ -133,10 +133,18 @@ def unicode_key(domain: str) -> str:
     return name
 
 
+def spellings_of(domain: str) -> Iterator[str]:
+    """Yield *domain*, and its `unicode_key` if it has one."""
+    yield domain
+    if "xn--" in domain and (key := unicode_key(domain)):
+        yield key
+
+
 def _is_written(name: str) -> bool:
     """Whether *name* is safe as a key, on a line and in a database."""
     fits = all(
-        each in _JOINERS or (each.isprintable() and each not in _DOTS) for each in name
+        letter in _JOINERS or (letter.isprintable() and letter not in _DOTS)
+        for letter in name
     )
     return fits and len(name.encode()) <= _LONGEST
 
@@ -150,9 +158,9 @@ def _demand(entry: Entry, version: tuple[int, int]) -> str:
     if version >= _MTA_STS and entry.max_age:
         mxs = [f"*{mx}" if mx.startswith(".") else mx for mx in entry.policy.mxs]
         words.append(f"policy_type=sts policy_domain={entry.domain}")
-        said = ["version: STSv1", f"mode: {entry.policy.mode.value}"]
-        said += [*(f"mx: {mx}" for mx in mxs), f"max_age: {entry.max_age}"]
-        words += [f"{{ policy_string = {each} }}" for each in said]
+        policy = ["version: STSv1", f"mode: {entry.policy.mode.value}"]
+        policy += [*(f"mx: {mx}" for mx in mxs), f"max_age: {entry.max_age}"]
+        words += [f"{{ policy_string = {line} }}" for line in policy]
         words += [f"mx_host_pattern={mx}" for mx in mxs]
     return " ".join(words)
 
@@ -161,13 +169,13 @@ def header(text: TextIO, path: Path) -> Header:
     """Read the first lines; raise `Error` if `render` has not written them."""
     title, _, wanted = (text.readline().rstrip("\n") for _ in range(3))
     try:
-        said = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
-        until, dane = said.pop("until"), said.pop("dane", False) is True
-        found = Settings(**{**said, "lists": tuple(said["lists"])})
-        texts = (found.keyring, found.domains, *found.lists)
+        fields = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
+        until, dane = fields.pop("until"), fields.pop("dane", False) is True
+        settings = Settings(**{**fields, "lists": tuple(fields["lists"])})
+        texts = (settings.keyring, settings.domains, *settings.lists)
         if not all(isinstance(text, str) for text in texts):
             raise TypeError
-        return Header(found, _time(until) if until else None, dane)
+        return Header(settings, _time(until) if until else None, dane)
     except _UNREADABLE as error:
         if title == _TITLE:
             raise Error(
@@ -217,8 +225,8 @@ def last(text: bytes) -> Iterator[tuple[str, str]]:
     end = len(text)
     while end > 0:
         start = text.rfind(b"\n", 0, end - 1) + 1
-        if found := list(lines(text[start:end])):
-            yield from found
+        if pairs := list(lines(text[start:end])):
+            yield from pairs
             return
         end = start
 
@@ -239,7 +247,7 @@ def _entry(about: list[str], words: list[str], age: str) -> Entry:
 
 
 @lru_cache
-def _told(when: datetime) -> str:
+def _timestamp(when: datetime) -> str:
     return when.astimezone(timezone.utc).strftime(_TIME)
 
 

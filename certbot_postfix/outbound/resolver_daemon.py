@@ -44,7 +44,7 @@ def named(configuration: Configuration) -> list[str]:
         for client in as_clients_see_it(configuration)
         for table in maps.listed(client.value(PARAMETER))
     )
-    return [each for each in dict.fromkeys(tables) if each.startswith(_KINDS)]
+    return [table for table in dict.fromkeys(tables) if table.startswith(_KINDS)]
 
 
 def fault(
@@ -61,10 +61,10 @@ def fault(
 def dead(postfix: Postfix, configuration: Configuration) -> list[str]:
     """Return a sentence for each daemon in main.cf that does not answer."""
     return [
-        f"{each} does not answer, and while that is so mail to every domain is"
+        f"{table} does not answer, and while that is so mail to every domain is"
         f" deferred: {why}\nWhat to do: start the daemon, or take it out of {PARAMETER}"
-        for each in named(configuration)
-        if (why := fault(postfix, each))
+        for table in named(configuration)
+        if (why := fault(postfix, table))
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.outbound import main_cf
-from certbot_postfix.outbound.policy_map import PARAMETER, unicode_key
+from certbot_postfix.outbound.policy_map import PARAMETER, spellings_of
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import Configuration, Service
 from certbot_postfix.postfix.services import as_clients_see_it
@@ -61,11 +61,11 @@ def find(configuration: Configuration, domain: str, ask: Ask) -> Route:
     """Return the route of mail for *domain*."""
     usual = _usual(configuration, domain, ask)
     tables = maps.listed(configuration.value("transport_maps"))
-    answers = [(each, ask(each, set(_keys(each, domain)))) for each in tables]
+    answers = [(table, ask(table, set(_keys(table, domain)))) for table in tables]
     for key in (_somebody(domain), *main_cf.keys(domain), "*"):
-        for table, found in answers:
-            if key in found:
-                return _routed(found[key], usual, f"{table} in transport_maps")
+        for table, values in answers:
+            if key in values:
+                return _routed(values[key], usual, f"{table} in transport_maps")
     return usual
 
 
@@ -115,8 +115,9 @@ def _routed(value: str, usual: Route, cause: str) -> Route:
 
 def client(configuration: Configuration, route: Route) -> Service | None:
     """Return the service of master.cf that takes the mail, if there is one."""
-    wanted = f"{route.transport}/unix"
-    return next((one for one in configuration.services if str(one) == wanted), None)
+    name = f"{route.transport}/unix"
+    matches = (service for service in configuration.services if str(service) == name)
+    return next(matches, None)
 
 
 def key(configuration: Configuration, route: Route, domain: str) -> str:
@@ -142,8 +143,8 @@ def void(configuration: Configuration, route: Route, path: Path, domain: str) ->
     if service and service.command != "smtp":
         return f"{route.cause} sends mail to {service}, which follows no policies"
     if route.nexthop.lower() not in ("", domain):
-        there = f"{route.cause} sends mail to {route.nexthop[:SHOWN]}"
-        return f"{there}, and Postfix looks up a policy for that instead"
+        cause = f"{route.cause} sends mail to {route.nexthop[:SHOWN]}"
+        return f"{cause}, and Postfix looks up a policy for that instead"
     own = service.overrides.get(PARAMETER) if service else None
     if own is not None and not maps.form(own, path):
         return f"master.cf overrides {PARAMETER} for {service}"
@@ -159,7 +160,8 @@ def elsewhere(configuration: Configuration) -> Iterator[str]:
                 " effect where it sends a sender's mail elsewhere"
             )
     for value in dict.fromkeys(
-        one.value("smtp_fallback_relay") for one in as_clients_see_it(configuration)
+        client.value("smtp_fallback_relay")
+        for client in as_clients_see_it(configuration)
     ):
         if value:
             yield (
@@ -167,7 +169,7 @@ def elsewhere(configuration: Configuration) -> Iterator[str]:
                 " as its policy demands goes there, without that policy"
             )
     for route in dict.fromkeys(
-        replace(each, cause="") for each in filters(configuration)
+        replace(route, cause="") for route in filters(configuration)
     ):
         yield (
             f"{route} is a content filter: policies count only for the mail that it"
@@ -186,8 +188,8 @@ def filters(configuration: Configuration) -> Iterator[Route]:
             yield _filter(configuration, value, "content_filter")
         for name, value in values.items():
             if name in classes or _CHECKS.search(name):
-                for each in _actions(value):
-                    yield _filter(configuration, each, f"FILTER in {name}")
+                for action in _actions(value):
+                    yield _filter(configuration, action, f"FILTER in {name}")
 
 
 def _filter(configuration: Configuration, value: str, cause: str) -> Route:
@@ -204,40 +206,35 @@ def _actions(value: str) -> Iterator[str]:
             yield from _FILTER.findall(_COMMENT.sub("", text.decode(errors="replace")))
 
 
-def _forms(domain: str) -> Iterator[str]:
-    """Yield *domain*, and how an address in UTF-8 has it, if that has a policy."""
-    yield domain
-    if "xn--" in domain and (key := unicode_key(domain)):
-        yield key
-
-
 def complaints(
     configuration: Configuration, path: Path, domains: Collection[str], ask: Ask
 ) -> list[str]:
     """Return why policies for *domains* in our table at *path* do not count."""
     if not domains:
         return []
-    forms = {form: domain for domain in domains for form in _forms(domain)}
+    spellings = {name: domain for domain in domains for name in spellings_of(domain)}
     known: dict[str, Mapping[str, str]] = {
-        table: ask(table, {name for form in forms for name in _names(form)})
+        table: ask(table, {name for spelling in spellings for name in _names(spelling)})
         for table in _relayed(configuration)
     }
     for table in maps.listed(configuration.value("transport_maps")):
-        known[table] = ask(table, {key for form in forms for key in _keys(table, form)})
+        known[table] = ask(
+            table, {key for spelling in spellings for key in _keys(table, spelling)}
+        )
 
     def answers(table: str, keys: set[str]) -> dict[str, str]:
         return {key: known[table][key] for key in keys if key in known[table]}
 
-    found: dict[str, set[str]] = {}
-    for form, domain in forms.items():
-        route = find(configuration, form, answers)
-        if why := void(configuration, route, path, form):
-            found.setdefault(why, set()).add(domain)
-    told = [
-        f"policies for {enumerated(sorted(those))} have no effect: {why}"
-        for why, those in found.items()
+    by_reason: dict[str, set[str]] = {}
+    for spelling, domain in spellings.items():
+        route = find(configuration, spelling, answers)
+        if why := void(configuration, route, path, spelling):
+            by_reason.setdefault(why, set()).add(domain)
+    messages = [
+        f"policies for {enumerated(sorted(affected))} have no effect: {why}"
+        for why, affected in by_reason.items()
     ]
-    return [*told, *_unread(configuration), *elsewhere(configuration)]
+    return [*messages, *_unread(configuration), *elsewhere(configuration)]
 
 
 def _unread(configuration: Configuration) -> Iterator[str]:

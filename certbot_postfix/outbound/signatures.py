@@ -23,7 +23,7 @@ def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
     All are written *beside* a file, in a directory for root alone, and removed.
     """
     # The keyring, too: gpgv would wait for a FIFO that is put in its place.
-    paths = [beside.with_suffix(each) for each in (".gpg", ".asc", ".new")]
+    paths = [beside.with_suffix(suffix) for suffix in (".gpg", ".asc", ".new")]
     try:
         keys = files.read(Path(keyring))
         for path, text in zip(paths, (keys, signature, body), strict=True):
@@ -33,11 +33,12 @@ def fault(body: bytes, signature: bytes, keyring: str, beside: Path) -> str:
     finally:
         files.remove(*paths)
     # Not splitlines(): the name of a key's owner may have more than it escapes.
-    said = {line.split()[1] for line in done.stdout.split("\n") if _is_status(line)}
-    unknown = "ERRSIG" in said  # of a key that is not there yet, or not any more
-    if "GOODSIG" in said and "BADSIG" not in said and (unknown or not done.returncode):
+    status = {line.split()[1] for line in done.stdout.split("\n") if _is_status(line)}
+    unknown = "ERRSIG" in status  # of a key that is not there yet, or not any more
+    good = "GOODSIG" in status and "BADSIG" not in status
+    if good and (unknown or not done.returncode):
         return ""
-    why = [reason for word, reason in _REFUSED.items() if word in said]
+    why = [reason for word, reason in _REFUSED.items() if word in status]
     return ", and ".join(why) or programs.complaint(done)
 
 

@@ -61,7 +61,7 @@ class Settings:
 class Context:
     """What a source is made with.
 
-    *directory* is where sources keep what they were told; it exists, and only root may
+    *directory* is where sources keep what they know; it exists, and only root may
     enter.  *ca_file* has the CAs that HTTPS servers are verified by;
     with *dane*, the SMTP client prefers DANE where there is some.  *entries* yields
     what is in the table, of all sources.
@@ -98,7 +98,7 @@ def load(context: Context) -> tuple[list[Source], list[str]]:
             sources += made
         broken += [
             f"the source of policies {point.name} ({point.value}) is broken, and"
-            f" what it said before stays in force: {_reason(error)}"
+            f" its earlier policies stay in force: {_reason(error)}"
             for error in failures
         ]
     return sources, broken
@@ -107,10 +107,10 @@ def load(context: Context) -> tuple[list[Source], list[str]]:
 def due(source: Source, now: datetime) -> bool:
     """Whether *source* has something to do; one that fails has to say so."""
     failures: list[BaseException] = []
-    found = False
+    answer = False
     with _noted(failures):
-        found = bool(source.implementation.due(now))
-    return found or bool(failures)
+        answer = bool(source.implementation.due(now))
+    return answer or bool(failures)
 
 
 def refresh(source: Source, now: datetime) -> list[BaseException]:
@@ -130,18 +130,18 @@ def known(
     They are None if nobody knows them; *failures* are those of its `refresh`.
     """
     failures = list(failures)
-    found: list[Entry] | None = None
+    checked: list[Entry] | None = None
     with _noted(failures), gc_paused():
         policies = islice(source.implementation.policies(now), _MOST + 1)
-        found = list(entries.checked(policies, source.label, now))
-        if len(found) > _MOST:
-            found = None
+        checked = list(entries.checked(policies, source.label, now))
+        if len(checked) > _MOST:
+            checked = None
             raise ValueError(f"it has more than {_MOST:,} policies")
-    end = "there is nothing of it to follow"
-    if found != []:
-        end = "what was said before stays in force"
-    told = (_told(source, error, end) for error in failures)
-    return list(dict.fromkeys(told)), found
+    end = "no earlier policies from this source are available"
+    if checked != []:
+        end = "its earlier policies stay in force"
+    messages = (_message(source, error, end) for error in failures)
+    return list(dict.fromkeys(messages)), checked
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _noted(failures: list[BaseException]) -> Iterator[None]:
         failures.append(error)
 
 
-def _told(source: Source, error: BaseException, end: str) -> str:
+def _message(source: Source, error: BaseException, end: str) -> str:
     if isinstance(error, Error):
         with _noted([]):  # a class of theirs may lack what ours has
             return str(Error(f"{_line(error.message)}; {end}", hint=_line(error.hint)))
@@ -168,13 +168,12 @@ def _told(source: Source, error: BaseException, end: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return what *error* says, which may fail, too."""
-    said: list[str] = []
+    text = ""
     with _noted([]):
-        said.append(_line(str(error)))
-    kind = type(error).__name__
+        text = _line(str(error))
     if isinstance(error, SystemExit):
-        return f"it called sys.exit({''.join(said)})"
-    return "".join(said) or kind
+        return f"it called sys.exit({text})"
+    return text or type(error).__name__
 
 
 def _line(text: str) -> str:
@@ -184,23 +183,25 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
-def mentioned(conf: Callable[[str], Any]) -> bool:
+def options_given(conf: Callable[[str], Any]) -> bool:
     """Whether the options of the installer say something of policies."""
-    named = any(conf(name) is not None for name in _OPTIONS)
+    given = any(conf(name) is not None for name in _OPTIONS)
     return bool(
-        named
+        given
         or conf("policy-early-adopter")
         or conf("policy-service") not in ("auto", "none")
     )
 
 
-def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | None:
-    """Return what the options of the installer ask for, each read by *conf*.
+def merge_options(
+    conf: Callable[[str], Any], before: Settings | None
+) -> Settings | None:
+    """Return the settings *before* with the options of the installer, read by *conf*.
 
-    What they do not mention stays as it was wanted *before*; an empty value ends it.
-    None if nobody wants anything.  Raises `Error` if nothing could come of it.
+    An empty value of an option ends what was wanted.  None if nothing is wanted.
+    Raises `Error` where an option makes no sense.
     """
-    found = before or Settings()
+    settings = before or Settings()
     if (lists := conf("policy-list")) is not None:
         if wrong := list(filter(_senseless, lists)):
             raise Error(
@@ -208,13 +209,14 @@ def asked(conf: Callable[[str], Any], before: Settings | None) -> Settings | Non
                 " was done",
                 hint="give --postfix-policy-list one of them",
             )
-        found = replace(found, lists=tuple(filter(None, lists)), early_adopter=False)
+        places = tuple(filter(None, lists))
+        settings = replace(settings, lists=places, early_adopter=False)
     for name, field in (("policy-keyring", "keyring"), ("mta-sts-domains", "domains")):
         if (value := conf(name)) is not None:
-            found = replace(found, **{field: value})
+            settings = replace(settings, **{field: value})
     if conf("policy-early-adopter"):
-        found = replace(found, early_adopter=True)
-    return found if before or found != Settings() else None
+        settings = replace(settings, early_adopter=True)
+    return settings if before or settings != Settings() else None
 
 
 def _senseless(place: str) -> bool:
@@ -222,14 +224,14 @@ def _senseless(place: str) -> bool:
 
 
 def _made(point: EntryPoint, context: Context) -> list[Source]:
-    found = []
+    made = []
     for source in islice(point.load()(context), _SOURCES):
         verifyObject(IPolicySource, source)
         label = source.label
         if type(label) is not str or not _LABEL.fullmatch(label):
             raise TypeError(f"its label {excerpt(label)} is no line of ASCII")
-        found.append(Source(label, source))
-    return found
+        made.append(Source(label, source))
+    return made
 
 
 def _refuse_double(sources: list[Source]) -> None:

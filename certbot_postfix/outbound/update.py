@@ -99,7 +99,7 @@ class Outbound:
         return self.current.configuration
 
     @property
-    def form(self) -> str:
+    def map_type(self) -> str:
         """The type of map as which main.cf names the table, "" if it does not."""
         return maps.form(self.configuration.value(policy_map.PARAMETER), self.path)
 
@@ -118,12 +118,12 @@ class Outbound:
         """
         _ = self.collector.settings()  # the table must be ours
         configuration = self.collector.configuration
-        daemon, said = fitness.choose(self.postfix, configuration, service)
+        daemon, notes = fitness.choose(self.postfix, configuration, service)
         if not wanted.lists and not wanted.domains:
-            found = Policies(wanted, {}, [], _forgotten(wanted))
+            policies = Policies(wanted, {}, [], _forgotten(wanted))
         else:
-            found = self.collector.policies(wanted, now, refreshed)
-        return replace(found, daemon=daemon, notes=[*said, *found.notes])
+            policies = self.collector.policies(wanted, now, refreshed)
+        return replace(policies, daemon=daemon, notes=[*notes, *policies.notes])
 
     def unfit_daemons(self) -> list[str]:
         """Return a sentence for each daemon in main.cf that is not fit."""
@@ -131,7 +131,7 @@ class Outbound:
 
     def missing(self) -> str:
         """Return what is to be said if main.cf names the table, and it is gone."""
-        if not self.form or self.path.exists():
+        if not self.map_type or self.path.exists():
             return ""
         return (
             f"{self.path} is missing, and {policy_map.PARAMETER} names it: policies"
@@ -142,7 +142,7 @@ class Outbound:
 
     def unnamed(self) -> str:
         """Return what is to be said if the table is there, and main.cf has it not."""
-        unnamed = not self.form and self.path.exists()
+        unnamed = not self.map_type and self.path.exists()
         return str(main_cf.unnamed(self.path)) if unnamed else ""
 
     def changes(self, policies: Policies, configuration: Configuration) -> Changes:
@@ -157,8 +157,8 @@ class Outbound:
             later = applied(configuration, decisions)
             decisions += fitness.needs(later, policies.daemon)
         known = services.known(configuration)
-        target = main_cf.Named(self.path, map_type, policies.daemon, known)
-        decisions += main_cf.name(configuration, target)
+        target = main_cf.Target(self.path, map_type, policies.daemon, known)
+        decisions += main_cf.refer(configuration, target)
         before = files.read(self.path) if self.path.exists() else None
         edit = Edit(self.path, before, text, 0o644, map_type)
         needs_database = map_type not in ("", "texthash")
@@ -244,14 +244,14 @@ class Outbound:
 
         Or to the type that main.cf, which is an old one again, has for it.
         """
-        if not self.path.exists() or not self.form:
+        if not self.path.exists() or not self.map_type:
             return
         undone = self.databases.restore_backups()
         if not undone and (changed or services.fault(self.postfix, self._table)):
-            if self.form == "texthash":
+            if self.map_type == "texthash":
                 self.databases.retire()
             else:
-                self._build(self.form, files.read(self.path))
+                self._build(self.map_type, files.read(self.path))
         self.databases.discard_backups()
 
     def _advise(self, size: int) -> None:
@@ -263,13 +263,13 @@ class Outbound:
 
     @property
     def _table(self) -> str:
-        return f"{self.form}:{self.path}"
+        return f"{self.map_type}:{self.path}"
 
     def _replace(self, text: bytes) -> None:
         change = Transaction((self.databases,))
-        edit = Edit(self.path, files.read(self.path), text, 0o644, self.form)
+        edit = Edit(self.path, files.read(self.path), text, 0o644, self.map_type)
         with change.undone_on_failure(self._restored):
-            self._build(self.form, text, change.register)
+            self._build(self.map_type, text, change.register)
             change.write(edit)
             self.serving.reload(self.configuration)
         change.discard_backups()
@@ -279,18 +279,20 @@ class Outbound:
 
     def _chosen(self, size: int) -> str:
         return map_types.chosen(
-            self.postfix, self.configuration, self.form, size, LARGE
+            self.postfix, self.configuration, self.map_type, size, LARGE
         )
 
     def _build(
         self,
-        form: str,
+        map_type: str,
         text: bytes,
         register: Callable[[Path], None] | None = None,
     ) -> None:
         with self.databases.building(text, mode=0o644) as copy:
-            said = "" if form == "texthash" else self.postfix.map(f"{form}:{copy}")
-            self._refuse_unwritten(f"{form}:{copy}", text, said)
+            output = (
+                "" if map_type == "texthash" else self.postfix.map(f"{map_type}:{copy}")
+            )
+            self._refuse_unwritten(f"{map_type}:{copy}", text, output)
             self.databases.install(copy, register)
 
     def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
