@@ -393,7 +393,7 @@ def test_a_source_that_has_lost_what_it_was_told_is_told_and_that_stays(scene):
     scene.third.say({}, unreadable=True)
 
     (told,) = scene.refresh()
-    assert told.startswith("the third party has lost what it was told; what was said")
+    assert told.startswith("the third party has lost what it was told; its")
     assert scene.answer("one.example.org") == FIRST
 
 
