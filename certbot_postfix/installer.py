@@ -50,7 +50,7 @@ _DEFERRING = ("certonly", "renew", "rollback")
 # Our map of outbound policies; its name is that of `outbound.policy_map`.
 POLICY_MAP = "certbot_tls_policy"
 
-# The instances whose policies are refreshed when this process ends.
+# The instances whose policies this process has refreshed.
 _refreshed: set[Path] = set()
 
 
@@ -267,18 +267,40 @@ class Installer(common.Installer):
     def generic_updates(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
-        """Deploy a renewal that was missed; refresh outbound policies at the end.
+        """Deploy a renewal that was missed, and refresh outbound policies.
 
         certbot calls this for every lineage on every ``renew``, and has not prepared
         the plugin: when there is nothing to do, a few files are read, and no more.
         """
         if not (directory := self._directory()):
             return
-        if directory not in _refreshed and (directory / POLICY_MAP).exists():
-            _refreshed.add(directory)
-            # Not here: the next lineage is not to wait for sources that are slow.
-            util.atexit_register(self._refresh_policies)
-        self._make_up(lineage, directory)
+        try:
+            self._make_up(lineage, directory)
+        finally:
+            if self._is_time(lineage.lineagename, directory / POLICY_MAP):
+                self._refresh_policies(directory)
+
+    def _is_time(self, name: str, path: Path) -> bool:
+        """Whether the policies in the map at *path* are refreshed with this lineage.
+
+        That is the last one that certbot renews, so that none waits for sources that
+        are slow; or any, if it was not reached for a day, since it cannot be renewed.
+        """
+        if path.parent in _refreshed or not path.exists():
+            return False
+        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.outbound import collect  # noqa: PLC0415
+
+        # certbot takes them in this order; it comes here for those that name us.
+        later = [
+            conf
+            for conf in Path(self.config.renewal_configs_dir).glob("*.conf")
+            if conf.name > f"{name}.conf" and not options.forgotten(conf, self.name)
+        ]
+        if self.config.certname or not later:
+            return True
+        now = datetime.now(timezone.utc)
+        return collect.overdue(path, bundles_below(self.config.config_dir), now)
 
     def _directory(self) -> Path | None:
         """Return Postfix's configuration directory; None if nothing of ours is there.
@@ -333,8 +355,9 @@ class Installer(common.Installer):
             )
         dropped.tell(bundle, directory)
 
-    def _refresh_policies(self) -> None:
-        """Refresh the policies of this instance."""
+    def _refresh_policies(self, directory: Path) -> None:
+        """Refresh the policies of the instance in *directory*."""
+        _refreshed.add(directory)
         try:
             now = datetime.now(timezone.utc)
             outbound = self._find().outbound

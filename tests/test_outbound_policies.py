@@ -1,8 +1,10 @@
 """Policies enter Postfix, are kept up to date, and leave, as the options say."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -848,6 +850,30 @@ def test_no_renewal_of_another_lineage_waits_for_a_slow_source(
     finally:
         scene.third.asked.unlink(missing_ok=True)
         assert renew.wait(60) == 0
+
+
+def test_policies_are_refreshed_though_the_last_lineage_cannot_be_renewed(
+    certbot, scene, authority
+):
+    scene.third.say(ONE)
+    install(certbot, scene, "--postfix-mta-sts-domains", str(scene.domains))
+    params = {"postfix_config_dir": str(scene.postfix.config_dir)}
+    issued = authority.issue("www.example.org")
+    install_lineage(certbot.config_dir, "www.example.org", issued, **params)
+    broken = certbot.config_dir / "renewal/zz.example.org.conf"
+    broken.write_text("installer = postfix\n")
+    scene.third.say(TWO)
+
+    certbot("renew")
+
+    assert scene.answer("one.example.org") == FIRST  # the last one may do it yet
+
+    (refreshed,) = scene.bundles.glob("policies/*/refreshed")
+    a_day_ago = time.time() - 86401
+    os.utime(refreshed, (a_day_ago, a_day_ago))
+    certbot("renew")
+
+    assert scene.answer("one.example.org") == ""
 
 
 def test_a_broken_source_stops_no_certificate(certbot, scene):

@@ -30,10 +30,13 @@ from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.system import files, lock
 
-# Where sources keep what they say, below our directory, and a file there, with what
-# failed the last time.
+# Where sources keep what they say, below our directory; there, a file with what failed
+# the last time, and one that has the time of that.
 _DIRECTORY = "policies"
 _FAILED = "failed.json"
+_REFRESHED = "refreshed"
+
+_DAY = 86400
 
 # How long a message of a former run may be.
 _LONGEST = 2000
@@ -105,9 +108,8 @@ class Collector:
             broken
             or (header.until and header.until <= now)
             or header.dane != context.dane
-            or Databases(
-                self.path
-            ).backed_up()  # a run was killed before Postfix was told
+            # A run was killed before Postfix was told.
+            or Databases(self.path).backed_up()
             or any(sources.due(source, now) for source in loaded)
         )
 
@@ -127,6 +129,7 @@ class Collector:
         with lock.alone(self.cache, wait=wait):
             for source in refreshed.sources:
                 refreshed.failures[source.label] = sources.refresh(source, now)
+            files.replace(self.cache / _REFRESHED, b"", mode=0o600)
         return refreshed
 
     def policies(
@@ -301,6 +304,12 @@ class Collector:
 def cache_directory(path: Path, directory: Path) -> Path:
     """Return where sources keep what they say for the table at *path*."""
     return directory / _DIRECTORY / quote(str(path.parent.resolve()), safe="")
+
+
+def overdue(path: Path, directory: Path, now: datetime) -> bool:
+    """Whether the sources of the table at *path* were last asked a day ago."""
+    last = cache_directory(path, directory) / _REFRESHED
+    return not last.exists() or last.stat().st_mtime < now.timestamp() - _DAY
 
 
 def failures(path: Path, directory: Path) -> list[str]:

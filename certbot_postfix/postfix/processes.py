@@ -74,6 +74,16 @@ def refuse_taken_ports(configuration: Configuration, process: int) -> None:
         )
 
 
+def queue_managers(configuration: Configuration) -> set[int]:
+    """Return the processes of qmgr(8), none if that is not known.
+
+    One lives as long as its generation: the master process starts another after a
+    reload when it has read all of its configuration, and has survived that.
+    """
+    process = master(configuration)
+    return set() if process is None else listeners.children(process, "qmgr")
+
+
 def outdated(configuration: Configuration, paths: Iterable[Path]) -> bool:
     """Whether a process that serves TLS is older than one of the files *paths*.
 

@@ -35,6 +35,9 @@ logger = named_logger(__name__)
 # master.cf after `postfix reload` ended, and may die of what it finds.
 SETTLE = 1.0
 
+# Seconds between two looks at whether it is.
+LOOK = 0.02
+
 # Seconds in which the old certificate must be back before Postfix is started anew.
 BACK = 5.0
 
@@ -58,6 +61,7 @@ class Serving:
         # Before what that was, in a message.
         self._before = "change"
         self._log: MailLog | None = None  # from the last reload on
+        self._managers = set[int]()  # before the last reload
 
     @cached_property
     def ran(self) -> bool:
@@ -147,8 +151,25 @@ class Serving:
             self.say("Postfix does not run, and was not started.")
             return
         self.postfix.refuse_fatal_reload(configuration)
+        self._signal(configuration)
+        self._settle(configuration, time.monotonic() + SETTLE)
+
+    def _signal(self, configuration: Configuration) -> None:
+        self._managers = processes.queue_managers(configuration)
         self.postfix.reload()
-        time.sleep(SETTLE)
+
+    def _settle(
+        self, configuration: Configuration, end: float, *, whole: bool = False
+    ) -> None:
+        """Return when the master process has survived the reload, at *end* at last.
+
+        Idle processes from before it may live until then: *whole* waits for them.
+        """
+        known = set[int]() if whole else self._managers
+        while time.monotonic() < end:
+            if known and processes.queue_managers(configuration) - known:
+                break
+            time.sleep(LOOK)
         self._must_run()
 
     def restore_and_verify(
@@ -206,7 +227,7 @@ class Serving:
             )
             return False
         self._log = MailLog(configuration)
-        self.postfix.reload()
+        self._signal(configuration)
         return True
 
     def _verify(
@@ -229,9 +250,8 @@ class Serving:
             time.sleep(SETTLE)
         first = [each for each in must if each.expected]
         unsure = self._demand(first, configuration, timeout, purpose)
-        time.sleep(max(0.0, settled - time.monotonic()))
-        self._must_run()
         others = [each for each in must if not each.expected]
+        self._settle(configuration, settled, whole=bool(others))
         unsure += self._demand(others, configuration, timeout, purpose)
         if unsure:
             logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))

@@ -126,17 +126,27 @@ def started(process: int, programs: Collection[str]) -> list[float]:
 
     In seconds since 1970.
     """
-    found = []
     now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return [
+        now + ticks / os.sysconf("SC_CLK_TCK")
+        for _, ticks in _children(process, programs)
+    ]
+
+
+def children(process: int, program: str) -> set[int]:
+    """Return those children of *process* that run *program*."""
+    return {child for child, _ in _children(process, (program,))}
+
+
+def _children(process: int, programs: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Yield children and their start times, in ticks since the machine was booted."""
     with suppress(OSError):
-        children = Path(f"/proc/{process}/task/{process}/children").read_text()
-        for child in children.split():
+        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+        for child in listed.split():
             with suppress(OSError):  # it has ended
                 name, _, rest = Path(f"/proc/{child}/stat").read_text().rpartition(")")
                 if name.partition("(")[2] in programs:
-                    ticks = int(rest.split()[19])  # the 22nd field, starttime
-                    found.append(now + ticks / os.sysconf("SC_CLK_TCK"))
-    return found
+                    yield int(child), int(rest.split()[19])  # the 22nd field, starttime
 
 
 def _address(digits: str) -> Address:
