@@ -109,7 +109,7 @@ def test_without_a_first_instance_there_are_no_others(tmp_path):
 # The lab
 
 
-class Scene:
+class Pair:
     """A family of two, certbot, and what both know."""
 
     def __init__(
@@ -216,16 +216,16 @@ def family(base: Path) -> Iterator[Family]:
 
 
 @pytest.fixture
-def scene(family: Family, base: Path, authority: Authority) -> Scene:
+def scene(family: Family, base: Path, authority: Authority) -> Pair:
     """A family that does not run yet, and a lineage that is deployed nowhere."""
     family.write()
-    scene = Scene(family, CertbotInside(base, family), authority)
+    scene = Pair(family, CertbotInside(base, family), authority)
     scene.place(NAME, scene.obtain())
     return scene
 
 
 @pytest.fixture
-def shared(scene: Scene) -> Scene:
+def shared(scene: Pair) -> Pair:
     """A family that runs, both members of which serve the same lineage."""
     for each in scene.family.members:
         each.set(smtpd_tls_chain_files=str(scene.bundle))

@@ -21,85 +21,82 @@ from tests.lab import (
     Certbot,
     PrivatePostfix,
     base_directory,
-    install_lineage,
-    renew_lineage,
 )
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES, copy, restore, snapshot
+from tests.lab.scene import NAME, Scene, options
 
 pytestmark = pytest.mark.postfix
 
-NAME = "mx.example.org"
 
-
-class Scene:
+class Trials(Scene):
     """A machine on which one command of certbot is killed again and again.
 
     `prepare` makes it, and after each `restore` it is what it was then.
     """
 
-    def __init__(self, postfix: PrivatePostfix, certbot: Certbot, saved: Path) -> None:
-        self.postfix = postfix
-        self.certbot = certbot
+    def __init__(
+        self,
+        postfix: PrivatePostfix,
+        certbot: Certbot,
+        authority: Authority,
+        saved: Path,
+    ) -> None:
+        super().__init__(postfix, certbot, authority)
         self.bundle = certbot.bundle(NAME)
-        self.options = (
-            "-i",
-            "postfix",
-            "--postfix-config-dir",
-            str(postfix.config_dir),
-        )
-        self.install: tuple[str, ...] = ("install", "--cert-name", NAME, *self.options)
-        self.command = self.again = self.install
+        self.options = options(postfix)
+        self.installation = ["install", "--cert-name", NAME, *self.options]
+        self.killed = self.again = self.installation
         self._saved = saved
         self._temporary = postfix.base / "tmp"
         self._trees = (postfix.config_dir, certbot.config_dir, certbot.work_dir)
         certbot.environment["TMPDIR"] = str(self._temporary)
 
-    def prepare(self, verb: str, authority: Authority, *, running: bool) -> list[Point]:
+    def prepare(self, verb: str, *, running: bool) -> list[Point]:
         """Prepare for *verb*, watch it undisturbed; return where it can be killed."""
         self._temporary.mkdir()
         # Owner and mode that a careless copy would lose.
         shutil.chown(self.postfix.main_cf, "root", "postfix")
         self.postfix.main_cf.chmod(0o640)
-        getattr(self, f"_before_{verb.replace(' ', '_')}")(authority)
+        getattr(self, f"_before_{verb.replace(' ', '_')}")()
         for tree in self._trees:
             copy(tree, self._saved / tree.name)
         self._old, self._old_leaf = self.postfix.snapshot(), self.leaf
         if running:
             self.postfix.start()
-        argv, env = self.certbot.argv(*self.command), self.certbot.environment
+        argv, env = self.certbot.argv(*self.killed), self.certbot.environment
         found = points(argv, env=env, watched=self._trees)
         self._new, self._new_leaf = self.postfix.snapshot(), self.leaf
         self._new_shape = self.shape()
         return found
 
-    def _before_deploy(self, authority: Authority) -> None:
-        install_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
+    def _before_deploy(self) -> None:
+        self.lineage(NAME)
         # Once before, so that certbot's own directories are there, but not ours.
-        self.succeed(*self.install)
+        self.succeed(*self.installation)
         self.succeed("rollback", *self.options)
         self.bundle.parent.rmdir()
 
-    def _before_redeploy(self, authority: Authority) -> None:
-        install_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
-        self.succeed(*self.install)
-        renew_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
-        self.install += ("--postfix-tls-profile", "intermediate")
-        self.command = self.again = self.install
+    def _before_redeploy(self) -> None:
+        self.lineage(NAME)
+        self.succeed(*self.installation)
+        self.renew(NAME)
+        self.installation += ["--postfix-tls-profile", "intermediate"]
+        self.killed = self.again = self.installation
 
-    def _before_renewal(self, _: Authority) -> None:
+    def _before_renewal(self) -> None:
         self.succeed("run", "-a", "standalone", "-d", NAME, *self.options)
-        self.command = self.again = ("renew", "--force-renewal")
+        self.killed = self.again = ["renew", "--force-renewal"]
 
-    def _before_missed_renewal(self, authority: Authority) -> None:
-        self._before_renewal(authority)
-        self.again = ("renew",)  # of cron: for certbot nothing is due
+    def _before_missed_renewal(self) -> None:
+        self._before_renewal()
+        self.again = ["renew"]  # of cron: for certbot nothing is due
 
-    def _before_rollback(self, authority: Authority) -> None:
-        install_lineage(self.certbot.config_dir, NAME, authority.issue(NAME))
-        self.succeed(*self.install)
-        self.command = self.again = ("rollback", *self.options)
+    def _before_rollback(self) -> None:
+        self.lineage(NAME)
+        self.succeed(*self.installation)
+        self.killed = self.again = ["rollback", *self.options]
 
     def succeed(self, *args: str) -> str:
         """Run certbot, which must succeed; return what it printed."""
@@ -175,13 +172,13 @@ class Scene:
     def assert_done(self) -> None:
         """All is as after an undisturbed run, and nothing lies about."""
         found = self.postfix.snapshot()
-        if self.again == ("renew",):
+        if self.again == ["renew"]:
             # Empty, and nobody's: who has nothing to do does not come to remove it.
             found.pop(".certbot.lock", None)
         wrong = _differing(found, self._new)
         assert not wrong, f"not as after an undisturbed run: {wrong}"
         shape = self.shape()
-        if self.again == ("renew",):
+        if self.again == ["renew"]:
             shape.pop("letsencrypt/postfix/.certbot.lock", None)
         wrong = _differing(shape, self._new_shape)
         assert not wrong, f"not as after an undisturbed run: {wrong}"
@@ -198,8 +195,8 @@ class Scene:
 
     def assert_deployable(self) -> None:
         """To deploy once more changes nothing, or succeeds after a rollback."""
-        printed = self.succeed(*self.install)
-        if self.command[0] != "rollback":
+        printed = self.succeed(*self.installation)
+        if self.killed[0] != "rollback":
             assert "is already configured" in printed
             self.assert_done()
 
@@ -220,7 +217,7 @@ class Scene:
     def try_at(self, point: Point, *, running: bool, thorough: bool) -> str:
         """Kill the command at *point*, run certbot again; return what is wrong then."""
         self.restore(running=running)
-        argv, env = self.certbot.argv(*self.command), self.certbot.environment
+        argv, env = self.certbot.argv(*self.killed), self.certbot.environment
         kill_at(point, argv, env=env, may_end=running)
         try:
             self.assert_whole()
@@ -310,8 +307,9 @@ def test_a_killed_certbot_leaves_old_or_new_and_is_completed_by_the_next(
     verb, running, step = plan
     pebble = request.getfixturevalue("pebble") if "renewal" in verb else None
     with base_directory() as saved:
-        scene = Scene(stopped_postfix, Certbot(base, pebble=pebble), saved)
-        found = scene.prepare(verb, authority, running=running)
+        certbot = Certbot(base, pebble=pebble)
+        scene = Trials(stopped_postfix, certbot, authority, saved)
+        found = scene.prepare(verb, running=running)
         assert commits(found) or verb == "redeploy"
         if running:  # what is done before that does not depend on it
             found = found[commits(found)[0] :]

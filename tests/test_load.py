@@ -8,27 +8,23 @@ set-up without the plugin are told beside ours.
 
 import itertools
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.lab import (
-    COMMAND,
     Authority,
     Certbot,
     Issued,
     PrivatePostfix,
-    install_lineage,
-    pki,
     renew_lineage,
 )
 from tests.lab.load import Certified, Counts, Fault, Load, complaint
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES
+from tests.lab.scene import Scene, succeeded
 
 pytestmark = pytest.mark.postfix
 
@@ -53,30 +49,32 @@ PACE = 2.0
 PAUSE = 1.0
 
 
-@dataclass
-class Scene:
-    """A Postfix with all lineages, and the load that is to come."""
+class Renewals(Scene):
+    """A Postfix with all lineages, and the *load* that is to come."""
 
-    postfix: PrivatePostfix
-    certbot: Certbot
-    authority: Authority
-    load: Load
-    seconds: list[float] = field(default_factory=list)
+    def __init__(
+        self, postfix: PrivatePostfix, certbot: Certbot, authority: Authority
+    ) -> None:
+        super().__init__(postfix, certbot, authority)
+        self.load = Load(postfix, authority.root_pem, LINEAGES)
+        self.seconds: list[float] = []
+        for each in LINEAGES:
+            issued = self.lineage(each.name, *each.hosts, kind=each.kind)
+            self.load.issued(each.name, issued)
 
-    def issue(self, lineage: Certified) -> Issued:
+    def announce(self, lineage: Certified) -> Issued:
         """Return a certificate of *lineage* with a new key, known to the load."""
-        key = pki.generate_key(lineage.kind)
-        issued = self.authority.issue(*lineage.hosts, key=key)
+        issued = self.issue(*lineage.hosts, kind=lineage.kind)
         self.load.issued(lineage.name, issued)
         return issued
 
-    def renew(
+    def renew_in_turns(
         self, number: int, deploy: Callable[[Certified], str], *, pace: float = 0
     ) -> list[str]:
         """Renew *number* times, in turns, and *deploy*; return its complaints."""
         complaints: list[str] = []
         for lineage in itertools.islice(itertools.cycle(LINEAGES), number):
-            issued, began = self.issue(lineage), time.monotonic()
+            issued, began = self.announce(lineage), time.monotonic()
             renew_lineage(self.certbot.config_dir, lineage.name, issued)
             if failed := deploy(lineage):
                 complaints.append(f"{lineage.name}: {failed}")
@@ -95,7 +93,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(base: Path, authority: Authority) -> Iterator[Scene]:
+def scene(base: Path, authority: Authority) -> Iterator[Renewals]:
     """Postfix with postscreen runs; every lineage is there, none is deployed."""
     with PrivatePostfix(base, postscreen=True) as postfix:
         postfix.set(
@@ -103,44 +101,24 @@ def scene(base: Path, authority: Authority) -> Iterator[Scene]:
             smtpd_tls_loglevel="1",
             smtpd_client_connection_count_limit="0",
         )
-        certbot = Certbot(base)
-        load = Load(postfix, authority.root_pem, LINEAGES)
-        scene = Scene(postfix, certbot, authority, load)
-        for lineage in LINEAGES:
-            install_lineage(certbot.config_dir, lineage.name, scene.issue(lineage))
-        yield scene
+        yield Renewals(postfix, Certbot(base), authority)
 
 
 # With the plugin
 
 
-def install(scene: Scene) -> None:
+def install(scene: Renewals) -> None:
     """Deploy every lineage with certbot."""
-    options = ("-i", "postfix", "--postfix-config-dir", str(scene.postfix.config_dir))
     for lineage in LINEAGES:
-        done = scene.certbot("install", "--cert-name", lineage.name, *options)
-        assert done.returncode == 0, done.stderr
+        succeeded(scene.install(lineage.name))
         scene.load.deployed(lineage.name)
 
 
-def hook(scene: Scene) -> Callable[[Certified], str]:
+def hook(scene: Renewals) -> Callable[[Certified], str]:
     """Return what runs our deploy hook for a lineage, and returns what it said."""
 
     def deploy(lineage: Certified) -> str:
-        done = subprocess.run(
-            [
-                COMMAND,
-                *("--config-dir", str(scene.postfix.config_dir)),
-                *("--certbot-config-dir", str(scene.certbot.config_dir)),
-                *("deploy", "--cert-name", lineage.name),
-            ],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=scene.certbot.environment,
-            timeout=120,
-        )
+        done = scene.command("deploy", "--cert-name", lineage.name)
         return f"{done.returncode} {done.stderr}" if done.returncode else ""
 
     return deploy
@@ -158,7 +136,7 @@ def test_no_handshake_fails_during_renewals(scene, record_property, renewals, pa
     scene.load.pause = pause
 
     with scene.load:
-        complaints = scene.renew(renewals, hook(scene))
+        complaints = scene.renew_in_turns(renewals, hook(scene))
 
     counts = scene.load.counts
     record_property("load", ["with the plugin", *scene.lines(counts)])
@@ -172,7 +150,7 @@ def test_no_handshake_fails_during_renewals(scene, record_property, renewals, pa
 # Without it
 
 
-def configure(scene: Scene, table: str) -> None:
+def configure(scene: Renewals, table: str) -> None:
     """Have Postfix read certbot's own files, by server name from a *table*, too."""
     lines = []
     for host in sorted({host for lineage in LINEAGES for host in lineage.hosts}):
@@ -189,7 +167,7 @@ def configure(scene: Scene, table: str) -> None:
     )
 
 
-def live(scene: Scene, serves: Callable[[Certified], bool]) -> str:
+def live(scene: Renewals, serves: Callable[[Certified], bool]) -> str:
     """Return certbot's files of the lineages that *serves* picks, for Postfix."""
     directory = scene.certbot.config_dir / "live"
     return ",".join(
@@ -200,7 +178,7 @@ def live(scene: Scene, serves: Callable[[Certified], bool]) -> str:
     )
 
 
-def reload(scene: Scene, table: str) -> str:
+def reload(scene: Renewals, table: str) -> str:
     """Do what a deploy hook of an administrator's does; return what failed."""
     commands = [("postfix", "reload")]
     if table != "texthash":
@@ -217,7 +195,7 @@ def reload(scene: Scene, table: str) -> str:
     return ""
 
 
-def start_plainly(scene: Scene, table: str) -> None:
+def start_plainly(scene: Renewals, table: str) -> None:
     """Serve every lineage without the plugin."""
     configure(scene, table)
     assert reload(scene, table) == ""
@@ -232,7 +210,7 @@ def start_plainly(scene: Scene, table: str) -> None:
         scene.load.deployed(lineage.name)
 
 
-def common_names(scene: Scene, sni: str | None) -> dict[str, str]:
+def common_names(scene: Renewals, sni: str | None) -> dict[str, str]:
     """Return whose certificate every service serves."""
     return {
         service: scene.postfix.served(service, sni=sni).subject.rfc4514_string()
@@ -255,7 +233,7 @@ def test_the_same_is_counted_without_the_plugin(
     scene.load.pause = pause
 
     with scene.load:
-        scene.renew(renewals, lambda _: reload(scene, table), pace=PACE)
+        scene.renew_in_turns(renewals, lambda _: reload(scene, table), pace=PACE)
 
     title = f"live/ by chain_files and {table}, and a hook that reloads"
     counts = scene.load.counts
@@ -268,15 +246,15 @@ def test_the_same_is_counted_without_the_plugin(
 # What it counts must be there to be found.
 
 
-def swap_the_key(scene: Scene) -> None:
+def swap_the_key(scene: Renewals) -> None:
     """Put another key beside the certificate of the default."""
-    other = scene.authority.issue("mx.example.org")
+    other = scene.issue("mx.example.org")
     (scene.certbot.config_dir / "live/mx.example.org/privkey.pem").write_bytes(
         other.key_pem
     )
 
 
-def remove_the_keys(scene: Scene) -> None:
+def remove_the_keys(scene: Renewals) -> None:
     """Remove the keys of the default, and all names."""
     for name in ("mx.example.org", "mx.example.org-rsa"):
         (scene.certbot.config_dir / "live" / name / "privkey.pem").unlink()
@@ -284,7 +262,7 @@ def remove_the_keys(scene: Scene) -> None:
     scene.postfix.set(tls_server_sni_maps="")
 
 
-def swap_names(scene: Scene) -> None:
+def swap_names(scene: Renewals) -> None:
     """Serve the certificate of one lineage for the names of another."""
     source = scene.postfix.config_dir / "sni"
     source.write_text(
@@ -292,31 +270,31 @@ def swap_names(scene: Scene) -> None:
     )
 
 
-def forget_a_name(scene: Scene) -> None:
+def forget_a_name(scene: Renewals) -> None:
     """Take a name out of the table."""
     source = scene.postfix.config_dir / "sni"
     lines = source.read_text().splitlines(keepends=True)
     source.write_text("".join(line for line in lines if not line.startswith("mail.")))
 
 
-def name_one_twice(scene: Scene) -> None:
+def name_one_twice(scene: Renewals) -> None:
     """Make the table unusable."""
     source = scene.postfix.config_dir / "sni"
     source.write_text(source.read_text() + source.read_text())
 
 
-def keep_an_old_one(scene: Scene) -> None:
+def keep_an_old_one(scene: Renewals) -> None:
     """Say that a certificate was deployed that is not served."""
-    scene.issue(LINEAGES[0])
+    scene.announce(LINEAGES[0])
     scene.load.deployed(LINEAGES[0].name)
 
 
-def defer(scene: Scene) -> None:
+def defer(scene: Renewals) -> None:
     """Have every message deferred after it was accepted."""
     scene.postfix.set(local_transport="retry:4.0.0 later")
 
 
-def put_off(scene: Scene) -> None:
+def put_off(scene: Renewals) -> None:
     """Have every recipient put off."""
     scene.postfix.set(smtpd_recipient_restrictions="defer")
 

@@ -27,6 +27,7 @@ from tests.lab import (
     pki,
     renew_lineage,
 )
+from tests.lab.following import Following
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
 from tests.lab.scene import Checkpoint
@@ -40,15 +41,14 @@ FIRST = "secure match=mx.one.example.org:.example.net servername=hostname"
 pytestmark = pytest.mark.postfix
 
 
-class Scene:
+class Sourced(Following):
     """A Postfix, and a source of policies that somebody else has written."""
 
     def __init__(self, postfix: PrivatePostfix, base: Path, third: ThirdParty) -> None:
-        self.postfix = postfix
+        super().__init__(postfix)
         self.third = third
         self.bundles = base / "letsencrypt" / "postfix"
         self.bundles.parent.mkdir(exist_ok=True)
-        self.path = postfix.config_dir / policy_map.NAME
         self.now = datetime.now(timezone.utc)
         self.notes: list[str] = []
         self.told: list[str] = []
@@ -74,24 +74,10 @@ class Scene:
         self.postfix.settle()
         return proposal
 
-    def follow(self, form: str) -> None:
-        """Let main.cf name the table as *form*, as one with many domains would be."""
-        if form != "texthash":
-            self.postfix.set(default_database_type=form)
-        self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
-
     def refresh(self) -> list[str]:
         """Do what certbot renew does, if it is due; return what failed."""
         device = self.outbound
         return device.refresh(self.now) if device.collector.due(self.now) else []
-
-    def answer(self, domain: str) -> str:
-        """Return what Postfix finds, in all tables that main.cf names."""
-        postfix = Postfix(self.postfix.config_dir)
-        self.postfix.settle()
-        named = postfix.value("smtp_tls_policy_maps")
-        found = [postfix.answers(each, {domain}) for each in named.split(", ") if each]
-        return next((each[domain] for each in found if domain in each), "")
 
 
 @pytest.fixture
@@ -103,8 +89,8 @@ def third(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThirdParty]:
 
 
 @pytest.fixture
-def scene(stopped_postfix: PrivatePostfix, base: Path, third: ThirdParty) -> Scene:
-    return Scene(stopped_postfix, base, third)
+def scene(stopped_postfix: PrivatePostfix, base: Path, third: ThirdParty) -> Sourced:
+    return Sourced(stopped_postfix, base, third)
 
 
 def test_policies_enter_postfix_and_a_second_time_there_is_nothing_to_do(scene):
@@ -541,7 +527,7 @@ def test_what_sources_said_is_for_root_alone(scene):
 
 
 @pytest.fixture
-def listed(scene: Scene, base: Path) -> Path:
+def listed(scene: Sourced, base: Path) -> Path:
     """A list that is in force."""
     path = base / "list.json"
     path.write_bytes(written("listed.example.org"))
@@ -709,14 +695,14 @@ NAME = "mx.example.org"
 
 
 @pytest.fixture
-def certbot(base: Path, third: ThirdParty, authority, scene: Scene) -> Certbot:
+def certbot(base: Path, third: ThirdParty, authority, scene: Sourced) -> Certbot:
     found = Certbot(base)
     found.environment["PYTHONPATH"] = str(third.directory)
     install_lineage(found.config_dir, NAME, authority.issue(NAME))
     return found
 
 
-def install(certbot: Certbot, scene: Scene, *options: str) -> str:
+def install(certbot: Certbot, scene: Sourced, *options: str) -> str:
     scene.postfix.settle()
     done = certbot(
         "install",

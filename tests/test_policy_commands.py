@@ -8,7 +8,7 @@ import pytest
 
 from certbot_postfix import cli
 from tests.lab.source import LATER
-from tests.test_outbound_policies import FIRST, ONE, TWO, Scene, scene, third
+from tests.test_outbound_policies import FIRST, ONE, TWO, Sourced, scene, third
 
 __all__ = ["scene", "third"]  # fixtures
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.postfix
 
 
 @pytest.fixture
-def policy(scene: Scene):
+def policy(scene: Sourced):
     """Run ``certbot-postfix policy``; return its exit status."""
 
     def run(*words: str) -> int:

@@ -11,7 +11,6 @@ import pytest
 from certbot_postfix import cli
 from certbot_postfix.outbound import policy_map
 from certbot_postfix.outbound.sources import Settings
-from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
     COMMAND,
     Authority,
@@ -19,6 +18,7 @@ from tests.lab import (
     PrivatePostfix,
     install_lineage,
 )
+from tests.lab.following import Following
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.postmap import Postmap
 from tests.test_lists import written
@@ -33,14 +33,13 @@ FORMS = ("hash", "lmdb", "cdb", "texthash")
 MANY = [f"domain{at}.example.org" for at in range(2000)]
 
 
-class Scene:
+class Listed(Following):
     """A Postfix that follows a list, which says that it is of one number or another."""
 
     def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
-        self.postfix = postfix
+        super().__init__(postfix)
         self.list = base / "list.json"
         self.certbot = Certbot(base)
-        self.path = postfix.config_dir / policy_map.NAME
         self.certbot.config_dir.mkdir()
         self.environment = self.certbot.environment
         self.refresh = [
@@ -60,9 +59,7 @@ class Scene:
         self.path.write_bytes(
             policy_map.render(Settings((str(self.list),)), {}, (3, 7))
         )
-        if form != "texthash":  # as one with many domains would be
-            self.postfix.set(default_database_type=form)
-        self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
+        super().follow(form)
         self.run()
 
     def run(self) -> "subprocess.CompletedProcess[str]":
@@ -76,12 +73,8 @@ class Scene:
         )
 
     def number(self, domain: str = "example.org") -> str:
-        """Return what Postfix finds, "" if main.cf names no table."""
-        self.postfix.settle()
-        postfix = Postfix(self.postfix.config_dir)
-        named = postfix.value("smtp_tls_policy_maps")
-        found = postfix.answers(named, {domain}) if named else {}
-        words = found.get(domain, "").split()
+        """Return of which number what Postfix finds is, "" if it finds nothing."""
+        words = self.answer(domain).split()
         return words[1].removeprefix("match=") if words else ""
 
     def leftovers(self) -> list[str]:
@@ -93,8 +86,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(stopped_postfix: PrivatePostfix, base: Path) -> Scene:
-    return Scene(stopped_postfix, base)
+def scene(stopped_postfix: PrivatePostfix, base: Path) -> Listed:
+    return Listed(stopped_postfix, base)
 
 
 def sample(found: list[Point], count: int) -> Iterator[Point]:

@@ -47,7 +47,7 @@ print(json.dumps([told, found]))
 
 
 @dataclass
-class Scene:
+class Looks:
     """A network, in which *domains* are looked up."""
 
     network: Network
@@ -87,9 +87,9 @@ def network(authority: Authority) -> Iterator[Network]:
 
 
 @pytest.fixture
-def scene(network: Network) -> Iterator[Scene]:
+def scene(network: Network) -> Iterator[Looks]:
     (network.base / "kept").mkdir(mode=0o700, exist_ok=True)
-    found = Scene(network)
+    found = Looks(network)
     found.wanted(DOMAIN)
     found.publish("v=STSv1; id=1;")
     network.policy(DOMAIN, "mx.sts.insecure", "*.example.net")
@@ -335,7 +335,7 @@ def test_a_server_that_cannot_be_verified_is_not_believed(authority, names, how)
         try:
             network.serve_policies(*names, **how)
             (base / "kept").mkdir()
-            scene = Scene(network)
+            scene = Looks(network)
             scene.wanted(DOMAIN)
             scene.publish("v=STSv1; id=1;")
             network.policy(DOMAIN, "mx.sts.insecure")

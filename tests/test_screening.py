@@ -19,7 +19,7 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import report
 from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.system.deadline import Deadline
-from tests.lab import Authority, Issued, PrivatePostfix, install_lineage
+from tests.lab import Authority, Certbot, Issued, PrivatePostfix, install_lineage
 from tests.lab.machine import LabError
 from tests.lab.postfix import STRANGER
 from tests.lab.scene import LEAST, NAME, Checkpoint, Scene
@@ -296,8 +296,8 @@ def postfix(base: Path) -> Iterator[PrivatePostfix]:
 
 
 @pytest.fixture
-def scene(postfix: PrivatePostfix, base: Path) -> Scene:
-    return Scene(postfix, base)
+def scene(postfix: PrivatePostfix, base: Path, authority: Authority) -> Scene:
+    return Scene(postfix, Certbot(base), authority)
 
 
 @pytest.fixture

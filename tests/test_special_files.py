@@ -14,7 +14,7 @@ from certbot_postfix.outbound import collect, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import SNI_MAPS
 from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage, renew_lineage
-from tests.test_policy_faults import Scene
+from tests.test_policy_faults import Listed
 
 pytestmark = pytest.mark.postfix
 
@@ -43,7 +43,7 @@ KINDS = [
 Plant = Callable[[Path], None]
 
 
-class Place(Scene):
+class Place(Listed):
     """A Postfix that follows a list, signed or not, and looks domains up."""
 
     def __init__(self, postfix: PrivatePostfix, base: Path) -> None:
