@@ -669,8 +669,8 @@ def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(
 
 DEATHS = {
     "at once": "kill -9 $master; exit 0",
-    # It shows the new certificate everywhere before that.
-    "soon": "(sleep 0.6; kill -9 $master) > /dev/null 2>&1 &",
+    # It takes its time to read what it dies of.
+    "soon": "kill -STOP $master; (sleep 0.6; kill -9 $master) > /dev/null 2>&1 &",
 }
 
 
