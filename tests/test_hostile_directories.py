@@ -23,7 +23,7 @@ from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.decisions import Change
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
+from certbot_postfix.system import directories, files, new_file
 from tests.lab import PrivatePostfix
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
@@ -63,7 +63,8 @@ class Swap:
         sys.settrace(self.before)
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any]:
-        if event == "line" and frame.f_code.co_filename == files.__file__:
+        ours = (files.__file__, new_file.__file__)
+        if event == "line" and frame.f_code.co_filename in ours:
             if not self.done and self.when(self.lines):
                 self.name.unlink(missing_ok=True)
                 self.name.symlink_to(self.victim)
@@ -111,7 +112,8 @@ def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, victim, 
         os.chown(path, NOBODY, NOBODY)
         if verb == "restore":
             path.write_bytes(b"new")
-        with Swap(files.staging_name(path), victim, at.__eq__) as swap, suppress(Error):
+        name = new_file.staging_name(path)
+        with Swap(name, victim, at.__eq__) as swap, suppress(Error):
             write(verb, path, saved)
 
         assert look(victim) == before
@@ -124,7 +126,7 @@ def test_a_swapped_temporary_file_changes_no_file_of_others(path, base, victim, 
 def test_what_is_put_in_place_of_a_new_file_is_not_renamed(path, base, victim, verb):
     saved = base / "saved"
     saved.write_bytes(b"older")
-    name = files.staging_name(path)
+    name = new_file.staging_name(path)
 
     with (
         Swap(name, victim, lambda _: name.exists()),
@@ -156,7 +158,7 @@ def test_no_other_file_is_hidden_than_the_one_that_is_there(path, victim):
 def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, kind):
     victim = base / "victim"
     victim.write_bytes(b"precious")
-    for planted in (files.staging_name(path), files.backup_name(path)):
+    for planted in (new_file.staging_name(path), files.backup_name(path)):
         if "link" in kind:
             planted.symlink_to(victim if kind == "link" else base / "nowhere")
         else:
@@ -177,10 +179,10 @@ def test_what_has_the_name_of_a_temporary_file_does_not_stop_a_run(path, base, k
 
 
 def test_what_is_left_under_another_name_is_found_and_removed(path):
-    files.staging_name(path).mkdir()
+    new_file.staging_name(path).mkdir()
     files.backup_name(path).mkdir()
-    other = files.staging_name(path).with_name(
-        f"{files.staging_name(path).name}.0123abcd"
+    other = new_file.staging_name(path).with_name(
+        f"{new_file.staging_name(path).name}.0123abcd"
     )
     other.touch()
     planted = other.with_name(f"{other.name}.d")
@@ -191,7 +193,7 @@ def test_what_is_left_under_another_name_is_found_and_removed(path):
     files.remove(*files.leftovers(path))
 
     assert not files.leftovers(path)
-    assert files.staging_name(path).is_dir()
+    assert new_file.staging_name(path).is_dir()
     assert planted.is_dir()
 
 
@@ -228,7 +230,7 @@ def test_maps_are_built_where_others_cannot_put_another_directory(path):
     device = Databases(table)
 
     with device.building(b"text", mode=0o600) as copy:
-        assert files.is_guarded(copy.parent)
+        assert directories.is_guarded(copy.parent)
         copy.with_name("certbot_sni.db").write_bytes(b"built")
         device.install(copy, lambda _: None)
 

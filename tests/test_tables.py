@@ -26,7 +26,7 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
+from certbot_postfix.system import files, new_file
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
 from tests.lab.postmap import Call, Postmap
@@ -703,12 +703,12 @@ def test_a_text_that_was_half_written_hinders_nobody(place, form):
     place.build("hash")
     place.tables.databases.discard_backups()
     before = snapshot(place.directory)
-    files.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
+    new_file.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
 
     databases.remove_leftovers(place.path)
 
     assert snapshot(place.directory) == before
-    files.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
+    new_file.staging_name(place.path).write_text(sni.HEADER.decode()[:20])
     place.build(form)
     found = place.tables.postfix.answers(f"{form}:{place.path}", place.table.keys())
     assert found.keys() == place.table.keys()

@@ -17,7 +17,7 @@ from certbot_postfix.errors import Error, MisconfiguredError
 from certbot_postfix.inbound import sni
 from certbot_postfix.postfix.decisions import Change, CommentOut, Kept, Remove
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
+from certbot_postfix.system import new_file
 from tests.lab.postfix import snapshot
 
 DECISIONS = (
@@ -388,7 +388,7 @@ def test_postfix_never_waits_for_a_table_that_was_written(main_cf):
     Transaction((), Checkpoint()).commit(planned(main_cf, table=b"names\n"))
 
     age = time.time() - main_cf.with_name(sni.NAME).stat().st_mtime
-    assert age >= files.COOL - 0.1
+    assert age >= new_file.COOL - 0.1
 
 
 def test_what_was_committed_without_a_checkpoint_can_be_reverted(main_cf, table):
@@ -695,7 +695,7 @@ def test_what_a_killed_run_left_is_swept_away(
     staging = tmp_path / "staging"
     (staging / "certbot-postfix-x").mkdir(parents=True)
     for left in (stopped_postfix.main_cf, deployed):
-        files.staging_name(left).touch()
+        new_file.staging_name(left).touch()
 
     transaction.remove_leftovers(postfix, deployed.parent, staging)
 

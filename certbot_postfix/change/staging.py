@@ -16,7 +16,7 @@ from certbot_postfix.change.plan import Edit
 from certbot_postfix.errors import Error, MisconfiguredError
 from certbot_postfix.postfix.decisions import Change, CommentOut, Decision, Remove
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
+from certbot_postfix.system import directories, files, new_file
 
 # How the name of a staged copy begins; certbot's work directory may hold other things.
 _STAGED = "certbot-postfix-"
@@ -89,7 +89,7 @@ def _copy(
 
 
 def _is_safe(directory: Path) -> bool:
-    return files.is_guarded(directory.parent) and files.own(directory)
+    return directories.is_guarded(directory.parent) and directories.own(directory)
 
 
 def _rmdir(directory: Path) -> None:
@@ -100,7 +100,7 @@ def _rmdir(directory: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     with files.explained("write", path):
         path.write_bytes(content)
-        cool = time.time() - files.COOL
+        cool = time.time() - new_file.COOL
         os.utime(path, (cool, cool))
 
 

@@ -17,7 +17,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files, signals
+from certbot_postfix.system import files, new_file, signals
 
 
 class NoCheckpoint:
@@ -174,7 +174,7 @@ def remove_leftovers(
     The backup of a bundle stays until the new one is verified.
     """
     files.remove(*files.leftovers(postfix.main_cf))
-    files.remove_all(bundles, files.NEW)
+    files.remove_all(bundles, new_file.NEW)
     if staging:
         staged_copies.remove_leftovers(staging)
     for path in maps:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from certbot_postfix.formats.policy import Entry
 from certbot_postfix.outbound import policy_map
-from certbot_postfix.system import files
+from certbot_postfix.system import files, new_file
 
 
 def entries(path: Path) -> Iterable[Entry]:
@@ -40,7 +40,7 @@ def until(path: Path) -> datetime | None:
 def _opened(path: Path) -> Iterator[TextIO]:
     with (
         files.explained("read", path),
-        files.opened(path, most=files.LARGEST) as file,
+        files.opened(path, most=new_file.LARGEST) as file,
         # Whoever edits it may write another encoding.
         io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape") as text,
     ):

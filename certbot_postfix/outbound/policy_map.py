@@ -18,7 +18,7 @@ from typing import TextIO
 from certbot_postfix.errors import Error, excerpt
 from certbot_postfix.formats.policy import Entry, Mode, Policy
 from certbot_postfix.outbound.sources import Settings
-from certbot_postfix.system import files
+from certbot_postfix.system import new_file
 from certbot_postfix.system.hostnames import is_host
 
 PARAMETER = "smtp_tls_policy_maps"
@@ -105,10 +105,10 @@ def render(
         if not mark and "xn--" in domain and (key := unicode_key(domain)):
             lines += f"{key} {_demand(entry, version)}\n"
         text.write(lines.encode())
-        if text.tell() > files.LARGEST:
+        if text.tell() > new_file.LARGEST:
             raise Error(
                 f"the policies of {len(entries):,} domains take more than"
-                f" {files.LARGEST:,} bytes: {NAME} was left unchanged",
+                f" {new_file.LARGEST:,} bytes: {NAME} was left unchanged",
                 hint="name fewer lists or domains",
             )
     return text.getvalue()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from certbot_postfix.system import files
+from certbot_postfix.system import directories, files, new_file
 
 
 def possible(table: Path) -> list[Path]:
@@ -52,7 +52,7 @@ class Databases:
                 copy.touch(mode=0o600)
                 copy.write_bytes(text)
                 copy.chmod(mode)
-                past = time.time() - files.COOL
+                past = time.time() - new_file.COOL
                 os.utime(copy, (past, past))
             yield copy
         finally:
@@ -127,7 +127,7 @@ class Databases:
 
 def build_directory(table: Path) -> Path:
     """Return the usual directory, beside *table*, in which its databases are built."""
-    return files.staging_name(table.with_name(f"{table.name}.d"))
+    return new_file.staging_name(table.with_name(f"{table.name}.d"))
 
 
 def remove_leftovers(table: Path) -> None:
@@ -138,7 +138,7 @@ def remove_leftovers(table: Path) -> None:
 
 def _made(usual: Path) -> Path:
     """Make the *usual* directory, or another that nobody can put a third for."""
-    if not files.is_guarded(usual.parent):
+    if not directories.is_guarded(usual.parent):
         return Path(tempfile.mkdtemp(prefix=_elsewhere(usual)))
     try:
         usual.mkdir(mode=0o700)
@@ -152,7 +152,7 @@ def _clear(table: Path) -> None:
     usual, elsewhere = build_directory(table), Path(tempfile.gettempdir())
     found = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
     for each in (*found, *elsewhere.glob(f"{_elsewhere(usual)}*")):
-        if files.is_ours(each):
+        if directories.is_ours(each):
             shutil.rmtree(each, ignore_errors=True)
 
 

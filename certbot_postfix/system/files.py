@@ -2,9 +2,8 @@
 
 A file is read only if it is a regular one, and never waited for: it may belong to
 others, who can put a FIFO or a device in its place.  What is written appears whole: a
-reader sees the old file or the new one.  Who else may write in the directory can hinder
-that, but not have another file changed: all that a new file gets, it gets by its
-descriptor.  Failures are `errors.Error` and leave the old file as it was.
+reader sees the old file or the new one.  Failures are `errors.Error` and leave the old
+file as it was.
 
 Plain ``os`` and ``pathlib`` are right here, although certbot has wrappers for Windows:
 Postfix runs on Unix only.
@@ -14,29 +13,25 @@ import contextlib
 import errno
 import glob
 import os
-import secrets
-import shutil
 import stat
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from certbot_postfix.errors import Error
-
-# Postfix reads a main.cf or texthash table that is younger than this again and again
-# until it has aged, lest it sees half of an edit (measured with 3.7: up to 2.4 s for a
-# file that is 0 s old, 0.9 s at 1 s, nothing at 2 s).  A renamed file is never half an
-# edit.
-COOL = 3.0
+from certbot_postfix.system.new_file import (
+    LARGEST,
+    copy,
+    free_name,
+    new_file,
+    rename,
+    staging_name,
+    sync,
+    too_long,
+)
 
 # What a killed run left is found by its name, and removed, by the next one.
-NEW = ".certbot-new"
 OLD = ".certbot-old"
-
-# In bytes: a table with policies of a million domains is smaller.
-LARGEST = 256 * 1024 * 1024
 
 _MORE = 64 * 1024
 
@@ -73,7 +68,7 @@ def opened(path: Path, *, most: int | None = None) -> Iterator[BinaryIO]:
     with os.fdopen(fd, "rb") as file:
         _refuse_special(os.fstat(fd))
         if most is not None and os.fstat(fd).st_size > most:
-            raise _too_long(most)
+            raise too_long(most)
         yield file
 
 
@@ -83,12 +78,8 @@ def read(path: Path, *, most: int = LARGEST) -> bytes:
         # A file of the kernel may have more than its size says, and be without end.
         found = file.read(os.fstat(file.fileno()).st_size + _MORE) or b""
         if len(found) > most:
-            raise _too_long(most)
+            raise too_long(most)
         return found
-
-
-def _too_long(most: int) -> OSError:
-    return OSError(errno.EFBIG, f"it is longer than {most:,} bytes")
 
 
 def _refuse_special(status: os.stat_result) -> None:
@@ -101,11 +92,6 @@ def _refuse_special(status: os.stat_result) -> None:
 def is_special(path: Path) -> bool:
     """Whether *path* is there, but no regular file: a program may wait for it."""
     return path.exists() and not path.is_file()
-
-
-def staging_name(path: Path) -> Path:
-    """Return the usual name under which a new *path* is written, to be renamed."""
-    return path.with_name(f".{path.name}{NEW}")
 
 
 def backup_name(path: Path) -> Path:
@@ -152,24 +138,12 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _free(usual: Path) -> Path:
-    """Return the *usual* name, or another if what has it cannot be removed.
-
-    A directory stays: it is not ours.
-    """
-    with contextlib.suppress(OSError):
-        usual.unlink()
-    if not os.path.lexists(usual):
-        return usual
-    return usual.with_name(f"{usual.name}.{secrets.token_hex(4)}")
-
-
 def replace(path: Path, content: bytes, *, mode: int, cool: bool = False) -> None:
     """Make *path* a file with *content* and *mode*, owned by the caller.
 
     With *cool*, its modification time is such that Postfix reads it without waiting.
     """
-    with explained("write", path), _new(path, mode) as new:
+    with explained("write", path), new_file(path, mode) as new:
         new.write(content)
         if cool:
             new.age(path.stat().st_mtime if path.exists() else 0)
@@ -182,7 +156,7 @@ def rewrite(path: Path, content: bytes) -> None:
     The modification time is set back just as far as Postfix needs to read the file
     without waiting, but it always becomes later than it was.
     """
-    with explained("write", path), opened(path) as old, _new(path) as new:
+    with explained("write", path), opened(path) as old, new_file(path) as new:
         new.write(content)
         new.resemble(old)
         new.age(os.fstat(old.fileno()).st_mtime)
@@ -204,7 +178,7 @@ def restore(path: Path, saved: Path) -> None:
             owner, now = os.fstat(there.fileno()), there.read()
             if same_mode and now == content:
                 return
-        with _new(path) as new:
+        with new_file(path) as new:
             new.file.write(content)
             new.resemble(old, owner)
             new.put(path)
@@ -217,7 +191,7 @@ def back_up(path: Path) -> None:
     """
     with explained("keep a copy of", path):
         remove(*_others(backup_name(path)))
-        place = _free(backup_name(path))
+        place = free_name(backup_name(path))
         try:
             os.link(path, place)
         except FileNotFoundError:
@@ -226,18 +200,18 @@ def back_up(path: Path) -> None:
             # Not on every file system, and not more often than it can count: link(2).
             if not (place.exists() and path.samefile(place)):
                 with opened(path) as old:
-                    _copy(old, path, place)
-        _sync(path.parent)
+                    copy(old, path, place)
+        sync(path.parent)
 
 
 def restore_backup(path: Path) -> None:
     """Make *path* the file again that `back_up` kept."""
     with explained("restore", path):
         old = backup_of(path) or backup_name(path)
-        _rename(old, path, old.lstat())
+        rename(old, path, old.lstat())
         # rename(2) does nothing when both names are links to one file.
         old.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def discard_backup(path: Path) -> None:
@@ -251,12 +225,12 @@ def put(new: Path, path: Path) -> None:
     with explained("write", path), opened(new) as file:
         os.fsync(file.fileno())
         try:
-            _rename(new, path, os.fstat(file.fileno()))
+            rename(new, path, os.fstat(file.fileno()))
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy(file, path, path)
-        _sync(path.parent)
+            copy(file, path, path)
+        sync(path.parent)
 
 
 def hide(path: Path) -> None:
@@ -275,7 +249,7 @@ def make_directory(path: Path) -> None:
     with explained("create", path):
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
-            _sync(path.parent)
+            sync(path.parent)
 
 
 def remove(*paths: Path) -> None:
@@ -285,166 +259,3 @@ def remove(*paths: Path) -> None:
         if os.path.lexists(path):
             with explained("remove", path):
                 path.unlink(missing_ok=True)
-
-
-def is_ours(directory: Path) -> bool:
-    """Whether *directory* is one that only the caller can enter."""
-    try:
-        status = directory.lstat()
-    except OSError:
-        return False
-    private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-    return stat.S_ISDIR(status.st_mode) and private
-
-
-def own(directory: Path) -> bool:
-    """Let only the caller enter *directory*, if it is his; return whether it is."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        fd = os.open(directory, flags)
-    except OSError:
-        return False
-    try:
-        if os.fstat(fd).st_uid != os.geteuid():
-            return False
-        if os.fstat(fd).st_mode & 0o077:
-            os.fchmod(fd, 0o700)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def is_guarded(directory: Path) -> bool:
-    """Whether others can neither rename what is in *directory*, nor *directory*."""
-    try:
-        real = directory.resolve()
-        found = [each.lstat() for each in (real, *real.parents)]
-    except OSError:
-        return False
-    return all(
-        status.st_uid in (0, os.geteuid())
-        and (not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX)
-        for status in found
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _New:
-    """A *file* that is written under its *name*, a path, and renamed when it is done.
-
-    *directory* is open.
-    """
-
-    directory: int
-    name: str
-    file: BinaryIO
-
-    def write(self, content: bytes) -> None:
-        """Write *content*, unless it is too long to be read again."""
-        if len(content) > LARGEST:
-            raise _too_long(LARGEST)
-        self.file.write(content)
-
-    def age(self, old: float) -> None:
-        """Set its time back, but to one later than that of the *old* file."""
-        self.file.flush()
-        cool = time.time() - COOL
-        stamp = cool if cool > old else max(time.time(), old + 1)
-        os.utime(self.file.fileno(), (stamp, stamp))
-
-    def resemble(self, old: BinaryIO, owner: os.stat_result | None = None) -> None:
-        """Take owner, mode, times and extended attributes of *old*."""
-        self.file.flush()
-        there, here, status = old.fileno(), self.file.fileno(), os.fstat(old.fileno())
-        owner = owner or status
-        with contextlib.suppress(OSError):  # the file system has none
-            for name in os.listxattr(there):
-                with contextlib.suppress(OSError):  # it may keep this one for itself
-                    os.setxattr(here, name, os.getxattr(there, name))
-        os.fchown(here, owner.st_uid, owner.st_gid)
-        os.fchmod(here, status.st_mode & 0o7777)
-        os.utime(here, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def put(self, path: Path) -> None:
-        """Rename it to *path*, in its directory."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        known = os.fstat(self.file.fileno())
-        _rename(self.name, path.name, known, self.directory)
-        with contextlib.suppress(OSError):
-            os.fsync(self.directory)
-
-    def remove(self) -> None:
-        """Remove it, if it was not renamed."""
-        with contextlib.suppress(OSError):
-            if _is_at(self.name, os.fstat(self.file.fileno()), self.directory):
-                os.unlink(self.name, dir_fd=self.directory)
-
-
-@contextlib.contextmanager
-def _new(path: Path, mode: int = 0o600) -> Iterator[_New]:
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        name = _free(staging_name(path))
-        # O_EXCL: no file of others is written; the mode holds from the first byte.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(name, flags, 0o600), "wb") as file:
-            new = _New(directory, name.name, file)
-            try:
-                os.fchmod(file.fileno(), mode)
-                yield new
-            finally:
-                new.remove()
-    finally:
-        os.close(directory)
-
-
-def _copy(old: BinaryIO, path: Path, place: Path) -> None:
-    """Make *place*, in the directory of *path*, a file that resembles *old*."""
-    with _new(path) as new:
-        shutil.copyfileobj(old, new.file)
-        new.resemble(old)
-        new.put(place)
-
-
-def _rename(
-    old: str | Path,
-    new: str | Path,
-    known: os.stat_result,
-    directory: int | None = None,
-) -> None:
-    """Rename the file that is *known*, and no other that has its name meanwhile.
-
-    Names are relative to *directory*, if it is given.  Raises `OSError`.
-    """
-    if not _is_at(old, known, directory):
-        raise OSError(errno.ESTALE, "somebody else has changed it while it was written")
-    try:
-        os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError:
-        # Over NFS, a rename that was done is reported as failed if the answer was lost.
-        if not _is_at(new, known, directory):
-            raise
-
-
-def _is_at(name: str | Path, known: os.stat_result, directory: int | None) -> bool:
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, known)
-
-
-def _sync(directory: Path) -> None:
-    """Let what was renamed in *directory* outlive a crash, before what follows.
-
-    Not every file system can; what is renamed is in place in any case.
-    """
-    with contextlib.suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

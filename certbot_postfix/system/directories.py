@@ -1,0 +1,48 @@
+"""Whom a directory belongs to, and who else can change what is in it."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def is_ours(directory: Path) -> bool:
+    """Whether *directory* is one that only the caller can enter."""
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return stat.S_ISDIR(status.st_mode) and private
+
+
+def own(directory: Path) -> bool:
+    """Let only the caller enter *directory*, if it is his; return whether it is."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(directory, flags)
+    except OSError:
+        return False
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            return False
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o700)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def is_guarded(directory: Path) -> bool:
+    """Whether others can neither rename what is in *directory*, nor *directory*."""
+    try:
+        real = directory.resolve()
+        found = [each.lstat() for each in (real, *real.parents)]
+    except OSError:
+        return False
+    return all(
+        status.st_uid in (0, os.geteuid())
+        and (not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX)
+        for status in found
+    )
