@@ -31,8 +31,8 @@ VERSION = "0.1"
 # more: names with a value take most memory, 150 bytes and more each.
 _MOST = {b"{": 1_200_000, b"[": 1_200_000, b":": 3_600_000, b",": 7_200_000}
 
-# The bytes of a table: less than new_file.LARGEST; what an entry has beside its names and
-# its source; and what it has more if its key is there in Unicode, too.
+# The bytes of a table: less than new_file.LARGEST; what an entry has beside its names
+# and its source; and what it has more if its key is there in Unicode, too.
 _TABLE = 260_000_000
 _ENTRY, _KEY = 80, 600
 
