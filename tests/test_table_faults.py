@@ -582,7 +582,7 @@ def test_a_postmap_that_is_killed_or_a_power_cut_changes_nothing_that_is_served(
     before.assert_served()
     assert all(not mode & 0o077 for mode in keys(shop.postfix.base).values())
     shop.postmap.leave_alone()
-    completes(shop, shop.pending(), issued, form)
+    completes(shop, shop.missed(), issued, form)
 
 
 # SIGKILL around that, at each step
