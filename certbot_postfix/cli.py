@@ -16,8 +16,9 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import options
 from certbot_postfix.errors import Error, named_logger, shown
-from certbot_postfix.inbound.install import Deployment, DeployOptions
+from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage, bundles_below
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import commands as policy
 from certbot_postfix.postfix.instance import Postfix
@@ -96,7 +97,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         by_name=arguments.sni == "auto",
         replace=arguments.replace_default,
     )
-    proposal = deployment.propose(lineage, wish)
+    proposal = deployment.installation.propose(lineage, wish)
     print(shown(proposal.plan.diff(), sys.stdout), end="")
     for line in [*proposal.notes, *proposal.warnings, *proposal.overrides]:
         print(shown(str(line), sys.stderr), file=sys.stderr)

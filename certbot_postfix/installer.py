@@ -37,8 +37,9 @@ from certbot_postfix import options
 from certbot_postfix.errors import BusyError, Error, MissingError, named_logger, shown
 
 if TYPE_CHECKING:
-    from certbot_postfix.inbound.install import Deployment, Proposal
+    from certbot_postfix.inbound.install import Proposal
     from certbot_postfix.inbound.lineage import Lineage
+    from certbot_postfix.inbound.session import Deployment
 
 logger = named_logger(__name__)
 
@@ -133,8 +134,8 @@ class Installer(common.Installer):
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
         # certbot loads every plugin on every run; few runs come here.
-        from certbot_postfix.inbound.install import Deployment  # noqa: PLC0415
         from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
 
         return Deployment(
@@ -184,12 +185,12 @@ class Installer(common.Installer):
 
         checkpoint = CheckpointInProgress(self)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first
-        proposal = self._ready.propose(
+        proposal = self._ready.installation.propose(
             self._lineage, DeployOptions.of(self.conf), policies
         )
         self._show(self._lineage.name, proposal)
         self._lineage, self._proposal = None, proposal
-        self._ready.apply(proposal, checkpoint)
+        self._ready.installation.apply(proposal, checkpoint)
         if checkpoint.used:
             self.finalize_checkpoint(title)
             self._phase = Phase.WRITTEN
@@ -227,7 +228,7 @@ class Installer(common.Installer):
         elif phase in (Phase.DEPLOYING, Phase.WRITTEN):
             self._phase = phase
             if self._proposal:
-                self._ready.serve(self._proposal)
+                self._ready.installation.serve(self._proposal)
                 self._warn_if_forgotten(self._proposal.path.stem)
         elif phase is not Phase.RENEWED:
             self._ready.refresh()
@@ -388,7 +389,7 @@ class Installer(common.Installer):
         self._ready.rollback.restore([in_progress], interrupted=True)
         super().recovery_routine()
         self._undo()
-        if self._proposal and self._ready.written:
+        if self._proposal and self._ready.installation.written:
             self.restart()
 
     def _undo(self) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, DeployOptions
+from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.postfix import map_types
 from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
@@ -99,9 +100,9 @@ class Host:
         deployment = self.deployment()
         began = time.perf_counter()
         lineage = Lineage.live(self.certbot / "live", name)
-        proposal = deployment.propose(lineage, DeployOptions())
-        deployment.apply(proposal, Checkpoint())
-        deployment.serve(proposal)
+        proposal = deployment.installation.propose(lineage, DeployOptions())
+        deployment.installation.apply(proposal, Checkpoint())
+        deployment.installation.serve(proposal)
         return time.perf_counter() - began
 
     def deploy_another(self) -> float:

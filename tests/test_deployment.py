@@ -380,7 +380,7 @@ def test_a_half_that_cannot_stay_is_not_replaced_without_the_option(
 
     assert "--postfix-replace-default" in caught.value.hint
     assert scene.postfix.main_cf.read_bytes() == before
-    scene.deployment.propose(scene.live(), replace(LEAST, replace=True))
+    scene.deployment.installation.propose(scene.live(), replace(LEAST, replace=True))
 
 
 def test_a_lineage_that_has_the_lost_type_of_key_is_named(scene, base, authority):

@@ -13,7 +13,7 @@ import pytest
 
 from certbot_postfix import installer
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound.install import Deployment
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.outbound import collect, policy_file, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.outbound.update import Outbound, Proposal

@@ -414,11 +414,11 @@ def test_what_a_stranger_is_presented_is_verified(scene, base, issued, authority
     deployment = scene.deployment
     deployment.postfix.postfix = str(disturbed)
     deployment.serving.timeout = 6
-    proposal = deployment.propose(scene.live(), LEAST)
-    deployment.apply(proposal, Checkpoint())
+    proposal = deployment.installation.propose(scene.live(), LEAST)
+    deployment.installation.apply(proposal, Checkpoint())
 
     with pytest.raises(ProofError, match=r"from 127\.25\.25\.25"):
-        deployment.serve(proposal)
+        deployment.installation.serve(proposal)
 
 
 @pytest.mark.postfix

@@ -21,8 +21,9 @@ import pytest
 from cryptography import x509
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, DeployOptions
+from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files
@@ -123,9 +124,9 @@ class Shop:
         """Deploy a lineage, as certbot has it done."""
         deployment = Deployment(Postfix(self.postfix.config_dir), self.bundles)
         lineage = Lineage.live(self.certbot.config_dir / "live", name)
-        proposal = deployment.propose(lineage, DeployOptions())
-        deployment.apply(proposal, Checkpoint())
-        deployment.serve(proposal)
+        proposal = deployment.installation.propose(lineage, DeployOptions())
+        deployment.installation.apply(proposal, Checkpoint())
+        deployment.installation.serve(proposal)
 
     def install(self, name: str = "shop", *args: str) -> Done:
         """Have certbot deploy a lineage; whether that fails is a result."""

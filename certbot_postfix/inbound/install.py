@@ -1,50 +1,43 @@
-"""The use cases that certbot's installer and the command share: plan, deploy, renew.
+"""A lineage is installed in Postfix: planned, written, and verified.
 
-Work is level-triggered: what is deployed is read from Postfix's own configuration, and
-success means that every service showed the certificate in a handshake.  Raises
-`errors.Error`; after a failure Postfix serves what it served before.
+Success means that every service presented the certificate in a handshake.  Raises
+`errors.Error`; what is undone then is certbot's checkpoint, and the bundle by `undo`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from certbot_postfix.change import staging as staged_copies
-from certbot_postfix.change import transaction
 from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import (
     chain_files,
-    copies,
     main_cf,
     placement,
     renew,
     sni,
 )
-from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.main_cf import Wanted
 from certbot_postfix.inbound.placement import Deployed, Placement
 from certbot_postfix.inbound.renew import Family, Renewal
-from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.inbound.state import Inventory, private_keys
+from certbot_postfix.inbound.state import private_keys
 from certbot_postfix.options import ClientLevel, Profile
-from certbot_postfix.outbound import dnssec, fitness, next_hops, sources
+from certbot_postfix.outbound import dnssec, fitness, next_hops
 from certbot_postfix.outbound.collect import Policies
 from certbot_postfix.outbound.update import Changes as PolicyChanges
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import map_types, tls_levels
-from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, names
+from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Override, applied
-from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Purpose
-from certbot_postfix.postfix.serving import Serving
-from certbot_postfix.system import files, lock, signals
+from certbot_postfix.system import files, signals
 from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate
 
@@ -107,100 +100,31 @@ class Proposal:
         return self.plan.maps[0]
 
 
-class Deployment:
-    """What can be done to one Postfix instance.
+class Installation:
+    """The installation of a lineage in the Postfix of *renewal*.
 
-    *bundles* is our directory below certbot's, *staging* the place for staged copies,
-    *timeout* the seconds in which a certificate must be served; 0 asks for no proof.
+    It is with *outbound* policies, if they are to change; copies are staged below the
+    directory *staging*.
     """
 
     def __init__(
-        self,
-        postfix: Postfix,
-        bundles: Path,
-        *,
-        staging: Path | None = None,
-        timeout: float = 20,
-        say: Callable[[str], None] = logger.info,
+        self, renewal: Renewal, outbound: Outbound, staging: Path | None
     ) -> None:
-        self.postfix = postfix
-        self.bundles = bundles
+        self.inventory = renewal.inventory
+        self.serving = renewal.serving
+        self.renewal = renewal
+        self.outbound = outbound
         self.staging = staging
-        self.say = say
-        self.inventory = Inventory(postfix, bundles)
         self.tables = self.inventory.tables
-        self.serving = Serving(postfix, timeout, say)
-        self.renewal = Renewal(self.inventory, self.serving)
-        self.outbound = Outbound(
-            self.inventory.current,
-            self.serving,
-            bundles,
-            staging=staging,
-            cert_name=self._any_name,
-        )
-        self.rollback = Rollback(self.inventory, self.renewal, self.outbound)
+        self.postfix = self.inventory.postfix
+        self.bundles = self.inventory.bundles
         self.written = False
         self._change: Transaction | None = None
-        self._complaints: set[str] = set()  # that were reported already
 
     @property
     def configuration(self) -> Configuration:
         """The configuration as it was when it was last read."""
         return self.inventory.configuration
-
-    def _any_name(self) -> str:
-        """Return the name of a lineage that is deployed, for an advice."""
-        return next((path.stem for path in self.inventory.deployed()), "NAME")
-
-    def lock(self, *, patiently: bool) -> None:
-        """Be the only one who changes this Postfix, or wait for that, *patiently*."""
-        lock.take(self.postfix.directory, wait=lock.PATIENCE if patiently else 0)
-        if self.bundles.is_dir():  # other instances share them
-            lock.take(self.bundles, wait=lock.PATIENCE)
-
-    def look(self) -> None:
-        """Read the configuration; report what is wrong with outbound policies."""
-        _ = self.configuration
-        try:
-            complaints = [self.outbound.missing(), *self.outbound.collector.broken()]
-        except Error as error:  # the map is not ours: no certificate waits for it
-            complaints = [str(error)]
-        self.complain(filter(None, complaints))
-
-    def complain(self, complaints: Iterable[str]) -> None:
-        """Log each of the *complaints* as an error, once in a run."""
-        for complaint in complaints:
-            if complaint not in self._complaints:
-                self._complaints.add(complaint)
-                logger.error("%s", complaint)
-
-    def policies(self, conf: Callable[[str], Any]) -> Policies | None:
-        """Return what the options want of outbound policies; None if nothing."""
-        service = conf("policy-service")
-        if conf("tls-profile") != Profile.CERTIFICATE.value:
-            self.outbound.collector.level = ClientLevel(conf("client-level"))
-        elif service == "auto":
-            service = "none"  # the certificate is all that is to be changed
-        given = sources.options_given(conf)
-        try:
-            wanted = sources.merge_options(conf, self.outbound.collector.settings())
-            if given and self.outbound.missing():
-                wanted = wanted or sources.Settings()
-            now = datetime.now(timezone.utc)
-            policies = self.outbound.collect(wanted or sources.Settings(), now, service)
-            if service != "none":
-                self.complain(self.outbound.unfit_daemons())
-        except Error as error:
-            if given:
-                raise
-            self.complain([str(error)])  # no certificate waits for it
-            return None
-        self.complain(policies.complaints)
-        return policies if wanted or policies.daemon or policies.notes else None
-
-    def names(self) -> set[str]:
-        """Return the public names by which the server calls itself."""
-        return names(self.configuration)
 
     def propose(
         self, lineage: Lineage, wish: DeployOptions, policies: Policies | None = None
@@ -403,7 +327,7 @@ class Deployment:
         if proposal.empty and self.serving.serves_already(
             self.configuration, promises, paths
         ):
-            self.say(f"Postfix serves the certificate for {new.leaf} already.")
+            self.serving.say(f"Postfix serves the certificate for {new.leaf} already.")
         else:
             # certbot's own handler would swallow a signal here, and report success.
             with signals.interruptible():
@@ -422,82 +346,11 @@ class Deployment:
         if proposal.policies:
             self.outbound.finish(proposal.policies)
 
-    def renew(self, lineage: Lineage) -> bool:
-        """Put the newest certificate of a lineage into service, if Postfix uses it.
+    def undo(self) -> list[Path]:
+        """Restore the bundle that `apply` replaced, once certbot restored the rest.
 
-        Others whose renewal was missed are put into service with it.  What is not
-        proven is undone, and the old one proven, when this raises.  Returns whether
-        Postfix uses the lineage.
+        Returns the files that were restored.
         """
-        missed = [one for one in self.inventory.pending() if one.name != lineage.name]
-        used = self.renewal.renew([lineage, *missed])
-        return self._tell_outdated([lineage]) or used
-
-    def uses(self, lineage: Lineage) -> bool:
-        """Whether this instance or another one uses *lineage*."""
-        path = self.inventory.path_of(lineage)
-        return (
-            self.inventory.uses(path)
-            or path in Family(self.inventory, [lineage]).used
-            or bool(self.inventory.by_hand([lineage]))
-        )
-
-    def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
-        """Tell of older copies of *lineages* that Postfix reads; say whether it does.
-
-        No configuration is edited, so that the old certificate goes on to be served.
-        """
-        family = Family(self.inventory, lineages)
-        outdated = [
-            each
-            for view in (self.inventory, *family.views)
-            for each in copies.read(view.configuration, self.bundles, lineages)
-        ]
-        now = datetime.now(timezone.utc)
-        for each in outdated:
-            logger.error("%s\nHint: %s", each.message(now), each.hint(self.bundles))
-        return bool(outdated)
-
-    def deploy_pending(self) -> None:
-        """Put into service what was renewed since the files were as they are again.
-
-        That is not what was asked for: if it fails, that is an error in the log.
-        """
-        behind = [*self.inventory.pending(), *self.inventory.listed_wrong()]
-        if lineages := list({each.name: each for each in behind}.values()):
-            try:
-                self.renewal.renew(lineages)
-            except Error as error:
-                logger.error("%s", error)  # noqa: TRY400 - it is known why
-
-    def refresh(self) -> None:
-        """Bring all that Postfix uses of certbot's lineages up to date.
-
-        What an administrator has it read in certbot's own directory is reloaded.
-        """
-        lineages = self.inventory.pending()
-        there = self.inventory.lineages()
-        by_hand = self.inventory.by_hand(there)
-        outdated = self._tell_outdated(there)
-        if lineages:
-            self.renewal.renew(lineages)
-        elif by_hand:
-            self.serving.record_baseline(self.configuration)
-            self.serving.reload_and_verify(self.configuration, by_hand)
-        elif not self.inventory.deployed() and not outdated:
-            self.say("Postfix uses no certificate of certbot's; nothing was changed.")
-
-    def removal(self, name: str) -> Removal:
-        """Return what takes the lineage *name* out of Postfix."""
-        return Removal(self.inventory, self.serving, name)
-
-    def undo(self) -> None:
-        """Restore the bundle that `apply` replaced, once certbot restored the rest."""
-        if self._change:
-            self.rollback.bundles += self._change.undo()
-            self._change = None
-
-    def remove_leftovers(self) -> None:
-        """Remove what killed runs may have left."""
-        maps = (self.tables.path, self.outbound.path)
-        transaction.remove_leftovers(self.postfix, self.bundles, self.staging, *maps)
+        restored = self._change.undo() if self._change else []
+        self._change = None
+        return restored

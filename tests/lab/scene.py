@@ -7,8 +7,9 @@ from pathlib import Path
 from cryptography import x509
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import Deployment, DeployOptions, Proposal
+from certbot_postfix.inbound.install import DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.instance import Postfix
 from tests.lab import (
@@ -117,14 +118,14 @@ class Scene:
     def deploy(self, name: str = NAME, wish: DeployOptions = DEFAULT) -> Proposal:
         """Deploy a lineage, as certbot has it done."""
         deployment = self.deployment
-        proposal = deployment.propose(self.live(name), wish)
-        deployment.apply(proposal, Checkpoint())
-        deployment.serve(proposal)
+        proposal = deployment.installation.propose(self.live(name), wish)
+        deployment.installation.apply(proposal, Checkpoint())
+        deployment.installation.serve(proposal)
         return proposal
 
     def warnings(self, wish: DeployOptions = DEFAULT) -> list[str]:
         """Return what would be warned of if the default were deployed."""
-        return self.deployment.propose(self.live(NAME), wish).warnings
+        return self.deployment.installation.propose(self.live(NAME), wish).warnings
 
     def install(self, name: str, *args: str) -> Done:
         """Have certbot deploy a lineage; whether that fails is a result."""
