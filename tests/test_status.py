@@ -450,7 +450,7 @@ def test_certbot_renew_is_a_hint_for_lineages_alone(site, managed):
         (
             no_authorities_of_server,
             "TLS is off where it is configured",
-            "bring it back",
+            "restore it",
         ),
         (
             no_bundle_of_a_name,

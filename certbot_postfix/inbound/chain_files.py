@@ -178,12 +178,12 @@ def named(text: bytes, directory: Path) -> list[str]:
 
 
 def with_certificates(configuration: Configuration) -> list[Service]:
-    """Return the services that show a certificate, of main.cf or of their own."""
-    found = {
+    """Return the services that present a certificate, of main.cf or of their own."""
+    names = {
         endpoint.service
         for endpoint in (
             *endpoints(configuration)[0],
             *with_own_certificate(configuration),
         )
     }
-    return [each for each in configuration.services if str(each) in found]
+    return [each for each in configuration.services if str(each) in names]

@@ -113,7 +113,7 @@ class PolicyTable:
     *failures* are what sources of its policies complained of the last time; it is
     *unused* if it is ours, and main.cf does not name it.  *unfit* is what a daemon does
     that the client must not have; *void* is why policies do not count.  Of one that is
-    *unknown*, the fault is why that could not be found out.
+    *unknown*, the fault is why nothing is known.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """What is wrong, as a value.
 
 Pure.  One cause is one finding, however many places it shows in: `merged` sees to that.
-`keyfiles`, `settings` and `diagnosis` find.
+The modules of `checks` find them.
 """
 
 from collections.abc import Iterable
@@ -61,15 +61,15 @@ class Finding:
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
     """Return each cause once, with all its places, in the order of the codes."""
-    found: dict[tuple[Code, str], Finding] = {}
-    for each in findings:
-        cause = (each.code, each.object)
-        known = found.setdefault(cause, each)
-        places = dict.fromkeys((*known.places, *each.places))
-        found[cause] = replace(known, places=tuple(places))
+    by_cause: dict[tuple[Code, str], Finding] = {}
+    for finding in findings:
+        cause = (finding.code, finding.object)
+        known = by_cause.setdefault(cause, finding)
+        places = dict.fromkeys((*known.places, *finding.places))
+        by_cause[cause] = replace(known, places=tuple(places))
     order = list(Code)
     return sorted(
-        found.values(), key=lambda each: (order.index(each.code), each.object)
+        by_cause.values(), key=lambda each: (order.index(each.code), each.object)
     )
 
 
@@ -77,7 +77,7 @@ def missing(
     path: Path,
     consequence: str,
     where: str,
-    hint: str = "bring it back, or name another file",
+    hint: str = "restore it, or name another file",
 ) -> Finding:
     """Return that *path* is missing."""
     return Finding(

@@ -66,20 +66,20 @@ class FileReader:
         self._read_chains()
 
     def _read_chains(self) -> None:
-        found = chains(self.configuration, self.sni_maps)
-        partly = sum(chain.parameter == SNI_MAPS for chain in found) > THOROUGH
-        there = self._lineages()
+        named = chains(self.configuration, self.sni_maps)
+        partly = sum(chain.parameter == SNI_MAPS for chain in named) > THOROUGH
+        lineages = self._lineages()
         foreign = False
-        paths = {path for chain in found if not chain.client for path in chain.files}
+        paths = {path for chain in named if not chain.client for path in chain.files}
         for path in sorted(paths):
             self._keep(path, partly=partly)
             name = copies.lineage_of(path, self.bundles)
             foreign = foreign or not name
-            if there is not None and name:
+            if lineages is not None and name:
                 self._read_lineage(name, named=True)
                 self._check_links(name)
         # A copy of certbot's files is known by its names alone.
-        for name in sorted(there or ()) if foreign else ():
+        for name in sorted(lineages or ()) if foreign else ():
             self._read_lineage(name)
 
     def _keep(self, path: Path, *, partly: bool = False) -> None:
@@ -89,8 +89,8 @@ class FileReader:
 
     def _file(self, path: Path, read: Callable[[bytes], Blocks]) -> File:
         try:
-            found = read(_content(path))
-            return File(path, found, exposed=self._exposed(path))
+            content = read(_content(path))
+            return File(path, content, exposed=self._exposed(path))
         except (FileNotFoundError, NotADirectoryError):
             return File(path, exists=False)
         except OSError as error:
@@ -158,9 +158,9 @@ class FileReader:
             return
         path = self.live / name / "fullchain.pem"
         try:
-            found = File(path, self._first_blocks(_content(path))).certificates
-            if found:
-                self.lineages[name] = found[0]
+            certificates = File(path, self._first_blocks(_content(path))).certificates
+            if certificates:
+                self.lineages[name] = certificates[0]
             else:
                 self.skipped.append(Skipped(str(path), "there is no certificate in it"))
         except (FileNotFoundError, NotADirectoryError):
@@ -177,12 +177,12 @@ class FileReader:
         A bundle and its lineage have the same certificate, which takes time to parse.
         """
         first = {each.public: each for each in reversed([*pem.blocks(text)])}
-        found: list[Certificate | Key] = [Key(b"")] if False in first else []
+        read: list[Certificate | Key] = [Key(b"")] if False in first else []
         if leaf := first.get(True):
             if leaf.pem not in self._parsed:
                 self._parsed[leaf.pem] = Certificate.from_der(leaf.der())
-            found.append(self._parsed[leaf.pem])
-        return tuple(found)
+            read.append(self._parsed[leaf.pem])
+        return tuple(read)
 
     def _read_roots(self) -> None:
         """Read the machine's CAs, if some file has a leaf and no issuer."""
@@ -190,8 +190,8 @@ class FileReader:
         bare = any(len(file.certificates) == 1 for file in self.files.values())
         if not (bundle and bare):
             return
-        found = self._file(bundle, cas).certificates
-        self.roots = frozenset(each.subject for each in found)
+        roots = self._file(bundle, cas).certificates
+        self.roots = frozenset(each.subject for each in roots)
 
 
 def _resolved(table: sni.Table) -> Entries:

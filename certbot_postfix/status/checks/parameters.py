@@ -1,7 +1,7 @@
 """Whether the parameters in main.cf and master.cf take effect.
 
-Pure: facts in, findings out.  Their meaning is that of postconf(5); which of them are
-deprecated is told by postconf(1) of Postfix 3.9 and 3.11.
+Pure: facts in, findings out.  Their meaning is that of postconf(5); deprecated are
+those of which postconf(1) of Postfix 3.9 and 3.11 warns.
 """
 
 import ipaddress
