@@ -290,7 +290,7 @@ class Installer(common.Installer):
         if path.parent in _refreshed or not path.exists():
             return False
         from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
-        from certbot_postfix.outbound import collect  # noqa: PLC0415
+        from certbot_postfix.outbound import last_refresh  # noqa: PLC0415
 
         # certbot takes them in this order; it comes here for those that name us.
         later = [
@@ -300,8 +300,9 @@ class Installer(common.Installer):
         ]
         if self.config.certname or not later:
             return True
-        now = datetime.now(timezone.utc)
-        return collect.overdue(path, bundles_below(self.config.config_dir), now)
+        directory = bundles_below(self.config.config_dir)
+        cache = last_refresh.cache_directory(path, directory)
+        return last_refresh.overdue(cache, datetime.now(timezone.utc))
 
     def _directory(self) -> Path | None:
         """Return Postfix's configuration directory; None if nothing of ours is there.

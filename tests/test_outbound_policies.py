@@ -14,7 +14,7 @@ import pytest
 from certbot_postfix import installer
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.outbound import collect, policy_file, policy_map
+from certbot_postfix.outbound import last_refresh, policy_file, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.outbound.update import Outbound, Proposal
 from certbot_postfix.postfix.databases import Databases
@@ -229,7 +229,9 @@ def test_what_comes_to_stand_against_policies_is_told_and_they_stay_until_they_e
     scene.now = datetime.fromtimestamp(1_900_000_001, timezone.utc)
     assert [told in each for each in scene.refresh()] == [True]
     assert policy_file.enforced(scene.path) == ["one.example.org"]
-    (failure,) = collect.failures(scene.path, scene.bundles)
+    (failure,) = last_refresh.failures(
+        last_refresh.cache_directory(scene.path, scene.bundles)
+    )
     assert told in failure
 
 
@@ -584,7 +586,8 @@ def test_who_replaces_what_is_in_force_by_what_fails_loses_nothing(
     assert told.format(**where) in scene.told[0]
     assert "; no earlier policies from this source are available" in scene.told[0]
     assert scene.told[-1].startswith("the policy options were not changed")
-    assert collect.failures(scene.path, scene.bundles) == scene.told
+    directory = last_refresh.cache_directory(scene.path, scene.bundles)
+    assert last_refresh.failures(directory) == scene.told
 
 
 def test_what_is_enforced_is_not_only_tested_because_a_list_fails(scene, base, listed):
@@ -614,7 +617,10 @@ def test_a_list_that_fails_is_kept_in_mind_where_nothing_is_lost_by_that(
     (base / "later.json").write_bytes(written("later.example.org"))
     assert scene.refresh() == []
     assert scene.answer("later.example.org") == LISTED
-    assert collect.failures(scene.path, scene.bundles) == []
+    assert (
+        last_refresh.failures(last_refresh.cache_directory(scene.path, scene.bundles))
+        == []
+    )
 
 
 def listing(*domains: str) -> bytes:
@@ -664,7 +670,8 @@ def test_instances_do_not_share_what_their_sources_said(scene, base, listed):
     other = scene.path.parent.with_name("other") / scene.path.name
 
     one, two = (
-        collect.cache_directory(each, scene.bundles) for each in (scene.path, other)
+        last_refresh.cache_directory(each, scene.bundles)
+        for each in (scene.path, other)
     )
 
     assert one != two

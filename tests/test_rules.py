@@ -546,6 +546,9 @@ def test_a_louder_log_stays_as_loud(level):
             {"smtp_tls_CApath": "/etc/ssl"}, CA_BUNDLE, None, id="a directory"
         ),
         pytest.param({"smtp_tls_CAfile": "/my.pem"}, CA_BUNDLE, None, id="its own"),
+        pytest.param(
+            {"tls_append_default_CA": "yes"}, CA_BUNDLE, None, id="those of OpenSSL"
+        ),
     ],
 )
 def test_a_client_without_authorities_gets_those_of_the_machine(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.outbound import collect, policy_map
+from certbot_postfix.outbound import last_refresh, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import SNI_MAPS
 from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage, renew_lineage
@@ -54,7 +54,9 @@ class Place(Listed):
         self.say(0)
         self.follow("texthash")
         self.bundles = self.certbot.config_dir / "postfix"
-        self.cache = collect.cache_directory(self.path, self.bundles) / "mta-sts.json"
+        self.cache = (
+            last_refresh.cache_directory(self.path, self.bundles) / "mta-sts.json"
+        )
 
     def want(self, **wanted: str) -> None:
         """Let this be wanted beside the list."""

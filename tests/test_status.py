@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from certbot_postfix import cli
 from certbot_postfix.formats.policy import Entry, Mode, Policy
 from certbot_postfix.inbound import sni
-from certbot_postfix.outbound import collect
+from certbot_postfix.outbound import last_refresh
 from certbot_postfix.outbound import policy_map as policies
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
@@ -320,7 +320,7 @@ def failing_source(site: Site) -> None:
     path = site.postfix.config_dir / policies.NAME
     site.write(path, policies.render(Settings(("/a",)), {}, (3, 7)))
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
-    kept = collect.cache_directory(path, site.bundle.parent)
+    kept = last_refresh.cache_directory(path, site.bundle.parent)
     kept.mkdir(parents=True)
     (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
 

@@ -11,7 +11,9 @@ lookup              what Postfix demands for a domain, and what its servers say
 dnssec              whether DANE can work here
 resolver_daemon     daemons that resolve policies for Postfix
 main_cf             what main.cf must say, and what stands against it: decisions
-policy_file         the table certbot_tls_policy as a file
+last_refresh        when sources were asked, and what failed then
+policy_database     the database of the table certbot_tls_policy
+policy_file         that table as a file
 policy_map          the same as a value
 lists, list_state   our source of STARTTLS Everywhere lists, and what it knows of one
 mta_sts, mta_sts_cache   our source of MTA-STS policies, and its cache

@@ -4,13 +4,10 @@ Sources are asked when they have something to say.  What fails is reported, and 
 nothing: what the table has from them stays.  Raises `errors.Error`.
 """
 
-import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote
 
 from certbot_postfix.errors import BusyError, Error, enumerated
 from certbot_postfix.formats.policy import Entry, gc_paused
@@ -18,6 +15,7 @@ from certbot_postfix.options import ClientLevel
 from certbot_postfix.outbound import (
     dnssec,
     effect,
+    last_refresh,
     main_cf,
     policy_file,
     policy_map,
@@ -29,17 +27,6 @@ from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.system import files, lock
-
-# Where sources keep what they say, below our directory; there, a file with what failed
-# the last time, and one that has the time of that.
-_DIRECTORY = "policies"
-_FAILED = "failed.json"
-_REFRESHED = "refreshed"
-
-_DAY = 86400
-
-# How long a message of a former run may be.
-_LONGEST = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +73,7 @@ class Collector:
         self.current = current
         self.path = path
         self.directory = directory
-        self.cache = cache_directory(path, directory)
+        self.cache = last_refresh.cache_directory(path, directory)
         self.level = ClientLevel.KEEP  # what the client is about to be raised to
 
     @property
@@ -129,7 +116,7 @@ class Collector:
         with lock.alone(self.cache, wait=wait):
             for source in refreshed.sources:
                 refreshed.failures[source.label] = sources.refresh(source, now)
-            files.replace(self.cache / _REFRESHED, b"", mode=0o600)
+            last_refresh.note_end(self.cache)
         return refreshed
 
     def policies(
@@ -157,7 +144,7 @@ class Collector:
             )
         if before and before != wanted and policies.silent:
             policies = self._or_before(before, policies, now)
-        self._note_failures(policies.complaints)
+        last_refresh.note_failures(self.cache, policies.complaints)
         return policies
 
     def _or_before(
@@ -183,8 +170,8 @@ class Collector:
         groups = [self._of_broken(wanted, refreshed, now)]
         silent = False
         for source in refreshed.sources:
-            failures = refreshed.failures.get(source.label, ())
-            messages, known = sources.known(source, now, failures)
+            raised = refreshed.failures.get(source.label, ())
+            messages, known = sources.known(source, now, raised)
             complaints += messages
             silent |= bool(messages) and known == []
             groups.append(self._of(source, now) if known is None else known)
@@ -226,13 +213,6 @@ class Collector:
             or (entry.enforced and not new[entry.domain].enforced)
             for entry in self._entries(now)
         )
-
-    def _note_failures(self, complaints: list[str]) -> None:
-        path = self.cache / _FAILED
-        if complaints:
-            files.replace(path, json.dumps(complaints).encode(), mode=0o600)
-        else:
-            files.remove(path)
 
     def _context(self, wanted: Settings) -> Context:
         return Context(
@@ -299,22 +279,3 @@ class Collector:
                 hint="set smtp_tls_CAfile ="
                 f" {configuration.ca_bundle or 'a bundle'} in main.cf",
             )
-
-
-def cache_directory(path: Path, directory: Path) -> Path:
-    """Return where sources keep what they say for the table at *path*."""
-    return directory / _DIRECTORY / quote(str(path.parent.resolve()), safe="")
-
-
-def overdue(path: Path, directory: Path, now: datetime) -> bool:
-    """Whether the sources of the table at *path* were last asked a day ago."""
-    last = cache_directory(path, directory) / _REFRESHED
-    return not last.exists() or last.stat().st_mtime < now.timestamp() - _DAY
-
-
-def failures(path: Path, directory: Path) -> list[str]:
-    """Return what failed the last time, as far as this user may know."""
-    with suppress(Error, ValueError, TypeError, RecursionError):
-        messages = json.loads(files.read(cache_directory(path, directory) / _FAILED))
-        return [str(message)[:_LONGEST] for message in messages]
-    return []

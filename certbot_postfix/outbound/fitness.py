@@ -133,7 +133,7 @@ def choose(
     if wanted == "none":
         return "", []
     if wanted == "auto":
-        return _found(postfix, configuration)
+        return _fit(postfix, configuration)
     if not _TABLE.fullmatch(wanted):
         raise Error(
             f"{wanted!r} is not a table that can be named; no changes were made",
@@ -155,7 +155,7 @@ def choose(
     return wanted, []
 
 
-def _found(postfix: Postfix, configuration: Configuration) -> tuple[str, list[str]]:
+def _fit(postfix: Postfix, configuration: Configuration) -> tuple[str, list[str]]:
     named = configuration.value(PARAMETER)
     notes: list[str] = []
     for table in resolver_daemon.known(configuration):

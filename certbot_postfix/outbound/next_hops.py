@@ -7,7 +7,6 @@ configured here are asked before the level is raised.  lmtp(8) has a level of it
 
 import re
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import dns, files
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
@@ -91,12 +91,12 @@ def _routes(configuration: Configuration) -> Iterator[Route]:
         if name.endswith("_transport"):
             yield _route(value, usual[0], name)
         elif name == "relayhost":
-            yield from (Route(each, value, name) for each in usual)
+            yield from (Route(transport, value, name) for transport in usual)
         elif name.endswith(("transport_maps", "relayhost_maps")):
-            for found in _listed(value):
+            for nexthop in _listed(value):
                 # The latter have a next hop only, which may begin like a transport.
                 relay = name.endswith("relayhost_maps")
-                yield _route(f":{found}" if relay else found, usual[0], name)
+                yield _route(f":{nexthop}" if relay else nexthop, usual[0], name)
     for service in configuration.services:
         name = "smtp_fallback_relay"
         yield Route(service.name, configuration.value(name, service), name)
@@ -119,7 +119,7 @@ def _parameters(configuration: Configuration) -> Iterator[tuple[str, str]]:
     places: list[Mapping[str, str]] = [configuration.values]
     places += [service.overrides for service in configuration.services]
     for values in places:
-        for name in sorted(values, key=lambda each: (each not in first, each)):
+        for name in sorted(values, key=lambda name: (name not in first, name)):
             yield name, values[name]
 
 
@@ -177,7 +177,7 @@ def _refusal(without: list[tuple[Hop, str]], hops: list[Hop]) -> Error:
     several = len(without) > 1
     named = enumerated([f"{hop}: {why}" for hop, why in without], most=3)
     hop = without[0][0]
-    clients = [str(each.service) for each in hops if each.name == hop.name]
+    clients = [str(other.service) for other in hops if other.name == hop.name]
     return Error(
         f"{LEVEL} = encrypt would defer all mail to {'next hops' if several else 'a'}"
         f"{'' if several else ' next hop'} without TLS: {named}; no changes were made",
@@ -191,14 +191,14 @@ def _ask(
     configuration: Configuration, hops: list[Hop]
 ) -> tuple[list[tuple[Hop, str]], list[str]]:
     """Return which of *hops* offer no TLS, with the reason, and which do not answer."""
-    deadline = time.monotonic() + SECONDS
+    deadline = Deadline(SECONDS)
     without: dict[int, str] = {}
     unknown = dict.fromkeys(range(len(hops)), "it did not answer: timed out")
 
     def ask(number: int) -> None:
         try:
             question = _question(configuration, hops[number])
-            seconds = max(deadline - time.monotonic(), 0.1)
+            seconds = max(deadline.left, 0.1)
             if why := probe.without_tls(question, timeout=seconds):
                 without[number] = why
             del unknown[number]

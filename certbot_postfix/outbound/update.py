@@ -7,16 +7,20 @@ Raises `errors.Error`.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 
 from certbot_postfix.change import staging as staged_copies
 from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
-from certbot_postfix.errors import ProgramError, named_logger
-from certbot_postfix.outbound import fitness, main_cf, policy_map
-from certbot_postfix.outbound import resolver_daemon as services
+from certbot_postfix.errors import named_logger
+from certbot_postfix.outbound import (
+    fitness,
+    main_cf,
+    policy_database,
+    policy_map,
+    resolver_daemon,
+)
 from certbot_postfix.outbound.collect import Collector, Policies, Refreshed
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix import databases, map_types, maps, trust
@@ -24,7 +28,6 @@ from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.decisions import Decision, applied
-from certbot_postfix.postfix.postmap import reason
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
 
@@ -33,9 +36,6 @@ logger = named_logger(__name__)
 # Up to so many domains, each process reads them all (texthash); above, it looks into a
 # database.  docs/tables.rst has the figures.
 LARGE = 5000
-
-# So many entries are compared with a database at once.
-_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Outbound:
         if policies.daemon:
             later = applied(configuration, decisions)
             decisions += fitness.needs(later, policies.daemon)
-        known = services.known(configuration)
+        known = resolver_daemon.known(configuration)
         target = main_cf.Target(self.path, map_type, policies.daemon, known)
         decisions += main_cf.refer(configuration, target)
         before = files.read(self.path) if self.path.exists() else None
@@ -233,11 +233,14 @@ class Outbound:
         policies = self.collect(wanted, now, refreshed=refreshed)
         text = policies.text
         changed = text != files.read(self.path) or self.databases.backed_up()
-        if changed or services.fault(self.postfix, self._table):
+        if changed or resolver_daemon.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
             with signals.ending(), signals.interruptible():
                 self._replace(text)
-        return [*policies.complaints, *services.dead(self.postfix, self.configuration)]
+        return [
+            *policies.complaints,
+            *resolver_daemon.dead(self.postfix, self.configuration),
+        ]
 
     def restore_database(self, *, changed: bool) -> None:
         """Make the database fit to the text, which is an old one again if *changed*.
@@ -247,12 +250,20 @@ class Outbound:
         if not self.path.exists() or not self.map_type:
             return
         undone = self.databases.restore_backups()
-        if not undone and (changed or services.fault(self.postfix, self._table)):
+        if not undone and (changed or resolver_daemon.fault(self.postfix, self._table)):
             if self.map_type == "texthash":
                 self.databases.retire()
             else:
                 self._build(self.map_type, files.read(self.path))
         self.databases.discard_backups()
+
+    def _build(
+        self,
+        map_type: str,
+        text: bytes,
+        register: Callable[[Path], None] | None = None,
+    ) -> None:
+        policy_database.build(self.postfix, self.databases, map_type, text, register)
 
     def _advise(self, size: int) -> None:
         advice = map_types.outdated(
@@ -281,37 +292,6 @@ class Outbound:
         return map_types.chosen(
             self.postfix, self.configuration, self.map_type, size, LARGE
         )
-
-    def _build(
-        self,
-        map_type: str,
-        text: bytes,
-        register: Callable[[Path], None] | None = None,
-    ) -> None:
-        with self.databases.building(text, mode=0o644) as copy:
-            output = (
-                "" if map_type == "texthash" else self.postfix.map(f"{map_type}:{copy}")
-            )
-            self._refuse_unwritten(f"{map_type}:{copy}", text, output)
-            self.databases.install(copy, register)
-
-    def _refuse_unwritten(self, database: str, text: bytes, said: str) -> None:
-        """Raise `ProgramError` if Postfix does not find the last entry in *text*.
-
-        Or any, where postmap(1) *said* what may mean that it has left something out.
-        """
-        # postmap of 3.7 exits with 0, silently, when lmdb finds the disk full.
-        entries = policy_map.lines(text) if said else policy_map.last(text)
-        while True:  # a table without entries must be one, too
-            some = dict(islice(entries, _AT_ONCE))
-            if self.postfix.answers(database, some.keys()) != some:
-                raise ProgramError(
-                    f"{database} lacks what was written, and postmap {reason(said)}:"
-                    " the policies were left unchanged",
-                    hint="is the disk full?",
-                )
-            if not some:
-                return
 
 
 def _forgotten(wanted: Settings) -> list[str]:

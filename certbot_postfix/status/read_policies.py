@@ -10,10 +10,10 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error
 from certbot_postfix.outbound import (
-    collect,
     dnssec,
     effect,
     fitness,
+    last_refresh,
     main_cf,
     policy_file,
     resolver_daemon,
@@ -63,15 +63,18 @@ def _of_ours(
 ) -> PolicyTable:
     """Return what is known of our map *table*."""
     path = configuration.directory / policies.NAME
-    until, failures = None, collect.failures(path, bundles)
+    until, messages = (
+        None,
+        last_refresh.failures(last_refresh.cache_directory(path, bundles)),
+    )
     void: list[str] = []
     try:
         until = policy_file.until(path)
         domains = policy_file.enforced(path, _MOST)
         void = effect.bypassed(postfix, configuration, path, domains)
     except Error as error:
-        failures = [error.message, *failures]
-    return replace(table, until=until, failures=tuple(failures), void=tuple(void))
+        messages = [error.message, *messages]
+    return replace(table, until=until, failures=tuple(messages), void=tuple(void))
 
 
 def _daemon(
