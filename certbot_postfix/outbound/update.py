@@ -189,7 +189,7 @@ class Outbound:
         self.current.changed()
 
     def build(self, changes: Changes, register: Callable[[Path], None] | None) -> None:
-        """Make the database that goes with *changes*; see `Databases.put`."""
+        """Make the database that goes with *changes*: `policy_database.build`."""
         if changes.edit.after is not None and not changes.empty:
             self._build(changes.edit.map_type, changes.edit.after, register)
 
@@ -231,12 +231,11 @@ class Outbound:
             logger.warning("%s", unnamed)
             return []
         policies = self.collect(wanted, now, refreshed=refreshed)
-        text = policies.text
-        changed = text != files.read(self.path) or self.databases.backed_up()
+        changed = policies.text != files.read(self.path) or self.databases.backed_up()
         if changed or resolver_daemon.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
             with signals.ending(), signals.interruptible():
-                self._replace(text)
+                self._replace(policies.text)
         return [
             *policies.complaints,
             *resolver_daemon.dead(self.postfix, self.configuration),
