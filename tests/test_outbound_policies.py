@@ -676,7 +676,8 @@ def test_instances_do_not_share_what_their_sources_said(scene, base, listed):
 
     assert one != two
     assert one.parent == two.parent
-    assert [each.suffix for each in sorted(one.iterdir())] == [".list", ".seen"]
+    names = sorted(path.suffix or path.name for path in one.iterdir())
+    assert names == [".list", ".seen", "refreshed"]
 
 
 # Taken out

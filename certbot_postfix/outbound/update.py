@@ -227,8 +227,8 @@ class Outbound:
         if wanted is None:
             return []
         databases.remove_leftovers(self.path)
-        if unnamed := self.unnamed():
-            logger.warning("%s", unnamed)
+        if warning := self.unnamed():
+            logger.warning("%s", warning)
             return []
         policies = self.collect(wanted, now, refreshed=refreshed)
         changed = policies.text != files.read(self.path) or self.databases.backed_up()
@@ -278,14 +278,13 @@ class Outbound:
     def _replace(self, text: bytes) -> None:
         change = Transaction((self.databases,))
         edit = Edit(self.path, files.read(self.path), text, 0o644, self.map_type)
-        with change.undone_on_failure(self._restored):
+        with change.undone_on_failure(
+            lambda _: self.serving.reload(self.configuration)
+        ):
             self._build(self.map_type, text, change.register)
             change.write(edit)
             self.serving.reload(self.configuration)
         change.discard_backups()
-
-    def _restored(self, _: list[Path]) -> None:
-        self.serving.reload(self.configuration)
 
     def _chosen(self, size: int) -> str:
         return map_types.chosen(
