@@ -15,7 +15,7 @@ from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound.policy_map import PARAMETER, spellings_of
 from certbot_postfix.postfix import maps
-from certbot_postfix.postfix.configuration import Configuration, Service
+from certbot_postfix.postfix.configuration import Configuration, Service, words_of
 from certbot_postfix.postfix.services import as_clients_see_it
 from certbot_postfix.system import files
 
@@ -182,7 +182,7 @@ def filters(configuration: Configuration) -> Iterator[Route]:
     places: list[Mapping[str, str]] = [configuration.values]
     places += [service.overrides for service in configuration.services]
     for values in places:
-        named = values.get("smtpd_restriction_classes", "").replace(",", " ").split()
+        named = words_of(values.get("smtpd_restriction_classes", ""))
         classes = {*named, *configuration.words("smtpd_restriction_classes")}
         if value := values.get("content_filter"):
             yield _filter(configuration, value, "content_filter")

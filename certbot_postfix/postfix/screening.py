@@ -79,7 +79,7 @@ class _Reader:
         postconf(5), smtpd_tls_chain_files: if it is set, the older ones are ignored.
         """
         chain = self.setting(CHAIN)
-        if files := chain.value.replace(",", " ").split():
+        if files := words_of(chain.value):
             return _Setting(" ".join(files), chain.places)
         older = [self.setting(name) for name in LEGACY]
         places = [place for setting in (chain, *older) for place in setting.places]
