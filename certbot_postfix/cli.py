@@ -128,7 +128,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     if not deployment.renew(lineage):
-        deployment.say(f"Postfix does not use {name}: nothing was done.")
+        deployment.say(f"Postfix does not use {name}: no changes were made.")
     return 0
 
 
@@ -269,7 +269,7 @@ def _declare_deploy(commands: Commands) -> None:
         "deploy",
         help="put a renewed certificate into service, as certbot's deploy hook",
         description="Put a renewed certificate into service: refresh what Postfix"
-        " reads, reload it, and prove that the certificate is served, or undo. Nothing"
+        " reads, reload it, and verify that the certificate is served, or undo. Nothing"
         " is done if Postfix does not use it. Its configuration is not edited.",
     )
     deploy.add_argument(
@@ -287,7 +287,7 @@ def _declare_forget(commands: Commands) -> None:
         "forget",
         help="take a certificate out of Postfix, and remove its bundle",
         description="Take a certificate out of the table of names and out of main.cf,"
-        " print the diff, reload Postfix, prove that it serves the others, and remove"
+        " print the diff, reload Postfix, verify that it serves the others, and remove"
         " the bundle. The only default certificate is replaced by certbot's own files.",
     )
     forget.add_argument("name", metavar="NAME", help="certbot's name of it")

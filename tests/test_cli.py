@@ -254,7 +254,10 @@ def test_who_is_answered_by_a_table_of_the_administrator_s_is_told(
     plan(name=OTHER)
 
     out, talk = capsys.readouterr()
-    assert f"{own} in main.cf answers who asks for {OTHER}; that stays" in talk
+    assert (
+        f"{own} in main.cf already has an entry for {OTHER} and takes precedence"
+        in talk
+    )
     assert f"+tls_server_sni_maps = {own}, texthash:" in out
 
 

@@ -102,7 +102,9 @@ def test_a_name_is_looked_up_in_the_table_of_postfix_first(known):
 
 
 def test_a_name_that_nobody_knows_is_told():
-    with pytest.raises(MisconfiguredError, match="port of the service unheard-of/inet"):
+    with pytest.raises(
+        MisconfiguredError, match="unknown service name unheard-of/inet"
+    ):
         endpoints(configured(smtpd("unheard-of")))
 
 

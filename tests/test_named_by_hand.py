@@ -37,7 +37,7 @@ def test_certonly_and_its_renewals_leave_a_postfix_alone_that_does_not_use_them(
     obtained = obtain(scene, *options(scene.postfix))
     renewed = succeeded(scene.certbot("renew", "--force-renewal"))
 
-    assert "Postfix uses no certificate of certbot's; nothing was changed." in obtained
+    assert "Postfix uses no certificate of certbot's; no changes were made." in obtained
     assert f"{NAME} was renewed, but is not installed in Postfix" in renewed
     assert (configuration(scene), scene.postfix.snapshot()) == before
     assert scene.reloads == 0

@@ -286,7 +286,7 @@ def test_a_table_that_somebody_else_wrote_is_not_overwritten(scene):
     scene.path.write_text("example.org none\n")
     scene.third.say(ONE)
 
-    with pytest.raises(Error, match="was not written by this plugin and stays"):
+    with pytest.raises(Error, match="was not written by this plugin, and is left"):
         scene.apply()
 
     assert scene.path.read_text() == "example.org none\n"

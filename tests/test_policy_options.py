@@ -146,7 +146,7 @@ def test_a_list_that_cannot_be_one_is_refused(install, stopped_postfix: PrivateP
     done = install("--postfix-policy-list", "http://lists.example.org/list.json")
 
     assert done.returncode == 1
-    assert "is neither a path nor an https URL: nothing was done" in done.stderr
+    assert "is neither a path nor an https URL; no changes were made" in done.stderr
     assert stopped_postfix.main_cf.read_bytes() == before
 
 

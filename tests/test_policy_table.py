@@ -173,7 +173,7 @@ def test_reading_a_table_gives_what_was_written(found, settings, dane):
 
 @pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])
 def test_a_table_that_is_not_ours_stays(text):
-    with pytest.raises(Error, match="was not written by this plugin and stays"):
+    with pytest.raises(Error, match="was not written by this plugin, and is left"):
         policy_map.header(io.StringIO(text), PATH)
 
 

@@ -172,7 +172,7 @@ def test_a_table_of_the_administrator_s_stays_in_front(own, base, form):
     ours = own.postfix.config_dir / "certbot_sni"
     assert own.parameter("tls_server_sni_maps") == f"{form}:{table}, texthash:{ours}"
     (warning,) = proposal.warnings
-    assert f"{form}:{table} in main.cf answers who asks for {SHOP[0]}" in warning
+    assert f"{form}:{table} in main.cf already has an entry for {SHOP[0]}" in warning
     assert everywhere(own.postfix, SHOP[0]) == theirs.leaf
     assert everywhere(own.postfix, SHOP[1]) == newest(own, "own")
 

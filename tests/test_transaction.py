@@ -198,7 +198,7 @@ def test_what_postfix_does_not_accept_is_quoted_and_not_planned(
 def test_a_value_that_postconf_did_not_take_as_told_is_refused(postfix):
     decisions = (Change("smtpd_tls_loglevel", None, "1   2", "blanks collapse"),)
 
-    with pytest.raises(MisconfiguredError, match="did not set smtpd_tls_loglevel"):
+    with pytest.raises(MisconfiguredError, match="did not apply smtpd_tls_loglevel"):
         staging.stage(postfix, decisions, None)
 
 

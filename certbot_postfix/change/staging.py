@@ -131,7 +131,7 @@ def _accept(staged: Postfix, changes: dict[str, str], retired: list[str]) -> Non
     wrong |= set(retired) & set(explicit)
     if wrong:
         raise MisconfiguredError(
-            f"postconf did not set {', '.join(sorted(wrong))} as told: nothing was done"
+            f"postconf did not apply {', '.join(sorted(wrong))}; no changes were made"
         )
 
 
@@ -147,7 +147,7 @@ def _check(staged: Postfix, postfix: Postfix) -> None:
             postfix.check()
         except MisconfiguredError as error:
             told = error.message.replace("` fails for", "` already fails for")
-            error.message = f"{told}; nothing was changed"
+            error.message = f"{told}; no changes were made"
             raise
         _, _, reason = refused.message.partition(": ")
         raise MisconfiguredError(

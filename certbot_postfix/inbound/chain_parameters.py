@@ -213,6 +213,6 @@ def _refuse_other_uses(configuration: Configuration, bundle: Path) -> None:
     if users:
         raise Error(
             f"{bundle} is named by {', '.join(users)}, which was not done by this"
-            " plugin: nothing was changed",
+            " plugin; no changes were made",
             hint="name another file there first",
         )

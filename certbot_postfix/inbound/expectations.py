@@ -1,4 +1,4 @@
-"""What must be shown to whom: the questions of a proof, before they are asked.
+"""What must be presented to whom: the questions of a verification.
 
 Pure: the configuration, the table and certificates in, promises out.
 """

@@ -99,7 +99,7 @@ class Removal:
         ]
 
     def carry_out(self, planned: Plan) -> bool:
-        """Do what is planned, prove it, and remove the bundle.
+        """Do what is planned, verify it, and remove the bundle.
 
         Returns whether that was removed: another instance may use it.
         """

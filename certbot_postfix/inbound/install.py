@@ -270,7 +270,7 @@ class Installation:
         raise Error(
             f"main.cf serves a second certificate by default, from {lost[0]}, which"
             f" cannot stay beside that of {new.path.stem}: clients that know no other"
-            f" type of key ({', '.join(types)}) would get no TLS; nothing was changed",
+            f" type of key ({', '.join(types)}) would get no TLS; no changes were made",
             hint=advice,
         )
 
@@ -285,8 +285,8 @@ class Installation:
     def _conflicts(self, keys: set[str]) -> list[str]:
         answered = self.inventory.answered(keys)
         return [
-            f"{table} in main.cf answers who asks for {key}; that stays, and the"
-            " certificate is not served to them"
+            f"your own {table} in main.cf already has an entry for {key} and takes"
+            f" precedence; this certificate will not be used for {key}"
             for key, table in sorted(answered.items())
         ]
 
@@ -319,7 +319,7 @@ class Installation:
         self.tables.build(form, table, changed, change.register)
 
     def serve(self, proposal: Proposal) -> None:
-        """Make Postfix serve what was applied, and prove it."""
+        """Make Postfix serve what was applied, and verify it."""
         new, table = Deployed(proposal.path, proposal.bundle.leaf), self.inventory.table
         answered = self.inventory.answered(renew.with_parents(set(new.leaf.names)))
         promises = renew.promised(self.inventory, table, [new], answered)

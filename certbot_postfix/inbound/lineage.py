@@ -49,8 +49,8 @@ class Lineage:
     def pending_for(self, bundle: Path, directory: Path) -> bool:
         """Whether Postfix may have missed the newest version.
 
-        Either *bundle* holds something else, or was not proven when it was written (the
-        one before lies beside it until then), or a database in Postfix's *directory* is
+        Either *bundle* holds something else, or is not verified since it was written
+        (the one before lies beside it until then), or a database in Postfix's *directory* is
         older; or it is gone, but named there.
         """
         if files.backup_of(bundle):
@@ -74,7 +74,7 @@ class Lineage:
             return Bundle.from_pem(files.read(self.key), files.read(self.fullchain))
         except CertificateError as error:
             raise CertificateError(
-                f"lineage {self.name}: {error.message}: nothing was changed",
+                f"lineage {self.name}: {error.message}; no changes were made",
                 hint=self.advice(error.hint),
             ) from error
 

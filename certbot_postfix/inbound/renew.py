@@ -29,7 +29,7 @@ logger = named_logger(__name__)
 
 
 class Renewal:
-    """Renewals for the Postfix of *inventory*, proven by *serving*."""
+    """Renewals for the Postfix of *inventory*, verified by *serving*."""
 
     def __init__(self, inventory: Inventory, serving: Serving) -> None:
         self.inventory = inventory

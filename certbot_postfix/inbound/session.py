@@ -37,7 +37,7 @@ class Deployment:
     """What can be done to one Postfix instance.
 
     *bundles* is our directory below certbot's, *staging* the place for staged copies,
-    *timeout* the seconds in which a certificate must be served; 0 asks for no proof.
+    *timeout* the seconds in which a certificate must be served; 0 skips verification.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Deployment:
         """Put the newest certificate of a lineage into service, if Postfix uses it.
 
         Others whose renewal was missed are put into service with it.  What is not
-        proven is undone, and the old one proven, when this raises.  Returns whether
+        verified is undone, and the old one verified, when this raises.  Returns whether
         Postfix uses the lineage.
         """
         missed = [one for one in self.inventory.pending() if one.name != lineage.name]
@@ -190,7 +190,7 @@ class Deployment:
             self.serving.record_baseline(self.configuration)
             self.serving.reload_and_verify(self.configuration, by_hand)
         elif not self.inventory.deployed() and not outdated:
-            self.say("Postfix uses no certificate of certbot's; nothing was changed.")
+            self.say("Postfix uses no certificate of certbot's; no changes were made.")
 
     def removal(self, name: str) -> Removal:
         """Return what takes the lineage *name* out of Postfix."""

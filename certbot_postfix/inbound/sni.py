@@ -65,7 +65,7 @@ def parse(text: bytes, path: Path) -> dict[str, tuple[str, ...]]:
     """Read a table that `render` made; raise `Error` if it did not make it."""
     if not text.startswith(HEADER.splitlines()[0]):
         raise Error(
-            f"{path} was not written by this plugin and stays: nothing was done",
+            f"{path} was not written by this plugin, and is left unchanged",
             hint="give it another name, there and in main.cf",
         )
     return entries(text)

@@ -142,14 +142,14 @@ class Inventory:
     def pending(self) -> list[Lineage]:
         """Return the deployed lineages that are newer than their bundles.
 
-        Only those are looked into that certbot touched after us, or that are unproven.
+        Only those are read that certbot touched after us, or that are not verified.
         """
-        unproven = {path.name for path in self.bundles.glob(f".*{files.OLD}")}
+        unverified = {path.name for path in self.bundles.glob(f".*{files.OLD}")}
         return [
             lineage
             for lineage in self.lineages()
             if self.uses(self.path_of(lineage))
-            and self._suspect(lineage, unproven)
+            and self._suspect(lineage, unverified)
             and self._is_pending(lineage)
         ]
 
@@ -180,9 +180,9 @@ class Inventory:
             != table
         ]
 
-    def _suspect(self, lineage: Lineage, unproven: Collection[str]) -> bool:
+    def _suspect(self, lineage: Lineage, unverified: Collection[str]) -> bool:
         path = self.path_of(lineage)
-        if files.backup_name(path).name in unproven or not path.exists():
+        if files.backup_name(path).name in unverified or not path.exists():
             return True
         return lineage.fullchain.lstat().st_mtime >= path.stat().st_mtime
 

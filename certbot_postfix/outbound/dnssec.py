@@ -19,13 +19,13 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
     """Raise `Error` unless DANE would work; return what is remarkable if it does."""
     if why := next(filter(None, map(_unfit, as_clients_see_it(configuration))), ""):
         raise Error(
-            f"{why}: the level dane would protect no mail, and nothing was changed",
+            f"{why}: the level dane would protect no mail, and no changes were made",
             hint="another --postfix-client-level, or change that first",
         )
     resolvers = _resolvers(configuration)
     if why := _unvalidated(resolvers):
         raise Error(
-            f"{why}: the level dane would protect no mail, and nothing was changed",
+            f"{why}: the level dane would protect no mail, and no changes were made",
             hint="run one that validates on this machine, such as unbound, and name it"
             " alone there",
         )

@@ -35,7 +35,7 @@ _LOCAL = frozenset(
 # Those that ask a list of others, in braces: DATABASE_README.
 _COMPOSED = frozenset({"pipemap", "unionmap"})
 
-# What our entries would not make stricter, or else by another kind of proof.
+# What our entries would not make stricter, or else by another kind of evidence.
 STRICTER = frozenset({"dane-only", "fingerprint", "secure"})
 
 

@@ -184,7 +184,7 @@ def header(text: TextIO, path: Path) -> Header:
                 hint=f"undo that, or remove {path} and install the policies anew",
             ) from error
         raise Error(
-            f"{path} was not written by this plugin and stays: nothing was done",
+            f"{path} was not written by this plugin, and is left unchanged",
             hint="give it another name, there and in main.cf",
         ) from error
 

@@ -205,8 +205,8 @@ def merge_options(
     if (lists := conf("policy-list")) is not None:
         if wrong := list(filter(_senseless, lists)):
             raise Error(
-                f"{excerpt(wrong[0])} is neither a path nor an https URL: nothing"
-                " was done",
+                f"{excerpt(wrong[0])} is neither a path nor an https URL; no"
+                " changes were made",
                 hint="give --postfix-policy-list one of them",
             )
         places = tuple(filter(None, lists))

@@ -103,7 +103,7 @@ class Databases:
         return [path for path in self._all() if files.backup_of(path)]
 
     def discard_backups(self) -> None:
-        """Forget what was replaced: what is there now is proven."""
+        """Remove the backups: what is there now is verified."""
         for path in self._all():
             files.discard_backup(path)
         files.remove(*self._obsolete)

@@ -191,7 +191,7 @@ class Postfix:
         if (there := processes.elsewhere(configuration)) and self.running():
             raise MisconfiguredError(
                 f"Postfix was started with {there} and does not read {self.directory}:"
-                " nothing was changed",
+                " no changes were made",
                 hint=f"name {there} as Postfix's configuration directory, or stop"
                 f" Postfix and start it with {self.directory}",
             )

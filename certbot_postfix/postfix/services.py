@@ -201,8 +201,8 @@ def address(service: Service, configuration: Configuration) -> tuple[str, int]:
         return host.strip("[]"), socket.getservbyname(port, "tcp")
     except (OSError, ValueError):  # the latter: it cannot be a name at all
         raise MisconfiguredError(
-            f"master.cf: nobody knows the port of the service {service},"
-            " and Postfix would die of it",
+            f"master.cf: unknown service name {service} (not in /etc/services);"
+            " Postfix cannot start with it",
             hint="name the port by its number, or add it to /etc/services",
         ) from None
 
