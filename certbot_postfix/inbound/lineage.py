@@ -50,8 +50,8 @@ class Lineage:
         """Whether Postfix may have missed the newest version.
 
         Either *bundle* holds something else, or is not verified since it was written
-        (the one before lies beside it until then), or a database in Postfix's *directory* is
-        older; or it is gone, but named there.
+        (the one before lies beside it until then), or a database in Postfix's
+        *directory* is older; or it is gone, but named there.
         """
         if files.backup_of(bundle):
             return True
