@@ -718,9 +718,8 @@ def test_while_a_daemon_is_dead_all_mail_waits_and_status_tells(resolved):
     status = resolved.network.run(
         str(COMMAND), *where, env=resolved.certbot.environment
     )
-    assert f"{DAEMON} cannot be asked, and while that is so mail to every" in " ".join(
-        status.stdout.split()
-    )
+    words = " ".join(status.stdout.split())
+    assert f"{DAEMON} cannot be queried; until it can, mail to every domain" in words
 
     start_daemon(resolved)
     resolved.flush()
