@@ -723,7 +723,7 @@ def test_a_service_that_dies_of_the_new_configuration_serves_again_at_once(
     stopped_postfix.start()
     before = State(certbot, stopped_postfix)
 
-    done = install(certbot, stopped_postfix, "--postfix-verify-timeout", "3")
+    done = install(certbot, stopped_postfix, "--postfix-verify-timeout", "8")
 
     before.assert_kept()  # not only after the minute for which a service is throttled
     assert done.returncode == 1
