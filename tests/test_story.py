@@ -1,5 +1,6 @@
 """The story that users live through, with real programs from end to end."""
 
+import json
 import os
 import pty
 import re
@@ -24,7 +25,6 @@ from tests.lab import (
 from tests.lab.machine import LOOPBACK
 from tests.lab.postfix import SERVICES, snapshot
 from tests.lab.scene import identity, options
-from tests.test_lists import written
 
 pytestmark = pytest.mark.postfix
 
@@ -307,7 +307,10 @@ def test_a_certificate_and_policies_are_one_diff_and_one_question(
     postfix, certbot, authority, base, answer
 ):
     issued, listed = lineage(certbot, authority), base / "list.json"
-    listed.write_bytes(written("policy.example.org"))
+    entry = {"mode": "enforce", "mxs": ["mx.example.org"]}
+    policies = {"policy.example.org": entry}
+    about = {"version": "0.1", "timestamp": 1_700_000_000, "expires": 4_000_000_000}
+    listed.write_text(json.dumps({**about, "policies": policies}))
     before, snake_oil = postfix.snapshot(), served(postfix)
     reloads = postfix.log().count("reload --")
 
