@@ -85,6 +85,8 @@ def _compilation(form: str) -> Compilation:
         write_list(listed, DOMAINS)
         path = postfix.config_dir / policy_map.NAME
         path.write_bytes(policy_map.render(Settings((str(listed),)), {}, (3, 7)))
+        # Or it would be warned that this is not the usual type.
+        postfix.set(default_database_type=form)
         postfix.set(smtp_tls_policy_maps=f"{form}:{path}")
         ours = cost(
             str(COMMAND),
