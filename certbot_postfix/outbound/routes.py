@@ -225,10 +225,23 @@ def complaints(
     def answers(table: str, keys: set[str]) -> dict[str, str]:
         return {key: known[table][key] for key in keys if key in known[table]}
 
+    # There may be a million, most of which no table and no list has: those go one way.
+    listed = {*configuration.words("relay_domains")}.union(*known.values())
+    listed |= {f".{name}" for name in listed}
+    others: Route | None = None
+    reasons: dict[tuple[Route, bool], str] = {}
     by_reason: dict[str, set[str]] = {}
     for spelling, domain in spellings.items():
-        route = find(configuration, spelling, answers)
-        if why := void(configuration, route, path, spelling):
+        if listed and not listed.isdisjoint(
+            (_somebody(spelling), *main_cf.keys(spelling), "*")
+        ):
+            route = find(configuration, spelling, answers)
+        else:
+            route = others = others or find(configuration, spelling, answers)
+        case = route, route.nexthop.lower() == spelling
+        if case not in reasons:
+            reasons[case] = void(configuration, route, path, spelling)
+        if why := reasons[case]:
             by_reason.setdefault(why, set()).add(domain)
     messages = [
         f"policies for {enumerated(sorted(affected))} have no effect: {why}"
