@@ -736,7 +736,7 @@ def test_an_override_says_service_parameter_and_value():
 
     assert str(override) == (
         "master.cf: submission/inet overrides smtpd_tls_security_level = none;"
-        " that stays, main.cf's value is hidden there"
+        " left unchanged, so main.cf's value does not apply there"
     )
 
 

@@ -570,7 +570,7 @@ def test_a_service_with_its_own_certificate_keeps_it(
         "submissions": issued.leaf,
     }
     told = done.stdout + done.stderr
-    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}; that stays" in told
+    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}; left" in told
     assert identity(stopped_postfix.master_cf) == master_cf
 
 

@@ -98,5 +98,8 @@ class Override:
 
     def __str__(self) -> str:
         value = self.value or "(empty)"
-        told = f"{self.service} overrides {self.name} = {value}; that stays"
-        return printable(f"master.cf: {told}, main.cf's value is hidden there")
+        setting = f"{self.service} overrides {self.name} = {value}"
+        return printable(
+            f"master.cf: {setting}; left unchanged, so main.cf's value does not apply"
+            " there"
+        )

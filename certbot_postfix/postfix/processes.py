@@ -68,8 +68,8 @@ def refuse_taken_ports(configuration: Configuration, process: int) -> None:
     for host, port in listeners.foreign(bound(configuration), process):
         raise MisconfiguredError(
             f"{configuration.directory}/master.cf wants port {port}"
-            f"{f' of {host}' if host else ''}, which another program has taken:"
-            " Postfix would die of a reload, so it is not reloaded",
+            f"{f' of {host}' if host else ''}, which another program has taken: a"
+            " reload would stop Postfix, so it is not reloaded",
             hint="stop the other program, or take the service out of master.cf",
         )
 
