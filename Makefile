@@ -12,6 +12,7 @@ help:
 	@echo "make test       run all tests"
 	@echo "make test-fast  run the tests that start no Postfix"
 	@echo "make lint       check format, style and types"
+	@echo "make docs       build documentation and manual page"
 	@echo "make dist       build sdist and wheel, and check them"
 	@echo "make deb        build the Debian package, and check it"
 	@echo "make distro-test  try that package in Debian 12 and 13, and upgrade to 14"
@@ -46,6 +47,14 @@ fuzz: .venv/.fuzz-stamp
 .PHONY: bench
 bench: .venv/.stamp
 	.venv/bin/python -m tests.bench
+
+# Into build/docs: the pages, and the manual page.
+.PHONY: docs
+docs: .venv/.stamp
+	for builder in html man; do \
+	    .venv/bin/python -m sphinx -q -W -n -d build/docs/doctrees -b $$builder \
+	        docs build/docs/$$builder || exit 1; \
+	done
 
 # Of the commit that is checked out.
 .PHONY: dist

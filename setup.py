@@ -30,6 +30,7 @@ setup(
             "prometheus_client",
             "pytest",
             "pytest-xdist",
+            "sphinx>=5.3,<10",
         ],
         "dev": ["build", "mypy", "ruff", "twine"],
         "fuzz": ["atheris"],

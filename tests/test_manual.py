@@ -1,4 +1,7 @@
-"""Parser, README.rst and manual page tell of the same commands and options."""
+"""Parser, reference and manual page have the same commands and options.
+
+What the documentation tells a user to type is what the parsers accept.
+"""
 
 import contextlib
 import io
@@ -6,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +18,14 @@ import pytest
 from certbot_postfix import cli, options
 
 ROOT = Path(__file__).parents[1]
-MANUAL = ROOT / "docs/certbot-postfix.1"
-README = (ROOT / "README.rst").read_text()
+DOCS = ROOT / "docs"
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 # What a page may leave unsaid.
 USUAL = {"--help"}
 
-Told = dict[str, set[str]]
+Syntax = dict[str, set[str]]
 
 
 def of_the_help(*words: str) -> Iterator[tuple[str, set[str]]]:
@@ -46,33 +49,55 @@ def of_certbot() -> set[str]:
     return set(names)
 
 
-def told(texts: Iterator[str]) -> Told:
-    """Return what is said of each command in *texts*, which begin with it."""
-    found: Told = {}
-    for text in texts:
-        words = re.match(r"((?:[a-z]+ ?)+)", text)
+def syntax(terms: list[str]) -> Syntax:
+    """Return the options that each of the *terms* has after the name of a command."""
+    found: Syntax = {}
+    for term in terms:
+        words = re.match(r"((?:[a-z]+ ?)+)", term)
         name = words[1].strip() if words else ""
-        if name in COMMANDS and name:
-            found[name] = set(OPTION.findall(text))
+        if name:
+            assert name in COMMANDS, f"there is no command {name}"
+            found[name] = set(OPTION.findall(term))
     return found
 
 
-def plain(roff: str) -> str:
-    """Return the words of *roff*, without its macros and fonts."""
-    roff = re.sub(r"\\f.", "", roff).replace("\\-", "-").replace('"', "")
-    return re.sub(r"^\.[A-Z]+ ?", "", roff, flags=re.MULTILINE).strip()
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the manual page."""
+    place = tmp_path_factory.mktemp("docs")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "-b", "man", DOCS, place],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return place / "certbot-postfix.1"
 
 
-def sections() -> dict[str, str]:
-    """Return the sections of the manual page by their titles."""
-    _, *parts = re.split(r"^\.SH ", MANUAL.read_text(), flags=re.MULTILINE)
-    return dict(part.split("\n", 1) for part in parts)
+def of_the_manual(page: Path, title: str) -> list[str]:
+    """Return the terms of a section of the manual page, as plain text."""
+    text = re.sub(r"\\f.|\\%|\\&", "", page.read_text()).replace("\\-", "-")
+    section = text.partition(f"\n.SH {title}\n")[2].partition("\n.SH ")[0]
+    return re.findall(r"^\.TP\n(?:\.B )?(.*)$", section, re.MULTILINE)
 
 
-def readme(title: str) -> str:
-    """Return the section of README.rst with that *title*."""
-    _, _, rest = README.partition(f"\n{title}\n{'-' * len(title)}\n")
-    return re.split(r"\n[^\n]+\n-{3,}\n", rest)[0]
+def of_the_reference(page: str, title: str) -> list[str]:
+    """Return the terms of a page's section."""
+    text = (DOCS / "reference" / page).read_text()
+    _, _, rest = text.partition(f"\n{title}\n")
+    section = re.split(r"\n[^\n]+\n-{3,}\n", rest)[0]
+    return [
+        term.replace("``", "")
+        for term in re.findall(r"^(``.*)$", section, re.MULTILINE)
+    ]
+
+
+def compared(commands: list[str], common: list[str], certbots: list[str]) -> None:
+    """Expect what the parsers have."""
+    assert syntax(commands) == {name: COMMANDS[name] for name in COMMANDS if name}
+    assert set(OPTION.findall(" ".join(common))) - USUAL == COMMANDS[""]
+    assert set(OPTION.findall(" ".join(certbots))) == of_certbot()
 
 
 def test_there_are_commands_to_compare():
@@ -80,37 +105,22 @@ def test_there_are_commands_to_compare():
     assert "--postfix-policy-list" in of_certbot()
 
 
-def test_the_manual_page_has_all_commands_with_their_options():
-    items = re.split(r"^\.TP\n", sections()["COMMANDS"], flags=re.MULTILINE)
-
-    found = told(plain(item) for item in items)
-
-    assert found == {name: COMMANDS[name] for name in COMMANDS if name}
-    everywhere = set(OPTION.findall(plain(sections()["OPTIONS"])))
-    assert everywhere - USUAL == COMMANDS[""]
+def test_the_reference_has_all_commands_and_options():
+    compared(
+        of_the_reference("cli.rst", "Commands"),
+        of_the_reference("cli.rst", "Options"),
+        of_the_reference("certbot-options.rst", ".. options"),
+    )
 
 
-def test_the_manual_page_has_all_options_of_certbot():
-    found = set(OPTION.findall(plain(sections()["CERTBOT OPTIONS"])))
-
-    assert found == of_certbot()
-
-
-def test_the_readme_has_all_commands_with_their_options():
-    items = re.findall(r"^``([a-z][^`]*)``$", readme("Options"), flags=re.MULTILINE)
-
-    found = told(iter(items))
-
-    assert found == {name: COMMANDS[name] for name in COMMANDS if name}
-    synopsis = re.search(r"``certbot-postfix ([^`]*) COMMAND``", readme("Options"))
-    assert synopsis
-    assert set(OPTION.findall(synopsis[1])) == COMMANDS[""]
-
-
-def test_the_readme_has_all_options_of_certbot():
-    terms = re.findall(r"^``--postfix.*$", readme("Options"), flags=re.MULTILINE)
-
-    assert set(OPTION.findall(" ".join(terms))) == of_certbot()
+def test_the_manual_page_has_all_commands_and_options(manual: Path):
+    compared(
+        of_the_manual(manual, "COMMANDS"),
+        of_the_manual(manual, "OPTIONS"),
+        of_the_manual(manual, "CERTBOT OPTIONS"),
+    )
+    assert of_the_manual(manual, "EXIT STATUS") == ["0", "1", "2", "3"]
+    assert "/etc/letsencrypt/postfix/NAME.pem" in of_the_manual(manual, "FILES")
 
 
 def test_the_help_has_an_example_of_each_command_that_works():
@@ -126,9 +136,9 @@ def test_the_help_has_an_example_of_each_command_that_works():
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="there is no man(1)")
-def test_man_finds_no_fault_with_the_manual_page():
+def test_man_finds_no_fault_with_the_manual_page(manual: Path):
     done = subprocess.run(
-        ["man", "--warnings", "--local-file", str(MANUAL)],
+        ["man", "--warnings", "--local-file", str(manual)],
         check=False,
         capture_output=True,
         text=True,
@@ -136,4 +146,52 @@ def test_man_finds_no_fault_with_the_manual_page():
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "certbot run -i postfix" in done.stdout
+    assert "certbot run -a standalone -i postfix" in done.stdout
+
+
+# What the documentation tells a user to type
+
+PAGES = [ROOT / "README.rst", *sorted(DOCS.rglob("*.rst"))]
+
+
+def typed(text: str, program: str) -> Iterator[list[str]]:
+    """Yield the words after *program* in literal blocks and inline literals."""
+    text = re.sub(r"\\\n\s+", "", text)
+    lines = re.findall(rf"^ {{4,}}(?:# |\$ )?{program} (.*)$", text, re.MULTILINE)
+    inline = re.findall(rf"``{program} ([^`]*)``", text)
+    for command in (*lines, *inline):
+        # what follows belongs to the shell, or is left out
+        yield shlex.split(re.split(r"[|>;…]|2>|&&", command)[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_the_documentation_has_of_certbot_postfix_is_what_it_accepts(page: Path):
+    parser = cli.parser()
+
+    for words in typed(page.read_text(), "certbot-postfix"):
+        try:
+            parser.parse_args(words)
+        except SystemExit:
+            # the name of a command alone stands for it in a sentence
+            assert " ".join(words) in {*COMMANDS, "policy"}, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_documentation_has_no_option_of_the_plugin_that_is_none(page: Path):
+    ours = {
+        each
+        for each in OPTION.findall(page.read_text())
+        if each.startswith("--postfix-")
+    }
+
+    assert ours <= of_certbot() | COMMANDS[""]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_of_the_repository_in_the_documentation_exist(page: Path):
+    paths = re.findall(
+        r"(?<![\w/.-])((?:docs|tests|tools|debian|certbot_postfix|\.ci)/[\w./*-]+[\w*])",
+        page.read_text(),
+    )
+
+    assert [path for path in paths if not list(ROOT.glob(path))] == []

@@ -19,7 +19,7 @@ HEADER = b"# Which certificate is served to whom asks for which name.\n"
 HEADER += b"# Written by certbot-postfix: edits are lost.\n"
 
 # Up to so many names, each process reads the bundles themselves (texthash); above, it
-# looks into a database that has copies of them.  docs/tables.rst has the figures.
+# looks into a database that has copies of them.  docs/how-it-works.rst has the figures.
 LARGE = 200
 
 # OpenSSL 3.2 to 3.6 may crash when a name's chain has a key of another type.

@@ -34,7 +34,7 @@ from certbot_postfix.system import files, signals
 logger = named_logger(__name__)
 
 # Up to so many domains, each process reads them all (texthash); above, it looks into a
-# database.  docs/tables.rst has the figures.
+# database.  docs/how-it-works.rst has the figures.
 LARGE = 5000
 
 
