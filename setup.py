@@ -1,12 +1,18 @@
 """certbot-postfix as a Python package."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+_PACKAGE = Path(__file__).with_name("certbot_postfix") / "__init__.py"
+_VERSION = re.findall(
+    r'^__version__ = "(.+)"$', _PACKAGE.read_text("utf-8"), re.MULTILINE
+)
+
 setup(
     name="certbot-postfix",
-    version="0.1.0",
+    version=_VERSION[0],
     description="Certbot plugin that installs certificates in Postfix",
     long_description=Path(__file__).with_name("README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",

@@ -13,6 +13,9 @@ formats      what RFCs and others define, parsed and rendered
 tls          certificates, handshakes
 system       files, programs, locks, signals, time, DNS, HTTPS
 interfaces   contracts for what others may implement
+command_line what the commands have in common
 options      the choices that an administrator has
 errors       one family below certbot's PluginError, with a hint
 """
+
+__version__ = "0.1.0"

@@ -133,7 +133,7 @@ class Error(errors.PluginError):
 
     def __str__(self) -> str:
         return printable(
-            f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+            f"{self.message}\nHint: {self.hint}" if self.hint else self.message
         )
 
     # certbot shows the repr of what prepare() raises.

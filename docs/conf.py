@@ -6,11 +6,11 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.application import Sphinx
 
-_setup = Path(__file__).parents[1].joinpath("setup.py").read_text(encoding="utf-8")
+_package = Path(__file__).parents[1].joinpath("certbot_postfix/__init__.py").read_text()
 
 project = "certbot-postfix"
 author = "The certbot-postfix developers"
-release = re.findall(r'version="(.*?)"', _setup)[0]
+release = re.findall(r'__version__ = "(.*?)"', _package)[0]
 language = "en"
 
 exclude_patterns = ["examples"]

@@ -90,8 +90,8 @@ def _compilation(form: str) -> Compilation:
         postfix.set(smtp_tls_policy_maps=f"{form}:{path}")
         ours = cost(
             str(COMMAND),
-            *("--config-dir", str(postfix.config_dir)),
-            *("--certbot-config-dir", str(certbot), "policy", "refresh"),
+            *("--postfix-config-dir", str(postfix.config_dir)),
+            *("--config-dir", str(certbot), "policy", "refresh"),
         )
         copy = base / "bare"
         copy.write_bytes(path.read_bytes())

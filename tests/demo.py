@@ -131,8 +131,8 @@ class Story:
     def status(self) -> None:
         """Show what ``certbot-postfix status`` tells."""
         command = [str(self.certbot.executable.with_name("certbot-postfix"))]
-        command += ["--config-dir", str(self.postfix.config_dir)]
-        command += ["--certbot-config-dir", str(self.certbot.config_dir), "status"]
+        command += ["--postfix-config-dir", str(self.postfix.config_dir)]
+        command += ["--config-dir", str(self.certbot.config_dir), "status"]
         typed("certbot-postfix status")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         for line in done.stdout.splitlines():

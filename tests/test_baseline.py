@@ -62,8 +62,8 @@ def hook(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
     """Run the deploy hook; its exit status is a result."""
     return subprocess.run(
         [
-            *(str(COMMAND), "--config-dir", str(postfix.config_dir)),
-            *("--certbot-config-dir", str(certbot.config_dir)),
+            *(str(COMMAND), "--postfix-config-dir", str(postfix.config_dir)),
+            *("--config-dir", str(certbot.config_dir)),
             *("deploy", "--cert-name", NAME, *args),
         ],
         check=False,

@@ -32,8 +32,8 @@ def plan(stopped_postfix, certbot_dir):
     """Run ``certbot-postfix plan`` on the lineage; return its exit status."""
 
     def run(*options: str, name: str = NAME) -> int:
-        where = ["--config-dir", str(stopped_postfix.config_dir)]
-        where += ["--certbot-config-dir", str(certbot_dir)]
+        where = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+        where += ["--config-dir", str(certbot_dir)]
         return cli.main([*where, "plan", "--cert-name", name, *options])
 
     return run
@@ -63,8 +63,8 @@ def test_what_main_cf_and_a_certificate_say_commands_no_terminal(
     text = stopped_postfix.main_cf.read_text()
     hostile = "# \x1b]0;evil\x07 \x9b31m\nsmtpd_tls_chain_files"
     stopped_postfix.main_cf.write_text(text.replace("smtpd_tls_chain_files", hostile))
-    where = ["--config-dir", str(stopped_postfix.config_dir)]
-    where += ["--certbot-config-dir", str(certbot_dir)]
+    where = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+    where += ["--config-dir", str(certbot_dir)]
 
     cli.main([*where, "plan", "--cert-name", NAME])
     cli.main([*where, "status"])
@@ -89,7 +89,7 @@ def test_the_diff_is_all_there_is_on_standard_output(
     assert [line for line in before if line not in after] == [
         line for line in before if line.startswith(("smtpd_tls_cert", "smtpd_tls_key"))
     ]
-    assert f"the bundle {bundle} would be written" in told.err
+    assert f"{bundle} would be created" in told.err
 
 
 @pytest.mark.parametrize("profile", ["certificate", "opportunistic", "intermediate"])
@@ -131,7 +131,7 @@ def test_what_is_deployed_needs_no_plan(
 
     out, talk = capsys.readouterr()
     assert (status, out) == (0, "")
-    assert "would be written" not in talk
+    assert "would be" not in talk
 
 
 def test_a_renewed_lineage_needs_no_change_of_main_cf_but_a_bundle(
@@ -144,7 +144,7 @@ def test_a_renewed_lineage_needs_no_change_of_main_cf_but_a_bundle(
 
     out, talk = capsys.readouterr()
     assert (status, out) == (3, "")
-    assert talk.endswith(f"the bundle {bundle} would be written\n")
+    assert talk.endswith(f"{bundle} would be updated\n")
     assert bundle.read_bytes() == issued.bundle_pem
 
 
@@ -189,7 +189,7 @@ def test_the_table_is_shown_before_main_cf_which_names_it(
     assert f"\n+tls_server_sni_maps = texthash:{table}\n" in second
     assert "\n-" not in out.replace("\n---", "")
     assert "\n+smtpd_tls_chain_files" not in out
-    assert f"the bundle {other} would be written" in talk
+    assert f"{other} would be created" in talk
     assert of_ours(snapshot(base)) == of_ours(before)
 
 
@@ -272,17 +272,19 @@ def test_no_key_is_told(plan, issued, capsys):
 # Errors
 
 
-def test_a_lineage_that_is_missing_is_named(plan, certbot_dir, capsys):
+def test_a_lineage_that_is_missing_is_named_with_those_that_there_are(
+    plan, certbot_dir, authority, capsys
+):
+    install_lineage(certbot_dir, OTHER, authority.issue(OTHER))
+
     status = plan(name="nobody.example.org")
 
     out, error = capsys.readouterr()
     assert (status, out) == (1, "")
-    message, hint = error.splitlines()
-    assert message.endswith(
-        "certbot has no certificate named nobody.example.org: there is no"
-        f" {certbot_dir}/live/nobody.example.org/fullchain.pem"
+    assert error == (
+        "certbot-postfix: error: no certificate named nobody.example.org in"
+        f" {certbot_dir}/live. Available: {NAME} and {OTHER}\n"
     )
-    assert hint == "certbot-postfix: hint: certbot certificates lists the names"
 
 
 def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
@@ -298,7 +300,7 @@ def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
     message, hint = error.splitlines()
     assert message.startswith("certbot-postfix: error: Postfix cannot read ")
     assert "main.cf, line 1: missing '='" in message
-    assert hint.startswith("certbot-postfix: hint: mend it")
+    assert hint.startswith("Hint: mend it")
 
 
 def test_a_certificate_that_must_not_be_deployed_is_an_error(
@@ -323,13 +325,13 @@ def test_a_certificate_that_must_not_be_deployed_is_an_error(
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["plan"],
+        ["forget"],
+        ["forget", NAME, "--cert-name", f"other.{NAME}"],
         ["plan", "--cert-name", NAME, "--tls-profile", "modern"],
         ["plan", "--cert-name", NAME, "--client-level", "dane-only"],
         ["plan", "--cert-name", NAME, "--sni", "always"],
         ["status", "--timeout", "0"],
-        ["unheard-of"],
     ],
 )
 def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):
@@ -338,6 +340,77 @@ def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):
 
     assert caught.value.code == 2
     assert "usage: certbot-postfix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "meant"),
+    [
+        (["stauts"], "unknown command: stauts", "did you mean status?"),
+        (["policy", "shw"], "unknown command: shw", "did you mean show?"),
+        (["unheard-of"], "unknown command: unheard-of", ""),
+        (["plan", "--cert-nme", NAME], "--cert-nme", "did you mean --cert-name?"),
+        (["plan", "--cert-nme=x"], "--cert-nme", "did you mean --cert-name?"),
+        (["--cofig-dir", "x", "plan"], "--cofig-dir", "did you mean --config-dir?"),
+        (["plan", "--cert", NAME], "unknown option: --cert\n", "--cert-name?"),
+        (["plan", "--tls-profile", "intermediat"], "'intermediat'", "intermediate?"),
+        (["status", "unheard-of"], "unexpected argument: unheard-of", ""),
+        # What it was before the first release.
+        (
+            ["--certbot-config-dir", "x", "plan"],
+            "--certbot-config-dir",
+            "--config-dir is certbot's directory",
+        ),
+    ],
+)
+def test_what_was_misspelt_is_named_with_what_was_meant(
+    arguments, wrong, meant, capsys
+):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+
+    _, error = capsys.readouterr()
+    message, _, hint = error.partition("error: ")[2].partition("\nHint: ")
+    assert caught.value.code == 2
+    assert wrong in f"{message}\n"
+    assert meant in hint
+    assert bool(meant) == bool(hint)
+
+
+def test_postfix_s_directory_is_not_taken_for_certbot_s(stopped_postfix, capsys):
+    there = str(stopped_postfix.config_dir)
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--config-dir", there, "status"])
+
+    assert caught.value.code == 2
+    assert f"Hint: use --postfix-config-dir {there}" in capsys.readouterr().err
+
+
+def test_directories_may_be_named_after_the_command_as_well(
+    stopped_postfix, certbot_dir, plan, capsys
+):
+    postfix = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+    certbot = ["--config-dir", str(certbot_dir)]
+    plan()
+    before = capsys.readouterr()
+
+    cli.main(["plan", "--cert-name", NAME, *postfix, *certbot])
+    after = capsys.readouterr()
+    cli.main([*certbot, "plan", "--cert-name", NAME, *postfix])
+
+    assert before.out
+    assert after == before
+    assert capsys.readouterr() == before
+
+
+@pytest.mark.parametrize("words", [[], ["policy"]])
+def test_without_a_command_the_help_is_printed_as_a_message(words, capsys):
+    assert cli.main(words) == 2
+
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "show this help message" in error
+    assert error.startswith(f"usage: {' '.join(['certbot-postfix', *words])}")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
@@ -351,8 +424,8 @@ def test_help_is_data(arguments, capsys):
 
 def test_the_command_runs_as_a_module(base, certbot_dir):
     command = [sys.executable, "-m", "certbot_postfix.cli"]
-    command += ["--certbot-config-dir", str(certbot_dir)]
-    command += ["--config-dir", str(base / "none")]
+    command += ["--config-dir", str(certbot_dir)]
+    command += ["--postfix-config-dir", str(base / "none")]
     done = subprocess.run(
         [*command, "plan", "--cert-name", NAME],
         check=False,

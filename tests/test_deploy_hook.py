@@ -81,7 +81,7 @@ def test_the_hook_does_nothing_for_what_postfix_does_not_use(own):
     ("arguments", "status", "words"),
     [
         ((), 2, "--cert-name is needed, or $RENEWED_LINEAGE"),
-        (("--cert-name", "nobody"), 1, "certbot has no certificate named nobody"),
+        (("--cert-name", "nobody"), 1, "no certificate named nobody in"),
         (("--cert-name", "../own"), 1, "'../own' is not the name of a certificate"),
     ],
 )

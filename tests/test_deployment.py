@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_instance_is_restored_with_a_warning(
     assert other.read_bytes() == b"before\n"
     (warning,) = caplog.messages
     assert warning.startswith(f"{other} was restored, of another instance")
-    assert "What to do: reload the Postfix" in warning
+    assert "Hint: reload the Postfix" in warning
 
 
 def test_a_checkpoint_of_the_same_instance_is_restored_without_a_warning(
@@ -423,7 +423,7 @@ def names_by_hand(scene: Scene, chain: Path, key: Path) -> None:
 
 def hook(scene: Scene) -> "subprocess.CompletedProcess[str]":
     """Run the deploy hook, as certbot does."""
-    where = ["--config-dir", str(scene.postfix.config_dir)]
+    where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
     return subprocess.run(
         [str(COMMAND), *where, "deploy"],
         check=False,
@@ -473,9 +473,9 @@ def test_the_hook_tells_that_an_older_copy_is_still_served(
     assert f"certbot install -i postfix --cert-name {NAME}" in done.stderr
     status = subprocess.run(
         [
-            *(str(COMMAND), "--config-dir", str(scene.postfix.config_dir)),
+            *(str(COMMAND), "--postfix-config-dir", str(scene.postfix.config_dir)),
             *(
-                "--certbot-config-dir",
+                "--config-dir",
                 str(scene.certbot.config_dir),
                 "status",
                 "--json",

@@ -10,7 +10,7 @@ from certbot_postfix.errors import Error, MisconfiguredError, named_logger, prin
 
 def test_the_hint_stands_apart():
     assert str(Error("the disk is full", hint="buy one")) == (
-        "the disk is full\nWhat to do: buy one"
+        "the disk is full\nHint: buy one"
     )
 
 
@@ -21,7 +21,7 @@ def test_an_error_without_a_hint_is_its_message():
 def test_what_certbot_shows_by_its_repr_is_as_readable():
     error = MisconfiguredError("main.cf: 'it's broken'", hint="mend it")
 
-    assert repr(error) == "main.cf: 'it's broken'\nWhat to do: mend it"
+    assert repr(error) == "main.cf: 'it's broken'\nHint: mend it"
 
 
 def test_a_message_about_a_name_that_is_not_utf_8_can_be_printed():
@@ -32,7 +32,7 @@ def test_a_message_about_a_name_that_is_not_utf_8_can_be_printed():
 
 
 def test_half_a_character_such_as_json_has_can_be_printed():
-    assert str(Error("a\ud800b", hint="\udfff")) == "a\\ud800b\nWhat to do: \\udfff"
+    assert str(Error("a\ud800b", hint="\udfff")) == "a\\ud800b\nHint: \\udfff"
 
 
 HOSTILE = "\x1b[2J\x07 \x9b31m \u202egro \u200b\r"
@@ -47,7 +47,7 @@ def test_neither_message_nor_hint_commands_a_terminal_whoever_sets_them():
     error = Error(HOSTILE, hint=HOSTILE)
     error.message = f"more: {HOSTILE}"
 
-    assert str(error) == f"more: {HARMLESS}\nWhat to do: {HARMLESS}"
+    assert str(error) == f"more: {HARMLESS}\nHint: {HARMLESS}"
 
 
 def test_nothing_that_is_logged_commands_a_terminal(caplog: pytest.LogCaptureFixture):

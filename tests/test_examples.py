@@ -58,7 +58,7 @@ class Playbook:
         }
         there = str(postfix.config_dir)
         options = certbot.argv("--postfix-config-dir", there)[1:]
-        ours = ["--config-dir", there, "--certbot-config-dir", str(certbot.config_dir)]
+        ours = ["--postfix-config-dir", there, "--config-dir", str(certbot.config_dir)]
         self.settings = {
             "certificate": NAME,
             "as_root": False,

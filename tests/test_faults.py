@@ -569,7 +569,7 @@ def test_a_deployment_quotes_postfix_about_its(
     assert words in told(done)
     assert f"{postfix.config_dir / name}" in told(done)
     assert f"line {number}" in told(done)
-    assert "What to do: mend it; " in told(done)
+    assert "Hint: mend it; " in told(done)
     assert "MisconfiguredError(" not in told(done)
     assert "\\'" not in told(done)
     assert postfix.snapshot() == before
@@ -1038,9 +1038,7 @@ def test_a_configuration_directory_that_is_missing_is_not_said_to_be_locked(
 
     assert done.returncode == 1
     assert f"could not lock {base / 'none'}: " in told(done)
-    assert "What to do: see that it exists, and is Postfix's configuration" in told(
-        done
-    )
+    assert "Hint: see that it exists, and is Postfix's configuration" in told(done)
 
 
 # certbot's own undo, which reverts the newest checkpoint, whoever made it

@@ -99,7 +99,7 @@ def test_the_only_default_certificate_stays_if_certbot_has_its_files_no_more(sho
 
     assert done.returncode == 1
     assert "is the only certificate that main.cf names" in told(done)
-    assert "hint: deploy another certificate in its place" in told(done)
+    assert "Hint: deploy another certificate in its place" in told(done)
     assert shop.postfix.snapshot() == before
     assert shop.certbot.bundle(NAME).exists()
     assert shop.reloads == reloads

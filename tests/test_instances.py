@@ -151,7 +151,7 @@ class Pair:
     def command(self, *args: str, at: PrivatePostfix | None = None) -> Done:
         """Run ``certbot-postfix``, *at* an instance other than the first."""
         usual = at is None or at is self.first
-        where = () if usual else ("--config-dir", str(at.config_dir))
+        where = () if usual else ("--postfix-config-dir", str(at.config_dir))
         return subprocess.run(
             self.certbot.command(*where, *args),
             check=False,
@@ -656,7 +656,7 @@ def test_of_two_certbots_at_once_each_deploys_or_says_that_another_one_runs(scen
 def test_two_deploy_hooks_at_once_on_two_instances_do_not_disturb_each_other(shared):
     newer = shared.renew()
     deploy = ("deploy", "--cert-name", NAME)
-    there = ("--config-dir", str(shared.second.directory))
+    there = ("--postfix-config-dir", str(shared.second.directory))
     commands = [
         shared.certbot.command(*deploy),
         shared.certbot.command(*there, *deploy),

@@ -26,6 +26,7 @@ WINGS = (
     "tls",
     "system",
     "interfaces",
+    "command_line",
     "options",
     "errors",
 )

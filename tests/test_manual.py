@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 # What a page may leave unsaid.
-USUAL = {"--help"}
+USUAL = {"--help", "--version"}
 
 Syntax = dict[str, set[str]]
 
@@ -41,6 +41,10 @@ def of_the_help(*words: str) -> Iterator[tuple[str, set[str]]]:
 
 
 COMMANDS = dict(of_the_help())
+# Those that stand before or after a command are described once.
+COMMANDS = {
+    name: found - COMMANDS[""] if name else found for name, found in COMMANDS.items()
+}
 
 
 def of_certbot() -> set[str]:
@@ -121,6 +125,17 @@ def test_the_manual_page_has_all_commands_and_options(manual: Path):
     )
     assert of_the_manual(manual, "EXIT STATUS") == ["0", "1", "2", "3"]
     assert "/etc/letsencrypt/postfix/NAME.pem" in of_the_manual(manual, "FILES")
+
+
+def test_the_command_has_the_version_of_the_manual_page(manual: Path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+
+    name, version = capsys.readouterr().out.split()
+    assert name == "certbot-postfix"
+    header = re.search(r"^\.TH .*$", manual.read_text(), re.MULTILINE)
+    assert header
+    assert version in header[0]
 
 
 def test_the_help_has_an_example_of_each_command_that_works():

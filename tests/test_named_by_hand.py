@@ -167,5 +167,5 @@ def test_a_compiled_table_with_an_old_copy_is_warned_of(own, base):
     assert done.returncode == 3
     assert (
         f"warning: hash:{table} has a copy of an older certificate for {SHOP[0]}"
-        f" What to do: postmap -F hash:{table}"
+        f" Hint: postmap -F hash:{table}"
     ) in told(done)

@@ -139,8 +139,8 @@ def status(
     certbot: Certbot, postfix: PrivatePostfix
 ) -> "subprocess.CompletedProcess[str]":
     python = certbot.executable.with_name("python3")
-    where = ["--config-dir", str(postfix.config_dir)]
-    where += ["--certbot-config-dir", str(certbot.config_dir)]
+    where = ["--postfix-config-dir", str(postfix.config_dir)]
+    where += ["--config-dir", str(certbot.config_dir)]
     return subprocess.run(
         [str(python), "-m", "certbot_postfix.cli", *where, "status"],
         check=False,

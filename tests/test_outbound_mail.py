@@ -119,8 +119,8 @@ class World:
 
     def policy(self, *words: str) -> str:
         self.sender.settle()
-        where = ["--config-dir", str(self.sender.config_dir)]
-        where += ["--certbot-config-dir", str(self.certbot.config_dir)]
+        where = ["--postfix-config-dir", str(self.sender.config_dir)]
+        where += ["--config-dir", str(self.certbot.config_dir)]
         return self.succeed([str(COMMAND), *where, "policy", *words])
 
     def succeed(self, argv: list[str]) -> str:
@@ -610,8 +610,8 @@ def test_a_list_is_fetched_and_must_be_signed(world, signers):
 
     assert f"the list {url} is not signed by a key in {signers[0].keyring}" in told
     assert "one.insecure: enforce" in world.policy("show")
-    where = ["--config-dir", str(world.sender.config_dir)]
-    where += ["--certbot-config-dir", str(world.certbot.config_dir), "status", "--json"]
+    where = ["--postfix-config-dir", str(world.sender.config_dir)]
+    where += ["--config-dir", str(world.certbot.config_dir), "status", "--json"]
     status = world.network.run(str(COMMAND), *where, env=world.certbot.environment)
     codes = {each["code"] for each in json.loads(status.stdout)["findings"]}
     assert "policy-source-fails" in codes
@@ -662,7 +662,7 @@ def test_the_servers_of_a_domain_are_asked(enforced):
     assert "mail to enforce.insecure is sent as demanded" in told
 
     of_another_name(enforced)
-    where = ["--config-dir", str(enforced.sender.config_dir)]
+    where = ["--postfix-config-dir", str(enforced.sender.config_dir)]
     argv = [str(COMMAND), *where, "policy", "test", "enforce.insecure", "--connect"]
     done = enforced.network.run(*argv, env=enforced.certbot.environment)
     assert done.returncode == 3
@@ -714,7 +714,7 @@ def test_while_a_daemon_is_dead_all_mail_waits_and_status_tells(resolved):
     mark = resolved.send("you@plain.insecure")
 
     resolved.sender.deferred("you@plain.insecure")
-    where = ["--config-dir", str(resolved.sender.config_dir), "status"]
+    where = ["--postfix-config-dir", str(resolved.sender.config_dir), "status"]
     status = resolved.network.run(
         str(COMMAND), *where, env=resolved.certbot.environment
     )
@@ -824,8 +824,8 @@ def test_policy_test_warns_of_a_spelling_for_which_mail_leaves_in_clear(
     abroad, spelling
 ):
     abroad.install("--postfix-policy-list", str(abroad.list))
-    where = ["--config-dir", str(abroad.sender.config_dir)]
-    where += ["--certbot-config-dir", str(abroad.certbot.config_dir)]
+    where = ["--postfix-config-dir", str(abroad.sender.config_dir)]
+    where += ["--config-dir", str(abroad.certbot.config_dir)]
 
     done = abroad.network.run(
         *(str(COMMAND), *where, "policy", "test", spelling),

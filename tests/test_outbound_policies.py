@@ -324,7 +324,7 @@ def test_a_type_that_is_not_usual_any_more_is_kept_until_an_installation_moves_i
     assert scene.refresh() == []
 
     (told,) = caplog.messages
-    assert "What to do: certbot install -i postfix --cert-name NAME" in told
+    assert "Hint: certbot install -i postfix --cert-name NAME" in told
     assert scene.answer("one.example.org") == FIRST
 
     install(certbot, scene)
@@ -789,8 +789,8 @@ def test_nobody_waits_while_a_refresh_waits_for_its_sources(certbot, scene, auth
     command = Path(certbot.executable).with_name("certbot-postfix")
     refresh = subprocess.Popen(
         [
-            *(command, "--config-dir", scene.postfix.config_dir),
-            *("--certbot-config-dir", certbot.config_dir, "policy", "refresh"),
+            *(command, "--postfix-config-dir", scene.postfix.config_dir),
+            *("--config-dir", certbot.config_dir, "policy", "refresh"),
         ],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ import pytest
 from certbot_postfix import cli
 from tests.lab.source import LATER
 from tests.test_outbound_policies import FIRST, ONE, TWO, Sourced, scene, third
+from tests.test_status import as_nobody
 
 __all__ = ["scene", "third"]  # fixtures
 
@@ -21,8 +22,8 @@ def policy(scene: Sourced):
 
     def run(*words: str) -> int:
         scene.postfix.settle()
-        where = ["--config-dir", str(scene.postfix.config_dir)]
-        where += ["--certbot-config-dir", str(scene.bundles.parent)]
+        where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
+        where += ["--config-dir", str(scene.bundles.parent)]
         return cli.main([*where, "policy", *words])
 
     return run
@@ -122,7 +123,7 @@ def test_a_table_that_is_gone_is_an_error_of_refresh(scene, policy, capsys):
 
     told = capsys.readouterr().err
     assert f"{scene.path} is missing, and smtp_tls_policy_maps names it" in told
-    assert "What to do: certbot install" in told
+    assert "Hint: certbot install" in told
 
 
 @pytest.mark.parametrize("verb", ["show", "refresh"])
@@ -165,8 +166,8 @@ def test_a_directory_of_certbot_that_is_not_there_is_not_made(
 ):
     scene.third.say(ONE)
     scene.apply()
-    where = ["--config-dir", str(scene.postfix.config_dir)]
-    where += ["--certbot-config-dir", str(base / "none")]
+    where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
+    where += ["--config-dir", str(base / "none")]
 
     assert cli.main([*where, "policy", "refresh"]) == 1
 
@@ -244,8 +245,8 @@ def test_a_table_before_ours_that_only_postfix_asks_is_named(scene, policy, caps
     policy("test", "one.example.org")
     assert "randmap:{may} has for one.example.org: may" in capsys.readouterr().out
 
-    where = ["--config-dir", str(scene.postfix.config_dir)]
-    cli.main([*where, "--certbot-config-dir", str(scene.bundles.parent), "status"])
+    where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
+    cli.main([*where, "--config-dir", str(scene.bundles.parent), "status"])
     assert said in capsys.readouterr().out
 
     scene.apply()
@@ -272,3 +273,27 @@ def test_what_is_no_domain_is_refused(policy, capsys, name):
     assert policy("test", name) == 1
 
     assert "is not the name of a domain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("policy", "show"), 0),
+        (("policy", "test", "one.example.org"), 0),
+        (("policy", "refresh"), 1),
+        (("plan", "--cert-name", "x"), 1),
+        (("deploy", "--cert-name", "x"), 1),
+        (("forget", "x"), 1),
+    ],
+)
+def test_root_is_demanded_only_where_files_are_read_or_changed_that_are_root_s(
+    scene, words, status
+):
+    scene.third.say(ONE)
+    scene.apply()
+    where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
+
+    done = as_nobody(*words, *where)
+
+    assert done.returncode == status, done.stderr
+    assert ("this command must be run as root" in done.stderr) is bool(status)

@@ -44,8 +44,8 @@ class Listed(Following):
         self.environment = self.certbot.environment
         self.refresh = [
             str(COMMAND),
-            *("--config-dir", str(postfix.config_dir)),
-            *("--certbot-config-dir", str(self.certbot.config_dir)),
+            *("--postfix-config-dir", str(postfix.config_dir)),
+            *("--config-dir", str(self.certbot.config_dir)),
             *("policy", "refresh"),
         ]
 
@@ -141,8 +141,8 @@ def test_a_name_of_two_megabytes_in_a_list_neither_delays_status_nor_fills_it(
     scene.list.write_text(json.dumps(found, ensure_ascii=False))
     done = scene.run()
     assert (done.returncode, len(done.stderr) < 1000) == (1, True)
-    where = ("--config-dir", str(scene.postfix.config_dir))
-    where += ("--certbot-config-dir", str(scene.certbot.config_dir))
+    where = ("--postfix-config-dir", str(scene.postfix.config_dir))
+    where += ("--config-dir", str(scene.certbot.config_dir))
     started = time.monotonic()
 
     assert cli.main([*where, "status", "--timeout", "2"]) == 3
@@ -163,8 +163,8 @@ def test_a_transport_map_that_hangs_does_not_hold_up_status(
     script = 'case "$*" in *static:smtp*) exec sleep 10 ;; esac; exec "$@"'
     postmap.disturb(script, questions=True)
     monkeypatch.setenv("PATH", postmap.path)
-    where = ("--config-dir", str(scene.postfix.config_dir))
-    where += ("--certbot-config-dir", str(scene.certbot.config_dir))
+    where = ("--postfix-config-dir", str(scene.postfix.config_dir))
+    where += ("--config-dir", str(scene.certbot.config_dir))
     started = time.monotonic()
 
     cli.main([*where, "status", "--timeout", "2"])

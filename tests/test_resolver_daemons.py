@@ -80,7 +80,7 @@ def certbot(
 
 
 def findings(world: World) -> dict[str, str]:
-    where = ["--config-dir", str(world.sender.config_dir)]
+    where = ["--postfix-config-dir", str(world.sender.config_dir)]
     argv = [str(COMMAND), *where, "status", "--json"]
     done = world.network.run(*argv, env=world.certbot.environment)
     return {
@@ -94,8 +94,8 @@ def policy_test(world: World, domain: str, *options: str) -> tuple[int, str]:
 
 def policy(world: World, *words: str) -> tuple[int, str]:
     world.sender.settle()
-    where = ["--config-dir", str(world.sender.config_dir)]
-    where += ["--certbot-config-dir", str(world.certbot.config_dir)]
+    where = ["--postfix-config-dir", str(world.sender.config_dir)]
+    where += ["--config-dir", str(world.certbot.config_dir)]
     argv = [str(COMMAND), *where, "policy", *words]
     done = world.network.run(*argv, env=world.certbot.environment)
     return done.returncode, done.stdout + done.stderr

@@ -233,7 +233,9 @@ def test_the_directory_of_an_instance_may_be_spelled_in_two_ways(shop, base):
     named = shop.parameter("tls_server_sni_maps")
     issued = shop.renew("shop"), shop.lineage("more", "more.example.net")
 
-    succeeded(shop.command("--config-dir", str(link), "deploy", "--cert-name", "shop"))
+    succeeded(
+        shop.command("--postfix-config-dir", str(link), "deploy", "--cert-name", "shop")
+    )
     assert everywhere(shop.postfix, SHOP[0]) == issued[0].leaf
     succeeded(shop.install("more", "--postfix-config-dir", str(link)))
 

@@ -205,7 +205,7 @@ def test_a_hint_of_a_source_is_one_line_that_can_be_printed(third, tmp_path, hin
     (told,), _ = asked(tmp_path)
 
     assert told.encode().startswith(b"third; ")
-    assert "\nWhat to do: " in told
+    assert "\nHint: " in told
     assert (told.count("\n"), len(told) < 1500) == (1, True)
 
 

@@ -116,8 +116,8 @@ class Site:
         return report.make(facts)
 
     def command(self, *options: str) -> list[str]:
-        where = ["--config-dir", str(self.postfix.config_dir)]
-        where += ["--certbot-config-dir", str(self.certbot_dir)]
+        where = ["--postfix-config-dir", str(self.postfix.config_dir)]
+        where += ["--config-dir", str(self.certbot_dir)]
         return [*where, "status", *options]
 
 
@@ -323,7 +323,7 @@ def failing_source(site: Site) -> None:
     site.postfix.set(smtp_tls_policy_maps=f"texthash:{path}")
     kept = last_refresh.cache_directory(path, site.bundle.parent)
     kept.mkdir(parents=True)
-    (kept / "failed.json").write_text(json.dumps(["/a is gone\nWhat to do: mend it"]))
+    (kept / "failed.json").write_text(json.dumps(["/a is gone\nHint: mend it"]))
 
 
 def edited_policies(site: Site) -> None:
@@ -802,6 +802,7 @@ def test_of_many_chains_some_are_asked_and_it_says_how_many(site):
 UNPRIVILEGED = """
 import os, sys
 from certbot_postfix import cli
+import _strptime
 "name".encode("idna")  # what is imported later could not be read
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))

@@ -136,8 +136,8 @@ class Shop:
         """Return the whole command that stands behind ``certbot-postfix ARGS``."""
         return [
             str(self.certbot.executable.with_name("certbot-postfix")),
-            *("--config-dir", str(self.postfix.config_dir)),
-            *("--certbot-config-dir", str(self.certbot.config_dir)),
+            *("--postfix-config-dir", str(self.postfix.config_dir)),
+            *("--config-dir", str(self.certbot.config_dir)),
             *args,
         ]
 
@@ -850,7 +850,7 @@ def test_a_type_that_is_not_usual_any_more_is_kept_until_an_installation_moves_i
     done = shop.hook()
 
     assert (done.returncode, notice in done.stderr) == (3, False), done.stderr
-    assert "What to do: certbot install -i postfix --cert-name" in done.stderr
+    assert "Hint: certbot install -i postfix --cert-name" in done.stderr
     assert shop.postfix.main_cf.read_bytes() == named
     assert shop.postfix.served("smtp", sni=SHOP[0]) == issued.leaf
 
@@ -895,7 +895,7 @@ def test_a_type_that_is_gone_keeps_no_default_from_being_renewed(closed):
 
     assert done.returncode == 3, done.stderr
     assert "clients that ask for a server name get no TLS, as before" in done.stderr
-    assert "What to do: certbot install -i postfix --cert-name" in done.stderr
+    assert "Hint: certbot install -i postfix --cert-name" in done.stderr
     assert shop.postfix.served("smtp") == issued.leaf
 
     succeeded(shop.install(NAME))

@@ -67,7 +67,7 @@ def lost(
     good = [old for old in displaced if not old.self_signed and old.not_after > now]
     told = [
         f"{old} with its {old.key_type} key will not be served any more, and clients"
-        f" that do not know {new.key_type} get no TLS\nWhat to do: if there are such,"
+        f" that do not know {new.key_type} get no TLS\nHint: if there are such,"
         f" {second(new, old.key_type, lineages)}"
         for old in good
         if old.key_type not in ("", new.key_type)

@@ -90,7 +90,7 @@ class Rollback:
             if path != self.inventory.postfix.main_cf:
                 logger.warning(
                     "%s was restored, of another instance than %s; it is not reloaded"
-                    "\nWhat to do: reload the Postfix that it belongs to",
+                    "\nHint: reload the Postfix that it belongs to",
                     path,
                     self.inventory.postfix.directory,
                 )

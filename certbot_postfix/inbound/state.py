@@ -50,7 +50,7 @@ class Inventory:
         if self.tables.text() is None:
             logger.warning(
                 "%s, which main.cf names, is not there: what it had for names is lost"
-                "\nWhat to do: certbot install -i postfix --cert-name NAME, for each"
+                "\nHint: certbot install -i postfix --cert-name NAME, for each"
                 " certificate that is to be served by name",
                 self.tables.path,
             )
@@ -272,7 +272,7 @@ class Inventory:
                         yield Expectation(sni.example_name(key, answers), (leaf,))
                     elif replacement.is_copy_before(answers[key], leaf):
                         logger.warning(
-                            "%s has a copy of an older certificate for %s\nWhat to do:"
+                            "%s has a copy of an older certificate for %s\nHint:"
                             " postmap -F %s, and reload Postfix",
                             table,
                             key,

@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
 
+from certbot_postfix.command_line import ATTEND, Commands, require_root
 from certbot_postfix.errors import named_logger, short, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
 from certbot_postfix.outbound import (
@@ -25,29 +25,25 @@ from certbot_postfix.system import lock
 
 logger = named_logger(__name__)
 
-Commands = Any  # argparse has no public name for it
 Find = Callable[[argparse.Namespace], Outbound]
 
 # How much is shown of the name of a source: a path or an address.
 _LABEL = 1000
-
-# Exit status: done, and there is something to attend to.
-ATTEND = 3
 
 
 def declare(commands: Commands, find: Find) -> None:
     """Declare the commands; *find* gives the instance that the arguments name."""
     policy = commands.add_parser(
         "policy",
-        help="refresh, show or test the policies for the mail that is sent",
-        description="Policies for the mail that is sent, which the options of the"
-        " installer name.",
+        help="refresh, show or test outbound TLS policies",
+        description="Outbound TLS policies, whose sources the installer's options"
+        " name.",
     )
-    verbs = policy.add_subparsers(metavar="VERB", required=True)
+    verbs = policy.add_commands("VERB")
     refresh = verbs.add_parser(
         "refresh",
-        help="ask the sources that are due, and bring the table up to date",
-        description="Ask the sources that are due, and bring the table up to date, as"
+        help="query the sources that are due, and update the policy table",
+        description="Query the sources that are due, and update the policy table, as"
         " certbot renew does. Exit status 1: a source failed, and its earlier"
         " policies stay in force.",
     )
@@ -59,16 +55,15 @@ def declare(commands: Commands, find: Find) -> None:
     )
     test = verbs.add_parser(
         "test",
-        help="show what Postfix demands of the servers of a domain",
-        description="Show which table answers for a domain, and what that means. Exit"
-        " status 3: that has no effect everywhere, or with --connect, no server of the"
-        " domain is as demanded.",
+        help="show which TLS policy applies to a domain",
+        description="Show which TLS policy applies to a domain. Exit status 3: the"
+        " policy is not effective, or (with --connect) no server satisfies it.",
     )
     test.add_argument("domain", metavar="DOMAIN")
     test.add_argument(
         "--connect",
         action="store_true",
-        help="also ask the servers of the domain, by posttls-finger(1)",
+        help="also test the servers of the domain, by posttls-finger(1)",
     )
     test.set_defaults(
         command=lambda arguments: _test(
@@ -78,6 +73,7 @@ def declare(commands: Commands, find: Find) -> None:
 
 
 def _refresh(outbound: Outbound) -> int:
+    require_root()
     now = datetime.now(timezone.utc)
     refreshed = outbound.refresh_sources(now, wait=lock.PATIENCE)
     lock.take(outbound.postfix.directory, wait=lock.PATIENCE)

@@ -31,7 +31,7 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
         )
     return [
         f"{path} names the resolver {server}, whose answers are believed although"
-        " they can be forged on their way\nWhat to do: run a resolver that"
+        " they can be forged on their way\nHint: run a resolver that"
         " validates on this machine"
         for path, servers in resolvers.items()
         for server in servers

@@ -62,7 +62,7 @@ def dead(postfix: Postfix, configuration: Configuration) -> list[str]:
     """Return a sentence for each daemon in main.cf that does not answer."""
     return [
         f"{table} does not answer, and while that is so mail to every domain is"
-        f" deferred: {why}\nWhat to do: start the daemon, or take it out of {PARAMETER}"
+        f" deferred: {why}\nHint: start the daemon, or take it out of {PARAMETER}"
         for table in named(configuration)
         if (why := fault(postfix, table))
     ]

@@ -136,7 +136,7 @@ class Outbound:
         return (
             f"{self.path} is missing, and {policy_map.PARAMETER} names it: policies"
             " are not refreshed, and without its database mail to every domain is"
-            " deferred\nWhat to do: certbot install -i postfix --cert-name NAME, with"
+            " deferred\nHint: certbot install -i postfix --cert-name NAME, with"
             " the options of policies that you want; or take it out of main.cf"
         )
 

@@ -60,5 +60,5 @@ def outdated(configuration: Configuration, table: str, usual: str, name: str) ->
     return (
         f"{table} in main.cf has a map type that this Postfix has replaced by"
         f" {configuration.value('default_database_type')}; that is left unchanged, and"
-        f" installing a certificate makes it {usual}\nWhat to do: {shlex.join(command)}"
+        f" installing a certificate makes it {usual}\nHint: {shlex.join(command)}"
     )

@@ -140,7 +140,7 @@ def _finding(finding: Finding, colour: bool) -> Iterator[str]:
     yield from _wrapped(finding.message, "    ")
     if finding.places:
         yield from _wrapped(f"Where: {', '.join(finding.places)}", "    ", "      ")
-    yield from _wrapped(f"What to do: {finding.hint}", "    ", "      ")
+    yield from _wrapped(f"Hint: {finding.hint}", "    ", "      ")
 
 
 def _wrapped(text: str, first: str = "  ", others: str | None = None) -> list[str]:

@@ -197,5 +197,5 @@ class CertbotInside(Certbot):
 
     def command(self, *args: str) -> list[str]:
         """Return the whole command that stands behind ``certbot-postfix ARGS``."""
-        ours = ("--certbot-config-dir", str(self.config_dir))
+        ours = ("--config-dir", str(self.config_dir))
         return self.family.inside(str(COMMAND), *ours, *args)

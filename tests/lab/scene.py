@@ -152,9 +152,9 @@ class Scene:
 
     def argv(self, *args: str, directory: bool = True) -> list[str]:
         command = [str(self.certbot.executable.with_name("certbot-postfix"))]
-        command += ["--config-dir", str(self.postfix.config_dir)]
+        command += ["--postfix-config-dir", str(self.postfix.config_dir)]
         if directory:
-            command += ["--certbot-config-dir", str(self.certbot.config_dir)]
+            command += ["--config-dir", str(self.certbot.config_dir)]
         return [*command, *args]
 
     # What it did

@@ -1,0 +1,207 @@
+"""The commands ``certbot-postfix plan``, ``deploy`` and ``forget``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from certbot.plugins import util as plugin_util
+
+from certbot_postfix.command_line import (
+    ATTEND,
+    CERTBOT,
+    Commands,
+    declare_timeout,
+    require_root,
+    say,
+)
+from certbot_postfix.errors import Error, enumerated, named_logger, shown
+from certbot_postfix.inbound.install import DeployOptions
+from certbot_postfix.inbound.lineage import Lineage, bundles_below
+from certbot_postfix.inbound.session import Deployment
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.tls import certificates
+
+logger = named_logger(__name__)
+
+
+def declare(commands: Commands) -> None:
+    """Declare the commands."""
+    _declare_plan(commands)
+    _declare_deploy(commands)
+    _declare_forget(commands)
+
+
+def session(arguments: argparse.Namespace, *, timeout: float = 20) -> Deployment:
+    """Return what can be done to the instance that *arguments* mean."""
+    for program in ("postconf", "postfix"):
+        plugin_util.path_surgery(program)
+    postfix = Postfix.find(
+        arguments.postfix_config_dir, postconf="postconf", postfix="postfix"
+    )
+    bundles = bundles_below(arguments.config_dir or CERTBOT)
+    # certbot warns of whatever its hooks print: only a person reads of a success.
+    notify = say if sys.stderr.isatty() else logger.info
+    return Deployment(postfix, bundles, timeout=timeout, say=notify)
+
+
+def _declare_plan(commands: Commands) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="print the diff that `certbot install -i postfix` would apply",
+        description="Print the diff that `certbot install -i postfix` would apply, and"
+        " write nothing. Exit status 3: there is something to do.",
+    )
+    _declare_name(plan)
+    plan.add_argument(
+        "--tls-profile",
+        choices=[profile.value for profile in Profile],
+        default=Profile.OPPORTUNISTIC.value,
+        help="how far TLS parameters are raised (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--client-level",
+        choices=[level.value for level in ClientLevel],
+        default=ClientLevel.MAY.value,
+        help="minimum for smtp_tls_security_level (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--sni",
+        choices=["auto", "never"],
+        default="auto",
+        help="whether it may be served via SNI only (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--replace-default",
+        action="store_true",
+        help="plan to replace certificates of your own that cannot stay beside it",
+    )
+    plan.set_defaults(command=_plan)
+
+
+def _declare_deploy(commands: Commands) -> None:
+    deploy = commands.add_parser(
+        "deploy",
+        help="put a renewed certificate into service, as certbot's deploy hook",
+        description="Put a renewed certificate into service: refresh what Postfix"
+        " reads, reload it, and verify that the certificate is served, or undo. Nothing"
+        " is done if Postfix does not use it. Its configuration is not edited.",
+    )
+    _declare_name(deploy, " (default: that of $RENEWED_LINEAGE, which certbot sets)")
+    declare_timeout(deploy)
+    deploy.set_defaults(command=_deploy)
+
+
+def _declare_forget(commands: Commands) -> None:
+    forget = commands.add_parser(
+        "forget",
+        help="stop serving a certificate, and remove its bundle",
+        description="Stop serving a certificate: remove it from main.cf and the SNI"
+        " table, reload Postfix, verify the remaining certificates, delete the bundle."
+        " If it is the only default certificate, main.cf is pointed to certbot's files"
+        " in live/ (add a reload hook then).",
+    )
+    forget.add_argument(
+        "name", metavar="NAME", nargs="?", help="short for --cert-name NAME"
+    )
+    _declare_name(forget)
+    declare_timeout(forget)
+    forget.set_defaults(command=_forget)
+
+
+def _declare_name(command: argparse.ArgumentParser, default: str = "") -> None:
+    command.add_argument(
+        "--cert-name",
+        metavar="NAME",
+        help=f"certbot's name of the certificate{default}",
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    if not arguments.cert_name:
+        arguments.parser.error("--cert-name NAME is needed")
+    require_root()
+    deployment = session(arguments)
+    lineage = _lineage(deployment, arguments.cert_name)
+    wish = DeployOptions(
+        Profile(arguments.tls_profile),
+        ClientLevel(arguments.client_level),
+        by_name=arguments.sni == "auto",
+        replace=arguments.replace_default,
+    )
+    proposal = deployment.installation.propose(lineage, wish)
+    print(shown(proposal.plan.diff(), sys.stdout), end="")
+    for line in [*proposal.notes, *proposal.warnings, *proposal.overrides]:
+        print(shown(str(line), sys.stderr), file=sys.stderr)
+    if addresses := certificates.addresses(proposal.bundle.leaf):
+        print(
+            f"the certificate has the address {addresses[0]} among its names: current"
+            " versions of certbot refuse to install it; obtain one for names alone",
+            file=sys.stderr,
+        )
+    if proposal.stale:
+        verb = "updated" if proposal.path.exists() else "created"
+        message = f"{proposal.path} would be {verb}"
+        print(shown(message, sys.stderr), file=sys.stderr)
+    if proposal.empty:
+        print("No changes needed.", file=sys.stderr)
+        return 0
+    return ATTEND
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    renewed = os.environ.get("RENEWED_LINEAGE")
+    if not arguments.cert_name and not renewed:
+        arguments.parser.error("--cert-name is needed, or $RENEWED_LINEAGE of certbot")
+    require_root()
+    if renewed and not arguments.cert_name and not arguments.config_dir:
+        arguments.config_dir = str(Path(renewed).parent.parent)
+    deployment = session(arguments, timeout=arguments.verify_timeout)
+    name = arguments.cert_name or Path(renewed or "").name
+    lineage = _lineage(deployment, name)
+    deployment.lock(patiently=True)
+    deployment.remove_leftovers()
+    if not deployment.renew(lineage):
+        deployment.say(f"Postfix does not use {name}: no changes were made.")
+    return 0
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    name = arguments.cert_name or arguments.name
+    if not name or (arguments.name and arguments.name != name):
+        arguments.parser.error("one NAME is needed, that of a certificate")
+    require_root()
+    deployment = session(arguments, timeout=arguments.verify_timeout)
+    _refuse_path(name)
+    deployment.lock(patiently=True)
+    deployment.remove_leftovers()
+    removal = deployment.removal(name)
+    planned = removal.propose(None)
+    print(shown(planned.diff(), sys.stdout), end="")
+    if removal.carry_out(planned):
+        say(f"removed {removal.path}")
+    return 0
+
+
+def _lineage(deployment: Deployment, name: str) -> Lineage:
+    _refuse_path(name)
+    inventory = deployment.inventory
+    lineage = Lineage.live(inventory.live, name)
+    if not lineage.fullchain.exists():
+        available = enumerated(
+            sorted(each.name for each in inventory.lineages()), most=20
+        )
+        raise Error(
+            f"no certificate named {name} in {inventory.live}. Available:"
+            f" {available or 'none'}"
+        )
+    return lineage
+
+
+def _refuse_path(name: str) -> None:
+    if not name or "/" in name:
+        raise Error(
+            f"{name!r} is not the name of a certificate",
+            hint="`certbot certificates` lists the names",
+        )
