@@ -10,7 +10,7 @@ _package = Path(__file__).parents[1].joinpath("certbot_postfix/__init__.py").rea
 
 project = "certbot-postfix"
 author = "The certbot-postfix developers"
-release = re.findall(r'__version__ = "(.*?)"', _package)[0]
+version = release = re.findall(r'__version__ = "(.*?)"', _package)[0]
 language = "en"
 
 exclude_patterns = ["examples"]
