@@ -20,14 +20,12 @@ newest checkpoint back, whoever made it: one of another run stays (DEPLOYING).
 import contextlib
 import enum
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import certbot
 from certbot import errors, interfaces, util
 from certbot.display import util as display_util
 from certbot.plugins import common
@@ -229,26 +227,20 @@ class Installer(common.Installer):
             self._phase = phase
             if self._proposal:
                 self._ready.installation.serve(self._proposal)
-                self._warn_if_forgotten(self._proposal.path.stem)
+                self._warn_if_not_deployed(self._proposal.path.stem)
         elif phase is not Phase.RENEWED:
             self._ready.refresh()
 
-    def _warn_if_forgotten(self, name: str) -> None:
+    def _warn_if_not_deployed(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
-        renewal = Path(self.config.renewal_configs_dir, f"{name}.conf")
-        if not options.forgotten(renewal, self.name):
-            return
-        command = ["certbot", "reconfigure", "--cert-name", name, "-i", self.name]
-        advice = shlex.join([*command, *options.given(self.option_name, self.conf)])
-        if util.parse_loose_version(certbot.__version__) < [2, 3]:  # has no such verb
-            advice = f"put the line `installer = {self.name}` into {renewal}"
-        logger.warning(
-            "Renewals of %s will NOT reach Postfix: certbot's renewal configuration"
-            " has no `installer = %s`\nHint: %s",
-            name,
-            self.name,
-            advice,
-        )
+        from certbot_postfix.inbound import renewal_settings  # noqa: PLC0415
+
+        directory = Path(self.config.config_dir)
+        settings = renewal_settings.RenewalReader(directory, self.name).read(name)
+        if settings and not settings.deployed:
+            given = options.given(self.option_name, self.conf)
+            problem = renewal_settings.missing(name, settings.path, given, self.name)
+            logger.warning("%s\nHint: %s", problem.message, problem.hint)
 
     def renew_deploy(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
@@ -289,6 +281,7 @@ class Installer(common.Installer):
         """
         if path.parent in _refreshed or not path.exists():
             return False
+        from certbot_postfix.inbound import renewal_settings  # noqa: PLC0415
         from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
         from certbot_postfix.outbound import last_refresh  # noqa: PLC0415
 
@@ -296,7 +289,8 @@ class Installer(common.Installer):
         later = [
             conf
             for conf in Path(self.config.renewal_configs_dir).glob("*.conf")
-            if conf.name > f"{name}.conf" and not options.forgotten(conf, self.name)
+            if conf.name > f"{name}.conf"
+            and renewal_settings.names_installer(conf, self.name)
         ]
         if self.config.certname or not later:
             return True

@@ -5,10 +5,8 @@ certbot loads this on each of its runs, to know the options: it imports nothing 
 
 import argparse
 import os
-import re
 from collections.abc import Callable
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 
@@ -152,16 +150,6 @@ def given(option_name: Callable[[str], str], conf: Callable[[str], Any]) -> list
         if conf(name) != defaults[name]
         for word in (f"--{option_name(name)}", str(conf(name)))
     ]
-
-
-def forgotten(renewal: Path, installer: str) -> bool:
-    """Whether certbot's configuration for renewals does not name *installer*."""
-    try:
-        lines = renewal.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    ours = re.compile(rf"installer\s*=\s*{re.escape(installer)}\s*")
-    return not any(map(ours.fullmatch, lines))
 
 
 def seconds(text: str) -> float:

@@ -18,6 +18,7 @@ from certbot_postfix.command_line import (
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
 from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage, bundles_below
+from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.instance import Postfix
@@ -164,7 +165,18 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment.remove_leftovers()
     if not deployment.renew(lineage):
         deployment.say(f"Postfix does not use {name}: no changes were made.")
+    elif not renewed:
+        _warn_if_not_deployed(deployment, name)
     return 0
+
+
+def _warn_if_not_deployed(deployment: Deployment, name: str) -> None:
+    """Warn whoever runs ``deploy`` by hand, if nothing will do so for the next one."""
+    settings = RenewalReader(deployment.bundles.parent).read(name)
+    if settings and not settings.deployed:
+        words = deployment.inventory.configuration.certbot_options
+        problem = missing(name, settings.path, words)
+        logger.warning("%s\nHint: %s", problem.message, problem.hint)
 
 
 def _forget(arguments: argparse.Namespace) -> int:

@@ -60,6 +60,13 @@ class Configuration:
     ca_bundle: Path | None = None
 
     @property
+    def certbot_options(self) -> list[str]:
+        """The words that certbot needs for this instance, none for the usual one."""
+        usual = self.defaults.get("config_directory")
+        directory = str(self.directory)
+        return [] if directory == usual else ["--postfix-config-dir", directory]
+
+    @property
     def version(self) -> tuple[int, int]:
         """Major and minor number; patch levels and snapshot dates do not matter."""
         return version(self.defaults["mail_version"])

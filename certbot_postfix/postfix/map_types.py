@@ -55,8 +55,7 @@ def outdated(configuration: Configuration, table: str, usual: str, name: str) ->
     if now in ("texthash", usual):
         return ""
     command = ["certbot", "install", "-i", "postfix", "--cert-name", name]
-    if str(configuration.directory) != configuration.defaults["config_directory"]:
-        command += ["--postfix-config-dir", str(configuration.directory)]
+    command += configuration.certbot_options
     return (
         f"{table} in main.cf has a map type that this Postfix has replaced by"
         f" {configuration.value('default_database_type')}; that is left unchanged, and"

@@ -14,7 +14,7 @@ from certbot_postfix.postfix import processes
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.services import endpoints
-from certbot_postfix.status import read_policies
+from certbot_postfix.status import read_policies, schedules
 from certbot_postfix.status.facts import Facts, Skipped
 from certbot_postfix.status.probe_services import probe_services
 from certbot_postfix.status.read_files import FileReader
@@ -24,10 +24,14 @@ from certbot_postfix.system.deadline import Deadline, LateError
 _FOR_FILES = 0.5
 
 
-def collect_facts(postfix: Postfix, bundles: Path, deadline: Deadline) -> Facts:
-    """Return what can be known before the *deadline*."""
+def collect_facts(
+    postfix: Postfix, bundles: Path, deadline: Deadline, root: Path = Path("/")
+) -> Facts:
+    """Return what can be known before the *deadline*; timers are those below *root*."""
     configuration = deadline.within(postfix.read, "read the configuration")
     facts = _of_files(configuration, bundles, deadline)
+    if facts.renewals:
+        facts = replace(facts, schedules=schedules.read(bundles.parent, root))
     policies = tuple(read_policies.read(postfix, configuration, bundles, deadline))
     hidden = (Skipped(each.name, each.fault) for each in policies if each.hidden)
     facts = replace(facts, policies=policies, skipped=(*facts.skipped, *hidden))
@@ -60,6 +64,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         sni_maps=tuple(reader.sni_maps),
         lineages=dict(reader.lineages),
         unlinked=dict(reader.unlinked),
+        renewals=dict(reader.renewals),
         roots=reader.roots,
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from certbot_postfix.inbound import chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
+from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
+from certbot_postfix.status.schedules import Schedule
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Seen
@@ -137,7 +139,9 @@ class Facts:
 
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone; *unlinked* those that have plain files in
-    ``live``, with one of these.  *roots* are the subjects of the machine's CAs.
+    ``live``, with one of these.  *renewals* has what certbot does after it renewed one
+    of those with a bundle, *schedules* what renews them from time to time.  *roots* are
+    the subjects of the machine's CAs.
     *running* is None if that is not known.  *elsewhere* is the directory of the Postfix
     that runs, or listens, in its place.
     """
@@ -151,6 +155,8 @@ class Facts:
     sni_maps: tuple[SniMap, ...] = ()
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
     unlinked: Mapping[str, Path] = field(default_factory=dict)
+    renewals: Mapping[str, RenewalSettings] = field(default_factory=dict)
+    schedules: tuple[Schedule, ...] = ()
     roots: frozenset[str] = frozenset()
     handshakes: tuple[Handshake, ...] = ()
     skipped: tuple[Skipped, ...] = ()

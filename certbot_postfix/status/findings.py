@@ -27,6 +27,8 @@ class Code(Enum):
     NOT_YET_VALID = "not-yet-valid"
     UNREADABLE = "certificate-unreadable"
     STALE = "stale"
+    NOT_DEPLOYED = "renewal-not-deployed"
+    ANOTHER_CERTBOT = "another-certbot"
     SELF_SIGNED = "self-signed"
     LINEAGE_MISSING = "lineage-missing"
     LINEAGE_UNLINKED = "lineage-unlinked"

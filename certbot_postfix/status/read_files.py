@@ -10,6 +10,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import CertificateError
 from certbot_postfix.inbound import chain_files, copies, sni
+from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.status.facts import (
@@ -47,6 +48,7 @@ class FileReader:
         self.sni_maps: list[SniMap] = []
         self.lineages: dict[str, Certificate | None] = {}
         self.unlinked: dict[str, Path] = {}
+        self.renewals: dict[str, RenewalSettings] = {}
         self.roots: frozenset[str] = frozenset()
         self.skipped: list[Skipped] = []
         self._reachable: dict[Path, bool] = {}
@@ -70,11 +72,14 @@ class FileReader:
         partly = sum(chain.parameter == SNI_MAPS for chain in named) > THOROUGH
         lineages = self._lineages()
         foreign = False
+        renewals = RenewalReader(self.bundles.parent)
         paths = {path for chain in named if not chain.client for path in chain.files}
         for path in sorted(paths):
             self._keep(path, partly=partly)
             name = copies.lineage_of(path, self.bundles)
             foreign = foreign or not name
+            if path.parent == self.bundles and (settings := renewals.read(name)):
+                self.renewals[name] = settings
             if lineages is not None and name:
                 self._read_lineage(name, named=True)
                 self._check_links(name)

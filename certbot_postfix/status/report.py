@@ -84,6 +84,8 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from policies.check(facts)
     yield from services.check(facts, broken)
     yield from stale.findings
+    yield from renewals.not_deployed(facts)
+    yield from renewals.other_certbots(facts)
     yield from certificates.check(facts, stale.leaves)
 
 

@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from tests.lab.acme import Pebble
@@ -68,3 +69,22 @@ class Certbot:
     def bundle(self, lineage: str) -> Path:
         """Return where the plugin keeps what Postfix reads for *lineage*."""
         return self.config_dir / "postfix" / f"{lineage}.pem"
+
+
+def without_plugin(executable: Path, base: Path) -> Path:
+    """Return a certbot like *executable*, in an environment that lacks this plugin."""
+    prefix, other = executable.parents[1], base / "other-certbot"
+    python = executable.with_name("python3")
+    system = "true" in (prefix / "pyvenv.cfg").read_text()
+    command = [python, "-m", "venv", "--without-pip", other]
+    command += ["--system-site-packages"] if system else []
+    subprocess.run(command, check=True, timeout=60)
+    inside = sysconfig.get_path("purelib", vars={"base": "."})
+    for path in (prefix / inside).iterdir():
+        if "certbot_postfix" not in path.name:
+            (other / inside / path.name).symlink_to(path)
+    _, _, script = executable.read_text().partition("\n")
+    certbot = other / "bin/certbot"
+    certbot.write_text(f"#!{other}/bin/python3\n{script}")
+    certbot.chmod(0o755)
+    return certbot

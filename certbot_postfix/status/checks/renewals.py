@@ -1,13 +1,15 @@
-"""Whether renewed certificates have reached Postfix.
+"""Whether renewed certificates have reached Postfix, and will the next time.
 
 Pure: facts in, findings out.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certbot_postfix.inbound import copies
+from certbot_postfix.errors import Error
+from certbot_postfix.inbound import copies, renewal_settings
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.tls.certificates import Certificate
@@ -51,10 +53,62 @@ def _behind(facts: Facts) -> dict[Path, Finding]:
     outdated = copies.outdated(in_use, newest, facts.bundles)
     return {
         path: Finding(
-            Code.STALE, str(path), each.message(facts.now), each.hint(facts.bundles)
+            Code.STALE, str(path), copy.message(facts.now), _hint(facts, copy)
         )
-        for path, each in outdated.items()
+        for path, copy in outdated.items()
     }
+
+
+def _hint(facts: Facts, copy: copies.Outdated) -> str:
+    problem = _problems(facts).get(copy.lineage)
+    later = f"; for the next renewals: {problem.hint}" if problem else ""
+    return copy.hint(facts.bundles) + later
+
+
+def _problems(facts: Facts) -> dict[str, Error]:
+    """Return why nothing deploys the renewals of lineages, by name."""
+    if any(renewal_settings.runs_deploy(each.command) for each in facts.schedules):
+        return {}  # it is a hook on the command line, for all lineages
+    gone = {name for name, leaf in facts.lineages.items() if not leaf}
+    return {
+        name: renewal_settings.missing(
+            name, settings.path, facts.configuration.certbot_options
+        )
+        for name, settings in facts.renewals.items()
+        if not settings.deployed and name not in gone
+    }
+
+
+def not_deployed(facts: Facts) -> Iterator[Finding]:
+    """Yield the lineages whose next renewal will not reach Postfix."""
+    for name, problem in _problems(facts).items():
+        path = str(facts.renewals[name].path)
+        yield Finding(
+            Code.NOT_DEPLOYED, name, problem.message, problem.hint or "", (path,)
+        )
+
+
+def other_certbots(facts: Facts) -> Iterator[Finding]:
+    """Yield the schedules of a certbot that does not have this plugin."""
+    if all(settings.hooked for settings in facts.renewals.values()):
+        return  # a hook is run by every certbot
+    for schedule in facts.schedules:
+        hooked = renewal_settings.runs_deploy(schedule.command)
+        if schedule.without_plugin and not hooked:
+            end = f"remove the entry for certbot in {schedule.place}"
+            if schedule.timer:
+                end = f"systemctl disable --now {schedule.place}"
+            ours = Path(sys.prefix, "bin/certbot")
+            yield Finding(
+                Code.ANOTHER_CERTBOT,
+                schedule.place,
+                f"{schedule.place} renews with {schedule.program}, which does not have"
+                " this plugin: Postfix does not get the renewed certificates, and"
+                " certbot's renewal configuration loses `installer ="
+                f" {renewal_settings.INSTALLER}`",
+                f"{end}, and run `{ours} renew -q` twice a day in its place",
+                (schedule.place,),
+            )
 
 
 def _counterpart(
