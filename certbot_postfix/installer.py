@@ -361,7 +361,7 @@ class Installer(common.Installer):
                 return
             refreshed = outbound.refresh_sources(now, wait=0)
             self.prepare()
-            self._ready.complain(self._ready.outbound.refresh(now, refreshed))
+            self._ready.refresh_policies(now, refreshed)
         except BusyError as error:
             logger.debug("policies are refreshed already: %s", error)
         except errors.PluginError as error:  # no renewal has failed

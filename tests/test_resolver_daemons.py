@@ -81,6 +81,7 @@ def certbot(
 
 def findings(world: World) -> dict[str, str]:
     where = ["--postfix-config-dir", str(world.sender.config_dir)]
+    where += ["--config-dir", str(world.certbot.config_dir)]
     argv = [str(COMMAND), *where, "status", "--json"]
     done = world.network.run(*argv, env=world.certbot.environment)
     return {

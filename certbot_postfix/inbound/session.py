@@ -22,8 +22,8 @@ from certbot_postfix.inbound.renew import Family, Renewal
 from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.options import ClientLevel, Profile
-from certbot_postfix.outbound import sources
-from certbot_postfix.outbound.collect import Policies
+from certbot_postfix.outbound import domain_state, sources
+from certbot_postfix.outbound.collect import Policies, Refreshed
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix.configuration import Configuration, names
 from certbot_postfix.postfix.instance import Postfix
@@ -122,6 +122,12 @@ class Deployment:
             return None
         self.complain(policies.complaints)
         return policies if wanted or policies.daemon or policies.notes else None
+
+    def refresh_policies(self, now: datetime, refreshed: Refreshed | None) -> None:
+        """Bring the policy map up to date; log what failed, and what is about to."""
+        self.complain(self.outbound.refresh(now, refreshed))
+        states = self.outbound.collector.states()
+        self.complain(filter(None, [domain_state.finding(states, now)]))
 
     def names(self) -> set[str]:
         """Return the public names by which the server calls itself."""

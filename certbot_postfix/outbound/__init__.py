@@ -16,7 +16,10 @@ policy_database     the database of the table certbot_tls_policy
 policy_file         that table as a file
 policy_map          the same as a value
 lists, list_state   our source of STARTTLS Everywhere lists, and what it knows of one
-mta_sts, mta_sts_cache   our source of MTA-STS policies, and its cache
+mta_sts, mta_sts_lookup  our source of MTA-STS policies, and one look at a domain
+mta_sts_cache       what is known of each domain
+domain_state        what that means: no policy, in force, failing
+progress            what a terminal shows meanwhile
 signatures          whether a list is signed
 sources, entries    what the administrator wants, who implements it, what they may give
 

@@ -17,10 +17,12 @@ from certbot_postfix.outbound import (
     effect,
     last_refresh,
     main_cf,
+    mta_sts_cache,
     policy_file,
     policy_map,
     sources,
 )
+from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.sources import Context, Settings, Source
 from certbot_postfix.postfix import decisions, tls_levels, trust
 from certbot_postfix.postfix.configuration import Configuration
@@ -75,6 +77,9 @@ class Collector:
         self.directory = directory
         self.cache = last_refresh.cache_directory(path, directory)
         self.level = ClientLevel.KEEP  # what the client is about to be raised to
+        self.force = False  # whether all are asked, due or not
+        self.urgent: frozenset[str] = frozenset()
+        self.progress = Progress()
 
     @property
     def configuration(self) -> Configuration:
@@ -100,6 +105,10 @@ class Collector:
             or any(sources.due(source, now) for source in loaded)
         )
 
+    def states(self) -> mta_sts_cache.Cache:
+        """Return what is known of each domain whose MTA-STS policy is looked up."""
+        return mta_sts_cache.read(mta_sts_cache.path_in(self.cache))[0]
+
     def broken(self) -> list[str]:
         """Return a sentence for each source that is broken."""
         return sources.load(self._context(self.settings() or Settings()))[1]
@@ -115,7 +124,9 @@ class Collector:
         refreshed = Refreshed(context, *sources.load(context))
         with lock.alone(self.cache, wait=wait):
             for source in refreshed.sources:
-                refreshed.failures[source.label] = sources.refresh(source, now)
+                with self.progress.of(source.label):
+                    raised = sources.refresh(source, now, force=self.force)
+                refreshed.failures[source.label] = raised
             last_refresh.note_end(self.cache)
         return refreshed
 
@@ -222,6 +233,9 @@ class Collector:
             dane=main_cf.prefers_dane(self.configuration)
             and dnssec.does_dane(self.configuration),
             entries=lambda: policy_file.entries(self.path),
+            force=self.force,
+            urgent=self.urgent,
+            progress=self.progress.count,
         )
 
     def _of_broken(

@@ -3,14 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from certbot_postfix.command_line import ATTEND, Commands, require_root
-from certbot_postfix.errors import named_logger, short, shown
+from certbot_postfix.errors import Error, enumerated, named_logger, short, shown
 from certbot_postfix.formats.policy import Entry, parse_domain
 from certbot_postfix.outbound import (
     dnssec,
+    domain_state,
     effect,
     fitness,
     lookup,
@@ -18,6 +19,8 @@ from certbot_postfix.outbound import (
     routes,
 )
 from certbot_postfix.outbound.lookup import Answer
+from certbot_postfix.outbound.mta_sts_cache import Cache
+from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import maps
@@ -40,19 +43,8 @@ def declare(commands: Commands, find: Find) -> None:
         " name.",
     )
     verbs = policy.add_commands("VERB")
-    refresh = verbs.add_parser(
-        "refresh",
-        help="query the sources that are due, and update the policy table",
-        description="Query the sources that are due, and update the policy table, as"
-        " certbot renew does. Exit status 1: a source failed, and its earlier"
-        " policies stay in force.",
-    )
-    refresh.set_defaults(command=lambda arguments: _refresh(find(arguments)))
-    show = verbs.add_parser("show", help="show the policies in the table")
-    show.add_argument("--json", action="store_true", help="print them as JSON")
-    show.set_defaults(
-        command=lambda arguments: _show(find(arguments), as_json=arguments.json)
-    )
+    _declare_refresh(verbs, find)
+    _declare_show(verbs, find)
     test = verbs.add_parser(
         "test",
         help="show which TLS policy applies to a domain",
@@ -72,21 +64,92 @@ def declare(commands: Commands, find: Find) -> None:
     )
 
 
-def _refresh(outbound: Outbound) -> int:
+def _declare_refresh(verbs: Commands, find: Find) -> None:
+    refresh = verbs.add_parser(
+        "refresh",
+        help="query the sources that are due, and update the policy table",
+        description="Query the sources that are due, and update the policy table, as"
+        " certbot renew does. Exit status 1: a source failed, and its earlier"
+        " policies stay in force. Exit status 3: a policy could not be renewed.",
+    )
+    refresh.add_argument(
+        "domains",
+        nargs="*",
+        metavar="DOMAIN",
+        help="look up the MTA-STS policy of this domain now, due or not",
+    )
+    refresh.add_argument(
+        "--force", action="store_true", help="query all sources, due or not"
+    )
+    refresh.set_defaults(
+        command=lambda arguments: _refresh(
+            find(arguments), arguments.domains, force=arguments.force
+        )
+    )
+
+
+def _declare_show(verbs: Commands, find: Find) -> None:
+    show = verbs.add_parser("show", help="show the policies in the table")
+    show.add_argument("--json", action="store_true", help="print them as JSON")
+    show.add_argument(
+        "--failing",
+        action="store_true",
+        help="show the domains whose MTA-STS policy cannot be looked up, and why",
+    )
+    show.set_defaults(
+        command=lambda arguments: (_show_failing if arguments.failing else _show)(
+            find(arguments), as_json=arguments.json
+        )
+    )
+
+
+def _refresh(outbound: Outbound, names: list[str], *, force: bool) -> int:
     require_root()
-    now = datetime.now(timezone.utc)
+    now, collector = datetime.now(timezone.utc), outbound.collector
+    domains = {parse_domain(name.removesuffix("."), "DOMAIN") for name in names}
+    collector.force = force and not domains
+    collector.urgent = frozenset(domains)
+    collector.progress = Progress(sys.stderr)
+    before = collector.states()
     refreshed = outbound.refresh_sources(now, wait=lock.PATIENCE)
+    after = collector.states()
+    _refuse_unknown(domains - after.keys())
     lock.take(outbound.postfix.directory, wait=lock.PATIENCE)
     if missing := outbound.missing():
         logger.error("%s", missing)
         return 1
-    if outbound.collector.settings() is None:
+    if collector.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
-    complaints = outbound.refresh(now, refreshed)
+    with collector.progress.of(outbound.path.name):
+        complaints = outbound.refresh(now, refreshed)
+    _report(before, after, domains, now)
     for complaint in complaints:
         logger.error("%s", complaint)
     return 1 if complaints else 0
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    if unknown := sorted(names):
+        raise Error(
+            f"the MTA-STS policy of {enumerated(unknown)} is not looked up",
+            hint="add it to the file that --postfix-mta-sts-domains names;"
+            " certbot-postfix policy query DOMAIN shows what a domain publishes",
+        )
+
+
+def _report(before: Cache, after: Cache, domains: Iterable[str], now: datetime) -> None:
+    """Print what has changed, and the state of *domains*; warn of policies that end."""
+    lines = {
+        name: f"{name}: {domain_state.described(after[name], now)}" for name in domains
+    }
+    for name, policy in after.items():
+        for change in domain_state.changes(name, before.get(name), policy, now):
+            lines[name] = change
+    for name in sorted(lines):
+        print(shown(lines[name], sys.stdout))
+    if why := domain_state.finding(after, now):
+        logger.warning("%s", why)
 
 
 def _show(outbound: Outbound, *, as_json: bool) -> int:
@@ -114,6 +177,20 @@ def _show(outbound: Outbound, *, as_json: bool) -> int:
         )
         print(shown(line, sys.stdout))
     return 0
+
+
+def _show_failing(outbound: Outbound, *, as_json: bool) -> int:
+    require_root()
+    now, states = datetime.now(timezone.utc), outbound.collector.states()
+    failing = {name: states[name] for name in sorted(states) if states[name].failing}
+    if as_json:
+        described = [domain_state.fields(name, failing[name], now) for name in failing]
+        print(json.dumps(described, indent=2))
+    else:
+        for name, policy in failing.items():
+            line = f"{name}: {domain_state.described(policy, now)}"
+            print(shown(line, sys.stdout))
+    return ATTEND if domain_state.finding(failing, now) else 0
 
 
 def _described(entry: Entry) -> dict[str, object]:

@@ -25,8 +25,14 @@ LABEL = "MTA-STS"
 _VERSION = 1
 
 # More than any policy that was fetched can last, in seconds since 1970.
-_LATEST = 1 << 36
+LATEST = 1 << 36
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
+
+# What is kept of a domain that has no policy.
+_WITHOUT_POLICY = ("next", "failing", "why")
+
+# How long a reason may be: it comes from strangers.
+LONGEST_REASON = 300
 
 
 class CachedPolicy(NamedTuple):
@@ -34,7 +40,8 @@ class CachedPolicy(NamedTuple):
 
     Of a policy, also its *id*, when it was *fetched*, when DNS last had the same id
     (*seen*), its *age* in seconds, *mode* ("" without a policy) and *mxs*; *dane* is
-    whether that protects the domain, if that was asked.
+    whether that protects the domain, if that was asked.  Looks have been *failing*
+    since then, for the reason *why*; 0 if the last one did not fail.
     """
 
     next: int = 0
@@ -45,11 +52,18 @@ class CachedPolicy(NamedTuple):
     mode: str = ""
     mxs: tuple[str, ...] = ()
     dane: bool | None = None
+    failing: int = 0
+    why: str = ""
 
     @property
     def ends(self) -> int:
         """When the policy ends, in seconds since 1970."""
-        return max(self.fetched, self.seen) + self.age
+        return self.renewed + self.age
+
+    @property
+    def renewed(self) -> int:
+        """When the policy was last known to be published."""
+        return max(self.fetched, self.seen)
 
     def entry(self, domain: str) -> Entry | None:
         """Return the policy of *domain*, if there is one that says something.
@@ -62,7 +76,7 @@ class CachedPolicy(NamedTuple):
         return Entry(
             parse_domain(domain, LABEL),
             Policy(Mode(self.mode), mxs),
-            datetime.fromtimestamp(min(max(self.ends, 0), _LATEST), timezone.utc),
+            datetime.fromtimestamp(min(max(self.ends, 0), LATEST), timezone.utc),
             LABEL,
             self.age,
             self.id,
@@ -70,6 +84,11 @@ class CachedPolicy(NamedTuple):
 
 
 Cache = dict[str, CachedPolicy]
+
+
+def path_in(directory: Path) -> Path:
+    """Return where the cache is in the *directory* that sources have."""
+    return directory / "mta-sts.json"
 
 
 def read(path: Path) -> tuple[Cache, list[str]]:
@@ -116,18 +135,22 @@ def recovered(entries: Iterable[Entry], now: datetime) -> Cache:
 
 
 def _fields(policy: CachedPolicy) -> dict[str, Any]:
-    """Return *policy* for JSON: without a policy, only when to look again."""
+    """Return *policy* for JSON: without a policy, little is known."""
+    fields = policy._asdict()
+    if not policy.failing:
+        del fields["failing"], fields["why"]
     if not policy.mode:
-        return {"next": policy.next}
-    return {key: value for key, value in policy._asdict().items() if value is not None}
+        fields = {key: fields[key] for key in _WITHOUT_POLICY if key in fields}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _sound(name: str, fields: Any) -> CachedPolicy | None:
     """Return what *fields* say of the domain *name*, None if they are damaged."""
     if not _has_types(fields):
         return None
+    failing, why = fields.get("failing", 0), fields.get("why", "")[:LONGEST_REASON]
     if "mode" not in fields:
-        return CachedPolicy(fields["next"])
+        return CachedPolicy(fields["next"], failing=failing, why=why)
     try:
         policy = CachedPolicy(
             fields["next"],
@@ -138,6 +161,8 @@ def _sound(name: str, fields: Any) -> CachedPolicy | None:
             Mode(fields["mode"]).value,
             tuple(fields["mxs"]),
             fields.get("dane"),
+            failing,
+            why,
         )
         # What a source gives is checked so, too, and there it would cost all domains.
         list(_entries.checked(filter(None, [policy.entry(name)]), LABEL, _EPOCH))
@@ -150,6 +175,9 @@ def _has_types(fields: Any) -> bool:
     if not isinstance(fields, dict) or not isinstance(fields.get("next"), int):
         return False
     if not isinstance(fields.get("dane", False), bool):
+        return False
+    failing, why = fields.get("failing", 0), fields.get("why", "")
+    if not isinstance(failing, int) or not isinstance(why, str):
         return False
     if "mode" not in fields:
         return True

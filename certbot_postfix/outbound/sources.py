@@ -64,7 +64,9 @@ class Context:
     *directory* is where sources keep what they know; it exists, and only root may
     enter.  *ca_file* has the CAs that HTTPS servers are verified by;
     with *dane*, the SMTP client prefers DANE where there is some.  *entries* yields
-    what is in the table, of all sources.
+    what is in the table, of all sources.  With *force*, everything is to be asked anew,
+    due or not, and else the *urgent* domains.  *progress* is called with how many of
+    all domains are done.
     """
 
     settings: Settings
@@ -72,6 +74,9 @@ class Context:
     ca_file: Path | None = None
     dane: bool = False
     entries: Callable[[], Iterable[Entry]] = tuple
+    force: bool = False
+    urgent: frozenset[str] = frozenset()
+    progress: Callable[[int, int], None] = lambda done, of: None  # noqa: ARG005
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,13 @@ def due(source: Source, now: datetime) -> bool:
     return answer or bool(failures)
 
 
-def refresh(source: Source, now: datetime) -> list[BaseException]:
+def refresh(
+    source: Source, now: datetime, *, force: bool = False
+) -> list[BaseException]:
     """Let *source* ask whom it has to, if it is due; return what it raised."""
     failures: list[BaseException] = []
     with _noted(failures):
-        if source.implementation.due(now):
+        if force or source.implementation.due(now):
             source.implementation.refresh(now)
     return failures
 

@@ -112,16 +112,18 @@ class Skipped:
 class PolicyTable:
     """A table of policies: the *fault* that it has, and when its first policy ends.
 
-    *failures* are what sources of its policies complained of the last time; it is
-    *unused* if it is ours, and main.cf does not name it.  *unfit* is what a daemon does
-    that the client must not have; *void* is why policies do not count.  Of one that is
-    *unknown*, the fault is why nothing is known.
+    *failures* are what sources of its policies complained of the last time;
+    *endangered* is which policies could not be renewed in time; it is *unused* if it is
+    ours, and main.cf does not name it.  *unfit* is what a daemon does that the client
+    must not have; *void* is why policies do not count.  Of one that is *unknown*, the
+    fault is why nothing is known.
     """
 
     name: str
     fault: str = ""
     until: datetime | None = None
     failures: tuple[str, ...] = ()
+    endangered: str = ""
     unused: bool = False
     unfit: tuple[str, ...] = ()
     void: tuple[str, ...] = ()

@@ -47,6 +47,7 @@ class Code(Enum):
     POLICY_VOID = "policies-without-effect"
     POLICY_ENDED = "policies-ended"
     POLICY_SOURCE = "policy-source-fails"
+    POLICY_RENEWAL = "policy-not-renewed"
     POLICY_UNUSED = "policies-unused"
 
 

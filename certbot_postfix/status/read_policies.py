@@ -3,18 +3,22 @@
 Whatever hangs, it ends at its deadline.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from certbot_postfix.errors import Error
 from certbot_postfix.outbound import (
     dnssec,
+    domain_state,
     effect,
     fitness,
     last_refresh,
     main_cf,
+    mta_sts_cache,
     policy_file,
     resolver_daemon,
 )
@@ -63,18 +67,33 @@ def _of_ours(
 ) -> PolicyTable:
     """Return what is known of our map *table*."""
     path = configuration.directory / policies.NAME
-    until, messages = (
-        None,
-        last_refresh.failures(last_refresh.cache_directory(path, bundles)),
-    )
+    cache = last_refresh.cache_directory(path, bundles)
+    until, messages = None, last_refresh.failures(cache)
     void: list[str] = []
+    endangered = ""
     try:
         until = policy_file.until(path)
         domains = policy_file.enforced(path, _MOST)
         void = effect.bypassed(postfix, configuration, path, domains)
+        endangered = _endangered(cache)
     except Error as error:
         messages = [error.message, *messages]
-    return replace(table, until=until, failures=tuple(messages), void=tuple(void))
+    return replace(
+        table,
+        until=until,
+        failures=tuple(messages),
+        void=tuple(void),
+        endangered=endangered,
+    )
+
+
+def _endangered(directory: Path) -> str:
+    """Return which policies could not be renewed, as far as this user may know."""
+    path = mta_sts_cache.path_in(directory)
+    if not os.access(path, os.R_OK):
+        return ""
+    states, _ = mta_sts_cache.read(path)
+    return domain_state.finding(states, datetime.now(timezone.utc))
 
 
 def _daemon(

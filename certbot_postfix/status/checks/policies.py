@@ -67,6 +67,14 @@ def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
             "certbot-postfix policy refresh, which reports whether it still fails",
             _PLACES,
         )
+    if table.endangered:
+        yield Finding(
+            Code.POLICY_RENEWAL,
+            table.name,
+            table.endangered,
+            "certbot-postfix policy query DOMAIN, which reports what it publishes now",
+            _PLACES,
+        )
 
 
 def _without_effect(table: PolicyTable) -> Iterator[Finding]:

@@ -1,0 +1,188 @@
+"""Each recipient domain has a state, and only what endangers mail is a finding."""
+
+import io
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from certbot_postfix.outbound import domain_state
+from certbot_postfix.outbound.mta_sts_cache import CachedPolicy
+from certbot_postfix.outbound.progress import Progress
+from tests.lab.machine import wait_until
+from tests.test_outbound_mail import (
+    publish_sts,
+    sts,
+    with_domains,
+    world,
+)
+from tests.test_resolver_daemons import findings, policy
+
+__all__ = ["sts", "world"]  # fixtures
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+AT, DAY = int(NOW.timestamp()), 86400
+BEFORE = AT - 7200
+
+WEEK = CachedPolicy(mode="enforce", mxs=("mx.org",), age=7 * DAY, fetched=AT)
+FAILING = {"failing": BEFORE, "why": "no answer"}
+SINCE = "failing since 2026-11-26 10:00 UTC (no answer)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "endangered"),
+    [
+        pytest.param(CachedPolicy(), "no policy", False, id="none"),
+        pytest.param(
+            CachedPolicy(**FAILING), f"no policy, {SINCE}", False, id="never had one"
+        ),
+        pytest.param(WEEK, "enforce until 2026-12-03 12:00 UTC", False, id="in force"),
+        pytest.param(
+            WEEK._replace(**FAILING),
+            f"enforce until 2026-12-03 12:00 UTC, {SINCE}",
+            False,
+            id="there is time to renew it",
+        ),
+        pytest.param(
+            WEEK._replace(fetched=AT - 4 * DAY, **FAILING),
+            f"enforce until 2026-11-29 12:00 UTC, {SINCE}",
+            True,
+            id="past its half",
+        ),
+        pytest.param(
+            WEEK._replace(fetched=AT - 4 * DAY, seen=AT, **FAILING),
+            f"enforce until 2026-12-03 12:00 UTC, {SINCE}",
+            False,
+            id="extended, since its id is the same",
+        ),
+        pytest.param(
+            WEEK._replace(fetched=AT - 8 * DAY, **FAILING),
+            f"no policy since 2026-11-25 12:00 UTC, when the last one ended, {SINCE}",
+            True,
+            id="ended",
+        ),
+        pytest.param(
+            WEEK._replace(fetched=AT - 4 * DAY, mode="testing", **FAILING),
+            f"testing until 2026-11-29 12:00 UTC, {SINCE}",
+            False,
+            id="protects nothing",
+        ),
+    ],
+)
+def test_a_state_is_described_and_endangered_if_it_was_to_be_renewed(
+    policy, state, endangered
+):
+    assert domain_state.described(policy, NOW) == state
+    assert bool(domain_state.finding({"a.org": policy}, NOW)) == endangered
+
+
+def test_of_many_policies_that_cannot_be_renewed_a_few_are_named():
+    late = WEEK._replace(fetched=AT - 4 * DAY, **FAILING)
+    many = {f"d{at:02}.org": late for at in range(50)}
+
+    finding = domain_state.finding(many, NOW)
+
+    assert "d00.org, d01.org, d02.org, d03.org, d04.org and 45 more" in finding
+
+
+def age(world, by: timedelta) -> None:
+    """Let what is known of domains be older, and due."""
+    (cache,) = world.certbot.config_dir.glob("postfix/policies/*/mta-sts.json")
+    document = json.loads(cache.read_text())
+    for fields in document["domains"].values():
+        fields["next"] = 0
+        fields["fetched"] -= by.total_seconds() * ("fetched" in fields)
+        fields["fetched"], fields["seen"] = int(fields["fetched"]), 0
+    cache.write_text(json.dumps(document))
+
+
+@pytest.mark.postfix
+def test_a_policy_that_cannot_be_renewed_is_a_finding_until_it_can(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    (sts.network.policies / "sts.insecure").unlink()
+    publish_sts(sts, version="2")
+    age(sts, timedelta(hours=13))
+
+    for _ in range(2):  # within the hour, too
+        status, said = policy(sts, "refresh")
+        assert (status, "sts.insecure could not be renewed" in said) == (3, True)
+    assert "the status 404" in findings(sts)["policy-not-renewed"]
+    status, said = policy(sts, "show", "--failing")
+    assert (status, "sts.insecure: enforce until " in said) == (3, True)
+
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    status, said = policy(sts, "refresh", "sts.insecure")
+    assert (status, "sts.insecure: enforce until" in said) == (0, True)
+    assert "policy-not-renewed" not in findings(sts)
+    assert policy(sts, "show", "--failing") == (0, "")
+
+
+@pytest.mark.postfix
+def test_a_domain_that_never_had_a_policy_and_fails_is_information(sts):
+    (sts.network.policies / "sts.insecure").unlink(missing_ok=True)
+    sts.install(*with_domains(sts))
+
+    assert policy(sts, "refresh") == (0, "")
+    status, said = policy(sts, "show", "--failing")
+    assert (status, "sts.insecure: no policy, failing since" in said) == (0, True)
+    (described,) = json.loads(policy(sts, "show", "--failing", "--json")[1])
+    assert described["domain"] == "sts.insecure"
+    assert not described["endangered"]
+    assert "policy-source-fails" not in findings(sts)
+
+
+@pytest.mark.postfix
+def test_mail_to_a_domain_that_moves_arrives_after_a_forced_refresh(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    sts.right.certify("mx.new.insecure")
+    sts.network.publish("new.insecure", "mx A 127.0.0.20")
+    publish_sts(sts, "@ MX 1 mx.new.insecure.", version="1")  # it forgot the new id
+    sts.network.policy("sts.insecure", "mx.new.insecure")
+    sts.sender.start()
+    mark = sts.send("you@sts.insecure")
+    sts.sender.deferred("you@sts.insecure")
+    assert policy(sts, "refresh") == (0, "")  # it is not due
+
+    status, said = policy(sts, "refresh", "--force")
+
+    assert (status, "sts.insecure: enforce until" in said) == (0, True)
+    sts.flush()
+    sts.arrives(mark)
+    sts.account()
+
+
+@pytest.mark.postfix
+def test_a_domain_that_is_not_looked_up_cannot_be_refreshed(sts):
+    sts.install(*with_domains(sts))
+
+    status, said = policy(sts, "refresh", "other.example")
+
+    assert status == 1
+    assert "the MTA-STS policy of other.example is not looked up" in said
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_work_shows_how_far_it_is_on_a_terminal_and_leaves_nothing_there():
+    terminal = Terminal()
+    progress = Progress(terminal)
+
+    with progress.of("MTA-STS"):
+        progress.count(1234, 10000)
+        wait_until(lambda: "1,234 of 10,000" in terminal.getvalue(), "it is shown")
+
+    assert terminal.getvalue().rpartition("\r")[0].endswith(" " * 79)
+
+
+def test_work_says_nothing_where_there_is_no_terminal():
+    stream = io.StringIO()
+
+    with Progress(stream).of("MTA-STS"):
+        pass
+
+    assert stream.getvalue() == ""
