@@ -26,6 +26,7 @@ ATTEND = 3
 CERTBOT = "/etc/letsencrypt"
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _CHOICE = re.compile(r"invalid choice: '(.*?)'.*\(choose from (.*)\)", re.DOTALL)
 
 _FORMER = {
@@ -75,7 +76,8 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse_unknown(self, word: str) -> None:
         option = word.partition("=")[0]
-        known = set(_OPTION.findall(self.format_help()))
+        plain = _COLOUR.sub("", self.format_help())  # since Python 3.14
+        known = set(_OPTION.findall(plain))
         if option.startswith("-") and option not in known:
             hint = _FORMER.get(option) or _resembling(option, known)
             self.error(f"unknown option: {option}{hint}")

@@ -51,7 +51,7 @@ def declare(commands: Commands, find: Find) -> None:
         description="Show which TLS policy applies to a domain. Exit status 3: the"
         " policy is not effective, or (with --connect) no server satisfies it.",
     )
-    test.add_argument("domain", metavar="DOMAIN")
+    test.add_argument("domain", metavar="DOMAIN", help="recipient domain")
     test.add_argument(
         "--connect",
         action="store_true",
