@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 from certbot_postfix.errors import Error, NetworkError
 from certbot_postfix.formats.policy import Mode, PolicyError
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import lists
+from certbot_postfix.outbound import entries, lists
 from certbot_postfix.outbound.sources import Context, Settings
 from certbot_postfix.system import https
 from certbot_postfix.system.https import Bounds
@@ -95,6 +95,21 @@ def test_the_policies_of_a_list_have_its_end_and_its_name(place):
     assert first.policy == (Mode.ENFORCE, ("mx.org",))
     assert abs(first.expires - NOW - timedelta(days=30)) < HOUR
     assert first.source == str(place.path)
+
+
+def test_what_a_list_gives_needs_no_second_check(place):
+    document = json.loads(written("EXAMPLE.org", "b\u00fccher.example", "alias.org"))
+    policies = document["policies"]
+    policies["EXAMPLE.org"]["mxs"] = ["MX.org", ".example.net", "b\u00fccher.example"]
+    policies["alias.org"] = {"policy-alias": "shared"}
+    document["policy-aliases"] = {"shared": {"mode": "testing", "mxs": ["mx.org"]}}
+    place.publish(json.dumps(document).encode())
+    place.refresh()
+
+    given = list(place.source.policies(NOW))
+
+    assert len(given) == 3
+    assert list(entries.checked(given, place.source.label, NOW)) == given
 
 
 def test_what_is_tested_is_enforced_for_early_adopters_only(place):

@@ -1,8 +1,11 @@
 """Where mail goes by another route, policies do not count, and all that look say so."""
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from certbot_postfix.outbound import routes
 from certbot_postfix.outbound.routes import Route
@@ -327,6 +330,38 @@ def test_of_many_domains_on_a_route_a_few_are_named():
     assert told(configuration(relayhost=HOP), *domains[:5])[0].startswith(
         "policies for a.org, b.org, c.org, d.org and e.org have no effect"
     )
+
+
+DOMAINS = ("a.org", "b.a.org", "c.b.a.org", "xn--bcher-kva.org", "hop.org")
+KEYS = (*DOMAINS, ".a.org", ".b.a.org", "b\u00fccher.org", "*", "postmaster@a.org")
+
+
+@given(
+    st.sets(st.sampled_from(DOMAINS), min_size=1),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from([":", "smtp:", HOP, "x:"])),
+    st.sets(st.sampled_from(["a.org", "b.a.org", "other.org"])),
+    st.sampled_from(["", "hop.org", HOP]),
+)
+def test_of_many_domains_those_are_named_that_go_elsewhere_alone(
+    domains, transports, relayed, hop
+):
+    there = configuration(
+        transport_maps="hash:/transport",
+        relay_domains=" ".join(relayed),
+        relay_transport=f"relay:{HOP}",
+        relayhost=hop,
+    )
+
+    def ask(_table: str, keys: set[str]) -> dict[str, str]:
+        return {key: transports[key] for key in keys & transports.keys()}
+
+    alone = {
+        domain for domain in domains if routes.complaints(there, PATH, [domain], ask)
+    }
+    lines = routes.complaints(there, PATH, domains, ask)
+
+    names = [line.split(" have no effect")[0] for line in lines]
+    assert {name for name in domains if re.search(rf"[ ]{name}\b", str(names))} == alone
 
 
 def test_without_policies_no_route_is_told():

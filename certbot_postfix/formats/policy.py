@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
-from functools import lru_cache
 from typing import NamedTuple
 
 from certbot_postfix.errors import Error, excerpt
@@ -84,23 +83,21 @@ def parse_pattern(text: object, where: str, wildcard: str) -> str:
 def parse_patterns(
     texts: Sequence[object], where: str, wildcard: str
 ) -> tuple[str, ...]:
-    """Return what `pattern` makes of each, once, in order."""
+    """Return what `parse_pattern` makes of each, once, in order."""
     if len(texts) > SERVERS:
         raise PolicyError(f"{where}: it has more than {SERVERS} names")
     patterns: dict[str, None] = {}
     for at, text in enumerate(texts):
-        name = _known(text, wildcard) if isinstance(text, str) else ""
-        patterns[name or parse_pattern(text, f"{where}[{at}]", wildcard)] = None
+        if isinstance(text, str) and wildcard == "." and is_pattern(text):
+            patterns[text] = None
+        else:
+            patterns[parse_pattern(text, f"{where}[{at}]", wildcard)] = None
     return tuple(patterns)
 
 
-@lru_cache(maxsize=4096)
-def _known(text: str, wildcard: str) -> str:
-    """Return what `pattern` does, "" where it fails: many domains share servers."""
-    try:
-        return parse_pattern(text, "", wildcard)
-    except PolicyError:
-        return ""
+def is_pattern(name: str) -> bool:
+    """Whether *name* is that of a host, or a parent with a dot before it."""
+    return is_host(name.removeprefix("."))
 
 
 def _name(text: object, where: str, kind: str) -> str:

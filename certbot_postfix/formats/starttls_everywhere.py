@@ -204,17 +204,17 @@ def _policy(entry: object, where: str, aliases: Mapping[str, Policy | None]) -> 
         if (policy := aliases[alias]) is None:
             raise _AmbiguousError(f"{where}: it is ambiguous")
         return policy
-    mode = fields.get("mode", _DEFAULT)
+    return _own_policy(fields, where)
+
+
+def _own_policy(fields: Mapping[str, Any], where: str) -> Policy:
+    """Return the policy that *fields* have, without an alias."""
+    mode, mxs = fields.get("mode", _DEFAULT), fields.get("mxs")
     if not isinstance(mode, str) or mode not in _MODES:
         raise PolicyError(f"{where}.mode: {excerpt(mode)} is not testing or enforce")
-    return Policy(_MODES[mode], _mxs(fields, f"{where}.mxs"))
-
-
-def _mxs(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    mxs = fields.get("mxs")
     if not isinstance(mxs, list) or not mxs:
-        raise PolicyError(f"{where}: {excerpt(mxs)} is not a list of names")
-    return parse_patterns(mxs, where, ".")
+        raise PolicyError(f"{where}.mxs: {excerpt(mxs)} is not a list of names")
+    return Policy(_MODES[mode], parse_patterns(mxs, f"{where}.mxs", "."))
 
 
 def _time(fields: Mapping[str, Any], name: str) -> datetime:
@@ -246,7 +246,7 @@ def _object(pairs: list[tuple[str, Any]]) -> object:
                 fields[name] = _Repeated((first, *others))
     if "mxs" in fields and "policy-alias" not in fields:
         try:
-            return _policy(fields, "", {})
+            return _own_policy(fields, "")
         except PolicyError:
             pass  # it is told when its path is known
     return fields

@@ -6,10 +6,9 @@ Pure; raises `TypeError` and `ValueError`.
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
-from functools import lru_cache
 
 from certbot_postfix.errors import excerpt
-from certbot_postfix.formats.policy import SERVERS, Entry, Mode, Policy
+from certbot_postfix.formats.policy import SERVERS, Entry, Mode, Policy, is_pattern
 from certbot_postfix.system.hostnames import is_host
 
 # What RFC 8461, 3.2, has for a max_age, and for an id.
@@ -47,14 +46,9 @@ def _policy(policy: object, domain: str) -> Policy:
     if len(mxs) > SERVERS:
         raise ValueError(f"{domain}: it has more than {SERVERS} servers")
     for mx in mxs:
-        if type(mx) is not str or not _is_pattern(mx):
+        if type(mx) is not str or not is_pattern(mx):
             raise ValueError(f"{domain}: {_show(mx)} is not the name of a server")
     return policy if mxs is policy.mxs else Policy(policy.mode, mxs)
-
-
-@lru_cache(maxsize=4096)
-def _is_pattern(mx: str) -> bool:
-    return is_host(mx.removeprefix("."))
 
 
 def _utc(expires: object, domain: str) -> datetime:
@@ -73,9 +67,9 @@ def _utc(expires: object, domain: str) -> datetime:
 def _max_age(entry: Entry) -> int:
     if type(entry.max_age) is not int:
         raise TypeError(f"{entry.domain}: its max_age is no number of seconds")
-    if type(entry.id) is not str or not _ID.fullmatch(entry.id):
+    if type(entry.id) is not str or (entry.id and not _ID.fullmatch(entry.id)):
         raise ValueError(f"{entry.domain}: its id is not one of RFC 8461")
-    return min(max(entry.max_age, 0), _OLDEST)
+    return min(max(entry.max_age, 0), _OLDEST) if entry.max_age else 0
 
 
 def _show(value: object) -> str:

@@ -111,11 +111,13 @@ def keys(domain: str) -> list[str]:
 
     A next hop with a port or in brackets has none: postconf(5), smtp_tls_policy_maps.
     """
-    if set(domain) & set("[:"):
-        return [domain]
-    labels = domain.split(".")
-    parents = (f".{'.'.join(labels[at:])}" for at in range(1, len(labels)))
-    return [domain, *parents]
+    names, parent = [domain], domain
+    if "[" in domain or ":" in domain:
+        return names
+    while "." in parent:
+        parent = parent.partition(".")[2]
+        names.append(f".{parent}")
+    return names
 
 
 def overruled(domains: Collection[str], answered: Collection[str]) -> set[str]:

@@ -96,14 +96,14 @@ def render(
     text.write(f"{_HEADER}# {json.dumps(wanted)}\n".encode())
     for domain in sorted(entries):
         entry = entries[domain]
-        mode = entry.policy.mode
+        mode, demand = entry.policy.mode, _demand(entry, version)
         mark = "" if mode is Mode.ENFORCE else "# "
         lines = (
             f"# {mode.value} until {_timestamp(entry.expires)} from {entry.source}\n"
-            f"{mark}{domain} {_demand(entry, version)}\n"
+            f"{mark}{domain} {demand}\n"
         )
         if not mark and "xn--" in domain and (key := unicode_key(domain)):
-            lines += f"{key} {_demand(entry, version)}\n"
+            lines += f"{key} {demand}\n"
         text.write(lines.encode())
         if text.tell() > new_file.LARGEST:
             raise Error(
@@ -152,17 +152,18 @@ def _is_written(name: str) -> bool:
 def _demand(entry: Entry, version: tuple[int, int]) -> str:
     # A pattern with a dot before it means any host below, and a host has one more label
     # only if the certificate says so: see README.rst, Limits.
-    words = [f"secure match={':'.join(entry.policy.mxs)}"]
+    demand = f"secure match={':'.join(entry.policy.mxs)}"
     if version >= _SERVERNAME:
-        words.append("servername=hostname")  # RFC 8461, 4.2: the host's name is asked
+        demand += " servername=hostname"  # RFC 8461, 4.2: the host's name is asked
     if version >= _MTA_STS and entry.max_age:
         mxs = [f"*{mx}" if mx.startswith(".") else mx for mx in entry.policy.mxs]
-        words.append(f"policy_type=sts policy_domain={entry.domain}")
+        words = [demand, f"policy_type=sts policy_domain={entry.domain}"]
         policy = ["version: STSv1", f"mode: {entry.policy.mode.value}"]
         policy += [*(f"mx: {mx}" for mx in mxs), f"max_age: {entry.max_age}"]
         words += [f"{{ policy_string = {line} }}" for line in policy]
         words += [f"mx_host_pattern={mx}" for mx in mxs]
-    return " ".join(words)
+        demand = " ".join(words)
+    return demand
 
 
 def header(text: TextIO, path: Path) -> Header:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from certbot_postfix.errors import Error, enumerated
@@ -212,7 +213,9 @@ def complaints(
     """Return why policies for *domains* in our table at *path* do not count."""
     if not domains:
         return []
-    spellings = {name: domain for domain in domains for name in spellings_of(domain)}
+    spellings = dict(zip(domains, domains, strict=True))
+    international = [domain for domain in domains if "xn--" in domain]
+    spellings |= {name: one for one in international for name in spellings_of(one)}
     known: dict[str, Mapping[str, str]] = {
         table: ask(table, {name for spelling in spellings for name in _names(spelling)})
         for table in _relayed(configuration)
@@ -225,29 +228,44 @@ def complaints(
     def answers(table: str, keys: set[str]) -> dict[str, str]:
         return {key: known[table][key] for key in keys if key in known[table]}
 
-    # There may be a million, most of which no table and no list has: those go one way.
     listed = {*configuration.words("relay_domains")}.union(*known.values())
-    listed |= {f".{name}" for name in listed}
-    others: Route | None = None
-    reasons: dict[tuple[Route, bool], str] = {}
     by_reason: dict[str, set[str]] = {}
-    for spelling, domain in spellings.items():
-        if listed and not listed.isdisjoint(
-            (_somebody(spelling), *main_cf.keys(spelling), "*")
-        ):
-            route = find(configuration, spelling, answers)
-        else:
-            route = others = others or find(configuration, spelling, answers)
-        case = route, route.nexthop.lower() == spelling
-        if case not in reasons:
-            reasons[case] = void(configuration, route, path, spelling)
-        if why := reasons[case]:
-            by_reason.setdefault(why, set()).add(domain)
+    for route, names in _by_route(configuration, spellings, listed, answers):
+        nexthop = route.nexthop.lower()
+        for own in (True, False):
+            alike = (name for name in names if (name == nexthop) is own)
+            first = next(alike, None)
+            if first and (why := void(configuration, route, path, first)):
+                affected = map(spellings.__getitem__, (first, *alike))
+                by_reason.setdefault(why, set()).update(affected)
     messages = [
         f"policies for {enumerated(sorted(affected))} have no effect: {why}"
         for why, affected in by_reason.items()
     ]
     return [*messages, *_unread(configuration), *elsewhere(configuration)]
+
+
+def _by_route(
+    configuration: Configuration, names: Collection[str], listed: set[str], ask: Ask
+) -> Iterator[tuple[Route, Collection[str]]]:
+    """Yield the *names* of domains by their routes.
+
+    There may be a million: those that are not *listed*, nor a parent, go one way.
+    """
+    # What stands for all does not tell one from another.
+    keys = {key for name in listed - {"*"} for key in (name, f".{name}")}
+    apart: dict[Route, list[str]] = {}
+    others: Collection[str] = names
+    if keys:
+        others = []
+        for name in names:
+            if keys.isdisjoint((_somebody(name), *main_cf.keys(name))):
+                others.append(name)
+            else:
+                apart.setdefault(find(configuration, name, ask), []).append(name)
+    yield from apart.items()
+    for name in islice(others, 1):
+        yield find(configuration, name, ask), others
 
 
 def _unread(configuration: Configuration) -> Iterator[str]:

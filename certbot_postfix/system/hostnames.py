@@ -14,7 +14,7 @@ _LONGEST = 253  # RFC 1035, 2.3.4: 255 octets, of which text has no first and no
 
 def is_host(name: str) -> bool:
     """Whether *name* is a host's, in lower case and as A-labels."""
-    return len(name) <= _LONGEST and bool(_HOST.fullmatch(name))
+    return len(name) <= _LONGEST and _HOST.fullmatch(name) is not None
 
 
 def a_labels(name: str) -> str:
