@@ -205,7 +205,7 @@ def test_the_documentation_has_no_option_of_the_plugin_that_is_none(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_of_the_repository_in_the_documentation_exist(page: Path):
     paths = re.findall(
-        r"(?<![\w/.-])((?:docs|tests|tools|debian|certbot_postfix|\.ci)/[\w./*-]+[\w*])",
+        r"(?<![\w/.-])((?:docs|tests|tools|debian|certbot_postfix|\.ci)/[\w./@*-]+[\w*])",
         page.read_text(),
     )
 

@@ -1,0 +1,91 @@
+"""Dovecot and Postfix present one certificate, by what the documentation says."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Certbot, PrivatePostfix
+from tests.lab.machine import LOOPBACK, Ports, accepts, wait_until
+from tests.lab.postfix import shown
+from tests.lab.scene import NAME, STANDALONE, options, succeeded
+
+DOVECOT = shutil.which("dovecot", path="/usr/sbin:/usr/bin")
+
+pytestmark = [
+    pytest.mark.postfix,
+    pytest.mark.skipif(not DOVECOT, reason="there is no Dovecot"),
+]
+
+PAGE = (Path(__file__).parents[1] / "docs/howto/dovecot.rst").read_text()
+
+
+def documented(start: str) -> str:
+    """Return the literal block of the page that begins with *start*."""
+    (block,) = re.findall(rf"(?s)\n( +{re.escape(start)}.*?)\n\n", PAGE)
+    return textwrap.dedent(block) + "\n"
+
+
+@contextlib.contextmanager
+def dovecot(base: Path, settings: str) -> Iterator[int]:
+    """Run a Dovecot of its own with *settings*; yield its port for IMAP over TLS."""
+    ports = Ports(1)
+    configuration = base / "dovecot.conf"
+    configuration.write_text(
+        f"""\
+base_dir = {base}/dovecot
+state_dir = {base}/dovecot
+log_path = {base}/dovecot.log
+listen = {LOOPBACK}
+protocols = imap
+ssl = required
+{settings}
+passdb {{
+  driver = static
+  args = nopassword
+}}
+service imap-login {{
+  inet_listener imap {{
+    port = 0
+  }}
+  inet_listener imaps {{
+    port = {ports.numbers[0]}
+    ssl = yes
+  }}
+}}
+"""
+    )
+    process = subprocess.Popen([DOVECOT, "-F", "-c", configuration])
+    try:
+        wait_until(lambda: accepts(ports.numbers[0]), "Dovecot answers")
+        yield ports.numbers[0]
+    finally:
+        process.terminate()
+        process.wait()
+        ports.release()
+
+
+def test_dovecot_and_postfix_present_the_renewed_certificate(
+    certbot: Certbot, postfix: PrivatePostfix, base: Path
+):
+    succeeded(certbot("run", *STANDALONE, "-d", NAME, *options(postfix)))
+    live = str(certbot.config_dir / "live")
+    settings = documented("ssl_cert").replace("/etc/letsencrypt/live", live)
+    hook = certbot.config_dir / "renewal-hooks/deploy/dovecot"
+    hook.write_text(documented("#!/bin/sh"))
+    hook.chmod(0o755)
+    certbot.environment["CONFIG_FILE"] = str(base / "dovecot.conf")  # doveadm(1)
+    with dovecot(base, settings) as port:
+        before = shown(port, wrapped=True)
+        assert before == postfix.served("submissions")
+
+        done = certbot("renew", "--force-renewal")
+
+        renewed = postfix.served("submissions")
+        assert renewed != before, succeeded(done)
+        wait_until(lambda: shown(port, wrapped=True) == renewed, "Dovecot presents it")
