@@ -29,6 +29,7 @@ examples:
   certbot-postfix status --json
   certbot-postfix policy refresh
   certbot-postfix policy show
+  certbot-postfix policy query example.org
   certbot-postfix policy test example.org --connect
 """
 

@@ -10,6 +10,7 @@ from certbot_postfix.outbound import domain_state
 from certbot_postfix.outbound.mta_sts_cache import CachedPolicy
 from certbot_postfix.outbound.progress import Progress
 from tests.lab.machine import wait_until
+from tests.lab.network import POLICIES
 from tests.test_outbound_mail import (
     publish_sts,
     sts,
@@ -161,6 +162,47 @@ def test_a_domain_that_is_not_looked_up_cannot_be_refreshed(sts):
 
     assert status == 1
     assert "the MTA-STS policy of other.example is not looked up" in said
+
+
+@pytest.mark.postfix
+def test_what_a_domain_publishes_now_is_shown_beside_what_is_in_force(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure", age=604800)
+    shown = (
+        "_mta-sts.sts.insecure: 'v=STSv1; id=1;'\n"
+        "https://mta-sts.sts.insecure: enforce, max_age 604800, mx.sts.insecure\n"
+        "MX mx.sts.insecure, in the policy, no usable TLSA records\n"
+        "here: not looked up for policies\n"
+    )
+    assert policy(sts, "query", "sts.insecure") == (0, shown)
+
+    sts.install(*with_domains(sts))
+    sts.network.policy("sts.insecure", "*.new.insecure")
+    status, said = policy(sts, "query", "sts.insecure")
+
+    assert status == 3
+    assert "enforce, max_age 86400, *.new.insecure" in said
+    assert "MX mx.sts.insecure, not in the policy" in said
+    assert "its own policy does not allow mx.sts.insecure" in said
+    assert "publishes another policy than the one that is in force here" in said
+    assert "here: enforce until " in said
+
+
+@pytest.mark.postfix
+def test_what_cannot_be_looked_up_is_said_in_its_place(sts):
+    sts.network.publish("lame.test", "@ NS ns.lame.test.", "ns A 127.0.0.98")
+    sts.network.publish(
+        "dane.test",
+        "@ MX 10 mx.dane.test.",
+        "mx A 127.0.0.20",
+        "_25._tcp.mx NS ns.lame.test.",
+        f"mta-sts A {POLICIES}",
+        '_mta-sts TXT "v=STSv1; id=1;"',
+    )
+
+    status, said = policy(sts, "query", "dane.test")
+
+    assert (status, "the status 404" in said) == (3, True)
+    assert "MX mx.dane.test, TLSA unknown (TLSA of _25._tcp.mx.dane.test" in said
 
 
 class Terminal(io.StringIO):

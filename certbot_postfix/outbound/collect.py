@@ -14,6 +14,7 @@ from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.options import ClientLevel
 from certbot_postfix.outbound import (
     dnssec,
+    domain_state,
     effect,
     last_refresh,
     main_cf,
@@ -274,6 +275,7 @@ class Collector:
                 del entries[domain]
         return [
             *notes,
+            *domain_state.notes(self.states()),
             *effect.notes(postfix, configuration, self.path, entries.values()),
         ]
 

@@ -16,6 +16,7 @@ from certbot_postfix.outbound import (
     fitness,
     lookup,
     policy_file,
+    published,
     routes,
 )
 from certbot_postfix.outbound.lookup import Answer
@@ -24,7 +25,7 @@ from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import maps
-from certbot_postfix.system import lock
+from certbot_postfix.system import dns, lock
 
 logger = named_logger(__name__)
 
@@ -45,6 +46,17 @@ def declare(commands: Commands, find: Find) -> None:
     verbs = policy.add_commands("VERB")
     _declare_refresh(verbs, find)
     _declare_show(verbs, find)
+    query = verbs.add_parser(
+        "query",
+        help="show what a domain publishes now, and what is known of it here",
+        description="Show what a domain publishes now: its MTA-STS policy, its MX hosts"
+        " and their TLSA records; and its state here. Exit status 3: something of that"
+        " fails or does not match, or the policy here is another one.",
+    )
+    query.add_argument("domain", metavar="DOMAIN")
+    query.set_defaults(
+        command=lambda arguments: _query(find(arguments), arguments.domain)
+    )
     test = verbs.add_parser(
         "test",
         help="show which TLS policy applies to a domain",
@@ -191,6 +203,23 @@ def _show_failing(outbound: Outbound, *, as_json: bool) -> int:
             line = f"{name}: {domain_state.described(policy, now)}"
             print(shown(line, sys.stdout))
     return ATTEND if domain_state.finding(failing, now) else 0
+
+
+def _query(outbound: Outbound, name: str) -> int:
+    require_root()
+    domain = parse_domain(name.removesuffix("."), "DOMAIN")
+    now, known = datetime.now(timezone.utc), outbound.collector.states().get(domain)
+    ca_file = outbound.configuration.ca_bundle
+    publication = published.look(domain, dns.Resolver(), ca_file)
+    for line in publication.lines():
+        print(shown(line, sys.stdout))
+    state = (
+        domain_state.described(known, now) if known else "not looked up for policies"
+    )
+    print(shown(f"here: {state}", sys.stdout))
+    for why in publication.problems(known):
+        logger.warning("%s", why)
+    return 0
 
 
 def _described(entry: Entry) -> dict[str, object]:

@@ -66,6 +66,15 @@ def changes(
         yield f"{name}: {described(after, now)}"
 
 
+def notes(policies: Mapping[str, CachedPolicy]) -> Iterator[str]:
+    """Yield how many domains could not be looked up, if any."""
+    if failing := sum(bool(policy.failing) for policy in policies.values()):
+        yield (
+            f"MTA-STS: {failing:,} of {len(policies):,} domains could not be looked up;"
+            " certbot-postfix policy show --failing lists them"
+        )
+
+
 def finding(policies: Mapping[str, CachedPolicy], now: datetime) -> str:
     """Return which of the *policies* could not be renewed in time; "" if none."""
     late = sorted(

@@ -76,16 +76,34 @@ class Resolver:
         servers = self._ask(domain, "MX")
         if not servers.secure:
             return False
-        hosts = [str(mx.exchange).removesuffix(".") for mx in servers.records]
-        return len(hosts) <= _SERVERS and all(map(self._has_tlsa, hosts or [domain]))
+        hosts = _hosts(servers, domain)
+        return len(hosts) <= _SERVERS and all(map(self._has_dane, hosts))
+
+    def servers(self, domain: str) -> list[str]:
+        """Return the MX hosts of *domain*, the preferred one first."""
+        return _hosts(self._ask(domain, "MX"), domain)
 
     def server(self, domain: str) -> str:
         """Return the preferred server of *domain*, itself if none is published."""
-        records = self._ask(domain, "MX").records
-        hosts = [(mx.preference, str(mx.exchange)) for mx in records]
-        return min(hosts, default=(0, domain))[1].removesuffix(".")
+        return self.servers(domain)[0]
 
-    def _has_tlsa(self, host: str) -> bool:
+    def _has_dane(self, host: str) -> bool:
+        """Whether a client follows the TLSA records of *host*, as they are or not.
+
+        RFC 7672, 2.1.1: while they cannot be looked up, nothing is delivered there.
+        Those of a host whose addresses are not secure are not looked up: 2.2.2.
+        """
+        answers = [self._ask(host, kind) for kind in ("A", "AAAA")] if host else []
+        addresses = [answer for answer in answers if answer.records]
+        if not addresses or not all(answer.secure for answer in addresses):
+            return False
+        try:
+            return self.has_tlsa(host)
+        except NetworkError:
+            return True
+
+    def has_tlsa(self, host: str) -> bool:
+        """Whether *host* has usable TLSA records for mail."""
         if not host:  # a null MX: RFC 7505
             return False
         answer = self._ask(f"_25._tcp.{host}", "TLSA")
@@ -115,6 +133,12 @@ class Resolver:
             raise NetworkError(f"{kind} of {name}: {error}") from error
         secure = bool(answer.response.flags & dns.flags.AD)
         return Records(tuple(answer.rrset or ()), secure)
+
+
+def _hosts(servers: Records, domain: str) -> list[str]:
+    """Return the hosts of the MX records *servers*; without any, *domain* itself."""
+    hosts = sorted((mx.preference, str(mx.exchange)) for mx in servers.records)
+    return [host.removesuffix(".") for _, host in hosts] or [domain]
 
 
 def nameservers(path: Path = Path("/", RESOLV_CONF)) -> list[str]:
