@@ -1,4 +1,4 @@
-"""The story of two certificates, told on the terminal: ``make demo``.
+"""The story of two certificates, on the terminal: ``make demo``.
 
 A private Postfix and an ACME server play the machine and Let's Encrypt; certbot and the
 plugin are real.  Ends with status 1 and a line that says why, if anything is not as the
@@ -63,7 +63,7 @@ class Story:
 
     def tell(self) -> None:
         """Install, add another, renew, roll back."""
-        heading("A new Postfix serves Debian's snake oil")
+        heading("A new Postfix presents a self-signed certificate")
         typed(f"cp -a {self.postfix.config_dir} original")
         original, snake_oil = self.postfix.snapshot(), self.served()
         expect(
@@ -71,34 +71,34 @@ class Story:
             "the certificates are self-signed",
         )
 
-        heading("One command obtains a certificate, installs it and proves it")
+        heading("One command obtains a certificate, installs it and verifies it")
         self.run(
             "run", "-n", "-a", "standalone", "-i", "postfix", "-d", NAME, *self.instance
         )
         installed = self.served()
         self.expect_lineage(installed)
 
-        heading("A second one is served to who asks for its name")
+        heading("A second certificate is served via SNI")
         self.run(
             *("run", "-n", "-a", "standalone", "-i", "postfix", "-d", SECOND),
             *self.instance,
         )
         expect(
             named(self.postfix.served(sni=SECOND)) == SECOND,
-            f"who asks for {SECOND} gets its certificate",
+            f"a client that requests {SECOND} gets its certificate",
         )
-        expect(self.served() == installed, "all others get what they got before")
+        expect(self.served() == installed, "all others get the same as before")
         main_cf = self.postfix.main_cf.read_bytes()
         typed(f"cp {self.postfix.main_cf} main.cf.deployed")
         self.status()
 
-        heading("A renewal is served at once, and needs no change of main.cf")
+        heading("A renewal is served at once, without a change of main.cf")
         self.run("renew", "-n", "--force-renewal")
         renewed = self.served()
         self.expect_lineage(renewed)
         expect(
             set(renewed.values()).isdisjoint(installed.values()),
-            "it is another certificate than before",
+            "it is a new certificate",
         )
         typed(f"cmp {self.postfix.main_cf} main.cf.deployed")
         expect(
@@ -108,7 +108,7 @@ class Story:
 
         heading("A rollback leaves no trace")
         self.run("rollback", "--checkpoints", "2", "-i", "postfix", *self.instance)
-        expect(self.served() == snake_oil, "the snake oil is served again")
+        expect(self.served() == snake_oil, "the old certificate is served again")
         typed(f"diff -r original {self.postfix.config_dir}")
         expect(
             self.postfix.snapshot() == original,
@@ -137,7 +137,7 @@ class Story:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         for line in done.stdout.splitlines():
             print(f"  {line}")
-        expect(done.returncode == 0, "nothing is wrong")
+        expect(done.returncode == 0, "no problems")
 
     def served(self) -> dict[str, x509.Certificate]:
         """Show and return what every service serves now."""
@@ -169,7 +169,7 @@ class Story:
 def expect(fact: bool, claim: str) -> None:
     """Say that *claim* holds, or raise."""
     if not fact:
-        raise UnexpectedError(f"it is not true that {claim}")
+        raise UnexpectedError(f"not true: {claim}")
     print(f"  {style('32', 'ok')}: {claim}")
 
 
