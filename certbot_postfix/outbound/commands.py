@@ -53,7 +53,7 @@ def declare(commands: Commands, find: Find) -> None:
         " and their TLSA records; and its state here. Exit status 3: something of that"
         " fails or does not match, or the policy here is another one.",
     )
-    query.add_argument("domain", metavar="DOMAIN")
+    query.add_argument("domain", metavar="DOMAIN", help="recipient domain")
     query.set_defaults(
         command=lambda arguments: _query(find(arguments), arguments.domain)
     )
