@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import certbot_postfix
-from certbot_postfix.command_line import ATTEND, Parser, declare_directories, say
+from certbot_postfix.command_line import ATTEND, Parser, declare_common, say
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import commands as inbound
 from certbot_postfix.outbound import commands as outbound
@@ -20,7 +20,7 @@ EPILOG = """exit status:
   attention (a diff, a finding, a warning)
 
 examples:
-  certbot-postfix plan --cert-name mx.example.org
+  certbot-postfix plan -d mx.example.org
   certbot-postfix plan --cert-name mx.example.org --tls-profile intermediate
   certbot-postfix deploy --cert-name mx.example.org
   certbot renew --deploy-hook 'certbot-postfix deploy'
@@ -37,27 +37,36 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``certbot-postfix`` and return its exit status."""
     arguments = parser().parse(sys.argv[1:] if argv is None else argv)
-    messages = _Messages(logging.WARNING)
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    messages = _Messages(level)
     package = logging.getLogger("certbot_postfix")
     package.addHandler(messages)
+    package.setLevel(level)
     try:
         status = int(arguments.command(arguments))
     except Error as error:
         say(f"error: {error}")
         return 1
     else:
-        return ATTEND if status == 0 and messages.any else status
+        return ATTEND if status == 0 and messages.attend else status
     finally:
         package.removeHandler(messages)
+        package.setLevel(logging.NOTSET)
 
 
 class _Messages(logging.Handler):
-    """Writes warnings and errors to standard error; *any* says whether there were."""
+    """Writes messages to standard error; *attend* if there was a warning or an error.
 
-    any = False
+    What only --verbose prints has no level before it.
+    """
+
+    attend = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.any = True
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+            return
+        self.attend = True
         say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
@@ -80,7 +89,7 @@ def parser() -> Parser:
     status.declare(commands)
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)
     for each in parser.every():  # before and after the command
-        declare_directories(each, None if each is parser else argparse.SUPPRESS)
+        declare_common(each, None if each is parser else argparse.SUPPRESS)
     return parser
 
 

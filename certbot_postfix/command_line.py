@@ -112,8 +112,15 @@ def require_root() -> None:
         raise Error("this command must be run as root", hint="use sudo")
 
 
-def declare_directories(parser: argparse.ArgumentParser, default: object) -> None:
-    """Declare where certbot's and Postfix's files are."""
+def declare_common(parser: argparse.ArgumentParser, default: object) -> None:
+    """Declare what stands before or after a command."""
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=default,
+        help="print details, too",
+    )
     directories = parser.add_argument_group("directories")
     directories.add_argument(
         "--config-dir",

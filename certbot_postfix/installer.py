@@ -194,26 +194,30 @@ class Installer(common.Installer):
             self._phase = Phase.WRITTEN
 
     def _show(self, name: str, proposal: "Proposal") -> None:
+        """Show the diff, what is to be known of it, and ask; raise `Error` on a no."""
+        _notify(
+            proposal.plan.diff()
+            or f"{proposal.plan.main_cf.path} is already configured for {name}."
+        )
         for warning in proposal.warnings:
             logger.warning("%s", warning)
         for override in proposal.overrides:
-            if override.harmless or self.conf("ignore-master-overrides"):
-                _notify(f"Note: {override}.")
+            if override.harmless:
+                logger.info("%s", override)  # certbot's -v
+            elif self.conf("ignore-master-overrides"):
+                _notify(f"Note: {override}")
             else:
                 logger.warning("%s", override)
         for note in proposal.notes:
             _notify(f"Note: {note}.")
-        if proposal.plan.empty:
-            _notify(f"{proposal.plan.main_cf.path} is already configured for {name}.")
-            return
-        _notify(proposal.plan.diff())
         question = "Apply these changes and reload Postfix?"
-        if not display_util.yesno(question, default=True):
-            raise Error(
-                "Cancelled. No changes were made.",
-                hint=f"to install it later: certbot install -i {self.name}"
-                f" --cert-name {name}",
-            )
+        if proposal.plan.empty or display_util.yesno(question, default=True):
+            return
+        raise Error(
+            "Cancelled. No changes were made.",
+            hint=f"to install it later: certbot install -i {self.name}"
+            f" --cert-name {name}",
+        )
 
     def restart(self) -> None:
         """Make Postfix serve what it should, and verify it."""

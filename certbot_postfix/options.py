@@ -55,16 +55,15 @@ def declare(add: Callable[..., None]) -> None:
         "client-level",
         choices=[level.value for level in ClientLevel],
         default=ClientLevel.MAY.value,
-        help="what smtp_tls_security_level is raised to, if it is less strict;"
-        " the profile certificate leaves it alone",
+        help="minimum for smtp_tls_security_level (outbound mail); ignored with"
+        " profile `certificate`",
     )
     add(
         "sni",
         metavar="WHEN",
         choices=["auto", "never"],
         default="auto",
-        help="whether a certificate that does not cover the server's own name is"
-        " served to those who ask for its names: auto or never",
+        help="serve further certificates via SNI: auto or never",
     )
     add(
         "replace-default",
@@ -84,7 +83,7 @@ def declare(add: Callable[..., None]) -> None:
     add(
         "ignore-master-overrides",
         action="store_true",
-        help="mention overrides in master.cf as notes, not as warnings",
+        help="report overrides in master.cf as notes, not as warnings",
     )
 
 
@@ -94,8 +93,8 @@ def _declare_policies(add: Callable[..., None]) -> None:
         metavar="SRC",
         action="extend",
         type=places,
-        help="STARTTLS Everywhere list of policies for the mail that is sent, a path or"
-        " an https URL; can be repeated, later ones override earlier ones"
+        help="STARTTLS Everywhere list of outbound TLS policies, a path or an https"
+        " URL; can be repeated, later ones override earlier ones"
         "%(default).0s",
     )
     add(

@@ -1,12 +1,16 @@
 """The command says what would be done, and does nothing."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from certbot_postfix import cli
+from certbot_postfix.inbound import imagined
+from certbot_postfix.inbound.lineage import Lineage
 from tests.lab import Issued, install_lineage, pki, renew_lineage
 from tests.lab.postfix import snapshot
 from tests.test_main_cf import patched, shown
@@ -151,13 +155,98 @@ def test_a_renewed_lineage_needs_no_change_of_main_cf_but_a_bundle(
 def test_what_is_kept_and_overridden_is_talk(stopped_postfix, plan, capsys):
     stopped_postfix.set(smtp_tls_security_level="dane")
 
-    plan("--client-level", "encrypt", "--tls-profile", "intermediate")
+    plan("--client-level", "encrypt", "--tls-profile", "intermediate", "-v")
 
     out, talk = capsys.readouterr()
     submission = f"127.0.0.1:{stopped_postfix.ports['submission']}/inet"
     assert "smtp_tls_security_level: keeping dane" in talk
-    assert f"{submission} overrides smtpd_tls_security_level = encrypt" in talk
+    hidden = f"master.cf overrides smtpd_tls_security_level for {submission}"
+    assert f"{hidden} (value: encrypt)" in talk
     assert "keeping" not in out
+
+
+def test_what_master_cf_has_as_strict_is_told_with_v_only(plan, capsys):
+    plan()
+
+    assert "overrides" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", [NAME, "mail.example.org"])
+def test_what_status_would_say_of_the_default_is_said_before(
+    stopped_postfix, plan, host, capsys
+):
+    stopped_postfix.set(myhostname=host)
+
+    plan()
+
+    warning = (
+        f"the default certificate ({NAME}) does not cover myhostname ({host}): clients"
+        " that check the name will reject it\nHint: obtain it again with that name:"
+        f" certbot run -i postfix --cert-name {NAME} -d {NAME},{host}\n"
+    )
+    assert (warning in capsys.readouterr().err) is (host != NAME)
+
+
+# Without a certificate
+
+
+def test_the_plan_for_a_certificate_that_is_not_there_is_that_of_one_that_is(
+    base, stopped_postfix, certbot_dir, plan, capsys
+):
+    plan("--tls-profile", "intermediate")
+    with_certificate = capsys.readouterr().out
+    nothing = certbot_dir.rename(base / "gone").with_name("letsencrypt")
+    before = snapshot(base)
+    where = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+    where += ["--config-dir", str(nothing)]
+
+    status = cli.main([*where, "plan", "-d", NAME, "--tls-profile", "intermediate"])
+
+    out, talk = capsys.readouterr()
+    assert status == 3
+    assert out == with_certificate
+    assert f"certbot has no certificate for {NAME}; this is the plan" in talk
+    assert of_ours(snapshot(base)) == of_ours(before)
+
+
+def test_a_certificate_that_is_there_is_not_imagined(certbot_dir, authority, capsys):
+    names = ("a.example.org", "b.example.org")
+    install_lineage(certbot_dir, "both", authority.issue(*names))
+    live = certbot_dir / "live"
+    there = [Lineage.live(live, each) for each in (NAME, "both")]
+
+    assert imagined.choose(live, there, names[::-1]).name == "both"
+    assert imagined.choose(live, there, names[:1]).name == names[0]
+    # As certbot names a further one.
+    assert imagined.choose(live, there, [f"*.{NAME}"]).name == f"{NAME}-0001"
+    assert imagined.choose(live, there, names, "own").name == "own"
+
+
+@pytest.mark.parametrize("name", ["not a host", "192.0.2.1", ""])
+def test_what_no_certificate_can_be_for_is_refused(plan, name, capsys):
+    assert plan("-d", name) == 1
+
+    assert "not the names of hosts" in capsys.readouterr().err
+
+
+def test_policies_are_planned_with_the_certificate_and_nothing_is_written(
+    base, stopped_postfix, plan, capsys
+):
+    policy = {"mode": "enforce", "mxs": ["mx.one.example.org"]}
+    policies = {"one.example.org": policy}
+    content = {"version": "0.1", "timestamp": time.time() - 60}
+    content["expires"] = time.time() + 86400
+    (base / "list.json").write_text(json.dumps({**content, "policies": policies}))
+    before = snapshot(base)
+
+    status = plan("--policy-list", str(base / "list.json"))
+
+    out, _ = capsys.readouterr()
+    assert status == 3
+    assert "\n+one.example.org secure match=mx.one.example.org" in out
+    assert "\n+smtp_tls_policy_maps = " in out
+    assert "\n+smtpd_tls_chain_files = " in out
+    assert of_ours(snapshot(base)) == of_ours(before)
 
 
 # By name
@@ -300,7 +389,7 @@ def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
     message, hint = error.splitlines()
     assert message.startswith("certbot-postfix: error: Postfix cannot read ")
     assert "main.cf, line 1: missing '='" in message
-    assert hint.startswith("Hint: mend it")
+    assert hint.startswith("Hint: ")
 
 
 def test_a_certificate_that_must_not_be_deployed_is_an_error(

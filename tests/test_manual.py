@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 # What a page may leave unsaid.
-USUAL = {"--help", "--version"}
+USUAL = {"--help", "--version", "--verbose"}
 
 Syntax = dict[str, set[str]]
 

@@ -700,7 +700,7 @@ def test_overrides_of_what_the_plan_governs_are_told(overrides, profile, told):
     )
     decisions = main_cf.decide(configuration, served(), profile, ClientLevel.MAY)
 
-    found = main_cf.overridden(configuration, decisions, profile)
+    found = main_cf.overridden(configuration, decisions, profile, ClientLevel.MAY)
 
     assert [(each.service, each.name) for each in found] == [
         ("submission/inet", name) for name in told
@@ -726,7 +726,7 @@ def test_an_override_that_the_program_does_not_read_is_not_told(command, told):
     profile = Profile.INTERMEDIATE
     decisions = main_cf.decide(configuration, served(), profile, ClientLevel.MAY)
 
-    found = main_cf.overridden(configuration, decisions, profile)
+    found = main_cf.overridden(configuration, decisions, profile, ClientLevel.MAY)
 
     assert [each.name for each in found] == told
 
@@ -735,16 +735,35 @@ def test_an_override_says_service_parameter_and_value():
     override = Override("submission/inet", "smtpd_tls_security_level", "none")
 
     assert str(override) == (
-        "master.cf: submission/inet overrides smtpd_tls_security_level = none;"
-        " left unchanged, so main.cf's value does not apply there"
+        "master.cf overrides smtpd_tls_security_level for submission/inet (value:"
+        " none). That setting is left unchanged, so main.cf has no effect there."
     )
 
 
-@pytest.mark.parametrize(("level", "harmless"), [("encrypt", True), ("none", False)])
-def test_an_override_that_asks_for_more_is_harmless(level, harmless):
-    override = Override("submission/inet", "smtpd_tls_security_level", level)
+@pytest.mark.parametrize(
+    ("name", "value", "harmless"),
+    [
+        ("smtpd_tls_security_level", "encrypt", True),
+        ("smtpd_tls_security_level", "none", False),
+        ("smtpd_tls_protocols", ">=TLSv1.3", True),
+        ("smtpd_tls_protocols", ">=TLSv1", False),
+        ("smtpd_tls_mandatory_ciphers", "high", True),
+        ("smtpd_tls_chain_files", "/own.pem", False),
+        ("tls_server_sni_maps", "hash:/own", False),
+    ],
+)
+def test_an_override_that_is_as_strict_as_the_profile_is_harmless(
+    name, value, harmless
+):
+    configuration = configured(
+        {"smtpd_tls_security_level": "may"}, services=(submission(**{name: value}),)
+    )
+    profile, client = Profile.INTERMEDIATE, ClientLevel.MAY
+    decisions = main_cf.decide(configuration, served(), profile, client)
 
-    assert override.harmless is harmless
+    found = main_cf.overridden(configuration, decisions, profile, client)
+
+    assert [(each.name, each.harmless) for each in found] == [(name, harmless)]
 
 
 # How a plan describes itself

@@ -284,6 +284,9 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
 
     assert status == 1
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
+    # Nothing is said of the overrides that Debian's submission has.
+    first = [line for line in shown.splitlines() if line and "debug log" not in line]
+    assert first[1] == f"--- {postfix.main_cf}"
     assert "Cancelled. No changes were made" in shown
     assert postfix.snapshot() == before
     assert identity(postfix.main_cf) == main_cf
@@ -570,7 +573,8 @@ def test_a_service_with_its_own_certificate_keeps_it(
         "submissions": issued.leaf,
     }
     told = done.stdout + done.stderr
-    assert f"{entry} overrides smtpd_tls_cert_file = {certificate}; left" in told
+    override = f"smtpd_tls_cert_file for {entry} (value: {certificate})"
+    assert f"master.cf overrides {override}" in told
     assert identity(stopped_postfix.master_cf) == master_cf
 
 

@@ -1,12 +1,18 @@
 """The commands ``certbot-postfix plan``, ``deploy`` and ``forget``."""
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from certbot.plugins import util as plugin_util
 
+from certbot_postfix import options
 from certbot_postfix.command_line import (
     ATTEND,
     CERTBOT,
@@ -16,12 +22,14 @@ from certbot_postfix.command_line import (
     say,
 )
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
-from certbot_postfix.inbound.install import DeployOptions
+from certbot_postfix.inbound.imagined import KEY_TYPE, Imagined, choose
+from certbot_postfix.inbound.install import DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage, bundles_below
 from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.outbound.collect import Collector
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import files
 from certbot_postfix.tls import certificates
 
 logger = named_logger(__name__)
@@ -51,34 +59,38 @@ def _declare_plan(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         help="print the diff that `certbot install -i postfix` would apply",
-        description="Print the diff that `certbot install -i postfix` would apply, and"
-        " write nothing. Exit status 3: there is something to do.",
+        description="Print the diff that `certbot install -i postfix` would apply to a"
+        " certificate that certbot has (--cert-name), or that `certbot run -i postfix`"
+        " would apply to one that it would obtain (-d), and write nothing. The other"
+        " options are those of certbot without --postfix-. Exit status 3: there is"
+        " something to do.",
     )
     _declare_name(plan)
     plan.add_argument(
-        "--tls-profile",
-        choices=[profile.value for profile in Profile],
-        default=Profile.OPPORTUNISTIC.value,
-        help="how far TLS parameters are raised (default: %(default)s)",
+        "-d",
+        metavar="NAME",
+        dest="domains",
+        action="extend",
+        type=lambda text: text.split(","),
+        help="name in a certificate that need not exist yet; can be repeated",
     )
-    plan.add_argument(
-        "--client-level",
-        choices=[level.value for level in ClientLevel],
-        default=ClientLevel.MAY.value,
-        help="minimum for smtp_tls_security_level (default: %(default)s)",
-    )
-    plan.add_argument(
-        "--sni",
-        choices=["auto", "never"],
-        default="auto",
-        help="whether it may be served via SNI only (default: %(default)s)",
-    )
-    plan.add_argument(
-        "--replace-default",
-        action="store_true",
-        help="plan to replace certificates of your own that cannot stay beside it",
-    )
+
+    def add(name: str, **about: Any) -> None:
+        if name not in _OF_A_RUN:
+            plan.add_argument(f"--{name}", **about)
+
+    options.declare(add)
     plan.set_defaults(command=_plan)
+
+
+# What is no part of a plan, or is named by another option.
+_OF_A_RUN = (
+    "config-dir",
+    "ctl",
+    "config-utility",
+    "verify-timeout",
+    "ignore-master-overrides",
+)
 
 
 def _declare_deploy(commands: Commands) -> None:
@@ -120,35 +132,75 @@ def _declare_name(command: argparse.ArgumentParser, default: str = "") -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    if not arguments.cert_name:
-        arguments.parser.error("--cert-name NAME is needed")
+    if not arguments.cert_name and not arguments.domains:
+        arguments.parser.error("--cert-name NAME or -d NAME is needed")
     require_root()
     deployment = session(arguments)
-    lineage = _lineage(deployment, arguments.cert_name)
-    wish = DeployOptions(
-        Profile(arguments.tls_profile),
-        ClientLevel(arguments.client_level),
-        by_name=arguments.sni == "auto",
-        replace=arguments.replace_default,
-    )
-    proposal = deployment.installation.propose(lineage, wish)
+
+    def conf(name: str) -> Any:
+        return getattr(arguments, name.replace("-", "_"))
+
+    lineage = _planned(deployment, arguments)
+    deployment.look()
+    with _vanishing(deployment.outbound.collector):
+        policies = deployment.policies(conf)
+        proposal = deployment.installation.propose(
+            lineage, DeployOptions.of(conf), policies
+        )
     print(shown(proposal.plan.diff(), sys.stdout), end="")
-    for line in [*proposal.notes, *proposal.warnings, *proposal.overrides]:
-        print(shown(str(line), sys.stderr), file=sys.stderr)
+    if isinstance(lineage, Imagined):
+        _print(
+            f"certbot has no certificate for {enumerated(sorted(lineage.names))}; this"
+            f" is the plan for one with an {KEY_TYPE} key"
+        )
+    _report(proposal)
+    return 0 if proposal.empty else ATTEND
+
+
+def _report(proposal: Proposal) -> None:
+    for override in proposal.overrides:
+        if override.harmless:
+            logger.info("%s", override)
+        else:
+            _print(str(override))
+    for line in [*proposal.notes, *proposal.warnings]:
+        _print(line)
     if addresses := certificates.addresses(proposal.bundle.leaf):
-        print(
+        _print(
             f"the certificate has the address {addresses[0]} among its names: current"
-            " versions of certbot refuse to install it; obtain one for names alone",
-            file=sys.stderr,
+            " versions of certbot refuse to install it; obtain one for names alone"
         )
     if proposal.stale:
         verb = "updated" if proposal.path.exists() else "created"
-        message = f"{proposal.path} would be {verb}"
-        print(shown(message, sys.stderr), file=sys.stderr)
+        _print(f"{proposal.path} would be {verb}")
     if proposal.empty:
-        print("No changes needed.", file=sys.stderr)
-        return 0
-    return ATTEND
+        _print("No changes needed.")
+
+
+def _print(message: str) -> None:
+    print(shown(message, sys.stderr), file=sys.stderr)
+
+
+def _planned(deployment: Deployment, arguments: argparse.Namespace) -> Lineage:
+    name = arguments.cert_name or ""
+    if not arguments.domains:
+        return _lineage(deployment, name)
+    if name:
+        _refuse_path(name)
+    inventory = deployment.inventory
+    return choose(inventory.live, inventory.lineages(), arguments.domains, name)
+
+
+@contextlib.contextmanager
+def _vanishing(collector: Collector) -> Iterator[None]:
+    """Let sources of policies keep what they say in a directory that vanishes."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place, "cache")
+        if collector.cache.is_dir():
+            with files.explained("copy", collector.cache):
+                shutil.copytree(collector.cache, directory, symlinks=True)
+        collector.directory, collector.cache = Path(place), directory
+        yield
 
 
 def _deploy(arguments: argparse.Namespace) -> int:

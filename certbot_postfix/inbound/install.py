@@ -144,6 +144,8 @@ class Installation:
         lineages = self._leaves() if displaced else {}
         warnings += main_cf.lost(bundle.leaf, displaced, placed.table, now, lineages)
         warnings += self._conflicts(sni.keys_with(placed.table, str(path)))
+        default = placement.default_after(new, placed, self.inventory.default())
+        warnings += main_cf.uncovered(self.configuration, default, placed.table, now)
         before = self.tables.text()
         if before is not None and placed.table:
             sni.parse(before, self.tables.path)  # it must be ours
@@ -165,7 +167,9 @@ class Installation:
             self.configuration, wanted, wish.profile, wish.client
         )
         warnings += self._next_hops(decisions)
-        overridden = main_cf.overridden(self.configuration, decisions, wish.profile)
+        overridden = main_cf.overridden(
+            self.configuration, decisions, wish.profile, wish.client
+        )
         edits = [Edit(self.tables.path, before, after, map_type=form)]
         changes, notes = None, policies.notes if policies else []
         if policies:

@@ -3,20 +3,33 @@
 Pure: a `Configuration` in, decisions out; and what is lost, or hidden, by them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.inbound import chain_files, chain_parameters, sni
+from certbot_postfix.inbound.placement import Deployed, useless
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import maps, screening, tls_levels
-from certbot_postfix.postfix.configuration import CHAIN, LEGACY, SNI_MAPS, Configuration
-from certbot_postfix.postfix.decisions import Change, Decision, Override, Remove
+from certbot_postfix.postfix.configuration import (
+    CHAIN,
+    LEGACY,
+    SNI_MAPS,
+    Configuration,
+    names,
+)
+from certbot_postfix.postfix.decisions import (
+    Change,
+    Decision,
+    Override,
+    Remove,
+    applied,
+)
 from certbot_postfix.postfix.profiles import intermediate
 from certbot_postfix.postfix.services import reads
-from certbot_postfix.tls.certificates import Certificate, listed
+from certbot_postfix.tls.certificates import Certificate, covers, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +55,21 @@ def decide(
     decisions: list[Decision] = [
         *chain_parameters.serve(configuration, wanted.chain, wanted.kept),
         *_by_name(configuration, wanted),
-        *tls_levels.offer_tls(configuration),
+        *_raised(configuration, profile, client),
     ]
-    if profile is not Profile.CERTIFICATE:
-        decisions += tls_levels.raise_client(configuration, client)
-    if profile is Profile.INTERMEDIATE:
-        decisions += intermediate.intermediate(configuration)
     default = bool(wanted.chain)
     decisions += screening.follow(configuration, decisions, default=default)
     return tuple(decisions)
+
+
+def _raised(
+    configuration: Configuration, profile: Profile, client: ClientLevel
+) -> Iterator[Decision]:
+    yield from tls_levels.offer_tls(configuration)
+    if profile is not Profile.CERTIFICATE:
+        yield from tls_levels.raise_client(configuration, client)
+    if profile is Profile.INTERMEDIATE:
+        yield from intermediate.intermediate(configuration)
 
 
 def lost(
@@ -72,12 +91,37 @@ def lost(
         for old in good
         if old.key_type not in ("", new.key_type)
     ]
-    names = {name for old in good for name in old.names - new.names}
-    gone = sorted(name for name in names if sni.key(name) not in table)
+    dropped = {name for old in good for name in old.names - new.names}
+    gone = sorted(name for name in dropped if sni.key(name) not in table)
     return [
         *told,
         *([f"no longer covered: {listed(gone)}"] if gone else []),
     ]
+
+
+def uncovered(
+    configuration: Configuration,
+    default: Collection[Deployed],
+    table: Table,
+    now: datetime,
+) -> list[str]:
+    """Say that no certificate covers the server's own name, as `status` would."""
+    host = configuration.value("myhostname")
+    if (
+        host not in names(configuration)
+        or sni.key(host) in table
+        or useless(default, now)  # which is worse
+        or any(covers(each.leaf.names, host) for each in default)
+    ):
+        return []
+    name, leaf = next((each.path.stem, each.leaf) for each in default)
+    warning = (
+        f"the default certificate ({listed(leaf.names)}) does not cover myhostname"
+        f" ({host}): clients that check the name will reject it\nHint: obtain it again"
+        f" with that name: certbot run -i postfix --cert-name {name} -d"
+        f" {','.join([*sorted(leaf.names), host])}"
+    )
+    return [warning]
 
 
 def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate]) -> str:
@@ -89,18 +133,27 @@ def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate])
 
 
 def overridden(
-    configuration: Configuration, decisions: tuple[Decision, ...], profile: Profile
+    configuration: Configuration,
+    decisions: tuple[Decision, ...],
+    profile: Profile,
+    client: ClientLevel,
 ) -> list[Override]:
     """Return the overrides in master.cf of what is, or will be, set in main.cf."""
     planned = {item.name: item.new for item in decisions if isinstance(item, Change)}
-    governed = {*planned, CHAIN, *LEGACY, "smtpd_tls_security_level", SNI_MAPS}
+    levels = {"smtpd_tls_security_level"}
     if profile is Profile.INTERMEDIATE:
-        governed |= set(intermediate.GOVERNED)
+        levels |= set(intermediate.GOVERNED)
+
+    def as_strict(name: str, value: str) -> bool:
+        there = applied(configuration, [Change(name, None, value, "")])
+        raised = {item.name for item in _raised(there, profile, client)}
+        return name not in {CHAIN, *LEGACY, SNI_MAPS, *raised}
+
     return [
-        Override(str(service), name, value)
+        Override(str(service), name, value, harmless=as_strict(name, value))
         for service in configuration.services
         for name, value in sorted(service.overrides.items())
-        if name in governed
+        if name in {*planned, *levels, CHAIN, *LEGACY, SNI_MAPS}
         and reads(service, name)
         and value != planned.get(name, configuration.value(name))
     ]

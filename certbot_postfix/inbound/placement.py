@@ -89,6 +89,16 @@ def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placeme
     return Placement(chain, _with_default(new, members, standing), gone, kept)
 
 
+def default_after(
+    new: Deployed, placed: Placement, before: Collection[Deployed]
+) -> list[Deployed]:
+    """Return what is served by default with *placed*, where it was *before*."""
+    if placed.by_name:
+        return list(before)
+    others = [each for each in before if each.path in placed.chain.keys() - {new.path}]
+    return [new, *others, *placed.kept]
+
+
 def other_halves(
     default: Collection[Deployed], members: Collection[Deployed], now: datetime
 ) -> Iterator[Deployed]:

@@ -82,24 +82,19 @@ def change(configuration: Configuration, name: str, new: str, why: str) -> Chang
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """An ``-o`` option of *service*, which hides what main.cf says."""
+    """An ``-o`` option of *service*, which hides what main.cf says.
+
+    It is *harmless* if it is as strict as what is wanted.
+    """
 
     service: str
     name: str
     value: str
-
-    @property
-    def harmless(self) -> bool:
-        """Whether it asks for as much as any profile does, or for more."""
-        return (self.name, self.value) in (
-            ("smtpd_tls_security_level", "encrypt"),
-            ("smtpd_tls_auth_only", "yes"),
-        )
+    harmless: bool = False
 
     def __str__(self) -> str:
         value = self.value or "(empty)"
-        setting = f"{self.service} overrides {self.name} = {value}"
         return printable(
-            f"master.cf: {setting}; left unchanged, so main.cf's value does not apply"
-            " there"
+            f"master.cf overrides {self.name} for {self.service} (value: {value}). That"
+            " setting is left unchanged, so main.cf has no effect there."
         )
