@@ -218,7 +218,9 @@ def test_a_service_with_a_table_of_its_own_keeps_it(own, base):
     proposal = own.deploy("own")
 
     overrides = map(str, proposal.overrides)
-    assert any(f"{entry} overrides tls_server_sni_maps" in each for each in overrides)
+    assert any(
+        f"overrides tls_server_sni_maps for {entry}" in each for each in overrides
+    )
     shown = {
         service: leaf(own.postfix, SHOP[0], service=service) for service in SERVICES
     }
