@@ -9,7 +9,7 @@ ignored, as those of later versions will be; another version is not.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -122,20 +122,20 @@ def _list(fields: object) -> PolicyList:
         name: _only(entry, f"{path}.{_step(name)}", {})
         for name, entry in _mapping(fields.get(path, {}), path).items()
     }
-    policies: dict[str, Policy] = {}
+    policies = _by_domain(fields.get("policies"))
     ambiguous = set()
-    for domain, entry in _by_domain(fields.get("policies")):
-        if isinstance(entry, Policy):  # as most are
-            policies[domain] = entry
-        elif policy := _only(entry, f"policies.{domain}", aliases):
+    others = [name for name, entry in policies.items() if type(entry) is not Policy]
+    for domain in others:  # which few are
+        if policy := _only(policies[domain], f"policies.{domain}", aliases):
             policies[domain] = policy
         else:
+            del policies[domain]
             ambiguous.add(domain)
     return PolicyList(timestamp, expires, policies, frozenset(ambiguous))
 
 
-def _by_domain(value: object) -> Iterator[tuple[str, object]]:
-    """Yield the entry of each domain; one in several spellings is a repeated name."""
+def _by_domain(value: object) -> dict[str, Any]:
+    """Return the entry of each domain; one in several spellings is a repeated name."""
     path = "policies"
     entries = _mapping(value, path)
     for name in [name for name in entries if not is_host(name)]:
@@ -144,7 +144,7 @@ def _by_domain(value: object) -> Iterator[tuple[str, object]]:
         if domain in entries:
             entry = _Repeated((*_values(entries[domain]), *_values(entry)))
         entries[domain] = entry
-    yield from entries.items()
+    return entries
 
 
 def _refuse_long(policies: Mapping[str, Policy], entry: int) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from certbot_postfix.command_line import ATTEND, Commands, require_root
 from certbot_postfix.errors import Error, enumerated, named_logger, short, shown
-from certbot_postfix.formats.policy import Entry, parse_domain
+from certbot_postfix.formats.policy import Entry, gc_paused, parse_domain
 from certbot_postfix.outbound import (
     dnssec,
     domain_state,
@@ -115,6 +115,7 @@ def _declare_show(verbs: Commands, find: Find) -> None:
     )
 
 
+@gc_paused()
 def _refresh(outbound: Outbound, names: list[str], *, force: bool) -> int:
     require_root()
     now, collector = datetime.now(timezone.utc), outbound.collector

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from certbot_postfix.errors import ProgramError, enumerated
-from certbot_postfix.formats.policy import Entry
+from certbot_postfix.formats.policy import Entry, Mode
 from certbot_postfix.outbound import lookup, main_cf, policy_map, routes
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
@@ -24,7 +24,7 @@ def notes(
     entries: Collection[Entry],
 ) -> list[str]:
     """Return what is to be known of *entries* if they are in the table at *path*."""
-    enforced = [entry.domain for entry in entries if entry.enforced]
+    enforced = [entry.domain for entry in entries if entry.policy.mode is Mode.ENFORCE]
     void = bypassed(postfix, configuration, path, enforced)
     reported = " ".join(void)  # of what hides our table, one sentence is enough
     return [

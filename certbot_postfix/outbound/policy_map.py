@@ -94,14 +94,16 @@ def render(
     # There may be a million: they are never all there twice.
     text = io.BytesIO()
     text.write(f"{_HEADER}# {json.dumps(wanted)}\n".encode())
+    before: tuple[Mode, datetime, str] | None = None
     for domain in sorted(entries):
         entry = entries[domain]
-        mode, demand = entry.policy.mode, _demand(entry, version)
-        mark = "" if mode is Mode.ENFORCE else "# "
-        lines = (
-            f"# {mode.value} until {_timestamp(entry.expires)} from {entry.source}\n"
-            f"{mark}{domain} {demand}\n"
-        )
+        demand = _demand(entry, version)
+        origin = entry.policy.mode, entry.expires, entry.source
+        if origin != before:  # all of a list have the same
+            mode, expires, source = before = origin
+            about = f"# {mode.value} until {_timestamp(expires)} from {source}\n"
+            mark = "" if mode is Mode.ENFORCE else "# "
+        lines = f"{about}{mark}{domain} {demand}\n"
         if not mark and "xn--" in domain and (key := unicode_key(domain)):
             lines += f"{key} {demand}\n"
         text.write(lines.encode())
