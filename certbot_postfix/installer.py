@@ -132,7 +132,7 @@ class Installer(common.Installer):
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
         # certbot loads every plugin on every run; few runs come here.
-        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound import bundles  # noqa: PLC0415
         from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
 
@@ -142,7 +142,7 @@ class Installer(common.Installer):
                 postconf=self.conf("config-utility"),
                 postfix=self.conf("ctl"),
             ),
-            bundles_below(self.config.config_dir),
+            bundles.below(self.config.config_dir),
             staging=Path(self.config.work_dir, "postfix"),
             timeout=self.conf("verify-timeout"),
             say=_notify,
@@ -285,8 +285,10 @@ class Installer(common.Installer):
         """
         if path.parent in _refreshed or not path.exists():
             return False
-        from certbot_postfix.inbound import renewal_settings  # noqa: PLC0415
-        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound import (  # noqa: PLC0415
+            bundles,
+            renewal_settings,
+        )
         from certbot_postfix.outbound import last_refresh  # noqa: PLC0415
 
         # certbot takes them in this order; it comes here for those that name us.
@@ -298,7 +300,7 @@ class Installer(common.Installer):
         ]
         if self.config.certname or not later:
             return True
-        directory = bundles_below(self.config.config_dir)
+        directory = bundles.below(self.config.config_dir)
         cache = last_refresh.cache_directory(path, directory)
         return last_refresh.overdue(cache, datetime.now(timezone.utc))
 
@@ -307,12 +309,12 @@ class Installer(common.Installer):
 
         Only where there is, and no option names it, a program is started for it.
         """
-        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound import bundles  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
 
         if self.conf("config-dir"):
             return Path(self.conf("config-dir"))
-        if not bundles_below(self.config.config_dir).is_dir():
+        if not bundles.below(self.config.config_dir).is_dir():
             return None
         postconf = self.conf("config-utility")
         plugin_util.path_surgery(postconf)
@@ -321,14 +323,16 @@ class Installer(common.Installer):
         return None
 
     def _make_up(self, lineage: interfaces.RenewableCert, directory: Path) -> None:
-        from certbot_postfix.inbound.lineage import bundles_below  # noqa: PLC0415
+        from certbot_postfix.inbound import bundles  # noqa: PLC0415
 
         name = lineage.lineagename
-        bundle = bundles_below(self.config.config_dir) / f"{name}.pem"
+        root = bundles.below(self.config.config_dir)
         renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
-        interrupted = Path(self.config.in_progress_dir).is_dir()
-        self._warn_if_dropped(renewed, bundle, directory)
-        if not interrupted and not renewed.pending_for(bundle, directory):
+        pending = Path(self.config.in_progress_dir).is_dir()
+        for bundle, instance in bundles.of_lineage(root, name, directory):
+            self._warn_if_dropped(renewed, bundle, instance)
+            pending = pending or renewed.pending_for(bundle, instance)
+        if not pending:
             return
         self.prepare()
         with _not_deployed():

@@ -260,7 +260,7 @@ def test_a_copy_is_not_staged_where_others_may_write(
     changed = [each.stat().st_mtime_ns for each in (staging, elsewhere)]
 
     edit = staged_copies.stage(postfix, DECISIONS, staging)
-    transaction.remove_leftovers(postfix, base / "none", staging)
+    transaction.remove_leftovers(postfix, [base / "none"], staging)
 
     assert b"smtpd_tls_loglevel = 1" in (edit.after or b"")
     assert (sorted(base.rglob("work/*")), sorted(elsewhere.iterdir())) == before

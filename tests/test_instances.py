@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -24,6 +26,7 @@ from tests.lab import (
 from tests.lab.instances import FIRST, CertbotInside, Family, Instance, obstacle
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES, snapshot
+from tests.lab.scene import Scene, impose
 
 NAME = "mx.example.org"
 NAMES = (NAME, "out.example.org")  # those of both instances
@@ -245,7 +248,7 @@ def parameters(instance: Instance) -> dict[str, str]:
 
 
 @pytest.mark.postfix
-def test_two_instances_made_by_postmulti_share_a_bundle_and_its_renewals(
+def test_two_instances_made_by_postmulti_have_a_bundle_each_and_the_same_renewals(
     family, base, pebble
 ):
     outside = snapshot(FIRST)
@@ -265,10 +268,14 @@ def test_two_instances_made_by_postmulti_share_a_bundle_and_its_renewals(
     assert install.returncode == 0, install.stderr
 
     bundle = certbot.bundle(NAME)
-    assert list(bundle.parent.iterdir()) == [bundle]
-    for each in family.members:
+    bundles = bundle, own(bundle, family.second)
+    assert {*bundle.parent.iterdir()} == {bundle, bundles[1].parent}
+    assert list(bundles[1].parent.iterdir()) == [bundles[1]]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in bundles] == [0o600, 0o600]
+    assert stat.S_IMODE(bundles[1].parent.stat().st_mode) == 0o700
+    for each, path in zip(family.members, bundles, strict=True):
         chain = each.postconf("-h", "smtpd_tls_chain_files")
-        assert chain.strip() == str(bundle)
+        assert chain.strip() == str(path)
         assert served(each) == dict.fromkeys(SERVICES, live(certbot))
     reloaded(family, 1, 1)
 
@@ -282,6 +289,11 @@ def test_two_instances_made_by_postmulti_share_a_bundle_and_its_renewals(
     reloaded(family, 2, 2)
     family.postmulti("-p", "status")  # raises if one of them does not run
     assert snapshot(FIRST) == outside
+
+
+def own(bundle: Path, instance: Instance) -> Path:
+    """Return where a further *instance* has its own of the first's *bundle*."""
+    return bundle.parent / quote(str(instance.directory), safe="") / bundle.name
 
 
 def written(base: Path) -> list[dict[str, str]]:
@@ -316,22 +328,23 @@ def test_each_instance_serves_the_names_that_it_was_given_and_renews_those(share
         shared.obtain(name)
         shared.install(instance, name)
     reloaded(shared.family, 1, 1)
-    old = served(second, BLOG)
     default, shop, blog = map(shared.renew, (NAME, SHOP, BLOG))
 
     done = shared.deploy()
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert served(first, SHOP) == everywhere(shop)  # which was missed, too
+    # What each has missed goes with it.
+    assert served(first, SHOP) == everywhere(shop)
     assert served(first, BLOG) == everywhere(default)
     assert served(second, SHOP) == everywhere(default)
-    assert served(second, BLOG) == old
+    assert served(second, BLOG) == everywhere(blog)
     reloaded(shared.family, 2, 2)
 
+    newer = shared.renew(BLOG)
     done = shared.deploy(BLOG)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert served(second, BLOG) == everywhere(blog)
+    assert served(second, BLOG) == everywhere(newer)
     assert served(first, BLOG) == everywhere(default)
     reloaded(shared.family, 2, 3)  # the first has nothing to do with it
 
@@ -501,6 +514,109 @@ def test_a_renewal_with_which_another_instance_would_lose_tls_is_refused(shared)
     assert (served(shared.first), shared.bundle.read_bytes()) == before
     assert served(shared.second)["smtp"] in (rsa.leaf, before[0]["smtp"])
     reloaded(shared.family, 0, 1)
+
+
+# Each has its own
+
+
+@pytest.fixture
+def apart(scene: Pair) -> Pair:
+    """A family that runs, each member of which has its own bundle of one lineage."""
+    first, second = scene.family.members
+    theirs = own(scene.bundle, second)
+    theirs.parent.mkdir(mode=0o700)
+    theirs.touch(mode=0o600)
+    theirs.write_bytes(scene.bundle.read_bytes())
+    first.set(smtpd_tls_chain_files=str(scene.bundle))
+    second.set(smtpd_tls_chain_files=str(theirs))
+    scene.family.start()
+    return scene
+
+
+@pytest.mark.postfix
+def test_what_one_instance_refuses_is_served_by_the_other(apart):
+    before = served(apart.first), apart.bundle.read_bytes()
+    newer = apart.renew(NAME, "out.example.org")  # without the name of the first
+
+    done = apart.deploy()
+
+    assert done.returncode == 1
+    assert "no longer covers mx.example.org" in done.stderr
+    assert (served(apart.first), apart.bundle.read_bytes()) == before
+    assert served(apart.second) == everywhere(newer)
+    reloaded(apart.family, 0, 1)
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize("at", ["first", "second"])
+def test_a_renewal_that_one_instance_does_not_serve_is_undone_there_alone(apart, at):
+    failing: Instance = getattr(apart, at)
+    (other,) = set(apart.family.members) - {failing}
+    lab = Scene(failing, apart.certbot, apart.authority)
+    other_file = failing.base / "other.pem"
+    other_file.write_bytes(apart.authority.issue(*NAMES).bundle_pem)
+    impose(lab, "smtpd_tls_chain_files", str(other_file))
+    newer = apart.renew()
+
+    done = apart.deploy()
+
+    assert done.returncode == 1
+    assert "the previous files were restored" in done.stderr
+    assert (str(failing.directory) in done.stderr) is (at == "second")
+    assert served(other) == everywhere(newer)
+    old = own(apart.bundle, failing) if at == "second" else apart.bundle
+    assert old.read_bytes() != newer.bundle_pem
+
+
+@pytest.mark.postfix
+def test_a_shared_bundle_moves_with_the_next_installation_and_back_with_its_undo(
+    shared,
+):
+    second, theirs = shared.second, own(shared.bundle, shared.second)
+    before = second.snapshot(), shared.first.snapshot()
+
+    shared.install(second)
+
+    named = second.postconf("-h", "smtpd_tls_chain_files").strip()
+    assert named == str(theirs)
+    assert shared.first.snapshot() == before[1]
+    newer = shared.renew()
+    assert shared.deploy(at=second).returncode == 0
+    assert served(shared.first) == served(second) == everywhere(newer)
+    assert shared.bundle.read_bytes() == theirs.read_bytes() == newer.bundle_pem
+
+    done = shared.certbot("rollback", *options(second))
+
+    assert done.returncode == 0, done.stderr
+    assert second.snapshot() == before[0]
+    assert served(second) == everywhere(newer)
+    assert not theirs.exists()
+
+
+@pytest.mark.postfix
+def test_an_instance_forgets_its_own_bundle_alone(apart):
+    theirs = own(apart.bundle, apart.second)
+
+    done = apart.command("forget", NAME, at=apart.second)
+
+    assert done.returncode == 0, done.stderr
+    assert not theirs.exists()
+    assert apart.bundle.exists()
+    newer = apart.renew()
+    assert apart.deploy().returncode == 0
+    assert served(apart.first) == everywhere(newer)
+
+
+@pytest.mark.postfix
+def test_certbot_s_timer_makes_up_for_what_a_further_instance_has_missed(apart):
+    newer = apart.renew()
+    apart.bundle.write_bytes(newer.bundle_pem)
+    apart.first.reload()
+
+    done = apart.certbot("renew")
+
+    assert done.returncode == 0, done.stderr
+    assert served(apart.second) == everywhere(newer)
 
 
 # Undo

@@ -62,7 +62,7 @@ def standing(
     *default: Deployed, table: Table | None = None, peers: Iterable[Deployed] = ()
 ) -> Present:
     """Return what there is before a lineage is placed."""
-    return Present(default, table or {}, list(peers))
+    return Present(default, table or {}, list(peers), BUNDLES)
 
 
 def placed(new: Deployed, before: Present) -> Placement:
@@ -509,7 +509,7 @@ class Server:
         keys = sni.keys(new.leaf.names)
         found = {each for key in keys for each in self.table.get(key, ())}
         peers = [self.there[each] for each in found]
-        result = placed(new, Present(default, self.table, peers))
+        result = placed(new, Present(default, self.table, peers, BUNDLES))
         if result.by_name:
             try:
                 refuse(new, default, HOST, "")

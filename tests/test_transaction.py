@@ -697,7 +697,7 @@ def test_what_a_killed_run_left_is_swept_away(
     for left in (stopped_postfix.main_cf, deployed):
         new_file.staging_name(left).touch()
 
-    transaction.remove_leftovers(postfix, deployed.parent, staging)
+    transaction.remove_leftovers(postfix, [deployed.parent], staging)
 
     assert (stopped_postfix.snapshot(), entries(deployed.parent)) == before
     assert not staging.exists()
@@ -709,7 +709,7 @@ def test_what_others_keep_where_copies_are_staged_is_not_swept_away(
     other = tmp_path / "staging" / "of-others"
     other.mkdir(parents=True)
 
-    transaction.remove_leftovers(postfix, deployed.parent, other.parent)
+    transaction.remove_leftovers(postfix, [deployed.parent], other.parent)
 
     assert other.exists()
 
@@ -720,7 +720,7 @@ def test_an_old_bundle_outlives_the_sweep_until_the_new_one_is_proven(
     change = Transaction(())
     change.put_bundle(deployed, b"new")
 
-    transaction.remove_leftovers(postfix, deployed.parent, None)
+    transaction.remove_leftovers(postfix, [deployed.parent], None)
 
     assert change.undo() == [deployed]
     assert deployed.read_bytes() == b"old"

@@ -7,7 +7,7 @@ never enter a checkpoint of certbot's: a bundle is registered as a creation.
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from certbot_postfix.change import staging as staged_copies
@@ -46,7 +46,8 @@ class Transaction:
 
     def put_bundle(self, path: Path, pem: bytes) -> None:
         """Make *path* a bundle of *pem*, which only its owner can read."""
-        files.make_directory(path.parent)
+        for directory in (path.parent.parent, path.parent):
+            files.make_directory(directory)
         if path.exists():
             files.back_up(path)
             self._bundles.append(path)
@@ -167,14 +168,16 @@ def discard_backups(bundles: Path) -> None:
 
 
 def remove_leftovers(
-    postfix: Postfix, bundles: Path, staging: Path | None, *maps: Path
+    postfix: Postfix, bundles: Iterable[Path], staging: Path | None, *maps: Path
 ) -> None:
     """Remove what killed runs left: new files, staged copies, half built *maps*.
 
+    *bundles* are the directories of bundles.
     The backup of a bundle stays until the new one is verified.
     """
     files.remove(*files.leftovers(postfix.main_cf))
-    files.remove_all(bundles, new_file.NEW)
+    for directory in bundles:
+        files.remove_all(directory, new_file.NEW)
     if staging:
         staged_copies.remove_leftovers(staging)
     for path in maps:

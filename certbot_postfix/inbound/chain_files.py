@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from certbot_postfix.inbound import bundles
 from certbot_postfix.postfix.configuration import CHAIN, LEGACY, Configuration, Service
 from certbot_postfix.postfix.services import (
     endpoints,
@@ -163,18 +164,20 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def deployed(configuration: Configuration, directory: Path) -> list[Path]:
-    """Return the bundles in *directory* that main.cf names."""
-    return [path for path in configured(configuration) if path.parent == directory]
+def deployed(configuration: Configuration, root: Path) -> list[Path]:
+    """Return the bundles below *root* that main.cf names."""
+    paths = configured(configuration)
+    return [path for path in paths if bundles.is_bundle(path, root)]
 
 
-def named(text: bytes, directory: Path) -> list[str]:
-    """Return the lineages whose bundles in *directory* a configuration file names."""
+def named(text: bytes, root: Path) -> list[Path]:
+    """Return the bundles below *root* that a configuration file names."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
     bundle = rb"([^\s,=\0]*)/([^\s,/\0]+)\.pem(?![^\s,])"
-    found = [each for line in lines for each in re.findall(bundle, line)]
-    ours = {each for each, _ in found if _real(Path(os.fsdecode(each))) == directory}
-    return [os.fsdecode(name) for each, name in found if each in ours]
+    pairs = [pair for line in lines for pair in re.findall(bundle, line)]
+    real = {each: _real(Path(os.fsdecode(each))) for each, _ in pairs}
+    paths = [real[each] / f"{os.fsdecode(name)}.pem" for each, name in pairs]
+    return [path for path in paths if bundles.is_bundle(path, root)]
 
 
 def with_certificates(configuration: Configuration) -> list[Service]:

@@ -22,9 +22,10 @@ from certbot_postfix.command_line import (
     say,
 )
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
+from certbot_postfix.inbound import bundles as places
 from certbot_postfix.inbound.imagined import KEY_TYPE, Imagined, choose
 from certbot_postfix.inbound.install import DeployOptions, Proposal
-from certbot_postfix.inbound.lineage import Lineage, bundles_below
+from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.outbound.collect import Collector
@@ -49,7 +50,7 @@ def session(arguments: argparse.Namespace, *, timeout: float = 20) -> Deployment
     postfix = Postfix.find(
         arguments.postfix_config_dir, postconf="postconf", postfix="postfix"
     )
-    bundles = bundles_below(arguments.config_dir or CERTBOT)
+    bundles = places.below(arguments.config_dir or CERTBOT)
     # certbot warns of whatever its hooks print: only a person reads of a success.
     notify = say if sys.stderr.isatty() else logger.info
     return Deployment(postfix, bundles, timeout=timeout, say=notify)

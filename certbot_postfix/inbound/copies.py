@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.inbound import chain_files, sni
+from certbot_postfix.inbound import bundles, chain_files, sni
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.system import files
@@ -38,9 +38,9 @@ class Outdated:
             " certificate was not deployed"
         )
 
-    def hint(self, bundles: Path) -> str:
-        """Say how to deploy the renewed one; what is in *bundles* is ours."""
-        if self.path.parent == bundles:
+    def hint(self, root: Path) -> str:
+        """Say how to deploy the renewed one; bundles are below *root*."""
+        if bundles.is_bundle(self.path, root):
             return f"certbot-postfix deploy --cert-name {self.lineage}"
         return (
             f"certbot install -i postfix --cert-name {self.lineage}, in place of the"
@@ -51,7 +51,7 @@ class Outdated:
 def outdated(
     in_use: Mapping[Path, Certificate],
     lineages: Mapping[str, Certificate],
-    bundles: Path,
+    root: Path,
 ) -> dict[Path, Outdated]:
     """Return which files *in_use*, with their leaves, are behind one of *lineages*."""
     index: Index = {}
@@ -59,7 +59,7 @@ def outdated(
         index.setdefault((leaf.names, leaf.key_type), []).append((name, leaf))
     found: dict[Path, Outdated] = {}
     for path, old in in_use.items():
-        if name := lineage_of(path, bundles):
+        if name := lineage_of(path, root):
             new = lineages.get(name)
             if new and new != old and new.not_before >= old.not_before:
                 found[path] = Outdated(path, old, name, new)
@@ -71,11 +71,11 @@ def outdated(
     return found
 
 
-def lineage_of(path: Path, bundles: Path) -> str:
+def lineage_of(path: Path, root: Path) -> str:
     """Return the lineage that *path* belongs to by its place, or empty."""
-    if path.parent == bundles:
+    if bundles.is_bundle(path, root):
         return path.stem
-    certbot = bundles.parent
+    certbot = root.parent
     inside = path.parent.parent in (certbot / "live", certbot / "archive")
     return path.parent.name if inside else ""
 
@@ -88,7 +88,7 @@ def _issuer(certificate: Certificate) -> str:
 
 
 def read(
-    configuration: Configuration, bundles: Path, lineages: Iterable[Lineage]
+    configuration: Configuration, root: Path, lineages: Iterable[Lineage]
 ) -> list[Outdated]:
     """Return which files in use, that are not ours, are behind one of *lineages*."""
     paths = {
@@ -101,12 +101,12 @@ def read(
         if table != configuration.directory / sni.NAME:
             named = {path for row in sni.entries(_text(table)).values() for path in row}
             paths |= {chain_files.resolved(Path(each)) for each in named}
-    foreign = sorted(path for path in paths if path.parent != bundles)
+    foreign = sorted(path for path in paths if not bundles.is_bundle(path, root))
     in_use = {path: leaf for path in foreign if (leaf := _leaf(path))}
     # To look at all lineages takes time.
     newest = {each.name: each.leaf() for each in lineages} if in_use else {}
     known = {name: leaf for name, leaf in newest.items() if leaf}
-    return list(outdated(in_use, known, bundles).values())
+    return list(outdated(in_use, known, root).values())
 
 
 def _leaf(path: Path) -> Certificate | None:

@@ -22,7 +22,6 @@ from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renew import Renewal, load_and_check
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, leaves
-from certbot_postfix.postfix import instances
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
 
@@ -36,7 +35,8 @@ class Removal:
         self.inventory = inventory
         self.serving = serving
         self.lineage = Lineage.live(inventory.live, name)
-        self.path = inventory.bundles / f"{name}.pem"
+        new = inventory.bundles.new(name)
+        self.path = next(iter(inventory.used(name)), new)
 
     def propose(self, directory: Path | None) -> Plan:
         """Plan it; copies are staged below *directory*, and no live file changes."""
@@ -52,9 +52,8 @@ class Removal:
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
         decisions = chain_parameters.forget(configuration, self.path, plain)
         if exists and chain_files.configured(configuration) == [self.path]:
-            load_and_check(
-                inventory, self.lineage
-            )  # Postfix will read what certbot has
+            # Postfix will read what certbot has.
+            load_and_check(inventory, self.lineage, self.path)
         if self.path in inventory.named_by_hand:
             raise Error(
                 f"{self.path} is named by a table of names that is not ours: nothing"
@@ -141,9 +140,9 @@ class Removal:
 
     def _used_elsewhere(self) -> bool:
         inventory = self.inventory
-        for other in instances.others(inventory.postfix, inventory.configuration):
+        for other in inventory.siblings:
             try:
-                if self.path in Inventory(other, inventory.bundles).deployed():
+                if self.path in Inventory(other, inventory.root).deployed():
                     logger.warning("%s stays: %s uses it", self.path, other.directory)
                     return True
             except Error as error:

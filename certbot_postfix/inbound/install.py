@@ -22,10 +22,11 @@ from certbot_postfix.inbound import (
     renew,
     sni,
 )
+from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.main_cf import Wanted
 from certbot_postfix.inbound.placement import Deployed, Placement
-from certbot_postfix.inbound.renew import Family, Renewal
+from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import private_keys
 from certbot_postfix.options import ClientLevel, Profile
@@ -72,16 +73,15 @@ class DeployOptions:
 class Proposal:
     """The plan, the SNI map in it, and the bundle that goes with it.
 
-    *family* are the other instances that use the bundle; *notes* say what is to be
-    known, and asks for nothing; *policies* is what puts outbound policies in force, if
-    they are to change.
+    *notes* say what is to be known, and asks for nothing; *policies* is what puts
+    outbound policies in force, if they are to change.
     """
 
     plan: Plan
     table: Table
+    lineage: Lineage
     path: Path
     bundle: Bundle
-    family: Family
     stale: bool
     warnings: list[str]
     overrides: list[Override]
@@ -101,23 +101,23 @@ class Proposal:
 
 
 class Installation:
-    """The installation of a lineage in the Postfix of *renewal*.
+    """The installation of a lineage in the Postfix of *renewals*.
 
     It is with *outbound* policies, if they are to change; copies are staged below the
     directory *staging*.
     """
 
     def __init__(
-        self, renewal: Renewal, outbound: Outbound, staging: Path | None
+        self, renewals: Renewals, outbound: Outbound, staging: Path | None
     ) -> None:
-        self.inventory = renewal.inventory
-        self.serving = renewal.serving
-        self.renewal = renewal
+        self.inventory = renewals.first.inventory
+        self.serving = renewals.first.serving
+        self.renewals = renewals
         self.outbound = outbound
         self.staging = staging
         self.tables = self.inventory.tables
         self.postfix = self.inventory.postfix
-        self.bundles = self.inventory.bundles
+        self.root = self.inventory.root
         self.written = False
         self._change: Transaction | None = None
 
@@ -133,10 +133,10 @@ class Installation:
 
         No live file changes.
         """
-        path = self.inventory.path_of(lineage)
-        bundle, warnings = renew.load_and_check(self.inventory, lineage)
-        family = Family(self.inventory, [lineage])
-        family.judge(lineage)
+        path = self.inventory.bundles.new(lineage.name)
+        old = next(iter(self.inventory.used(lineage.name)), path)
+        bundle, warnings = renew.load_and_check(self.inventory, lineage, old)
+        self.renewals.refuse(lineage, path)
         new = Deployed(path, bundle.leaf)
         placed = self._placed(new, wish)
         now = datetime.now(timezone.utc)
@@ -182,9 +182,9 @@ class Installation:
         return Proposal(
             planned,
             placed.table,
+            lineage,
             path,
             bundle,
-            family,
             renew.out_of_date(path, bundle),
             warnings,
             overridden,
@@ -224,7 +224,7 @@ class Installation:
 
     def _placed(self, new: Deployed, wish: DeployOptions) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""
-        standing = self.inventory.standing(new.leaf.names)
+        standing = self.inventory.standing(new.path.stem, new.leaf.names)
         host = self.configuration.value("myhostname")
         now = datetime.now(timezone.utc)
         placed = placement.place(new, standing, host, now)
@@ -253,14 +253,14 @@ class Installation:
         That is one half of an RSA and an ECDSA certificate, if it shares a file with
         the half that is replaced, or if the SNI table would hide it.
         """
-        hidden = placement.shared(placed.kept, self.bundles) & placed.table.keys()
+        hidden = placement.shared(placed.kept, self.root) & placed.table.keys()
         lost = [
             each.path for each in placed.kept if hidden or not self.inventory.half(each)
         ]
         lost += [
             each.path
             for each in placed.displaced
-            if each.path.parent != self.bundles
+            if not is_bundle(each.path, self.root)
             and not placement.useless([each], datetime.now(timezone.utc))
             and private_keys(each.path) > 1
         ]
@@ -342,7 +342,7 @@ class Installation:
                 )
         self.tables.databases.discard_backups()
         try:
-            self.renewal.tell(proposal.family, {proposal.path: proposal.bundle})
+            self.renewals.renew_others([proposal.lineage])
         except Error as error:  # this instance is well, and stays so
             logger.error("%s", error)  # noqa: TRY400 - it is known why
         else:

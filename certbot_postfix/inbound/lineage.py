@@ -15,14 +15,6 @@ from certbot_postfix.tls.bundle import Bundle, joined
 from certbot_postfix.tls.certificates import Certificate
 
 
-def bundles_below(config_dir: str) -> Path:
-    """Return our directory below certbot's, however that is spelled.
-
-    Postfix's files name what is in there, and are compared with it.
-    """
-    return Path(config_dir).resolve() / "postfix"
-
-
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Where certbot keeps the newest key and chain of a certificate."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import sni
+from certbot_postfix.inbound import bundles, sni
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Certificate
@@ -48,12 +48,21 @@ class Placement:
 class Present:
     """What is deployed: by default, and by name.
 
-    *peers* are the bundles that the table has now for the names that matter.
+    *peers* are the bundles that the table has now for the names that matter; ours are
+    those below *root*.
     """
 
     default: Collection[Deployed]
     table: Table
     peers: Collection[Deployed]
+    root: Path
+
+    @property
+    def ours(self) -> list[Deployed]:
+        """The bundles of ours that are served by default."""
+        return [
+            each for each in self.default if bundles.is_bundle(each.path, self.root)
+        ]
 
 
 def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placement:
@@ -64,25 +73,25 @@ def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placeme
     it is served by name.  For its names, the lineage that was deployed last is served.
     """
     default = standing.default
-    bundles = [each for each in default if each.path.parent == new.path.parent]
-    present = {each.path: each for each in bundles}
-    same = [each for each in bundles if each.leaf.names == new.leaf.names]
+    ours = standing.ours
+    present = {each.path: each for each in ours}
+    same = [each for each in ours if each.leaf.names == new.leaf.names]
     if new.path in present:
         members = [*({**present, new.path: new}).values()]
     elif (
         # A default that was deployed again may have other names than its partner.
-        (same and same == bundles)
+        (same and same == ours)
         or certificates.covers(new.leaf.names, host)
         or useless(default, now)
     ):
         beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
         members = [*beside, new]
     else:
-        return Placement({}, _by_name(new, bundles, standing))
+        return Placement({}, _by_name(new, standing))
     chain = {each.path: each.leaf.key_type for each in members}
     if new.path in present:
         return Placement(chain, _with_default(new, members, standing))
-    kept = tuple(other_halves(default, members, now))
+    kept = tuple(other_halves(standing, members, now))
     gone = tuple(
         each for each in default if each.path not in chain and each not in kept
     )
@@ -100,23 +109,22 @@ def default_after(
 
 
 def other_halves(
-    default: Collection[Deployed], members: Collection[Deployed], now: datetime
+    standing: Present, members: Collection[Deployed], now: datetime
 ) -> Iterator[Deployed]:
     """Yield what the administrator serves by default, and can beside *members*.
 
     That is one certificate for each type of key that they lack, valid, not self-signed,
     and for some of their names: clients that know no other type of key depend on it.
     """
-    types = {each.leaf.key_type for each in members}
+    default, types = standing.default, {each.leaf.key_type for each in members}
     if types.isdisjoint(each.leaf.key_type for each in default):
         return  # what is replaced has no other half
     names = {name for each in members for name in each.leaf.names}
-    ours = {each.path.parent for each in members}
     for each in default:
         leaf = each.leaf
         if (
             leaf.key_type not in types
-            and each.path.parent not in ours
+            and each not in standing.ours
             and not names.isdisjoint(leaf.names)
             and not useless([each], now)
         ):
@@ -146,16 +154,16 @@ def refuse(
 
 
 def heirs(
-    keys: Iterable[str], others: Collection[Deployed], directory: Path
+    keys: Iterable[str], others: Collection[Deployed], root: Path
 ) -> dict[str, tuple[str, ...]]:
     """Return which of the *others* are served for *keys* that lost their bundle.
 
-    That is the newest in *directory* that has the name, with what it pairs with.
+    That is the newest below *root* that has the name, with what it pairs with.
     """
     ours = [
         each
         for each in others
-        if each.path.parent == directory and each.leaf.key_type in sni.KEY_TYPES
+        if bundles.is_bundle(each.path, root) and each.leaf.key_type in sni.KEY_TYPES
     ]
     ours.sort(key=lambda each: each.leaf.not_before, reverse=True)
     having = [(each, sni.keys(each.leaf.names)) for each in ours]
@@ -173,14 +181,15 @@ def useless(default: Collection[Deployed], now: datetime) -> bool:
     return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
 
 
-def _by_name(new: Deployed, default: Collection[Deployed], standing: Present) -> Table:
+def _by_name(new: Deployed, standing: Present) -> Table:
     # The default's names are in the table as well, or Postfix would log each time that
     # it did not find one.
     path, keys = str(new.path), sni.keys(new.leaf.names)
+    default = standing.ours
     table = standing.table or {
         key: value
         for key, value in _served(default).items()
-        if key not in shared(standing.default, new.path.parent)
+        if key not in shared(standing.default, standing.root)
     }
     result = sni.without(table, path, sni.keys_with(table, path) - keys)
     known = {str(each.path): each.leaf for each in (*default, *standing.peers)}
@@ -220,8 +229,7 @@ def _with_default(
     """
     table, served = standing.table, _served(members)
     paths = {each.path for each in members}
-    before = [each for each in standing.default if each.path.parent == new.path.parent]
-    orphans = _served([each for each in before if each.path not in paths])
+    orphans = _served([each for each in standing.ours if each.path not in paths])
     left = {key: value for key, value in orphans.items() if key not in served}
     if not table and not left:
         return {}
@@ -233,15 +241,15 @@ def _with_default(
     return {**left, **table, **taken}
 
 
-def shared(default: Collection[Deployed], directory: Path) -> set[str]:
-    """Return the keys of what the administrator serves by default beside *directory*'s.
+def shared(default: Collection[Deployed], root: Path) -> set[str]:
+    """Return the keys of what the administrator serves by default beside ours.
 
     A name that is in the table would get one half only, a name that is not gets both.
     """
     return sni.keys(
         name
         for each in default
-        if each.path.parent != directory
+        if not bundles.is_bundle(each.path, root)
         for name in each.leaf.names
     )
 

@@ -18,7 +18,7 @@ from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.placement import Deployed
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, certificates_in, leaves
-from certbot_postfix.postfix import instances, map_types
+from certbot_postfix.postfix import map_types
 from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
@@ -36,26 +36,6 @@ class Renewal:
         self.serving = serving
         self.tables = inventory.tables
 
-    def renew(self, lineages: list[Lineage]) -> bool:
-        """Put the newest certificates of *lineages* into service, where they are used.
-
-        Postfix is reloaded once.  If that fails, they are tried one by one; the failure
-        of the first is raised, that of others logged.  Returns whether any is used.
-        """
-        try:
-            return self._together(lineages)
-        except Error as error:
-            if len(lineages) < 2:
-                raise
-            logger.debug("together, they failed: %s", error)
-        used = self._together(lineages[:1])
-        for lineage in lineages[1:]:
-            try:
-                self._together([lineage])
-            except Error as error:
-                logger.error("%s", error)  # noqa: TRY400 - it is known why
-        return used
-
     def restore(self, before: Table, *paths: Path) -> None:
         """Make Postfix serve what its files, which are the old ones again, say.
 
@@ -72,61 +52,22 @@ class Renewal:
         peers = leaves({Path(path) for key in keys for path in table[key]})
         again = expectations.restored(table, keys, inventory.default(), peers)
         self.serving.restore_and_verify(inventory.configuration, list(again))
-        # Where there are other instances, one of them may still have to be told.
-        if not instances.others(inventory.postfix, inventory.configuration):
-            transaction.discard_backups(inventory.bundles)
+        # Another instance that reads those of the root may still have to be reloaded.
+        if inventory.bundles.own != inventory.root or not inventory.siblings:
+            transaction.discard_backups(inventory.bundles.own)
         self.tables.databases.discard_backups()
 
     def _recreate(self) -> None:
         """Write the bundles again that an instance wants, and that were removed."""
         inventory = self.inventory
         wanted = set(inventory.deployed())
-        for other in instances.others(inventory.postfix, inventory.configuration):
+        for other in inventory.siblings:
             with contextlib.suppress(Error):  # it is broken
-                wanted |= set(Inventory(other, inventory.bundles).deployed())
+                wanted |= set(Inventory(other, inventory.root).deployed())
         for path in wanted:
             lineage = Lineage.live(inventory.live, path.stem)
             if not path.exists() and lineage.fullchain.exists():
                 Transaction(()).put_bundle(path, lineage.bundle().pem)
-
-    def _together(self, lineages: list[Lineage]) -> bool:
-        paths = {self.inventory.path_of(each): each for each in lineages}
-        family = Family(self.inventory, lineages)
-        here = {path for path in paths if self.inventory.uses(path)}
-        bundles = {}
-        for path in here | family.used:
-            bundles[path], warnings = load_and_check(self.inventory, paths[path])
-            family.judge(paths[path])
-            for warning in warnings:
-                logger.warning("%s: %s", path.stem, warning)
-        by_hand = self.inventory.by_hand(lineages)
-        if here or by_hand:
-            self.update({path: bundles[path] for path in here}, by_hand)
-        self.tell(family, bundles)
-        for path in bundles:
-            files.discard_backup(path)
-        return bool(bundles or by_hand)
-
-    def tell(self, family: "Family", bundles: Mapping[Path, Bundle]) -> None:
-        """Have the other instances that use *bundles* serve them; raise `Error`."""
-        failures = [f"{where}: {why}" for where, why in family.unreadable.items()]
-        for view in family.views:
-            used = {path: each for path, each in bundles.items() if view.uses(path)}
-            serving = Serving(view.postfix, self.serving.timeout, self.serving.say)
-            try:
-                by_hand = view.by_hand(family.lineages)
-                if used or by_hand:
-                    Renewal(view, serving).update(used, by_hand)
-            except Error as error:
-                failures.append(f"{view.postfix.directory}: {error.message}")
-        mattering = map(self.inventory.path_of, family.lineages)
-        if failures and any(path.exists() for path in mattering):
-            raise Error(
-                f"{', '.join(each.name for each in family.lineages)}: another instance"
-                f" of Postfix than that in {self.inventory.postfix.directory} failed:"
-                f" {'; '.join(failures)}",
-                hint="mend that instance; certbot renew tries again",
-            )
 
     def update(
         self, bundles: Mapping[Path, Bundle], by_hand: list[Expectation]
@@ -233,41 +174,14 @@ class Renewal:
         return table
 
 
-class Family:
-    """The other instances of Postfix, and what they use of *lineages*."""
+def load_and_check(
+    inventory: Inventory, lineage: Lineage, path: Path
+) -> tuple[Bundle, list[str]]:
+    """Return the bundle of *lineage*, and what is remarkable when it replaces *path*.
 
-    def __init__(self, inventory: Inventory, lineages: Collection[Lineage]) -> None:
-        self.lineages = lineages
-        self.views: list[Inventory] = []
-        self.unreadable: dict[Path, str] = {}
-        self.used: set[Path] = set()
-        paths = list(map(inventory.path_of, lineages))
-        for other in instances.others(inventory.postfix, inventory.configuration):
-            view = Inventory(other, inventory.bundles)
-            try:
-                self.used |= set(filter(view.uses, paths))
-                self.views.append(view)
-            except Error as error:
-                self.unreadable[other.directory] = error.message
-
-    def judge(self, lineage: Lineage) -> None:
-        """Raise `CertificateError` if *lineage* must not be served by one of them."""
-        for view in self.views:
-            if view.uses(view.path_of(lineage)):
-                try:
-                    load_and_check(view, lineage)
-                except CertificateError as error:
-                    error.message = f"{view.postfix.directory}: {error.message}"
-                    raise
-
-
-def load_and_check(inventory: Inventory, lineage: Lineage) -> tuple[Bundle, list[str]]:
-    """Return the bundle of *lineage*, and what is remarkable when it is deployed.
-
-    Raises `CertificateError` if it must not be.
+    Raises `CertificateError` if it must not.
     """
-    path, bundle = inventory.path_of(lineage), lineage.bundle()
-    default = inventory.default()
+    bundle, default = lineage.bundle(), inventory.default()
     old = next(iter(certificates_in(path)), None)
     is_default = any(each.path == path for each in default)
     host = inventory.configuration.value("myhostname") if is_default else ""

@@ -65,12 +65,12 @@ class Rollback:
 
     def _refuse_gone(self, final: Mapping[Path, Path]) -> None:
         for path, saved in final.items():
-            for name in chain_files.named(files.read(saved), self.inventory.bundles):
-                gone = not (self.inventory.bundles / f"{name}.pem").exists()
-                if gone and not (self.inventory.live / name).is_dir():
+            for bundle in chain_files.named(files.read(saved), self.inventory.root):
+                lineage = self.inventory.live / bundle.stem
+                if not bundle.exists() and not lineage.is_dir():
                     raise Error(
                         f"cannot roll back: the previous {path} refers to certificate"
-                        f" {name}, which no longer exists; no changes were made",
+                        f" {bundle.stem}, which no longer exists; no changes were made",
                         hint=f"copy the parts you need from {saved}",
                     )
 
@@ -85,7 +85,7 @@ class Rollback:
                 serving.record_before_undo(self.inventory.configuration)
 
     def _restore(self, directory: Path) -> None:
-        edited = self.inventory.bundles / "main.cf.before-rollback"
+        edited = self.inventory.root / "main.cf.before-rollback"
         for path in checkpoints.restore(directory, edited):
             if path != self.inventory.postfix.main_cf:
                 logger.warning(

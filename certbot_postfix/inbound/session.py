@@ -5,20 +5,21 @@ success means that every service presented the certificate in a handshake.  Rais
 `errors.Error`; after a failure Postfix serves what it served before.
 """
 
-from collections.abc import Callable, Collection, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from certbot_postfix.change import transaction
 from certbot_postfix.errors import Error, named_logger
-from certbot_postfix.inbound import (
-    copies,
-)
+from certbot_postfix.inbound import copies
+from certbot_postfix.inbound.bundles import directories
 from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.install import Installation
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Family, Renewal
+from certbot_postfix.inbound.renew import Renewal
+from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.options import ClientLevel, Profile
@@ -65,7 +66,8 @@ class Deployment:
             cert_name=self._any_name,
         )
         self.rollback = Rollback(self.inventory, self.renewal, self.outbound)
-        self.installation = Installation(self.renewal, self.outbound, staging)
+        self.renewals = Renewals(self.renewal)
+        self.installation = Installation(self.renewals, self.outbound, staging)
         self._complaints: set[str] = set()  # that were reported already
 
     @property
@@ -140,29 +142,32 @@ class Deployment:
         verified is undone, and the old one verified, when this raises.  Returns whether
         Postfix uses the lineage.
         """
-        missed = [one for one in self.inventory.pending() if one.name != lineage.name]
-        used = self.renewal.renew([lineage, *missed])
+        used = self.renewals.renew([lineage])
         return self._tell_outdated([lineage]) or used
 
     def uses(self, lineage: Lineage) -> bool:
         """Whether this instance or another one uses *lineage*."""
-        path = self.inventory.path_of(lineage)
-        return (
-            self.inventory.uses(path)
-            or path in Family(self.inventory, [lineage]).used
-            or bool(self.inventory.by_hand([lineage]))
-        )
+        return any(
+            inventory.used(lineage.name) for inventory in self._readable()
+        ) or bool(self.inventory.by_hand([lineage]))
+
+    def _readable(self) -> Iterator[Inventory]:
+        """Yield this instance, and the others that can be read."""
+        yield self.inventory
+        for other in self.renewals.others:
+            with contextlib.suppress(Error):  # a renewal reports it
+                _ = other.inventory.configuration
+                yield other.inventory
 
     def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
         """Tell of older copies of *lineages* that Postfix reads; say whether it does.
 
         No configuration is edited, so that the old certificate goes on to be served.
         """
-        family = Family(self.inventory, lineages)
         outdated = [
             each
-            for view in (self.inventory, *family.views)
-            for each in copies.read(view.configuration, self.bundles, lineages)
+            for inventory in self._readable()
+            for each in copies.read(inventory.configuration, self.bundles, lineages)
         ]
         now = datetime.now(timezone.utc)
         for each in outdated:
@@ -177,7 +182,7 @@ class Deployment:
         behind = [*self.inventory.pending(), *self.inventory.listed_wrong()]
         if lineages := list({each.name: each for each in behind}.values()):
             try:
-                self.renewal.renew(lineages)
+                self.renewals.renew(lineages)
             except Error as error:
                 logger.error("%s", error)  # noqa: TRY400 - it is known why
 
@@ -191,7 +196,7 @@ class Deployment:
         by_hand = self.inventory.by_hand(there)
         outdated = self._tell_outdated(there)
         if lineages:
-            self.renewal.renew(lineages)
+            self.renewals.renew(lineages)
         elif by_hand:
             self.serving.record_baseline(self.configuration)
             self.serving.reload_and_verify(self.configuration, by_hand)
@@ -205,7 +210,8 @@ class Deployment:
     def remove_leftovers(self) -> None:
         """Remove what killed runs may have left."""
         maps = (self.tables.path, self.outbound.path)
-        transaction.remove_leftovers(self.postfix, self.bundles, self.staging, *maps)
+        places = directories(self.bundles)
+        transaction.remove_leftovers(self.postfix, places, self.staging, *maps)
 
     def undo(self) -> None:
         """Restore the bundle that was replaced, once certbot restored the rest."""

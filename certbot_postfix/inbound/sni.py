@@ -171,6 +171,14 @@ def without(
     return {key: paths for key, paths in reduced.items() if paths}
 
 
+def moved(table: Table, old: Collection[str], new: str) -> dict[str, tuple[str, ...]]:
+    """Return *table* with the bundle *new* in the place of *old* ones."""
+    return {
+        key: tuple(dict.fromkeys(new if path in old else path for path in paths))
+        for key, paths in table.items()
+    }
+
+
 def parents(key: str) -> set[str]:
     """Return the further keys that are looked up when *key* is not found."""
     labels = key.removeprefix(".").split(".")

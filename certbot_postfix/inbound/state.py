@@ -11,11 +11,12 @@ from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error, ProgramError, named_logger
 from certbot_postfix.inbound import chain_files, placement, sni
+from certbot_postfix.inbound.bundles import Bundles, directories, is_bundle
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.placement import Deployed, Present
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.sni_map import Tables
-from certbot_postfix.postfix import maps
+from certbot_postfix.postfix import instances, maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.instance import Postfix
@@ -28,19 +29,32 @@ logger = named_logger(__name__)
 
 
 class Inventory:
-    """The view of *postfix*; *bundles* is our directory below certbot's."""
+    """The view of *postfix*; bundles are below *root*."""
 
-    def __init__(self, postfix: Postfix, bundles: Path) -> None:
+    def __init__(self, postfix: Postfix, root: Path) -> None:
         self.postfix = postfix
         self.current = Current(postfix)
-        self.bundles = bundles
-        self.live = bundles.parent / "live"
+        self.root = root
+        self.live = root.parent / "live"
         self.tables = Tables(postfix)
 
     @property
     def configuration(self) -> Configuration:
         """The configuration as it was when it was last read."""
         return self.current.configuration
+
+    @cached_property
+    def siblings(self) -> list[Postfix]:
+        """The other instances of this machine."""
+        return instances.others(self.postfix, self.configuration)
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        """Where the bundles of this instance are."""
+        own = self.root / instances.name_of(self.postfix.directory)
+        if own.is_dir() or instances.is_further(self.configuration, self.siblings):
+            return Bundles(self.root, own)
+        return Bundles(self.root, self.root)
 
     @cached_property
     def table(self) -> Table:
@@ -75,7 +89,7 @@ class Inventory:
         self._forget_derived()
 
     def _forget_derived(self) -> None:
-        for name in ("table", "_named", "named_by_hand"):
+        for name in ("table", "_named", "named_by_hand", "_in_use"):
             self.__dict__.pop(name, None)
 
     def default(self) -> list[Deployed]:
@@ -84,16 +98,29 @@ class Inventory:
 
     def deployed(self) -> list[Path]:
         """Return the bundles that Postfix reads: main.cf's first."""
-        default = chain_files.deployed(self.configuration, self.bundles)
+        default = chain_files.deployed(self.configuration, self.root)
         named = {Path(each) for each in self._named}
-        ours = {path for path in named if path.parent == self.bundles}
+        ours = {path for path in named if is_bundle(path, self.root)}
         return [*default, *sorted((ours | self.named_by_hand) - {*default})]
 
-    def standing(self, names: Iterable[str]) -> Present:
-        """Return what matters when a certificate for *names* is to be deployed."""
+    def standing(self, name: str, names: Iterable[str]) -> Present:
+        """Return what matters when the lineage *name*, for *names*, is to be deployed.
+
+        A bundle of it that is not in its own place counts as if it were.
+        """
+        new = self.bundles.new(name)
+        moved = {new, *self.used(name)}
         found = (self.table.get(key, ()) for key in sni.keys(names))
         peers = leaves({Path(path) for paths in found for path in paths})
-        return Present(self.default(), self.table, peers)
+        default, peers = (
+            [
+                Deployed(new, each.leaf) if each.path in moved else each
+                for each in deployed
+            ]
+            for deployed in (self.default(), peers)
+        )
+        table = sni.moved(self.table, {*map(str, moved)} - {str(new)}, str(new))
+        return Present(default, table, peers, self.root)
 
     def half(self, kept: Deployed) -> chain_files.Half | None:
         """Return what main.cf names for *kept*, None if that cannot stand alone."""
@@ -107,13 +134,19 @@ class Inventory:
         """Return those of the *names* of a bundle that belong into the table."""
         if all(each.path != path for each in default):
             return set(names)
-        apart = placement.shared(default, self.bundles)
+        apart = placement.shared(default, self.root)
         return {name for name in names if sni.key(name) not in apart}
 
-    def uses(self, path: Path) -> bool:
-        """Whether Postfix reads the bundle *path*."""
-        default = chain_files.deployed(self.configuration, self.bundles)
-        return path in default or str(path) in self._named or path in self.named_by_hand
+    def used(self, name: str) -> list[Path]:
+        """Return the bundles of the lineage *name* that Postfix reads: mostly one."""
+        return self._in_use.get(name, [])
+
+    @cached_property
+    def _in_use(self) -> dict[str, list[Path]]:
+        in_use: dict[str, list[Path]] = {}
+        for path in self.deployed():
+            in_use.setdefault(path.stem, []).append(path)
+        return in_use
 
     @cached_property
     def _named(self) -> set[str]:
@@ -131,31 +164,33 @@ class Inventory:
         tables = maps.before(self.configuration.value(SNI_MAPS), self.tables.path)
         sources = (table.partition(":")[2] for table in tables)
         texts = (_content(Path(each)) for each in sources if os.path.isfile(each))  # noqa: PTH113
-        used |= {
-            self.bundles / f"{name}.pem"
-            for text in texts
-            for name in chain_files.named(text, self.bundles)
-        }
-        default = chain_files.deployed(self.configuration, self.bundles)
-        return {path for path in used if path.parent == self.bundles} - {*default}
+        used |= {path for text in texts for path in chain_files.named(text, self.root)}
+        default = chain_files.deployed(self.configuration, self.root)
+        return {path for path in used if is_bundle(path, self.root)} - {*default}
 
     def pending(self) -> list[Lineage]:
         """Return the deployed lineages that are newer than their bundles.
 
         Only those are read that certbot touched after us, or that are not verified.
         """
-        unverified = {path.name for path in self.bundles.glob(f".*{files.OLD}")}
+        unverified = {
+            path
+            for place in directories(self.root)
+            for path in place.glob(f".*{files.OLD}")
+        }
         return [
             lineage
             for lineage in self.lineages()
-            if self.uses(self.path_of(lineage))
-            and self._suspect(lineage, unverified)
-            and self._is_pending(lineage)
+            if any(
+                self._suspect(lineage, path, unverified)
+                and self._is_pending(lineage, path)
+                for path in self.used(lineage.name)
+            )
         ]
 
-    def _is_pending(self, lineage: Lineage) -> bool:
+    def _is_pending(self, lineage: Lineage, path: Path) -> bool:
         try:
-            return lineage.pending_for(self.path_of(lineage), self.postfix.directory)
+            return lineage.pending_for(path, self.postfix.directory)
         except Error as error:
             # One that is broken is not to keep others from being renewed.
             logger.error("lineage %s: %s", lineage.name, error)  # noqa: TRY400
@@ -166,7 +201,9 @@ class Inventory:
         table = self.table
         default = self.default()
         of_default = [str(each.path) for each in default]
-        paths = {str(self.path_of(each)): each for each in self.lineages()}
+        paths = {
+            str(path): each for each in self.lineages() for path in self.used(each.name)
+        }
         there = leaves(map(Path, sorted(sni.bundles(table) & paths.keys())))
         return [
             paths[str(each.path)]
@@ -180,15 +217,12 @@ class Inventory:
             != table
         ]
 
-    def _suspect(self, lineage: Lineage, unverified: Collection[str]) -> bool:
-        path = self.path_of(lineage)
-        if files.backup_name(path).name in unverified or not path.exists():
+    def _suspect(
+        self, lineage: Lineage, path: Path, unverified: Collection[Path]
+    ) -> bool:
+        if files.backup_name(path) in unverified or not path.exists():
             return True
         return lineage.fullchain.lstat().st_mtime >= path.stat().st_mtime
-
-    def path_of(self, lineage: Lineage) -> Path:
-        """Return where the bundle of *lineage* is."""
-        return self.bundles / f"{lineage.name}.pem"
 
     def inherited(
         self, table: Table, new: Mapping[Path, Certificate | None]
@@ -205,8 +239,8 @@ class Inventory:
         others = leaves({Path(each) for each in sni.bundles(table)} - new.keys())
         others += [Deployed(path, leaf) for path, leaf in new.items() if leaf]
         return {
-            **placement.heirs(left, others, self.bundles),
-            **placement.heirs(left, default, self.bundles),
+            **placement.heirs(left, others, self.root),
+            **placement.heirs(left, default, self.root),
         }
 
     def answered(self, keys: Collection[str]) -> dict[str, str]:
@@ -244,15 +278,22 @@ class Inventory:
 
         A link, also a hard one, or a copy of certbot's files may be anywhere.
         """
-        apart = {self.bundles, *known}
-        return leaves(path for path in paths if path.parent not in apart)
+        return leaves(
+            path
+            for path in paths
+            if path.parent not in known and not is_bundle(path, self.root)
+        )
 
     def _in_tables(self, lineages: Mapping[Path, Lineage]) -> Iterator[Expectation]:
         if not maps.before(self.configuration.value(SNI_MAPS), self.tables.path):
             return
         found = [
             (
-                (f"{directory}/", f"{each.fullchain.parent}/", str(self.path_of(each))),
+                (
+                    f"{directory}/",
+                    f"{each.fullchain.parent}/",
+                    *map(str, self.used(each.name)),
+                ),
                 leaf,
             )
             for directory, each in lineages.items()

@@ -4,6 +4,7 @@ An instance that cannot be read hinders no other one.
 """
 
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix.configuration import Configuration, words_of
@@ -12,12 +13,30 @@ from certbot_postfix.postfix.instance import Postfix
 _PARAMETER = "multi_instance_directories"
 
 
+def name_of(directory: Path) -> str:
+    """Return the name of a file or directory for the instance in *directory*."""
+    return quote(str(directory.resolve()), safe="")
+
+
+def directory_of(name: str) -> Path | None:
+    """Return the directory for which `name_of` gives *name*, None if there is none."""
+    directory = unquote(name)
+    return Path(directory) if name.startswith("%2F") else None
+
+
+def is_further(configuration: Configuration, siblings: list[Postfix]) -> bool:
+    """Whether this instance is one of several, and not the first of them."""
+    return bool(siblings) and _first(configuration).resolve() != (
+        configuration.directory.resolve()
+    )
+
+
 def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
     """Return the instances beside *postfix*, of which main.cf of the first one knows.
 
     The first is that in the directory compiled into Postfix.
     """
-    first = Path(configuration.defaults.get("config_directory", ""))
+    first = _first(configuration)
     here = postfix.directory.resolve()
     if first.resolve() == here:
         listed = configuration.value(_PARAMETER)
@@ -29,10 +48,14 @@ def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
         except Error:
             # Which there are is not known then, but that one is.
             return [postfix.at(first)] if _of_several(configuration) else []
-    found = [first, *(Path(each) for each in words_of(listed))]
-    if here not in [each.resolve() for each in found]:
+    directories = [first, *(Path(each) for each in words_of(listed))]
+    if here not in [each.resolve() for each in directories]:
         return []
-    return [postfix.at(each) for each in found if each.resolve() != here]
+    return [postfix.at(each) for each in directories if each.resolve() != here]
+
+
+def _first(configuration: Configuration) -> Path:
+    return Path(configuration.defaults.get("config_directory", ""))
 
 
 def _of_several(configuration: Configuration) -> bool:

@@ -8,7 +8,7 @@ from certbot.plugins import util as plugin_util
 
 from certbot_postfix import options
 from certbot_postfix.command_line import ATTEND, CERTBOT, Commands
-from certbot_postfix.inbound.lineage import bundles_below
+from certbot_postfix.inbound import bundles as places
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import collect, monitoring, report, terminal
 from certbot_postfix.system.deadline import Deadline
@@ -63,7 +63,7 @@ def _status(arguments: argparse.Namespace) -> int:
         ),
         "find Postfix",
     )
-    bundles = bundles_below(arguments.config_dir or CERTBOT)
+    bundles = places.below(arguments.config_dir or CERTBOT)
     found = report.make(collect.collect_facts(postfix, bundles, deadline))
     text = arguments.render(found)
     encoding = sys.stdout.encoding or "ascii"  # the colours are ours

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from certbot_postfix.inbound import chain_files, copies
+from certbot_postfix.inbound import bundles, chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
@@ -219,6 +219,10 @@ class Facts:
                 if leaf := self.leaf(path):
                     holders.setdefault(leaf, path)
         return holders
+
+    def is_bundle(self, path: Path) -> bool:
+        """Whether *path* is in the place of a bundle of ours."""
+        return bundles.is_bundle(path, self.bundles)
 
     def lineage(self, path: Path) -> str:
         """Return the lineage that *path* is made of by its place, or empty."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError
-from certbot_postfix.inbound import chain_files, copies, sni
+from certbot_postfix.inbound import bundles, chain_files, copies, sni
 from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
@@ -78,7 +78,9 @@ class FileReader:
             self._keep(path, partly=partly)
             name = copies.lineage_of(path, self.bundles)
             foreign = foreign or not name
-            if path.parent == self.bundles and (settings := renewals.read(name)):
+            if bundles.is_bundle(path, self.bundles) and (
+                settings := renewals.read(name)
+            ):
                 self.renewals[name] = settings
             if lineages is not None and name:
                 self._read_lineage(name, named=True)

@@ -44,7 +44,7 @@ def check(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
     for chain in facts.chains:
         for path in chain.files:
             name = facts.lineage(path)
-            ours = path.parent == facts.bundles
+            ours = facts.is_bundle(path)
             if ours and name in facts.lineages and facts.lineages[name] is None:
                 leaf = facts.leaf(path)
                 gone.add(leaf)

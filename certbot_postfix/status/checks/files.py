@@ -43,7 +43,7 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
     )
     absent = [file.path for file in files if not file.exists]
     for path in absent:
-        name = facts.lineage(path) if path.parent == facts.bundles else ""
+        name = facts.lineage(path) if facts.is_bundle(path) else ""
         if chain.parameter == SNI_MAPS:
             consequence = "clients that request its names get the default certificate"
         if name and facts.lineages.get(name):
@@ -221,7 +221,7 @@ def _readable(facts: Facts) -> Iterator[Finding]:
         for path in chain.paths:
             file = facts.files.get(path)
             if file and file.exposed and file.keys:
-                within = path.parent == facts.bundles
+                within = facts.is_bundle(path)
                 object_ = path.parent if within else path
                 private = f"chmod 700 {object_}" if within else f"chmod 600 {path}"
                 yield Finding(

@@ -198,7 +198,7 @@ def _hiding(facts: Facts, service: Service) -> Iterator[str]:
     own = own_certificate(configuration, service)
     if (
         own
-        and any(path.parent == facts.bundles for path in default)
+        and any(facts.is_bundle(path) for path in default)
         and set(chain_files.configured(configuration, service)) != set(default)
     ):
         yield own
