@@ -80,11 +80,18 @@ SUITES = bookworm trixie trixie:forky
 distro-test: deb
 	tools/distro-test $(SUITES)
 
+# What is written for people: spelling, the terms of tools/terms.txt, style.
+PROSE = README.rst CHANGELOG.md CONTRIBUTING.md SECURITY.md debian/README.Debian debian/control \
+    $(shell find docs -name '*.rst' -o -name '*.yml')
+
 .PHONY: lint
 lint: .venv/.stamp
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+	@.venv/bin/codespell --dictionary - --dictionary tools/terms.txt $(PROSE) certbot_postfix
+	.venv/bin/codespell tests tools
+	@.venv/bin/proselint check --config tools/proselint.json $(PROSE)
 
 .PHONY: clean
 clean:

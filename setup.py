@@ -38,7 +38,7 @@ setup(
             "pytest-xdist",
             "sphinx>=5.3,<10",
         ],
-        "dev": ["build", "mypy", "ruff", "twine"],
+        "dev": ["build", "codespell", "mypy", "proselint", "ruff", "twine"],
         "fuzz": ["atheris"],
     },
     entry_points={

@@ -569,7 +569,7 @@ def test_a_deployment_quotes_postfix_about_its(
     assert words in told(done)
     assert f"{postfix.config_dir / name}" in told(done)
     assert f"line {number}" in told(done)
-    assert "Hint: mend it; " in told(done)
+    assert "Hint: fix it, " in told(done)
     assert "MisconfiguredError(" not in told(done)
     assert "\\'" not in told(done)
     assert postfix.snapshot() == before

@@ -134,8 +134,8 @@ def connect(
     done = run(command, check=False, timeout=_CONNECT, environment=config)
     lines = [line.removeprefix("posttls-finger: ") for line in _lines(done.stderr)]
     lines += [line.removeprefix("posttls-finger: ") for line in _lines(done.stdout)]
-    proven = {"secure": "Verified TLS", "verify": "Verified TLS"}
-    return any(proven.get(level, "TLS connection") in line for line in lines), lines
+    success = {"secure": "Verified TLS", "verify": "Verified TLS"}
+    return any(success.get(level, "TLS connection") in line for line in lines), lines
 
 
 def _trust(configuration: Configuration) -> Iterator[str]:

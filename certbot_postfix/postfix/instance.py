@@ -269,7 +269,8 @@ class Postfix:
             raise MisconfiguredError(
                 f"Postfix cannot read its configuration in {self.directory}:"
                 f" {error.message}",
-                hint="mend it; if a deployment broke it: certbot rollback -i postfix"
+                hint="fix it, or undo the last installation:"
+                " certbot rollback -i postfix"
                 if (self.directory / "main.cf").exists()
                 else "is this the configuration directory of Postfix?",
             ) from error
