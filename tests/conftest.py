@@ -111,6 +111,24 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
     """Tell what tests counted."""
     _tell_points(terminalreporter)
     _tell_load(terminalreporter)
+    _tell_flows(terminalreporter)
+
+
+def _tell_flows(terminalreporter: "pytest.TerminalReporter") -> None:
+    """Say what the runs of certbot started and read."""
+    flows = [
+        value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == "flow"
+    ]
+    if flows:
+        terminalreporter.section("programs started and files read by the plugin")
+    for call, programs, reads, repeated in flows:
+        terminalreporter.write_line(
+            f"{call}: {programs} programs, {reads} files, {repeated} of them again"
+        )
 
 
 def _tell_points(terminalreporter: "pytest.TerminalReporter") -> None:

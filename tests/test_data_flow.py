@@ -1,0 +1,64 @@
+"""What a run starts and reads: each program and each file once for one question."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.lab import Certbot, Pebble, PrivatePostfix, base_directory
+from tests.lab.recorder import Flow, Recorder
+from tests.lab.scene import NAME, options
+
+pytestmark = pytest.mark.postfix
+
+CALLS = {
+    "deploy": ("run", "-a", "standalone", "-i", "postfix", "-d", NAME),
+    "deploy again": ("install", "-i", "postfix", "--cert-name", NAME),
+    "renew": ("renew", "--force-renewal"),
+    "nothing due": ("renew",),
+}
+
+
+@pytest.fixture(scope="module")
+def flows(pebble: Pebble) -> Iterator[dict[str, Flow]]:
+    """What is recorded of one certificate, call by call."""
+    with base_directory() as base, closing(PrivatePostfix(base)) as postfix:
+        postfix.start()
+        certbot = Certbot(base, pebble=pebble)
+        names = {
+            certbot.config_dir: "CERTBOT",
+            certbot.work_dir: "WORK",
+            postfix.config_dir: "ETC",
+        }
+        recorder = Recorder(base / "recorder", names, ignored=[base / "queue"])
+        certbot.environment |= recorder.environment
+        recorded = {}
+        for name, call in CALLS.items():
+            done = certbot(*call, *(options(postfix) if "-i" in call else ()))
+            assert done.returncode == 0, done.stderr
+            recorded[name] = recorder.take()
+        yield recorded
+
+
+# How many programs are started, how many files are read, and how many of them again
+# although they are the same.  Whoever needs less writes that here; nobody needs more.
+@pytest.mark.parametrize(
+    ("call", "most"),
+    [
+        ("deploy", (18, 14, 5)),
+        ("deploy again", (9, 11, 5)),
+        ("renew", (11, 14, 9)),
+        ("nothing due", (0, 4, 0)),
+    ],
+)
+def test_a_run_starts_and_reads_no_more_than_it_must(
+    flows: dict[str, Flow],
+    call: str,
+    most: tuple[int, int, int],
+    record_property: Callable[[str, object], None],
+) -> None:
+    flow = flows[call]
+
+    counts = flow.programs, flow.reads, flow.repeated
+    record_property("flow", (call, *counts))
+    assert all(map(int.__le__, counts, most)), f"{counts} > {most}:\n{flow}"
