@@ -170,9 +170,9 @@ PAGES = [ROOT / "README.rst", *sorted(DOCS.rglob("*.rst"))]
 
 
 def typed(text: str, program: str) -> Iterator[list[str]]:
-    """Yield the words after *program* in literal blocks and inline literals."""
+    """Yield the words after *program*, behind a prompt or as inline literals."""
     text = re.sub(r"\\\n\s+", "", text)
-    lines = re.findall(rf"^ {{4,}}(?:# |\$ )?{program} (.*)$", text, re.MULTILINE)
+    lines = re.findall(rf"^ +[#$] {program} (.*)$", text, re.MULTILINE)
     inline = re.findall(rf"``{program} ([^`]*)``", text)
     for command in (*lines, *inline):
         # what follows belongs to the shell, or is left out
@@ -189,6 +189,21 @@ def test_what_the_documentation_has_of_certbot_postfix_is_what_it_accepts(page: 
         except SystemExit:
             # the name of a command alone stands for it in a sentence
             assert " ".join(words) in {*COMMANDS, "policy"}, words
+
+
+def test_what_the_documentation_has_of_certbot_are_commands_and_options_of_it():
+    program = "from certbot.main import main; main(['--help', 'all'])"
+    known = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+    commands = [each for page in PAGES for each in typed(page.read_text(), "certbot")]
+
+    assert commands
+    for words in commands:
+        assert re.search(rf"^ +{words[0]}\b|^{words[0]}:", known, re.MULTILINE), words
+        options = OPTION.findall(" ".join(words))
+        assert [each for each in options if f" {each}" not in known] == [], words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
