@@ -197,3 +197,7 @@ class RefusedError(ProofError):
 
 class OtherCertificateError(ProofError):
     """A service presents another certificate than it should."""
+
+
+class AcceptedError(ProofError):
+    """A service accepts what it should refuse."""

@@ -16,6 +16,7 @@ class Profile(Enum):
     CERTIFICATE = "certificate"
     OPPORTUNISTIC = "opportunistic"
     INTERMEDIATE = "intermediate"
+    INTERNET_NL = "internet-nl"
 
 
 class ClientLevel(Enum):
@@ -49,7 +50,8 @@ def declare(add: Callable[..., None]) -> None:
         choices=[profile.value for profile in Profile],
         default=Profile.OPPORTUNISTIC.value,
         help="how far TLS parameters are raised, never lowered: the certificate"
-        " only, also the client level, or also Mozilla's intermediate guideline",
+        " only, also the client level, also Mozilla's intermediate guideline, or also"
+        " what Internet.nl's mail test wants",
     )
     add(
         "client-level",

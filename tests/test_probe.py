@@ -14,10 +14,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from certbot_postfix.errors import ProofError, RefusedError, UnansweredError
+from certbot_postfix.errors import (
+    AcceptedError,
+    ProofError,
+    RefusedError,
+    UnansweredError,
+)
 from certbot_postfix.tls import baseline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.hello import Offer
 from certbot_postfix.tls.probe import Question, look
 from certbot_postfix.tls.verification import clauses, verify
 from tests.lab import Authority, Issued, pki
@@ -666,3 +672,82 @@ def test_each_endpoint_has_an_answer_of_its_own_before_a_change(serve, context, 
         "dead": UnansweredError,
     }
     assert before.well(plain.endpoint)
+
+
+# Offers that are to be refused
+
+
+def offered(server: Server, offer: Offer, *, timeout: float = 0) -> list[ProofError]:
+    questions = [replace(server.question(), offer=offer)]
+    return [each.error for each in verify(questions, timeout=timeout)]
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+@pytest.mark.parametrize(
+    ("offer", "told"),
+    [
+        pytest.param(Offer.OLD_PROTOCOLS, "TLS 1.1 with ECDHE-{}-AES", id="old"),
+        pytest.param(Offer.WEAK_CIPHERS, "TLS 1.2 with ", id="ciphers"),
+        pytest.param(Offer.WEAK_SIGNATURES, "and a signature with SHA-1", id="SHA-1"),
+    ],
+)
+def test_what_a_server_accepts_of_an_offer_is_reported(serve, both, kind, offer, told):
+    lax, _ = both
+    lax.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    lax.set_ciphers(f"a{kind.upper()}:@SECLEVEL=0")
+    server = serve(start_tls(lax))
+
+    (error,) = offered(server, offer)
+
+    assert isinstance(error, AcceptedError)
+    assert told.format(kind.upper()) in error.reason
+    assert clauses(verify([replace(server.question(), offer=offer)], timeout=0)) == [
+        f"{server.question().endpoint.address} accepts {error.reason}"
+    ]
+
+
+@pytest.mark.parametrize("offer", Offer)
+def test_a_server_that_refuses_an_offer_is_well(serve, context, issued, offer):
+    strict = context(issued)
+    strict.minimum_version = ssl.TLSVersion.TLSv1_2
+    strict.set_ciphers("ECDHE+AESGCM:@SECLEVEL=3")  # too high for SHA-224
+
+    assert offered(serve(start_tls(strict)), offer) == []
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        pytest.param(
+            refusing(b"454 4.7.0 TLS not available due to local problem"), id="no TLS"
+        ),
+        pytest.param(lambda session: session.smtp(), id="no answer"),
+        pytest.param(
+            lambda session: (session.smtp(), session.reply(b"220 what?")), id="no TLS "
+        ),
+        pytest.param(
+            lambda session: (session.smtp(), session.reply(b"\x16\x03\x03\x00\x2a")),
+            id="less than it says",
+        ),
+        pytest.param(
+            lambda session: (
+                session.smtp(),
+                session.reply(b"\x16\x03\x03\x00\x2a" + bytes(42)),
+            ),
+            id="no ServerHello",
+        ),
+        pytest.param(hangs_up, id="no greeting"),
+    ],
+)
+def test_what_is_no_alert_is_no_refusal(serve, talk):
+    (error,) = offered(serve(talk), Offer.WEAK_CIPHERS)
+
+    assert not isinstance(error, AcceptedError)
+
+
+def test_an_offer_is_repeated_until_it_is_refused(serve, context, issued):
+    lax, strict = context(issued), context(issued)
+    strict.set_ciphers("ECDHE+AESGCM")
+    server = serve(InTurn(start_tls(lax), start_tls(lax), start_tls(strict)))
+
+    assert offered(server, Offer.WEAK_CIPHERS, timeout=10) == []

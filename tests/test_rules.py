@@ -82,8 +82,11 @@ _DEFAULTS = (
     ("smtpd_tls_received_header", "2.11", "no"),
     ("smtpd_tls_security_level", "2.11", ""),
     ("smtpd_use_tls", "2.11", "no"),
+    ("tls_config_file", "3.5", "default"),  # in patch levels of that time
+    ("tls_config_name", "3.5", ""),
     ("tls_eecdh_auto_curves", "3.2", "X25519 X448 prime256v1 secp521r1 secp384r1"),
     ("tls_eecdh_auto_curves", "3.10", "X25519 X448 prime256v1 secp384r1 secp521r1"),
+    ("tls_ffdhe_auto_groups", "3.8", "ffdhe2048 ffdhe3072"),
     ("tls_medium_cipherlist", "2.11", "aNULL:-aNULL:HIGH:MEDIUM:+RC4:@STRENGTH"),
     ("tls_medium_cipherlist", "3.8", _NO_WEAK_CIPHERS),
     ("tls_preempt_cipherlist", "2.11", "no"),
@@ -118,6 +121,7 @@ def configured(
     openssl: str = "3.0.17",
     services: tuple[Service, ...] = (),
     ca_bundle: Path | None = None,
+    openssl_conf: Path | None = None,
 ) -> Configuration:
     """Return what is read of a Postfix whose main.cf is *explicit*."""
     known = defaults(release, openssl)
@@ -132,6 +136,7 @@ def configured(
         if version(release) > (3, 0)
         else "",
         ca_bundle=ca_bundle,
+        openssl_conf=openssl_conf,
     )
 
 
@@ -161,6 +166,7 @@ def applied(configuration: Configuration, decisions: tuple[Decision, ...]):
         openssl=words[1],
         services=configuration.services,
         ca_bundle=configuration.ca_bundle,
+        openssl_conf=configuration.openssl_conf,
     )
 
 
@@ -589,6 +595,13 @@ _WIDE = st.lists(st.sampled_from(["AES128-SHA", "!ECDHE-RSA-AES128-GCM-SHA256"])
 _CURVE_LISTS = st.lists(
     st.sampled_from([*_HYBRID.split(), "X448", "secp521r1"]), unique=True
 ).map(" ".join)
+_EXCLUSIONS = st.builds(
+    str.join,
+    st.sampled_from([", ", " ", ":", ","]),
+    st.lists(
+        st.sampled_from(["aNULL", "kRSA", "MD5", "RC4", "AES+SHA1", "$myhostname"])
+    ),
+)
 _EXPLICIT = st.fixed_dictionaries(
     {},
     optional={
@@ -603,7 +616,9 @@ _EXPLICIT = st.fixed_dictionaries(
         "smtpd_tls_auth_only": st.sampled_from(_YES_NO),
         "smtpd_tls_cert_file": st.sampled_from(["", "none", "/a.pem", str(BUNDLE)]),
         "smtpd_tls_chain_files": st.sampled_from(["", "/c.pem", str(BUNDLE)]),
+        "smtpd_tls_ciphers": st.sampled_from(["null", "export", "low", "high", "odd"]),
         "smtpd_tls_eccert_file": st.sampled_from(["", "/ec.pem"]),
+        "smtpd_tls_exclude_ciphers": _EXCLUSIONS,
         "smtpd_tls_key_file": st.sampled_from(["", "/a.key", "$smtpd_tls_cert_file"]),
         "smtpd_tls_loglevel": st.sampled_from(["0", "1", "2"]),
         "smtpd_tls_mandatory_ciphers": st.sampled_from(
@@ -613,7 +628,10 @@ _EXPLICIT = st.fixed_dictionaries(
         "smtpd_tls_protocols": _PROTOCOLS,
         "smtpd_tls_security_level": st.sampled_from(["", "none", "May", "encrypt"]),
         "smtpd_use_tls": st.sampled_from(_YES_NO),
+        "tls_config_file": st.sampled_from(["default", "none", "/own.cnf"]),
+        "tls_config_name": st.sampled_from(["", "postfix"]),
         "tls_eecdh_auto_curves": _CURVE_LISTS,
+        "tls_ffdhe_auto_groups": st.sampled_from(["", "ffdhe3072"]),
         "tls_medium_cipherlist": _CIPHERS | _WIDE,
         "tls_preempt_cipherlist": st.sampled_from(_YES_NO),
     },
@@ -634,6 +652,7 @@ def configurations(draw) -> Configuration:
         openssl=openssl,
         services=draw(st.sampled_from([(), (_OWN,)])),
         ca_bundle=draw(st.sampled_from([None, CA_BUNDLE])),
+        openssl_conf=draw(st.sampled_from([None, Path("/etc/ssl/openssl.cnf")])),
     )
 
 
@@ -758,9 +777,10 @@ def test_a_plan_writes_protocols_in_words_that_the_release_knows(
         assert not [new for new in written if "!TLSv1.3" in new]
 
 
+@pytest.mark.parametrize("grade", ["smtpd_tls_ciphers", "smtpd_tls_mandatory_ciphers"])
 @plans
-def test_a_plan_never_lowers_a_cipher_grade(before, profile, client):
-    after, grade = raised(before, profile, client), "smtpd_tls_mandatory_ciphers"
+def test_a_plan_never_lowers_a_cipher_grade(grade, before, profile, client):
+    after = raised(before, profile, client)
     order = ["null", "export", "low", "medium", "high"]
     old, new = before.value(grade).lower(), after.value(grade).lower()
 
@@ -779,6 +799,32 @@ def test_a_plan_adds_nothing_to_a_list_of_the_administrator(
         words = set(re.split("[: ,]+", old))
         assert set(re.split("[: ,]+", new)) < words
         assert not [word for word in words if word[0] in "!-@"]
+
+
+@plans
+def test_a_plan_never_lets_a_cipher_in_that_the_administrator_excludes(
+    before, profile, client
+):
+    after, name = raised(before, profile, client), "smtpd_tls_exclude_ciphers"
+    old, new = (set(re.split("[: ,]+", each.value(name))) for each in (before, after))
+
+    assert new >= old - {""}
+
+
+@plans
+def test_a_plan_keeps_a_configuration_of_openssl_and_says_so(before, profile, client):
+    decisions = decide(before, SERVED, profile, client)
+    name, names = "tls_config_file", ("tls_config_file", "tls_config_name")
+    own = before.value(name) in ("none", "/own.cnf") or before.value(names[1])
+    kept_back = own or before.openssl_conf
+
+    if kept_back or profile is not Profile.INTERNET_NL or name not in before.defaults:
+        assert not changes(decisions).keys() & set(names)
+        assert (name in kept(decisions)) == bool(
+            kept_back and profile is Profile.INTERNET_NL and name in before.defaults
+        )
+    else:
+        assert changes(decisions)[name] == "/etc/postfix/certbot_openssl.cnf"
 
 
 @plans

@@ -22,6 +22,7 @@ from tests.lab import (
     pki,
     renew_lineage,
 )
+from tests.lab.clients import negotiate
 from tests.lab.machine import LOOPBACK
 from tests.lab.postfix import SERVICES, snapshot
 from tests.lab.scene import identity, options
@@ -458,31 +459,6 @@ CIPHERS = {
     ],
 }
 WEAK = {"ecdsa": "ECDHE-ECDSA-AES128-SHA256", "rsa": "AES128-GCM-SHA256"}
-
-
-def negotiate(postfix: PrivatePostfix, service: str, *args: str) -> str:
-    """Return protocol and cipher of a handshake of OpenSSL's, empty if it fails."""
-    command = [
-        "openssl",
-        "s_client",
-        "-connect",
-        f"{LOOPBACK}:{postfix.ports[service]}",
-    ]
-    if service != "submissions":
-        command += ["-starttls", "smtp"]
-    done = subprocess.run(
-        [*command, *args],
-        check=False,
-        input="QUIT\r\n",
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    found = re.search(r"^New, .*Cipher is (\S+)$", done.stdout, re.MULTILINE)
-    if not found or found[1] == "(NONE)":
-        return ""
-    protocol = re.search(r"^\s+Protocol\s+: (\S+)$", done.stdout, re.MULTILINE)
-    return f"{protocol[1] if protocol else 'TLSv1.3'} {found[1]}"
 
 
 def weak_and_strong(postfix: PrivatePostfix, service: str, kind: str) -> list[str]:

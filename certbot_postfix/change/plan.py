@@ -62,7 +62,10 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decisions, and what they make of main.cf and of *maps* that it refers to."""
+    """The decisions, and what they make of main.cf and of *maps* that it refers to.
+
+    A file that is no map may be among these.
+    """
 
     decisions: tuple[Decision, ...]
     main_cf: Edit

@@ -18,6 +18,7 @@ from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import (
     chain_files,
     main_cf,
+    openssl_file,
     placement,
     renew,
     sni,
@@ -34,9 +35,10 @@ from certbot_postfix.outbound import dnssec, fitness, next_hops
 from certbot_postfix.outbound.collect import Policies
 from certbot_postfix.outbound.update import Changes as PolicyChanges
 from certbot_postfix.outbound.update import Outbound
-from certbot_postfix.postfix import map_types, tls_levels
+from certbot_postfix.postfix import map_types, refusals, tls_levels
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Override, applied
+from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.postfix.questions import Purpose
 from certbot_postfix.system import files, signals
 from certbot_postfix.tls.bundle import Bundle
@@ -74,7 +76,8 @@ class Proposal:
     """The plan, the SNI map in it, and the bundle that goes with it.
 
     *notes* say what is to be known, and asks for nothing; *policies* is what puts
-    outbound policies in force, if they are to change.
+    outbound policies in force, if they are to change.  If it is *strict*, what the
+    profile excludes must be refused.
     """
 
     plan: Plan
@@ -87,6 +90,7 @@ class Proposal:
     overrides: list[Override]
     notes: list[str]
     policies: PolicyChanges | None = None
+    strict: bool = False
 
     @property
     def empty(self) -> bool:
@@ -172,8 +176,16 @@ class Installation:
         )
         edits = [Edit(self.tables.path, before, after, map_type=form)]
         changes, notes = None, policies.notes if policies else []
+        later = applied(self.configuration, decisions)
+        strict = wish.profile is Profile.INTERNET_NL
+        if strict:
+            edits += openssl_file.edits(later)
+            types = placed.chain.values()
+            notes = [
+                *internet_nl.notes(self.configuration, decisions, types),
+                *notes,
+            ]
         if policies:
-            later = applied(self.configuration, decisions)
             changes = self.outbound.changes(policies, later)
             decisions += changes.decisions
             edits.append(changes.edit)
@@ -190,6 +202,7 @@ class Installation:
             overridden,
             [*planned.notes(), *self._by_name(new, placed), *notes],
             changes,
+            strict,
         )
 
     def _by_name(self, new: Deployed, placed: Placement) -> list[str]:
@@ -340,6 +353,8 @@ class Installation:
                 self.serving.reload_and_verify(
                     self.configuration, promises, Purpose.INSTALLED
                 )
+        if proposal.strict:
+            self._verify_refusals()
         self.tables.databases.discard_backups()
         try:
             self.renewals.renew_others([proposal.lineage])
@@ -349,6 +364,12 @@ class Installation:
             files.discard_backup(proposal.path)
         if proposal.policies:
             self.outbound.finish(proposal.policies)
+
+    def _verify_refusals(self) -> None:
+        chain = [each.leaf for each in self.inventory.default()]
+        asked = refusals.questions(self.configuration, chain)
+        with signals.interruptible():
+            self.serving.verify_refusals(self.configuration, list(asked))
 
     def undo(self) -> list[Path]:
         """Restore the bundle that `apply` replaced, once certbot restored the rest.

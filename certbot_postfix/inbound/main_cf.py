@@ -27,7 +27,7 @@ from certbot_postfix.postfix.decisions import (
     Remove,
     applied,
 )
-from certbot_postfix.postfix.profiles import intermediate
+from certbot_postfix.postfix.profiles import intermediate, internet_nl
 from certbot_postfix.postfix.services import reads
 from certbot_postfix.tls.certificates import Certificate, covers, listed
 
@@ -70,6 +70,8 @@ def _raised(
         yield from tls_levels.raise_client(configuration, client)
     if profile is Profile.INTERMEDIATE:
         yield from intermediate.intermediate(configuration)
+    if profile is Profile.INTERNET_NL:
+        yield from internet_nl.internet_nl(configuration)
 
 
 def lost(
@@ -143,6 +145,8 @@ def overridden(
     levels = {"smtpd_tls_security_level"}
     if profile is Profile.INTERMEDIATE:
         levels |= set(intermediate.GOVERNED)
+    if profile is Profile.INTERNET_NL:
+        levels |= set(internet_nl.GOVERNED)
 
     def as_strict(name: str, value: str) -> bool:
         there = applied(configuration, [Change(name, None, value, "")])

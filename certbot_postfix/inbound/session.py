@@ -28,6 +28,7 @@ from certbot_postfix.outbound.collect import Policies, Refreshed
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix.configuration import Configuration, names
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import lock
 
@@ -209,9 +210,10 @@ class Deployment:
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs may have left."""
-        maps = (self.tables.path, self.outbound.path)
+        other = self.postfix.directory / internet_nl.NAME
+        ours = (self.tables.path, self.outbound.path, other)
         places = directories(self.bundles)
-        transaction.remove_leftovers(self.postfix, places, self.staging, *maps)
+        transaction.remove_leftovers(self.postfix, places, self.staging, *ours)
 
     def undo(self) -> None:
         """Restore the bundle that was replaced, once certbot restored the rest."""

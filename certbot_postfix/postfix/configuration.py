@@ -48,7 +48,8 @@ class Configuration:
 
     *defaults* are those of the running version, so its keys are the parameters that
     exist; *explicit* is what main.cf says, word by word; *values* is what is in force,
-    with each ``$name`` expanded.
+    with each ``$name`` expanded.  *openssl_conf* is the system's, if it has settings of
+    TLS.
     """
 
     directory: Path
@@ -58,6 +59,7 @@ class Configuration:
     services: tuple[Service, ...]
     tls_library: str = ""
     ca_bundle: Path | None = None
+    openssl_conf: Path | None = None
 
     @property
     def certbot_options(self) -> list[str]:

@@ -19,7 +19,7 @@ from certbot_postfix.errors import (
 from certbot_postfix.postfix import postconf, postmap, processes
 from certbot_postfix.postfix.configuration import Configuration, version
 from certbot_postfix.postfix.manager import Manager
-from certbot_postfix.system import files
+from certbot_postfix.system import files, openssl_conf
 from certbot_postfix.system.programs import NO_REASON, TIMEOUT, Done, complaints, run
 
 OLDEST = (2, 11)
@@ -86,6 +86,7 @@ class Postfix:
             ),
             tls_library=self._tls_library(version(defaults["mail_version"])),
             ca_bundle=_ca_bundle(),
+            openssl_conf=openssl_conf.with_settings(),
         )
 
     def read_again(self, configuration: Configuration) -> Configuration:

@@ -27,7 +27,14 @@ from certbot_postfix.tls import baseline
 from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.probe import LEAST, Question
 from certbot_postfix.tls.rejections import hint, limited, tolerable, unverified
-from certbot_postfix.tls.verification import CLIENTS, Failure, clauses, told, verify
+from certbot_postfix.tls.verification import (
+    CLIENTS,
+    Failure,
+    clauses,
+    told,
+    told_refused,
+    verify,
+)
 
 logger = named_logger(__name__)
 
@@ -273,6 +280,26 @@ class Serving:
                 self.say(_sampled(sample, promises))
         elif purpose is Purpose.UNDONE:
             self.say("The previous configuration was restored.")
+
+    def verify_refusals(
+        self, configuration: Configuration, asked: Collection[Question]
+    ) -> None:
+        """Return when each offer in *asked* is refused, and the rest is answered.
+
+        One who did not answer before, nor lets this client in, is not asked.
+        """
+        if not (self.ran and self.timeout):
+            return  # as was said
+        purpose = Purpose.INSTALLED
+        must, _ = questions.parted(asked, configuration, self.baseline, purpose)
+        must = [each for each in must if each.offer or each.key_type]
+        unsure = self._demand(must, configuration, self.timeout, purpose)
+        if unsure:
+            logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))
+        skipped = {failure.question for failure in unsure}
+        refused = [each for each in must if each.offer and each not in skipped]
+        if refused:
+            self.say(told_refused(refused))
 
     def _demand(
         self,

@@ -78,6 +78,13 @@ class Dialogue:
             self._send("QUIT")
             self._reply()
 
+    def receive(self, size: int) -> bytes:
+        """Return exactly *size* bytes of what is no dialogue any more."""
+        while len(self._received) < size:
+            self._more(size - len(self._received))
+        found, self._received = self._received[:size], self._received[size:]
+        return found
+
     def left(self) -> float:
         """Return how many seconds are left; raise `TimeoutError` if none are."""
         left = self.deadline - time.monotonic()
@@ -116,14 +123,17 @@ class Dialogue:
 
     def _line(self) -> bytes:
         while b"\n" not in self._received:
-            self.connection.settimeout(self.left())
-            received = self.connection.recv(min(4096, self._space))
-            if not received:
-                raise ConnectionError("the connection was closed")
-            self._received += received
-            self._space -= len(received)
-            if not self._space:
-                self.greeted = True
-                raise ReplyError("its reply does not end", refused=False)
+            self._more(4096)
         line, _, self._received = self._received.partition(b"\n")
         return line
+
+    def _more(self, size: int) -> None:
+        self.connection.settimeout(self.left())
+        received = self.connection.recv(min(size, self._space))
+        if not received:
+            raise ConnectionError("the connection was closed")
+        self._received += received
+        self._space -= len(received)
+        if not self._space:
+            self.greeted = True
+            raise ReplyError("its reply does not end", refused=False)

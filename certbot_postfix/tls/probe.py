@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from certbot_postfix.errors import (
+    AcceptedError,
     CertificateError,
     OtherCertificateError,
     ProgramError,
@@ -22,6 +23,7 @@ from certbot_postfix.errors import (
 )
 from certbot_postfix.system.hostnames import a_labels, is_host
 from certbot_postfix.system.programs import run
+from certbot_postfix.tls import hello
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.dialogue import LITERAL, Dialogue, ReplyError
 from certbot_postfix.tls.endpoints import Endpoint
@@ -43,7 +45,7 @@ _NO_EHLO = ("500", "502")
 
 # Which types of key the cipher suites of TLS 1.2 tell apart, and what openssl(1) calls
 # the signatures of each; those of EdDSA have the name of the key.
-_BY_CIPHER = ("RSA", "ECDSA")
+BY_CIPHER = ("RSA", "ECDSA")
 _SIGNATURES = {
     "RSA": "RSA-PSS+SHA256:RSA-PSS+SHA384:RSA-PSS+SHA512:RSA+SHA256",
     "ECDSA": "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512",
@@ -55,8 +57,8 @@ class Question:
     """One handshake to be made: where, and with which server name, if any.
 
     It should be answered by one of *expected*; if there is none, any will do.  With
-    *key_type*, a server with keys of several types is asked for that one.  Without
-    *tls*, any sign of life will do.
+    *key_type*, a server with keys of several types is asked for that one, with TLS 1.2.
+    Without *tls*, any sign of life will do.  All of an *offer* is to be refused.
     """
 
     endpoint: Endpoint
@@ -64,6 +66,7 @@ class Question:
     expected: tuple[Certificate, ...] = ()
     key_type: str = ""
     tls: bool = True
+    offer: hello.Offer | None = None
 
     def __str__(self) -> str:
         return f"{self.endpoint}" + (
@@ -135,6 +138,17 @@ def _handshake_fails(question: Question, dialogue: Dialogue) -> str:
     return ""
 
 
+def _accepted(question: Question, offer: hello.Offer, timeout: float) -> str:
+    """Return what the service accepts of *offer*, empty if it refuses all of it."""
+    with _dialogue(question, timeout) as dialogue:
+        if not question.endpoint.implicit:
+            dialogue.begin()
+            dialogue.start_tls()
+        dialogue.connection.settimeout(dialogue.left())
+        dialogue.connection.sendall(offer.hello())
+        return hello.accepted(offer, dialogue.receive)
+
+
 @contextlib.contextmanager
 def _dialogue(question: Question, timeout: float) -> Iterator[Dialogue]:
     endpoint, greeted = question.endpoint, False
@@ -187,6 +201,11 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
         return error if isinstance(error, UnansweredError) else None
     expected, end = question.expected, time.monotonic() + timeout
     try:
+        if question.offer:
+            taken = _accepted(question, question.offer, timeout)
+            return (
+                AcceptedError(f"{question}: {taken}", reason=taken) if taken else None
+            )
         seen = look(question, timeout=timeout).leaf
         wanted = {certificate.key_type for certificate in expected}
         if len(wanted) == 1 and seen.key_type not in wanted:
@@ -201,7 +220,7 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
 
 def _of_type(question: Question, key_type: str, end: float) -> Certificate | None:
     """Return the leaf that a server with several presents for *key_type*."""
-    if key_type in _BY_CIPHER:
+    if key_type in BY_CIPHER:
         with contextlib.suppress(ProofError):  # it may speak nothing but TLS 1.3
             timeout = max(end - time.monotonic(), SHORT)
             return look(replace(question, key_type=key_type), timeout=timeout).leaf

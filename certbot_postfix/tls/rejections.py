@@ -6,7 +6,7 @@ Our own clients count, too, where Postfix limits them.  Raises nothing.
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from certbot_postfix.errors import RefusedError, UnansweredError
+from certbot_postfix.errors import AcceptedError, RefusedError, UnansweredError
 from certbot_postfix.tls.dialogue import LIMITED
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
@@ -80,6 +80,12 @@ def hint(failures: list[Failure]) -> str:
         for failure in failures
         if isinstance(failure.error, RefusedError)
     }
+    if any(isinstance(failure.error, AcceptedError) for failure in failures):
+        return (
+            "what excludes it is not in force there: is it overridden, or does OpenSSL"
+            " not know all that its configuration names? --postfix-tls-profile"
+            " intermediate does without it"
+        )
     if not refusals:
         return 'look for "disabling TLS support" or "fatal" in the mail log'
     signs = ("421 ", LIMITED, NEW_TLS)

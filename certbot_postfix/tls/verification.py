@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from certbot_postfix.errors import (
+    AcceptedError,
     OtherCertificateError,
     ProofError,
     RefusedError,
@@ -171,12 +172,17 @@ def _clause(kind: type, reason: str, questions: list[Question]) -> str:
         return f"{places(endpoints)} did not answer: {reason}"
     if kind is RefusedError:
         return f"{places(endpoints)} rejected the test connection: {reason}"
+    if kind is AcceptedError:
+        several = len({endpoint.service for endpoint in endpoints}) > 1
+        return f"{places(endpoints)} {'accept' if several else 'accepts'} {reason}"
     clients = {each.server_name or "" for each in questions}
     to = (
         ""
         if "" in clients
         else f" to clients requesting {enumerated(sorted(clients), most=NAMES)}"
     )
+    if types := sorted({each.key_type for each in questions} - {""}):
+        to += f" to clients of TLS 1.2 that know {' or '.join(types)} only"
     if kind is OtherCertificateError:
         return f"{presenting(endpoints)} {reason}{to}"
     return f"{presenting(endpoints)} no certificate{to}: {reason}"
@@ -221,6 +227,20 @@ def told(verified: list[Question]) -> str:
         clients = f" to clients requesting {some(names)}" if several else ""
         served.setdefault(where, []).append(f"{expected}{clients}")
     parts = (f"{where} {', '.join(each)}" for where, each in served.items())
+    return f"Verified: {'; '.join(parts)}."
+
+
+def told_refused(verified: list[Question]) -> str:
+    """Say who refused what."""
+    where: dict[str, list[Endpoint]] = {}
+    for one in verified:
+        where.setdefault(str(one.offer), []).append(one.endpoint)
+    alike: dict[str, list[str]] = {}
+    for offer, endpoints in where.items():
+        several = len({endpoint.service for endpoint in endpoints}) > 1
+        subject = f"{places(endpoints)} {'refuse' if several else 'refuses'}"
+        alike.setdefault(subject, []).append(offer)
+    parts = (f"{who} {enumerated(what)}" for who, what in alike.items())
     return f"Verified: {'; '.join(parts)}."
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import re
 import smtplib
 import ssl
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -102,6 +104,38 @@ def everywhere(
         for service, client in roads
     }
     return shown
+
+
+def negotiate(
+    postfix: PrivatePostfix, service: str, *args: str, client: str = LOOPBACK
+) -> str:
+    """Return protocol and cipher of a handshake of OpenSSL's, empty if it fails.
+
+    It comes from the address *client*.
+    """
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"{LOOPBACK}:{postfix.ports[service]}",
+        "-bind",
+        f"{client}:0",
+    ]
+    if service != "submissions":
+        command += ["-starttls", "smtp"]
+    done = subprocess.run(
+        [*command, *args],
+        check=False,
+        input="QUIT\r\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    found = re.search(r"^New, .*Cipher is (\S+)$", done.stdout, re.MULTILINE)
+    if not found or found[1] == "(NONE)":
+        return ""
+    protocol = re.search(r"^\s+Protocol\s+: (\S+)$", done.stdout, re.MULTILINE)
+    return f"{protocol[1] if protocol else 'TLSv1.3'} {found[1]}"
 
 
 class Mail(threading.Thread):

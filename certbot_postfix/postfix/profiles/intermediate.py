@@ -20,11 +20,20 @@ def intermediate(configuration: Configuration) -> Iterator[Decision]:
     ssl-config-generator and its template for Postfix.
     """
     for decision in (
-        *_protocols(configuration, "smtpd_tls_mandatory_protocols"),
-        *_protocols(configuration, "smtpd_tls_protocols"),
-        *_grade(configuration, "smtpd_tls_mandatory_ciphers"),
+        *beside_ciphers(configuration),
         *_list(configuration, "tls_medium_cipherlist", _CIPHERS, ":"),
         *_preference(configuration),
+    ):
+        if decision.name in configuration.defaults:
+            yield decision
+
+
+def beside_ciphers(configuration: Configuration) -> Iterator[Decision]:
+    """Apply all of it but the list of ciphers, which binds the SMTP client as well."""
+    for decision in (
+        *_protocols(configuration, "smtpd_tls_mandatory_protocols"),
+        *_protocols(configuration, "smtpd_tls_protocols"),
+        *grade(configuration, "smtpd_tls_mandatory_ciphers"),
         *_curves(configuration),
         *_yes_wanted(configuration, "smtpd_tls_auth_only", "no password in clear text"),
         *_yes_wanted(configuration, "smtpd_tls_received_header", "TLS is visible"),
@@ -37,15 +46,14 @@ def intermediate(configuration: Configuration) -> Iterator[Decision]:
 
 
 # What the profile intermediate sets for services.
-GOVERNED = (
+BESIDE_CIPHERS = (
     "smtpd_tls_mandatory_protocols",
     "smtpd_tls_protocols",
     "smtpd_tls_mandatory_ciphers",
-    "tls_medium_cipherlist",
-    "tls_preempt_cipherlist",
     "tls_eecdh_auto_curves",
     "smtpd_tls_auth_only",
 )
+GOVERNED = (*BESIDE_CIPHERS, "tls_medium_cipherlist", "tls_preempt_cipherlist")
 
 
 _GUIDELINE = "Mozilla intermediate 6.0"
@@ -106,6 +114,12 @@ def protocols(value: str) -> frozenset[str] | None:
     return frozenset((included or set(_VERSIONS)) - excluded)
 
 
+def only_modern(value: str) -> bool:
+    """Whether *value* enables nothing older than TLS 1.2."""
+    enabled = protocols(value)
+    return enabled is not None and enabled <= _MODERN
+
+
 def _numbered(text: str) -> str | None:
     """Return the version that a bound means by OpenSSL's hexadecimal number."""
     found = re.fullmatch(r"(?:0x)?0?30([0-4])", text, re.IGNORECASE)
@@ -127,7 +141,8 @@ def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:
         yield change(configuration, name, new, _GUIDELINE)
 
 
-def _grade(configuration: Configuration, name: str) -> Iterator[Decision]:
+def grade(configuration: Configuration, name: str) -> Iterator[Decision]:
+    """Raise the cipher grade *name* to medium."""
     value = configuration.value(name)
     if value.lower() not in _GRADES:
         yield Kept(name, value, "not a cipher grade that is known")
@@ -157,16 +172,16 @@ def _curves(configuration: Configuration) -> Iterator[Decision]:
         return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
     # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.9, Postfix looks names up in a
     # table that has no hybrid, and would warn of it in each process.
-    if configuration.version >= (3, 10) and _openssl(configuration) >= (3, 5):
+    if configuration.version >= (3, 10) and openssl(configuration) >= (3, 5):
         yield from _list(configuration, name, (_HYBRID, *_CURVES), ":")
     else:
         yield from _list(configuration, name, _CURVES, " ")
 
 
-def _openssl(configuration: Configuration) -> tuple[int, ...]:
-    words = configuration.tls_library.split()
-    number = words[1] if words[:1] == ["OpenSSL"] and len(words) > 1 else "0"
-    return tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+def openssl(configuration: Configuration) -> tuple[int, ...]:
+    """Return the version of the OpenSSL that Postfix runs with, empty if unknown."""
+    found = re.match(r"OpenSSL (\d+)\.(\d+)\.(\d+)", configuration.tls_library)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _preference(configuration: Configuration) -> Iterator[Decision]:

@@ -1,0 +1,166 @@
+"""The profile internet-nl: what it writes, and what it says."""
+
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.inbound import main_cf
+from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix.profiles import internet_nl
+from certbot_postfix.system import openssl_conf
+from tests.test_rules import SERVED, changes, configured
+
+FILE = "/etc/postfix/certbot_openssl.cnf"
+EXCLUDED = "aNULL, kRSA, kDHE, AESCCM8, ARIA, CAMELLIA, SHA1, SHA256, SHA384"
+
+
+def decide(explicit=None, **facts):
+    return list(internet_nl.internet_nl(configured(explicit, **facts)))
+
+
+def noted(explicit=None, key_types=("ECDSA", "RSA"), **facts) -> str:
+    configuration = configured(explicit, **facts)
+    decisions = internet_nl.internet_nl(configuration)
+    return "\n".join(internet_nl.notes(configuration, decisions, key_types))
+
+
+@pytest.mark.parametrize(
+    ("release", "openssl", "more"),
+    [
+        ("3.4.29", "1.1.1", {}),
+        ("3.7.11", "1.1.0", {}),
+        ("3.7.11", "3.0.17", {"tls_config_file": FILE}),
+        ("3.8.6", "3.0.17", {"tls_config_file": FILE, "tls_ffdhe_auto_groups": ""}),
+        ("3.10.2", "3.5.0", {"tls_config_file": FILE, "tls_ffdhe_auto_groups": ""}),
+    ],
+)
+def test_it_is_intermediate_with_exclusions_in_place_of_the_list_that_binds_the_client(
+    release, openssl, more
+):
+    configuration = configured(release=release, openssl=openssl)
+    intermediate, found = (
+        changes(main_cf.decide(configuration, SERVED, profile, ClientLevel.MAY))
+        for profile in (Profile.INTERMEDIATE, Profile.INTERNET_NL)
+    )
+
+    del intermediate["tls_medium_cipherlist"]
+    assert found == intermediate | {"smtpd_tls_exclude_ciphers": EXCLUDED} | more
+
+
+@pytest.mark.parametrize(
+    ("value", "new"),
+    [
+        pytest.param("", EXCLUDED, id="none"),
+        pytest.param("MD5, aNULL", f"MD5, {EXCLUDED}", id="some"),
+        pytest.param("RC4:3DES", f"RC4:3DES, {EXCLUDED}", id="other separators"),
+        pytest.param("$mine", f"$mine, {EXCLUDED}", id="by another name"),
+        pytest.param(EXCLUDED.replace(", ", " "), None, id="already so"),
+        pytest.param(f"RC4 {EXCLUDED}", None, id="more"),
+    ],
+)
+def test_the_exclusions_of_the_administrator_stay_in_their_words(value, new):
+    explicit = {"smtpd_tls_exclude_ciphers": value, "mine": "RC4"}
+
+    assert changes(decide(explicit)).get("smtpd_tls_exclude_ciphers") == new
+
+
+@pytest.mark.parametrize(
+    ("explicit", "facts"),
+    [
+        pytest.param({"tls_config_file": "/own.cnf"}, {}, id="a file"),
+        pytest.param({"tls_config_file": "none"}, {}, id="none"),
+        pytest.param({"tls_config_name": "mine"}, {}, id="a name"),
+        pytest.param({}, {"openssl_conf": Path("/etc/ssl/openssl.cnf")}, id="system's"),
+    ],
+)
+def test_a_configuration_of_openssl_that_is_there_is_kept_and_told(explicit, facts):
+    decisions = decide(explicit, **facts)
+
+    assert "tls_config_file" not in changes(decisions)
+    (told,) = [str(each) for each in decisions if each.name == "tls_config_file"]
+    assert "keeping " in told
+    assert "signatures with SHA-1" in told
+
+
+@pytest.mark.parametrize(
+    ("release", "openssl", "told"),
+    [
+        ("3.4.29", "1.1.1", "Postfix 3.4.29 has no tls_config_file"),
+        ("3.7.11", "1.1.0", "tls_config_file needs OpenSSL 1.1.1"),
+    ],
+)
+def test_what_an_old_postfix_cannot_is_said(release, openssl, told):
+    text = noted(release=release, openssl=openssl)
+
+    assert told in text
+    assert "signatures with SHA-1 remain accepted" in text
+
+
+@pytest.mark.parametrize(
+    ("key_types", "advice"),
+    [
+        (["RSA"], "Exchange on Windows Server 2012 R2"),
+        (["ECDSA"], "have an RSA certificate served beside it"),
+        (["ECDSA", "RSA"], None),
+    ],
+)
+def test_it_says_who_is_shut_out_and_which_second_key_helps(key_types, advice):
+    text = noted(key_types=key_types)
+
+    assert "nothing newer than TLS 1.1, only signatures with SHA-1" in text
+    assert text.count("served beside it") == bool(advice)
+    assert (advice or "") in text
+
+
+def test_once_it_is_in_force_it_says_no_more():
+    configuration = configured(changes(decide()))
+
+    assert list(internet_nl.internet_nl(configuration)) == []
+    assert not list(internet_nl.notes(configuration, (), ["RSA"]))
+
+
+# The system's openssl.cnf
+
+PLAIN = """\
+HOME = .
+openssl_conf = openssl_init
+[openssl_init]
+providers = provider_sect
+[provider_sect]
+default = default_sect
+[ default_sect ] # activate = 1
+[ req ]
+default_bits = 2048
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        pytest.param("", False, id="nothing"),
+        pytest.param(PLAIN, False, id="as OpenSSL has it"),
+        pytest.param(
+            "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n"
+            "[c]\nCipherString = DEFAULT:@SECLEVEL=2\n",
+            False,
+            id="as Ubuntu has it",
+        ),
+        pytest.param(
+            "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n"
+            "[c]\nCipherString = DEFAULT:@SECLEVEL=2\nMinProtocol = TLSv1.2\n",
+            True,
+            id="a protocol",
+        ),
+        pytest.param(f"{PLAIN}[c]\n.include = /x\n", True, id="a policy of Fedora's"),
+        pytest.param(f".include /x\n{PLAIN}", True, id="another file"),
+        pytest.param(
+            PLAIN.replace("default = d", "fips = d"), True, id="another provider"
+        ),
+        pytest.param(
+            PLAIN.replace("providers", "engines"), True, id="something unknown"
+        ),
+        pytest.param("[a\n", True, id="not readable"),
+    ],
+)
+def test_it_is_seen_whether_the_system_has_settings_of_tls(text, has):
+    assert openssl_conf.has_settings(text) == has
