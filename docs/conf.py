@@ -15,10 +15,14 @@ language = "en"
 
 exclude_patterns = ["examples"]
 nitpicky = True
+highlight_language = "none"
 smartquotes = False  # they would turn -- into a dash
 
 html_theme = "alabaster"
-html_theme_options = {"description": "Postfix plugin for certbot", "page_width": "64em"}
+html_theme_options = {
+    "description": "Postfix plugin for certbot",
+    "page_width": "1180px",
+}
 html_show_copyright = False
 html_show_sourcelink = False
 
