@@ -31,7 +31,7 @@ from tests.lab import (
     install_lineage,
     renew_lineage,
 )
-from tests.lab.machine import LOOPBACK, wait_until
+from tests.lab.machine import LOOPBACK, PATIENCE, wait_until
 from tests.lab.postfix import SERVICES, snapshot
 
 pytestmark = pytest.mark.postfix
@@ -404,8 +404,7 @@ def test_a_second_certbot_waits_its_turn(
             "--cert-name",
             NAME,
             *options(postfix),
-            "--postfix-ctl",
-            disturbed,
+            *("--postfix-ctl", disturbed, "--postfix-verify-timeout", str(PATIENCE)),
         ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -421,7 +420,7 @@ def test_a_second_certbot_waits_its_turn(
         assert postfix.main_cf.read_bytes() == main_cf
     finally:
         leave.touch()
-        printed, _ = first.communicate(timeout=60)
+        printed, _ = first.communicate(timeout=2 * PATIENCE)
     assert done.returncode == 1
     if directories == "same":
         assert "Another instance of Certbot is already running" in told(done)

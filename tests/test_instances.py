@@ -24,7 +24,7 @@ from tests.lab import (
     renew_lineage,
 )
 from tests.lab.instances import FIRST, CertbotInside, Family, Instance, obstacle
-from tests.lab.machine import wait_until
+from tests.lab.machine import PATIENCE, wait_until
 from tests.lab.postfix import SERVICES, snapshot
 from tests.lab.scene import Scene, impose
 
@@ -167,7 +167,8 @@ class Pair:
 
     def deploy(self, name: str = NAME, at: PrivatePostfix | None = None) -> Done:
         """Run ``certbot-postfix deploy``."""
-        return self.command("deploy", "--cert-name", name, at=at)
+        patiently = ("--verify-timeout", str(PATIENCE))
+        return self.command("deploy", "--cert-name", name, *patiently, at=at)
 
 
 def _names(lineage: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from tests.lab import (
     install_lineage,
     renew_lineage,
 )
-from tests.lab.machine import LOOPBACK, LabError, wait_until
+from tests.lab.machine import LOOPBACK, PATIENCE, LabError, wait_until
 from tests.lab.pki import generate_key
 from tests.lab.postfix import snapshot
 
@@ -728,7 +728,7 @@ def test_no_connection_is_logged_as_lost(site):
     site.postfix.start()
     before = site.postfix.log()
 
-    site.examine()
+    site.examine(PATIENCE)
 
     def since() -> str:
         return site.postfix.log().removeprefix(before)

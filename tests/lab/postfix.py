@@ -55,6 +55,8 @@ data_directory = {base}/data
 maillog_file = {base}/maillog
 maillog_file_prefixes = {base}
 local_transport = discard:
+# Where a test takes files away, no process ends that could not start again.
+max_idle = 1h
 default_transport = error:this Postfix sends no mail
 """
 
