@@ -12,6 +12,7 @@ import certbot_postfix
 from certbot_postfix.command_line import ATTEND, Parser, declare_common, say
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import commands as inbound
+from certbot_postfix.inbound import plan_commands as plan
 from certbot_postfix.outbound import commands as outbound
 from certbot_postfix.status import commands as status
 
@@ -85,6 +86,7 @@ def parser() -> Parser:
         help="print the version",
     )
     commands = parser.add_commands("COMMAND")
+    plan.declare(commands)
     inbound.declare(commands)
     status.declare(commands)
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)

@@ -158,3 +158,27 @@ def declare_timeout(command: argparse.ArgumentParser) -> None:
         help="seconds to wait for every service to present the certificate; 0 skips"
         " verification (default: %(default)s)",
     )
+
+
+def declare_confirmation(command: argparse.ArgumentParser) -> None:
+    """Declare how a command is kept from asking: as certbot is."""
+    command.add_argument(
+        "-n",
+        "--non-interactive",
+        action="store_true",
+        help="do not ask, as without a terminal",
+    )
+
+
+def confirm(question: str, arguments: argparse.Namespace) -> None:
+    """Ask *question* on a terminal; raise `Error` on a no."""
+    if arguments.non_interactive or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    answer = ""
+    while answer not in ("y", "yes", "n", "no"):
+        try:
+            answer = input(f"{question} (Y)es/(N)o: ").strip().lower()
+        except EOFError:
+            answer = "no"
+    if answer in ("n", "no"):
+        raise Error("Cancelled. No changes were made.")

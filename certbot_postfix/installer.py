@@ -11,6 +11,7 @@ DEPLOYING   deploy_cert()                   serve       0
 WRITTEN     save() finished a checkpoint    serve       n
 UNDONE      files were restored             restored    n
 RENEWED     renew_deploy()                  -           n
+UNCHANGED   there was nothing to roll back  -           n
 
 *refresh* brings all that is deployed up to date, *serve* verifies what was installed,
 *restored* verifies what was there before.  After a failed deployment certbot rolls the
@@ -63,6 +64,7 @@ class Phase(enum.Enum):
     WRITTEN = enum.auto()
     UNDONE = enum.auto()
     RENEWED = enum.auto()
+    UNCHANGED = enum.auto()
 
 
 class Installer(common.Installer):
@@ -232,7 +234,7 @@ class Installer(common.Installer):
             if self._proposal:
                 self._ready.installation.serve(self._proposal)
                 self._warn_if_not_deployed(self._proposal.path.stem)
-        elif phase is not Phase.RENEWED:
+        elif phase not in (Phase.RENEWED, Phase.UNCHANGED):
             self._ready.refresh()
 
     def _warn_if_not_deployed(self, name: str) -> None:
@@ -380,8 +382,12 @@ class Installer(common.Installer):
         count = int(rollback)
         if self._phase is Phase.RECOVERED:
             count -= 1  # what was interrupted was the newest
+        newest_first = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
+        if self._phase is Phase.READY and not newest_first[:count]:
+            super().rollback_checkpoints(count)  # says so
+            self._phase = Phase.UNCHANGED
+            return
         if self._phase is not Phase.DEPLOYING:
-            newest_first = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
             self._ready.rollback.restore(newest_first[:count])
             super().rollback_checkpoints(count)
         self._undo()

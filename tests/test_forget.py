@@ -24,6 +24,7 @@ from tests.lab.scene import (
     succeeded,
     told,
 )
+from tests.lab.terminal import converse
 
 pytestmark = pytest.mark.postfix
 
@@ -79,9 +80,12 @@ def test_one_of_two_default_certificates_is_forgotten(both):
 def test_the_only_default_certificate_is_replaced_by_certbot_s_own_files(shop):
     shown = everywhere(shop.postfix)
 
-    diff = forget(shop, NAME)
+    done = shop.command("forget", NAME)
 
-    lineage = shop.live(NAME)
+    lineage, diff = shop.live(NAME), done.stdout
+    assert done.returncode == 3
+    assert f"read certbot's own files in {lineage.fullchain.parent}" in done.stderr
+    assert "certbot reconfigure --cert-name" in done.stderr
     assert f"\n+smtpd_tls_chain_files = {lineage.key}, {lineage.fullchain}\n" in diff
     assert NAME not in shop.table
     assert everywhere(shop.postfix) == everywhere(shop.postfix, NAME) == shown
@@ -130,6 +134,47 @@ def test_a_bundle_that_a_service_names_by_hand_is_not_forgotten(own):
     assert f"{bundle} is named by {entry} in master.cf" in told(done)
     assert own.postfix.snapshot() == before
     assert bundle.exists()
+
+
+# At a terminal
+
+
+def at_a_terminal(
+    scene: Scene, *words: str, answers: tuple[str, ...]
+) -> tuple[str, int]:
+    """Run ``certbot-postfix WORDS``; return what is shown, and the exit status."""
+    return converse(scene.argv(*words), scene.certbot.environment, *answers)
+
+
+def test_what_would_be_forgotten_is_shown_and_asked_for(shop):
+    before, reloads = shop.postfix.snapshot(), shop.reloads
+    bundle = shop.certbot.bundle("shop")
+
+    shown, status = at_a_terminal(shop, "forget", "shop", answers=("what?", "no"))
+
+    assert status == 1
+    question = "Apply these changes and reload Postfix? (Y)es/(N)o: "
+    diff, again, end = shown.split(question)
+    assert f"\n-{SHOP[0]} {bundle}\n" in diff
+    assert again == "what?\n"
+    assert end == "no\ncertbot-postfix: error: Cancelled. No changes were made.\n"
+    assert shop.postfix.snapshot() == before
+    assert bundle.exists()
+    assert shop.reloads == reloads
+
+    shown, status = at_a_terminal(shop, "forget", "shop", answers=("y",))
+
+    assert status == 0
+    assert shown.startswith(diff + question)
+    assert not bundle.exists()
+
+
+def test_nothing_is_asked_at_a_terminal_with_n(shop):
+    shown, status = at_a_terminal(shop, "forget", "-n", "shop", answers=())
+
+    assert status == 0
+    assert "(Y)es/(N)o" not in shown
+    assert not shop.certbot.bundle("shop").exists()
 
 
 def other_names(scene: Scene) -> None:

@@ -35,6 +35,20 @@ def test_a_rollback_to_a_lineage_that_was_forgotten_deploys_its_newest_certifica
     assert everywhere(shop.postfix, "any.example.com") == newest(shop, NAME)
 
 
+def test_a_rollback_after_the_lineage_was_forgotten_speaks_of_no_accident(shop):
+    before = shop.postfix.snapshot()
+    shop.lineage("wild", "*.example.com")
+    succeeded(shop.install("wild"))
+    forget(shop, "wild")
+
+    done = shop.certbot("rollback", *options(shop.postfix))
+
+    succeeded(done)
+    assert "unexpectedly" not in told(done)
+    assert "Could not be found" not in told(done)
+    assert shop.postfix.snapshot() == before
+
+
 def test_a_rollback_to_a_lineage_that_is_gone_is_refused_before_anything_is_done(shop):
     shop.lineage("wild", "*.example.com")
     succeeded(shop.install("wild"))

@@ -1,13 +1,8 @@
 """The story that users live through, with real programs from end to end."""
 
 import json
-import os
-import pty
 import re
-import select
 import shutil
-import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +21,7 @@ from tests.lab.clients import negotiate
 from tests.lab.machine import LOOPBACK
 from tests.lab.postfix import SERVICES, snapshot
 from tests.lab.scene import identity, options
+from tests.lab.terminal import converse
 
 pytestmark = pytest.mark.postfix
 
@@ -223,7 +219,7 @@ def test_a_renewal_keeps_what_an_administrator_added_meanwhile(postfix, certbot)
 # At a terminal
 
 
-def converse(
+def at_a_terminal(
     certbot: Certbot,
     postfix: PrivatePostfix,
     answer: str,
@@ -236,44 +232,7 @@ def converse(
     """
     argv = certbot.argv("install", "--cert-name", NAME, *options(postfix), *more)
     argv.remove("-n")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        argv,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=certbot.environment,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
-        shown = _read(ours, until=b"(Y)es/(N)o: ")
-        meanwhile()
-        os.write(ours, answer.encode() + b"\n")
-        shown += _read(ours)
-        status = process.wait(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    return shown.decode().replace("\r\n", "\n"), status
-
-
-def _read(terminal: int, until: bytes | None = None) -> bytes:
-    """Return what appears on *terminal*, up to *until* or the end of all programs."""
-    shown, deadline = b"", time.monotonic() + 30
-    while until is None or until not in shown:
-        ready, _, _ = select.select([terminal], [], [], deadline - time.monotonic())
-        assert ready, shown
-        try:
-            new = os.read(terminal, 4096)
-        except OSError:  # EIO: nobody holds the other side any more
-            new = b""
-        if not new:
-            assert until is None, shown
-            return shown
-        shown += new
-    return shown
+    return converse(argv, certbot.environment, answer, meanwhile=meanwhile)
 
 
 def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, authority):
@@ -281,14 +240,17 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
     before, snake_oil = postfix.snapshot(), served(postfix)
     main_cf = identity(postfix.main_cf)
 
-    shown, status = converse(certbot, postfix, "n")
+    shown, status = at_a_terminal(certbot, postfix, "n")
 
     assert status == 1
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
     # Nothing is said of the overrides that Debian's submission has.
     first = [line for line in shown.splitlines() if line and "debug log" not in line]
     assert first[1] == f"--- {postfix.main_cf}"
-    assert "Cancelled. No changes were made" in shown
+    assert (
+        "Cancelled. No changes were made.\n"
+        f"Hint: to install it later: certbot install -i postfix --cert-name {NAME}"
+    ) in shown
     assert postfix.snapshot() == before
     assert identity(postfix.main_cf) == main_cf
     assert not certbot.bundle(NAME).exists()
@@ -299,7 +261,7 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
 def test_a_yes_at_the_terminal_deploys(postfix, certbot, authority):
     issued = lineage(certbot, authority)
 
-    shown, status = converse(certbot, postfix, "y")
+    shown, status = at_a_terminal(certbot, postfix, "y")
 
     assert status == 0
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
@@ -324,7 +286,7 @@ def test_a_certificate_and_policies_are_one_diff_and_one_question(
         assert now == before
         assert served(postfix) == snake_oil
 
-    shown, status = converse(
+    shown, status = at_a_terminal(
         *(certbot, postfix, answer, "--postfix-policy-list", str(listed)),
         meanwhile=nothing_has_changed,
     )
@@ -410,6 +372,20 @@ def test_a_rollback_works_while_postfix_is_stopped_and_does_not_start_it(
     assert not postfix.running
     postfix.start()
     assert served(postfix) == snake_oil
+
+
+def test_a_rollback_of_nothing_says_so_and_leaves_postfix_alone(postfix, certbot):
+    before, reloads = postfix.snapshot(), postfix.log().count("reload --")
+
+    done = certbot("rollback", *options(postfix))
+
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0
+    assert "rollback isn't available" in printed
+    assert "Restoring" not in printed
+    assert "Verif" not in printed
+    assert postfix.snapshot() == before
+    assert postfix.log().count("reload --") == reloads
 
 
 def test_two_deployments_are_undone_one_after_the_other(postfix, certbot, authority):

@@ -4,6 +4,7 @@ certbot finalises the one in progress when all is written, and undoes it when an
 fails before.  Keys never enter a checkpoint.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,9 @@ logger = named_logger(__name__)
 
 # The file in which certbot's checkpoint lists those that it restores.
 _LISTED = "FILEPATHS"
+
+# The file in which it lists those that it removes.
+_CREATED = "NEW_FILES"
 
 
 class Checkpoint(Protocol):
@@ -72,7 +76,21 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
                 _keep(path, kept)
         files.restore(path, saved)
     files.remove(checkpoint / _LISTED)
+    _keep_created(checkpoint / _CREATED)
     return changed
+
+
+def _keep_created(listed: Path) -> None:
+    """Leave in *listed* what there still is to be removed.
+
+    Of a file that is gone, as after `certbot-postfix forget`, certbot says that it was
+    probably shut down.
+    """
+    created = _lines(listed)
+    present = [name for name in created if os.path.lexists(name)]
+    if present != created:
+        text = "".join(f"{name}\n" for name in present)
+        files.replace(listed, text.encode(), mode=0o600)
 
 
 def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
@@ -85,7 +103,7 @@ def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
 
 def created_in(checkpoint: Path) -> list[Path]:
     """Return the files that a checkpoint of certbot removes."""
-    return [Path(name).resolve() for name in _lines(checkpoint / "NEW_FILES")]
+    return [Path(name).resolve() for name in _lines(checkpoint / _CREATED)]
 
 
 def notes_in(checkpoint: Path) -> list[str]:

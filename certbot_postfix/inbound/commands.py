@@ -1,44 +1,33 @@
-"""The commands ``certbot-postfix plan``, ``deploy`` and ``forget``."""
+"""The commands ``certbot-postfix deploy`` and ``forget``, and what `plan` shares."""
 
 import argparse
-import contextlib
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import options
 from certbot_postfix.command_line import (
-    ATTEND,
     CERTBOT,
     Commands,
+    confirm,
+    declare_confirmation,
     declare_timeout,
     require_root,
     say,
 )
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
 from certbot_postfix.inbound import bundles as places
-from certbot_postfix.inbound.imagined import KEY_TYPE, Imagined, choose
-from certbot_postfix.inbound.install import DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.outbound.collect import Collector
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.system import files
-from certbot_postfix.tls import certificates
 
 logger = named_logger(__name__)
 
 
 def declare(commands: Commands) -> None:
     """Declare the commands."""
-    _declare_plan(commands)
     _declare_deploy(commands)
     _declare_forget(commands)
 
@@ -56,44 +45,6 @@ def session(arguments: argparse.Namespace, *, timeout: float = 20) -> Deployment
     return Deployment(postfix, bundles, timeout=timeout, say=notify)
 
 
-def _declare_plan(commands: Commands) -> None:
-    plan = commands.add_parser(
-        "plan",
-        help="print the diff that `certbot install -i postfix` would apply",
-        description="Print the diff that `certbot install -i postfix` would apply to a"
-        " certificate that certbot has (--cert-name), or that `certbot run -i postfix`"
-        " would apply to one that it would obtain (-d), and write nothing. The other"
-        " options are those of certbot without --postfix-. Exit status 3: there is"
-        " something to do.",
-    )
-    _declare_name(plan)
-    plan.add_argument(
-        "-d",
-        metavar="NAME",
-        dest="domains",
-        action="extend",
-        type=lambda text: text.split(","),
-        help="name in a certificate that need not exist yet; can be repeated",
-    )
-
-    def add(name: str, **about: Any) -> None:
-        if name not in _OF_A_RUN:
-            plan.add_argument(f"--{name}", **about)
-
-    options.declare(add)
-    plan.set_defaults(command=_plan)
-
-
-# What is no part of a plan, or is named by another option.
-_OF_A_RUN = (
-    "config-dir",
-    "ctl",
-    "config-utility",
-    "verify-timeout",
-    "ignore-master-overrides",
-)
-
-
 def _declare_deploy(commands: Commands) -> None:
     deploy = commands.add_parser(
         "deploy",
@@ -102,7 +53,7 @@ def _declare_deploy(commands: Commands) -> None:
         " reads, reload it, and verify that the certificate is served, or undo. Nothing"
         " is done if Postfix does not use it. Its configuration is not edited.",
     )
-    _declare_name(deploy, " (default: that of $RENEWED_LINEAGE, which certbot sets)")
+    declare_name(deploy, " (default: that of $RENEWED_LINEAGE, which certbot sets)")
     declare_timeout(deploy)
     deploy.set_defaults(command=_deploy)
 
@@ -119,89 +70,19 @@ def _declare_forget(commands: Commands) -> None:
     forget.add_argument(
         "name", metavar="NAME", nargs="?", help="short for --cert-name NAME"
     )
-    _declare_name(forget)
+    declare_name(forget)
+    declare_confirmation(forget)
     declare_timeout(forget)
     forget.set_defaults(command=_forget)
 
 
-def _declare_name(command: argparse.ArgumentParser, default: str = "") -> None:
+def declare_name(command: argparse.ArgumentParser, default: str = "") -> None:
+    """Declare how a lineage is named."""
     command.add_argument(
         "--cert-name",
         metavar="NAME",
         help=f"certbot's name of the certificate{default}",
     )
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    if not arguments.cert_name and not arguments.domains:
-        arguments.parser.error("--cert-name NAME or -d NAME is needed")
-    require_root()
-    deployment = session(arguments)
-
-    def conf(name: str) -> Any:
-        return getattr(arguments, name.replace("-", "_"))
-
-    lineage = _planned(deployment, arguments)
-    deployment.look()
-    with _vanishing(deployment.outbound.collector):
-        policies = deployment.policies(conf)
-        proposal = deployment.installation.propose(
-            lineage, DeployOptions.of(conf), policies
-        )
-    print(shown(proposal.plan.diff(), sys.stdout), end="")
-    if isinstance(lineage, Imagined):
-        _print(
-            f"certbot has no certificate for {enumerated(sorted(lineage.names))}; this"
-            f" is the plan for one with an {KEY_TYPE} key"
-        )
-    _report(proposal)
-    return 0 if proposal.empty else ATTEND
-
-
-def _report(proposal: Proposal) -> None:
-    for override in proposal.overrides:
-        if override.harmless:
-            logger.info("%s", override)
-        else:
-            _print(str(override))
-    for line in [*proposal.notes, *proposal.warnings]:
-        _print(line)
-    if addresses := certificates.addresses(proposal.bundle.leaf):
-        _print(
-            f"the certificate has the address {addresses[0]} among its names: current"
-            " versions of certbot refuse to install it; obtain one for names alone"
-        )
-    if proposal.stale:
-        verb = "updated" if proposal.path.exists() else "created"
-        _print(f"{proposal.path} would be {verb}")
-    if proposal.empty:
-        _print("No changes needed.")
-
-
-def _print(message: str) -> None:
-    print(shown(message, sys.stderr), file=sys.stderr)
-
-
-def _planned(deployment: Deployment, arguments: argparse.Namespace) -> Lineage:
-    name = arguments.cert_name or ""
-    if not arguments.domains:
-        return _lineage(deployment, name)
-    if name:
-        _refuse_path(name)
-    inventory = deployment.inventory
-    return choose(inventory.live, inventory.lineages(), arguments.domains, name)
-
-
-@contextlib.contextmanager
-def _vanishing(collector: Collector) -> Iterator[None]:
-    """Let sources of policies keep what they say in a directory that vanishes."""
-    with tempfile.TemporaryDirectory() as place:
-        directory = Path(place, "cache")
-        if collector.cache.is_dir():
-            with files.explained("copy", collector.cache):
-                shutil.copytree(collector.cache, directory, symlinks=True)
-        collector.directory, collector.cache = Path(place), directory
-        yield
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
@@ -213,7 +94,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
         arguments.config_dir = str(Path(renewed).parent.parent)
     deployment = session(arguments, timeout=arguments.verify_timeout)
     name = arguments.cert_name or Path(renewed or "").name
-    lineage = _lineage(deployment, name)
+    lineage = known_lineage(deployment, name)
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     if not deployment.renew(lineage):
@@ -238,19 +119,26 @@ def _forget(arguments: argparse.Namespace) -> int:
         arguments.parser.error("one NAME is needed, that of a certificate")
     require_root()
     deployment = session(arguments, timeout=arguments.verify_timeout)
-    _refuse_path(name)
+    refuse_path(name)
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     removal = deployment.removal(name)
     planned = removal.propose(None)
-    print(shown(planned.diff(), sys.stdout), end="")
+    print(shown(planned.diff(), sys.stdout), end="", flush=True)
+    if warning := removal.warning(planned):
+        logger.warning("%s", warning)
+    question = "Apply these changes and reload Postfix?"
+    if planned.empty:
+        question = f"Remove {removal.path}?"
+    confirm(question, arguments)
     if removal.carry_out(planned):
         say(f"removed {removal.path}")
     return 0
 
 
-def _lineage(deployment: Deployment, name: str) -> Lineage:
-    _refuse_path(name)
+def known_lineage(deployment: Deployment, name: str) -> Lineage:
+    """Return certbot's lineage *name*; raise `Error` if there is none."""
+    refuse_path(name)
     inventory = deployment.inventory
     lineage = Lineage.live(inventory.live, name)
     if not lineage.fullchain.exists():
@@ -264,7 +152,8 @@ def _lineage(deployment: Deployment, name: str) -> Lineage:
     return lineage
 
 
-def _refuse_path(name: str) -> None:
+def refuse_path(name: str) -> None:
+    """Raise `Error` if *name* cannot be that of a lineage."""
     if not name or "/" in name:
         raise Error(
             f"{name!r} is not the name of a certificate",

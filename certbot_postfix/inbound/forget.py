@@ -9,7 +9,7 @@ from pathlib import Path
 from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
-from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.errors import Error, enumerated, named_logger
 from certbot_postfix.inbound import (
     chain_files,
     chain_parameters,
@@ -22,6 +22,7 @@ from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renew import Renewal, load_and_check
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory, leaves
+from certbot_postfix.postfix.decisions import Change
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, signals
 
@@ -42,10 +43,10 @@ class Removal:
         """Plan it; copies are staged below *directory*, and no live file changes."""
         inventory = self.inventory
         if self.path not in inventory.deployed() and not self.path.exists():
+            names = sorted(path.stem for path in inventory.deployed())
             raise Error(
-                f"there is no bundle {self.path}, and Postfix names none: nothing was"
-                " done",
-                hint="certbot-postfix status shows what there is",
+                f"Postfix does not use a certificate named {self.lineage.name}."
+                f" Available: {enumerated(names, most=20) or 'none'}"
             )
         configuration, table = inventory.configuration, self._table()
         exists = self.lineage.fullchain.exists()
@@ -75,6 +76,21 @@ class Removal:
             decisions += main_cf.without_table(configuration, path)
         edited = staging.stage(inventory.postfix, tuple(decisions), directory)
         return Plan(tuple(decisions), edited, (edit,))
+
+    def warning(self, planned: Plan) -> str:
+        """Return what is to be said of what is planned, if there is something."""
+        fullchain = str(self.lineage.fullchain)
+        if not any(
+            isinstance(each, Change) and fullchain in each.new
+            for each in planned.decisions
+        ):
+            return ""
+        return (
+            f"Postfix will read certbot's own files in {self.lineage.fullchain.parent}:"
+            " without this plugin, it has a renewed certificate only after a reload"
+            "\nHint: add a deploy hook before you remove it: certbot reconfigure"
+            f" --cert-name {self.lineage.name} --deploy-hook 'postfix reload'"
+        )
 
     def _table(self) -> Table:
         """Return the table without the lineage; nothing if the default is all of it."""
