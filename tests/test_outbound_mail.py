@@ -516,7 +516,8 @@ def test_a_domain_with_dane_is_left_to_that_where_the_client_prefers_it(sts, lev
 
     sts.install(*with_domains(sts))
 
-    assert bool(sts.policy("show")) == (level == "may")
+    by_dane = ", DANE (MTA-STS)" in sts.policy("show")
+    assert by_dane == (level == "dane")
 
 
 def test_a_policy_is_followed_though_it_cannot_be_known_whether_there_is_dane(sts):
@@ -562,14 +563,14 @@ def test_a_domain_is_left_to_dane_from_the_run_on_that_sets_the_level(sts):
     publish_dane(sts, tlsa(issued.cert_pem), *published)
     sts.network.policy("dane.test", "mx.dane.test")
     sts.install(*with_domains(sts))
-    assert sts.policy("show")
+    assert ", mx.dane.test (MTA-STS)" in sts.policy("show")
 
     sts.install("--postfix-client-level", "dane")
-    assert sts.policy("show") == ""
+    assert ", DANE (MTA-STS)" in sts.policy("show")
 
     sts.sender.set(smtp_tls_security_level="may")
     sts.refresh()
-    assert sts.policy("show")
+    assert ", mx.dane.test (MTA-STS)" in sts.policy("show")
 
 
 def test_a_domain_is_left_to_dane_from_the_renewal_on_that_finds_it_in_main_cf(sts):
@@ -578,15 +579,83 @@ def test_a_domain_is_left_to_dane_from_the_renewal_on_that_finds_it_in_main_cf(s
     publish_dane(sts, tlsa(sts.authority.issue("mx.dane.test").cert_pem), *published)
     sts.network.policy("dane.test", "mx.dane.test")
     sts.install(*with_domains(sts))
-    assert sts.policy("show")
+    assert ", mx.dane.test (MTA-STS)" in sts.policy("show")
 
     sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
     sts.renew()
-    assert sts.policy("show") == ""
+    assert ", DANE (MTA-STS)" in sts.policy("show")
 
     sts.sender.set(smtp_tls_security_level="may")
     sts.renew()
-    assert sts.policy("show")
+    assert ", mx.dane.test (MTA-STS)" in sts.policy("show")
+
+
+def stripped_dane(world: World, *records: str) -> None:
+    """Let somebody be between who strips STARTTLS, and DNS have these *records*."""
+    world.network.publish(
+        "dane.test",
+        *("@ MX 10 mx.dane.test.", f"mx A {STRIPPED}", f"mta-sts A {POLICIES}"),
+        *('_mta-sts TXT "v=STSv1; id=1;"', *records),
+    )
+
+
+@pytest.fixture
+def by_dane(sts: World) -> World:
+    """A world in which a domain with a policy is left to DANE."""
+    sts.domains.write_text("dane.test\n")
+    sts.network.serve("strip", RIGHT, address=STRIPPED, port=25)
+    sts.right.certify("mx.dane.test")
+    record = tlsa((sts.right.base / "bundle.pem").read_bytes())
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    publish_dane(sts, record, *published)
+    sts.network.policy("dane.test", "mx.dane.test")
+    sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
+    sts.install(*with_domains(sts))
+    sts.sender.start()
+    return sts
+
+
+def test_mail_waits_when_dane_goes_away_between_two_looks(by_dane):
+    by_dane.arrives(by_dane.send("you@dane.test"))
+    stripped_dane(by_dane)
+    by_dane.sender.reload()  # a process of smtp(8) remembers records
+
+    mark = by_dane.send("you@dane.test")
+
+    assert "TLS" in by_dane.sender.deferred("you@dane.test")
+    assert mark not in marks(by_dane.right.arrived())
+    publish_dane(by_dane, f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    by_dane.policy("refresh", "dane.test")
+    assert ", mx.dane.test (MTA-STS)" in by_dane.policy("show")
+    by_dane.flush()
+    by_dane.arrives(mark)
+    by_dane.account()
+
+
+def test_mta_sts_does_not_override_tlsa_records_that_cannot_be_looked_up(by_dane):
+    """RFC 7672, 2.1.1; RFC 8461, 2.  The server has a valid certificate."""
+    by_dane.network.publish("lame.test", "@ NS ns.lame.test.", "ns A 127.0.0.98")
+    publish_dane(
+        by_dane,
+        "_25._tcp.mx NS ns.lame.test.",
+        *(f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"'),
+    )
+    by_dane.policy("refresh", "dane.test")
+
+    mark = by_dane.send("you@dane.test")
+
+    assert "TLSA lookup error" in by_dane.sender.deferred("you@dane.test")
+    assert ", DANE (MTA-STS)" in by_dane.policy("show")
+    by_dane.right.certify("mx.dane.test")
+    record = tlsa((by_dane.right.base / "bundle.pem").read_bytes())
+    publish_dane(by_dane, record)
+    wait_until(  # a resolver remembers that it got no answer
+        lambda: "MX mx.dane.test, usable TLSA" in by_dane.policy("query", "dane.test"),
+        "the record can be looked up",
+    )
+    by_dane.flush()
+    by_dane.arrives(mark)
+    by_dane.account()
 
 
 # A list at an address

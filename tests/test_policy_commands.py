@@ -74,6 +74,7 @@ def test_json_has_the_same(scene, policy, capsys):
             "domain": "one.example.org",
             "mode": "enforce",
             "mxs": ["mx.one.example.org", ".example.net"],
+            "dane": False,
             "expires": "2096-10-02T07:06:40+00:00",
             "source": "third party",
         }

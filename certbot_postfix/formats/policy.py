@@ -52,7 +52,8 @@ class Entry(NamedTuple):
     """The policy of a recipient *domain*, from the source with the label *source*.
 
     It is in force until *expires*, an aware time.  One of MTA-STS has its *max_age*, in
-    seconds, and the *id* of its TXT record.
+    seconds, and the *id* of its TXT record.  With *dane*, TLSA records decide in its
+    place: RFC 8461, 2.
     """
 
     domain: str
@@ -61,6 +62,7 @@ class Entry(NamedTuple):
     source: str
     max_age: int = 0
     id: str = ""
+    dane: bool = False
 
     @property
     def enforced(self) -> bool:

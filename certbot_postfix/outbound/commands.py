@@ -183,9 +183,10 @@ def _show(outbound: Outbound, *, as_json: bool) -> int:
     ):
         logger.warning("%s", note)
     for entry in entries:
+        names = "DANE" if entry.dane else lookup.servers(entry.policy.mxs)
         line = (
             f"{entry.domain}: {entry.policy.mode.value} until"
-            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {lookup.servers(entry.policy.mxs)}"
+            f" {entry.expires:%Y-%m-%d %H:%M} UTC, {names}"
             f" ({short(entry.source, _LABEL)})"
         )
         print(shown(line, sys.stdout))
@@ -228,6 +229,7 @@ def _described(entry: Entry) -> dict[str, object]:
         "domain": entry.domain,
         "mode": entry.policy.mode.value,
         "mxs": list(entry.policy.mxs),
+        "dane": entry.dane,
         "expires": entry.expires.isoformat(),
         "source": entry.source,
     }

@@ -32,7 +32,7 @@ def checked(entries: Iterable[object], label: str, now: datetime) -> Iterator[En
         if same and (label, age) == (entry.source, entry.max_age):
             yield entry
         else:
-            yield Entry(domain, policy, expires, label, age, entry.id)
+            yield Entry(domain, policy, expires, label, age, entry.id, entry.dane)
 
 
 def _policy(policy: object, domain: str) -> Policy:
@@ -69,6 +69,10 @@ def _max_age(entry: Entry) -> int:
         raise TypeError(f"{entry.domain}: its max_age is no number of seconds")
     if type(entry.id) is not str or (entry.id and not _ID.fullmatch(entry.id)):
         raise ValueError(f"{entry.domain}: its id is not one of RFC 8461")
+    if type(entry.dane) is not bool:
+        raise TypeError(
+            f"{entry.domain}: whether it has DANE is neither true nor false"
+        )
     return min(max(entry.max_age, 0), _OLDEST) if entry.max_age else 0
 
 

@@ -101,9 +101,9 @@ class Recipients:
         cache, _ = mta_sts_cache.read(self._cache)
         for name, policy in cache.items():
             entry = policy.entry(name)
-            by_dane = self._context.dane and policy.dane
-            if entry and entry.expires > now and not by_dane:
-                yield entry
+            if entry and entry.expires > now:
+                by_dane = self._context.dane and policy.dane is True
+                yield entry._replace(dane=by_dane) if by_dane else entry
 
     def _due(
         self, wanted: Mapping[str, None], cache: Cache, now: datetime

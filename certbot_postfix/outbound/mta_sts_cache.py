@@ -130,7 +130,7 @@ def recovered(entries: Iterable[Entry], now: datetime) -> Cache:
             mxs=entry.policy.mxs,
         )
         for entry in entries
-        if entry.source == LABEL and entry.expires > now
+        if entry.source == LABEL and entry.expires > now and not entry.dane
     }
 
 

@@ -40,6 +40,10 @@ _DOTS = frozenset("\u3002\uff0e\uff61")
 # A key of lmdb has no more bytes, with the one at its end that some have.
 _LONGEST = 510
 
+# The level of a domain with a policy that is left to DANE: unlike dane, it is none that
+# delivers without TLS when TLSA records go away between two looks.
+_BY_DANE = "dane-only"
+
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -97,6 +101,8 @@ def render(
     before: tuple[Mode, datetime, str] | None = None
     for domain in sorted(entries):
         entry = entries[domain]
+        if entry.dane and not dane:
+            continue  # nothing could be delivered
         demand = _demand(entry, version)
         origin = entry.policy.mode, entry.expires, entry.source
         if origin != before:  # all of a list have the same
@@ -152,6 +158,8 @@ def _is_written(name: str) -> bool:
 
 
 def _demand(entry: Entry, version: tuple[int, int]) -> str:
+    if entry.dane:
+        return _BY_DANE
     # A pattern with a dot before it means any host below, and a host has one more label
     # only if the certificate says so: see README.rst, Limits.
     demand = f"secure match={':'.join(entry.policy.mxs)}"
@@ -238,7 +246,8 @@ def _entry(about: list[str], words: list[str], age: str) -> Entry:
     mode, _, expires, _, source = about
     if len(words[0]) > _LONGEST:
         raise ValueError  # each of its parents would be looked up
-    mxs = tuple(words[2].removeprefix("match=").split(":"))
+    dane = words[1] == _BY_DANE
+    mxs = () if dane else tuple(words[2].removeprefix("match=").split(":"))
     number = age.partition(" ")[0]
     return Entry(
         words[0],
@@ -246,6 +255,7 @@ def _entry(about: list[str], words: list[str], age: str) -> Entry:
         _time(expires),
         source,
         int(number) if number.isdigit() else 0,
+        dane=dane,
     )
 
 
