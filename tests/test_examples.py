@@ -32,7 +32,7 @@ def test_systemd_accepts_the_units():
 
 def test_the_list_of_policies_in_the_documentation_is_one():
     page = (EXAMPLES.parent / "outbound-tls.rst").read_text()
-    text = page.partition("to pin partners of yours::\n")[2]
+    text = page.partition("to pin your partners::\n")[2]
 
     found = starttls_everywhere.parse(text.partition("\n*")[0].encode(), "it")
 
