@@ -6,6 +6,7 @@ installer    certbot's calls
 cli          the command certbot-postfix
 status       what is served, and what is wrong
 inbound      which certificate is served to whom
+dane         may this key be served yet?
 outbound     what mail that is sent must have
 change       how files change, and are restored
 postfix      one instance: its parameters, services, maps and programs

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import certbot_postfix
 from certbot_postfix.command_line import ATTEND, Parser, declare_common, say
+from certbot_postfix.dane import commands as dane
 from certbot_postfix.errors import Error
+from certbot_postfix.inbound import candidates
 from certbot_postfix.inbound import commands as inbound
 from certbot_postfix.inbound import plan_commands as plan
 from certbot_postfix.outbound import commands as outbound
@@ -32,6 +34,7 @@ examples:
   certbot-postfix policy show
   certbot-postfix policy query example.org
   certbot-postfix policy test example.org --connect
+  certbot-postfix tlsa show
 """
 
 
@@ -90,6 +93,10 @@ def parser() -> Parser:
     inbound.declare(commands)
     status.declare(commands)
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)
+    dane.declare(
+        commands,
+        lambda arguments: candidates.candidates(inbound.session(arguments).inventory),
+    )
     for each in parser.every():  # before and after the command
         declare_common(each, None if each is parser else argparse.SUPPRESS)
     return parser

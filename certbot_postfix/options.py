@@ -4,10 +4,14 @@ certbot loads this on each of its runs, to know the options: it imports nothing 
 """
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
+
+# Some caches keep records for longer than their TTL says.
+TLSA_MIN_TTL = 3600
 
 
 class Profile(Enum):
@@ -162,3 +166,18 @@ def seconds(text: str) -> float:
     if not 0 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 3600")
     return value
+
+
+def address(text: str) -> str:
+    """Return the IP address that *text* means, or "" if it is empty."""
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not an IP address") from None
+
+
+def ttl(text: str) -> int:
+    """Return the number of seconds that *text* means, a week at most."""
+    if not text.isdecimal() or int(text) > 7 * 24 * 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 604800")
+    return int(text)

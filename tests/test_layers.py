@@ -19,6 +19,7 @@ WINGS = (
     "cli",
     "status",
     "inbound",
+    "dane",
     "outbound",
     "change",
     "postfix",

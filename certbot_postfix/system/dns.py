@@ -17,6 +17,7 @@ from certbot_postfix.errors import NetworkError
 from certbot_postfix.system import files
 
 if TYPE_CHECKING:
+    from dns.message import Message
     from dns.resolver import Answer
 
 # Where libresolv looks, also below a chroot; without that file, it asks this machine.
@@ -28,6 +29,9 @@ _MOST = 3  # MAXNS of <resolv.h>
 # Seconds for one question: to one resolver, and to all of them together.
 _ONE = 3.0
 _ALL = 10.0
+
+# What is not cut to pieces on its way, as the DNS flag day of 2020 agreed.
+_PAYLOAD = 1232
 
 # So many servers of a domain are asked about: more are those of nobody honest.
 _SERVERS = 20
@@ -56,7 +60,7 @@ class Resolver:
 
         self._resolver = dns.resolver.Resolver(configure=False)
         self._resolver.nameservers = [*nameservers()]
-        self._resolver.use_edns(0, dns.flags.DO, 1232)
+        self._resolver.use_edns(0, dns.flags.DO, _PAYLOAD)
         self._resolver.flags = dns.flags.RD | dns.flags.AD  # RFC 6840, 5.7
 
     def texts(self, name: str) -> list[str]:
@@ -159,21 +163,46 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def is_loopback(address: str) -> bool:
+    """Whether *address*, perhaps with an interface, is one of this machine."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
 def validating(resolvers: list[str]) -> Iterator[tuple[str, bool]]:
     """Yield for each of the *resolvers* that answers whether it validates the root.
 
     As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
     """
-    import dns.exception  # noqa: PLC0415 - certbot loads us on every run
+    import dns.flags  # noqa: PLC0415 - certbot loads us on every run
+
+    for address in resolvers:
+        try:
+            answer = ask(address, ".", "NS", _ONE)
+        except NetworkError:
+            continue
+        yield address, bool(answer.flags & dns.flags.AD)
+
+
+def ask(
+    address: str, name: str, kind: str, seconds: float, *, recursive: bool = True
+) -> "Message":
+    """Return what the server at *address* answers, over UDP, then TCP if it is long.
+
+    One that is not *recursive* has the records itself.  Raises `NetworkError` if it
+    gives no answer in time; its cause is an `OSError` if there is no way to it.
+    """
+    import dns.exception  # noqa: PLC0415
     import dns.flags  # noqa: PLC0415
     import dns.message  # noqa: PLC0415
     import dns.query  # noqa: PLC0415
 
-    for address in resolvers:
-        query = dns.message.make_query(".", "NS", want_dnssec=True)
-        query.flags |= dns.flags.AD
-        try:
-            answer, _ = dns.query.udp_with_fallback(query, address, timeout=_ONE)
-        except (dns.exception.DNSException, OSError, ValueError, EOFError):
-            continue
-        yield address, bool(answer.flags & dns.flags.AD)
+    try:
+        query = dns.message.make_query(name, kind, want_dnssec=True, payload=_PAYLOAD)
+        # RFC 6840, 5.7: with AD, a resolver says whether it has validated.
+        query.flags = dns.flags.RD | dns.flags.AD if recursive else dns.flags.Flag(0)
+        answer, _ = dns.query.udp_with_fallback(query, address, timeout=seconds)
+    except dns.exception.Timeout:
+        raise NetworkError(f"{address} does not answer") from None
+    except (dns.exception.DNSException, OSError, ValueError, EOFError) as error:
+        raise NetworkError(f"{address} does not answer: {error}") from error
+    return answer

@@ -1,0 +1,1 @@
+"""May this key be served yet?  What DNS says of TLSA records, and what follows."""

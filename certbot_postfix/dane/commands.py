@@ -1,0 +1,106 @@
+"""The commands ``certbot-postfix tlsa ...``: parse, call, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from certbot_postfix import options
+from certbot_postfix.command_line import ATTEND, Commands, require_root
+from certbot_postfix.dane import gate, report
+from certbot_postfix.dane.gate import Candidate, Endpoint, Settings
+from certbot_postfix.dane.rollover import State
+from certbot_postfix.errors import shown
+
+Find = Callable[[argparse.Namespace], Iterable[Candidate]]
+
+# The states in which nobody has to do anything.
+_WELL = (State.NONE, State.STEADY)
+
+
+def declare(commands: Commands, find: Find) -> None:
+    """Declare the commands; *find* gives what the instance serves, or may serve."""
+    verbs = commands.add_parser(
+        "tlsa",
+        help="show which TLSA records (DANE) the certificates need",
+        description="TLSA records (DANE) of the certificates that Postfix serves.",
+    ).add_commands("VERB")
+    show = verbs.add_parser(
+        "show",
+        help="show the TLSA records of each endpoint, and what to do next",
+        description="Show the TLSA records that should exist, which name server has"
+        " them, and what to do next. Every authoritative server is queried. Exit status"
+        " 3: an endpoint needs attention.",
+    )
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print them as JSON")
+    form.add_argument(
+        "--bind", action="store_true", help="print them as lines of a zone file"
+    )
+    declare_settings(show)
+    show.set_defaults(command=lambda arguments: _show(arguments, find))
+
+
+def declare_settings(command: Any) -> None:
+    """Declare what the installer's options say of DANE, for a *command*."""
+    command.add_argument(
+        "--tlsa-name",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="a further host name of this server that has TLSA records; can be"
+        " repeated",
+    )
+    command.add_argument(
+        "--dane-resolver",
+        metavar="ADDRESS",
+        type=options.address,
+        default="",
+        help="validating resolver that is trusted (default: those of resolv.conf on"
+        " loopback)",
+    )
+    command.add_argument(
+        "--tlsa-min-ttl",
+        metavar="S",
+        type=options.ttl,
+        default=options.TLSA_MIN_TTL,
+        help="seconds that a TTL of TLSA records counts at least (default:"
+        " %(default)s)",
+    )
+
+
+def settings(arguments: argparse.Namespace, *, ignore: bool = False) -> Settings:
+    """Return what *arguments* say of DANE."""
+    return Settings(
+        tuple(arguments.tlsa_name),
+        arguments.dane_resolver,
+        ignore,
+        timedelta(seconds=arguments.tlsa_min_ttl),
+    )
+
+
+def _show(arguments: argparse.Namespace, find: Find) -> int:
+    require_root()
+    now = datetime.now(timezone.utc)
+    wanted = settings(arguments)
+    every: list[tuple[str, list[Endpoint]]] = []
+    for candidate in find(arguments):
+        endpoints = gate.look(candidate, wanted, now)
+        notable = [each for each in endpoints if report.notable(each)]
+        every.append((candidate.name, notable))
+    if arguments.json:
+        values = [
+            {"certificate": name, **report.as_values(endpoint)}
+            for name, endpoints in every
+            for endpoint in endpoints
+        ]
+        print(json.dumps({"version": 1, "endpoints": values}, indent=2))
+    else:
+        render = report.as_lines if arguments.bind else report.as_text
+        for _, endpoints in every:
+            for line in render(endpoints):
+                print(shown(line, sys.stdout))
+    states = {each.decision.state for _, endpoints in every for each in endpoints}
+    return 0 if states <= {*_WELL} else ATTEND

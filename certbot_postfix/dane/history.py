@@ -1,0 +1,110 @@
+"""Which TLSA RRsets a cache may hold: those that were observed, and until when.
+
+Pure.  A server that gives no answer may go on with what it had.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from certbot_postfix.dane.observation import Observation, Status
+from certbot_postfix.formats import tlsa
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.tls.certificates import Certificate
+
+Chain = tuple[Certificate, ...]
+
+# The TTL that is counted at least: some caches keep records longer than they should.
+FLOOR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RRset:
+    """Records that some server had, *until* then; None: it has them now."""
+
+    records: frozenset[Record]
+    ttl: int
+    until: datetime | None = None
+
+    def gone(self, floor: timedelta) -> datetime | None:
+        """Return when no cache has it any more: two TTLs after its end.
+
+        RFC 7671, 8.1: one for caches, and one for servers that are late.
+        """
+        ttl = max(timedelta(seconds=self.ttl), floor)
+        return self.until + 2 * ttl if self.until else None
+
+    def cached(self, now: datetime, floor: timedelta) -> bool:
+        """Whether a cache may have it *now*."""
+        gone = self.gone(floor)
+        return gone is None or gone > now
+
+    def accepts(self, chains: Iterable[Chain], host: str) -> bool:
+        """Whether clients that see it take one of *chains* for *host*."""
+        return any(tlsa.accepts(self.records, each, host) for each in chains)
+
+
+def updated(
+    history: Sequence[RRset],
+    observation: Observation,
+    served: Iterable[RRset],
+    now: datetime,
+) -> tuple[RRset, ...]:
+    """Return *history* with what was observed *now*.
+
+    What was not seen, before the first time or at a server that gave no answer, may
+    have been *served*: see `before`.
+    """
+    if observation.status is Status.UNKNOWN:
+        return tuple(history)
+    current = {
+        RRset(each.records, each.ttl) for each in observation.answers if each.records
+    }
+    past = [*history]
+    if observation.faults or not history:
+        past += served
+    if observation.cached:
+        cached = observation.cached
+        past.append(RRset(cached.records, cached.ttl, now))
+    ended: dict[RRset, datetime] = {}
+    for each in past:
+        rrset = replace(each, until=None)
+        if each.until is None and observation.faults:
+            current.add(rrset)
+        else:
+            # A clock that was set back must not prolong the wait.
+            until = min(each.until or now, now)
+            ended[rrset] = max(until, ended.get(rrset, until))
+    ends = (
+        replace(each, until=until)
+        for each, until in ended.items()
+        if each not in current
+    )
+    return (*current, *ends)
+
+
+def before(observation: Observation, chains: Iterable[Chain], host: str) -> list[RRset]:
+    """Return what caches may have that was not observed.
+
+    That is not known, but what is served was announced: those records that are of
+    *chains*, and no others.
+    """
+    every = list(chains)
+    return [
+        RRset(known, answer.ttl)
+        for answer in observation.answers
+        if (
+            known := frozenset(
+                record
+                for record in answer.records
+                if any(record.matches(chain, host) for chain in every)
+            )
+        )
+    ]
+
+
+def cached(
+    history: Iterable[RRset], now: datetime, floor: timedelta
+) -> tuple[RRset, ...]:
+    """Return what of *history* a cache may still have *now*."""
+    return tuple(each for each in history if each.cached(now, floor))

@@ -1,0 +1,164 @@
+"""What ``tlsa show`` prints: the records of each endpoint, and what comes next.
+
+Pure: endpoints in, text or values for JSON out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from certbot_postfix.dane.gate import Endpoint
+from certbot_postfix.dane.history import Chain
+from certbot_postfix.dane.observation import Status
+from certbot_postfix.dane.rollover import State
+from certbot_postfix.errors import enumerated
+from certbot_postfix.formats import tlsa
+from certbot_postfix.formats.tlsa import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record, *whose* it is, the servers that have it and those that do not.
+
+    *since* is when the last server got it, None if that is longer ago than any cache
+    remembers.
+    """
+
+    record: Record
+    whose: str
+    servers: tuple[str, ...]
+    missing: tuple[str, ...]
+    since: datetime | None
+    ttl: int
+
+    @property
+    def remark(self) -> str:
+        """What is wrong with it, or will be."""
+        return self.record.fault or self.record.advice
+
+
+def rows(endpoint: Endpoint) -> Iterator[Row]:
+    """Yield the records that are published or should be: ours first."""
+    facts = endpoint.facts
+    answers = [each for each in facts.observation.answers if not each.fault]
+    wanted = [Record.of_key(each[0].spki) for each in (*facts.served, facts.new)]
+    published = sorted({record for each in answers for record in each.records})
+    for record in dict.fromkeys((*wanted, *published)):
+        having = [each for each in answers if record in each.records]
+        lacking = [
+            each.until
+            for each in facts.history
+            if each.until and record not in each.records
+        ]
+        yield Row(
+            record,
+            _whose(record, facts.served, facts.new, facts.host),
+            tuple(each.server for each in having),
+            tuple(each.server for each in answers if record not in each.records),
+            max(lacking, default=None) if having else None,
+            max((each.ttl for each in having), default=tlsa.TTL),
+        )
+
+
+def _whose(record: Record, served: Sequence[Chain], new: Chain, host: str) -> str:
+    if any(record.matches(chain, host) for chain in served):
+        return "in service"
+    return "renewed" if record.matches(new, host) else "not of this server"
+
+
+_NEXT = {
+    State.NONE: "to begin with DANE, publish this record if the host is an MX",
+    State.STEADY: "nothing to do",
+    State.UNKNOWN: "not known: {why}",
+    State.AGEING: "certbot renew deploys the renewed key after {until}",
+    State.HELD: "publish the record of the renewed key beside the others; not announced"
+    " by {lacking}",
+    State.MISMATCH: "publish the record of the key in service, or senders that verify"
+    " DANE send no mail; not announced by {lacking}",
+}
+
+
+def following(endpoint: Endpoint) -> str:
+    """Say what comes next at *endpoint*."""
+    decision, observation = endpoint.decision, endpoint.facts.observation
+    text = _NEXT[decision.state].format(
+        why=observation.why,
+        until=f"{decision.until:%Y-%m-%d %H:%M} UTC" if decision.until else "",
+        lacking=enumerated(decision.lacking),
+    )
+    if decision.state is State.NONE and observation.status is not Status.SECURE:
+        return f"DANE needs DNSSEC: sign the zone; then, {text}"
+    return text
+
+
+def notable(endpoint: Endpoint) -> bool:
+    """Whether *endpoint* is shown: that of port 25, and others that have records."""
+    owner = endpoint.facts.observation.owner
+    return owner.startswith("_25.") or bool(endpoint.facts.history)
+
+
+def as_text(endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """Yield the lines of the table."""
+    for endpoint in endpoints:
+        observation = endpoint.facts.observation
+        at = observation.target
+        alias = f" (at {at})" if at not in ("", observation.owner) else ""
+        yield f"{observation.owner}{alias}: {endpoint.decision.state.value}"
+        for row in rows(endpoint):
+            yield f"  {row.record}"
+            yield f"    {_where(row)}"
+            if row.remark:
+                yield f"    {row.remark}"
+        yield from (f"  {fault}" for fault in observation.faults)
+        yield f"  Next: {following(endpoint)}."
+
+
+def _where(row: Row) -> str:
+    if not row.servers:
+        return f"{row.whose}, not published"
+    since = f" since {row.since:%Y-%m-%d %H:%M} UTC" if row.since else ""
+    where = f"at every server{since}"
+    if row.missing:
+        where = f"missing at {enumerated(row.missing)}"
+    return f"{row.whose}, TTL {row.ttl}, {where}"
+
+
+def as_lines(endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """Yield the records that should exist, as lines of a zone file."""
+    for endpoint in endpoints:
+        observation = endpoint.facts.observation
+        for row in rows(endpoint):
+            if row.whose != "not of this server" and not row.remark:
+                name = observation.target or observation.owner
+                yield tlsa.line(name, row.record, row.ttl)
+
+
+def as_values(endpoint: Endpoint) -> dict[str, Any]:
+    """Return *endpoint* as values for JSON."""
+    observation, decision = endpoint.facts.observation, endpoint.decision
+    return {
+        "owner": observation.owner,
+        "target": observation.target,
+        "dnssec": observation.status.value,
+        "state": decision.state.value,
+        "until": _time(decision.until),
+        "records": [
+            {
+                "record": str(row.record),
+                "whose": row.whose,
+                "servers": row.servers,
+                "missing": row.missing,
+                "since": _time(row.since),
+                "ttl": row.ttl,
+                "remark": row.remark,
+            }
+            for row in rows(endpoint)
+        ],
+        "faults": observation.faults,
+        "next": following(endpoint),
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None

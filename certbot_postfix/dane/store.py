@@ -1,0 +1,116 @@
+"""What is remembered of TLSA records between two runs, beside the bundle: no keys.
+
+DNS is the truth; remembered is only what it cannot say: which records it had, until
+when, and since when a renewal is held.  A file that cannot be read counts as none, but
+for a warning: then the wait begins anew.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from certbot_postfix.dane.history import RRset
+from certbot_postfix.errors import Error, named_logger
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.system import files
+
+logger = named_logger(__name__)
+
+SUFFIX = ".tlsa.json"
+
+# More is not ours: an endpoint has a few RRsets of some records each.
+_LARGEST = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The RRsets of each endpoint, by the name of its records, and what is held.
+
+    *held* is since when, and *expiry* when what is served instead expires.
+    """
+
+    endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
+    held: datetime | None = None
+    expiry: datetime | None = None
+
+
+def path_of(bundle: Path) -> Path:
+    """Return where what is remembered for *bundle* is kept."""
+    return bundle.with_suffix(SUFFIX)
+
+
+def load(bundle: Path) -> Memory:
+    """Return what is remembered for *bundle*."""
+    path = path_of(bundle)
+    if not path.exists():
+        return Memory()
+    try:
+        return _parsed(json.loads(files.read(path, most=_LARGEST)))
+    except (Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning(
+            "%s cannot be read: %s; keys that are announced have to wait again",
+            path,
+            error,
+        )
+        return Memory()
+
+
+def save(bundle: Path, memory: Memory) -> None:
+    """Remember *memory* for *bundle*; a host without DANE gets no file."""
+    path = path_of(bundle)
+    if not memory.endpoints and not memory.held:
+        files.remove(path)
+        return
+    files.make_directory(path.parent)
+    text = json.dumps(_plain(memory), indent=1)
+    if not path.exists() or files.read(path) != text.encode():
+        files.replace(path, text.encode(), mode=0o600)
+
+
+def _plain(memory: Memory) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "held": _time(memory.held),
+        "expiry": _time(memory.expiry),
+        "endpoints": {
+            owner: [
+                {
+                    "records": sorted(map(str, each.records)),
+                    "ttl": each.ttl,
+                    "until": _time(each.until),
+                }
+                for each in rrsets
+            ]
+            for owner, rrsets in memory.endpoints.items()
+        },
+    }
+
+
+def _parsed(value: Any) -> Memory:
+    if value["version"] != 1:
+        raise ValueError("it is of another version")
+    endpoints = {
+        str(owner): tuple(
+            RRset(
+                frozenset(map(Record.from_text, each["records"])),
+                int(each["ttl"]),
+                _read(each["until"]),
+            )
+            for each in rrsets
+        )
+        for owner, rrsets in value["endpoints"].items()
+    }
+    return Memory(endpoints, _read(value["held"]), _read(value["expiry"]))
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _read(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    return datetime.fromisoformat(text).astimezone(timezone.utc)

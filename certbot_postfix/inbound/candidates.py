@@ -1,0 +1,44 @@
+"""Which certificates Postfix serves to which hosts, or will, for the sake of DANE.
+
+Raises `Error` if Postfix's configuration cannot be read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from certbot_postfix.dane.gate import Candidate
+from certbot_postfix.inbound.bundles import is_bundle
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.state import Inventory, certificates_in
+from certbot_postfix.tls.certificates import Certificate
+
+
+def candidates(inventory: Inventory) -> Iterator[Candidate]:
+    """Yield what Postfix serves: ours, and what else main.cf names.
+
+    What certbot has renewed since takes the place of what is served.
+    """
+    default = [each.path for each in inventory.default()]
+    for path in dict.fromkeys((*default, *inventory.deployed())):
+        if served := tuple(certificates_in(path)):
+            yield Candidate(
+                path.stem,
+                path if is_bundle(path, inventory.root) else None,
+                hosts(inventory, path, served[0].names),
+                (served,),
+                _newest(inventory, path) or served,
+            )
+
+
+def hosts(inventory: Inventory, bundle: Path, names: frozenset[str]) -> tuple[str, ...]:
+    """Return the hosts that present *bundle*, whose certificate has *names*."""
+    is_default = any(each.path == bundle for each in inventory.default())
+    myhostname = inventory.configuration.value("myhostname")
+    return (*([myhostname] if is_default else []), *sorted(names))
+
+
+def _newest(inventory: Inventory, bundle: Path) -> tuple[Certificate, ...]:
+    """Return the chain that certbot has for *bundle*; none if that is no lineage."""
+    if not is_bundle(bundle, inventory.root):
+        return ()
+    return tuple(certificates_in(Lineage.live(inventory.live, bundle.stem).fullchain))

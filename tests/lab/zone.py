@@ -1,0 +1,149 @@
+"""A signed zone with real name servers, each of which can fail in its own way."""
+
+import re
+import signal
+import time
+
+from tests.lab.machine import wait_until
+from tests.lab.network import Network
+
+PRIMARY, SECONDARY, FORGER = "127.0.0.11", "127.0.0.12", "127.0.0.13"
+
+_KNOT = """\
+server:
+  listen: {address}@53
+  rundir: {base}
+  background-workers: 1
+  udp-workers: 1
+  tcp-workers: 2
+database:
+  storage: {base}
+log:
+  - target: stderr
+    any: warning
+policy:
+  - id: signed
+    algorithm: ecdsap256sha256
+    single-type-signing: on
+remote:
+  - id: primary
+    address: {primary}@53
+acl:
+  - id: everyone
+    address: 127.0.0.0/8
+    action: transfer
+zone:
+  - domain: {domain}.
+    storage: {base}
+    file: zone
+    zonefile-sync: -1
+    journal-content: all
+    {role}
+"""
+_SIGNS = """acl: everyone
+    zonefile-load: difference-no-serial
+    dnssec-signing: on
+    dnssec-policy: signed"""
+
+
+class NameServer:
+    """A server of *domain* in *network*, at *address*; it signs, or copies."""
+
+    def __init__(
+        self, network: Network, domain: str, address: str, *, signs: bool
+    ) -> None:
+        self.base = network.base / f"knot-{address}"
+        self.base.mkdir()
+        self._network, self._domain = network, domain
+        self._config = self.base / "knot.conf"
+        self._config.write_text(
+            _KNOT.format(
+                address=address,
+                base=self.base,
+                domain=domain,
+                primary=PRIMARY,
+                role=_SIGNS if signs else "master: primary",
+            )
+        )
+        self.write("", 1)
+        self.process = network.start("knotd", "-c", str(self._config))
+        wait_until(self._runs, f"the name server at {address} runs")
+
+    def _runs(self) -> bool:
+        done = self._network.run(*self._knotc, "status")
+        return done.returncode == 0
+
+    @property
+    def _knotc(self) -> tuple[str, ...]:
+        return ("knotc", "-s", str(self.base / "knot.sock"), "-b")
+
+    def write(self, records: str, ttl: int, second: str = SECONDARY) -> None:
+        """Write the file of the zone, whose other server is said to be *second*."""
+        new = self.base / "zone.new"
+        head = (
+            f"$ORIGIN {self._domain}.\n$TTL {ttl}\n"
+            f"@ SOA ns1 admin 1 604800 3600 604800 {ttl}\n@ NS ns1\n@ NS ns2\n"
+            f"ns1 A {PRIMARY}\n"
+        )
+        if second:
+            head += f"ns2 A {second}\n"
+        new.write_text(head + records)
+        new.replace(self.base / "zone")
+
+    def control(self, *words: str) -> None:
+        """Have the server obey knotc(8)."""
+        self._network.must(*self._knotc, *words)
+
+    def ds(self) -> str:
+        """Return the data of the DS record of the key."""
+        argv = ("keymgr", "-c", str(self._config), f"{self._domain}.", "ds")
+        signed = self._network.must(*argv).stdout
+        line = next(each for each in signed.splitlines() if re.search(r" 13 2 ", each))
+        return line.partition(" DS ")[2]
+
+    def stop(self) -> None:
+        """Have it answer nothing, as a host that hangs."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it answer again."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+class Zone:
+    """A signed zone *domain*, with a primary server and a secondary one."""
+
+    def __init__(self, network: Network, domain: str) -> None:
+        self.network, self.domain = network, domain
+        self.primary = NameServer(network, domain, PRIMARY, signs=True)
+        self.secondary = NameServer(network, domain, SECONDARY, signs=False)
+        self.primary.control("zone-reload", f"{domain}.")
+        # The resolver knows one server only, and is not confused by the other.
+        network.publish(
+            domain,
+            f"@ NS ns1.{domain}.",
+            f"ns1 A {PRIMARY}",
+            f"@ DS {self.primary.ds()}",
+        )
+        self.publish()
+
+    def publish(
+        self,
+        *records: str,
+        ttl: int = 3600,
+        late: bool = False,
+        second: str = SECONDARY,
+    ) -> None:
+        """Let the zone have *records*, such as ``mx A 127.0.0.20``.
+
+        The secondary goes on with the old ones, if it is *late*.  The *second* server
+        can be another one, or have no address.
+        """
+        text = "".join(f"{record}\n" for record in records)
+        self.primary.write(text, ttl, second)
+        self.primary.control("zone-reload", f"{self.domain}.")
+        if not late:
+            self.secondary.control("zone-retransfer", f"{self.domain}.")
+        # What has a TTL of 0 is in the resolver's cache until the second is over.
+        second_of_change = int(time.time())
+        wait_until(lambda: int(time.time()) > second_of_change, "a second is over")

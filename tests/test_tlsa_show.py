@@ -1,0 +1,289 @@
+"""``tlsa show`` says which records should exist, which server has them, and what next.
+
+Each name server is a real one, that fails in a way of its own.
+"""
+
+import json
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certbot_postfix.formats.tlsa import Record
+from tests.lab import Authority, Certbot, Issued, base_directory
+from tests.lab.network import NAMES, Inside, Network
+from tests.lab.scene import Scene
+from tests.lab.zone import FORGER, PRIMARY, SECONDARY, NameServer, Zone
+
+pytestmark = pytest.mark.postfix
+
+DOMAIN = "dane.test"
+HOST = f"mx.{DOMAIN}"
+OWNER = f"_25._tcp.{HOST}"
+NS1, NS2 = f"ns1.{DOMAIN} ({PRIMARY})", f"ns2.{DOMAIN} ({SECONDARY})"
+
+
+class Host(Scene):
+    """A host of the zone, on which the product runs."""
+
+    def __init__(self, zone: Zone, certbot: Certbot, base: Path) -> None:
+        self.zone = zone
+        postfix = Inside(zone.network, base / "postfix", hostname=HOST)
+        super().__init__(postfix, certbot, zone.network.authority)
+
+    def run(self, argv: list[str], **environment: str) -> subprocess.CompletedProcess:
+        env = {**self.certbot.environment, **environment}
+        return self.zone.network.run(*argv, env=env)
+
+    def show(
+        self, *options: str, status: int = 0, owner: str = OWNER
+    ) -> dict[str, Any]:
+        """Return what ``tlsa show``, which ends with *status*, says of *owner*."""
+        done = self.command("tlsa", "show", "--json", *options)
+        assert (done.returncode, done.stderr) == (status, ""), done.stderr
+        endpoints = json.loads(done.stdout)["endpoints"]
+        return next(each for each in endpoints if each["owner"] == owner)
+
+    @property
+    def remembered(self) -> Path:
+        return self.certbot.bundle(HOST).with_suffix(".tlsa.json")
+
+
+def record(issued: Issued) -> Record:
+    public = x509.load_pem_x509_certificate(issued.cert_pem).public_key()
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return Record.of_key(spki)
+
+
+def published(*records: Record | str, name: str = OWNER) -> list[str]:
+    return [f"{name}. TLSA {each}" for each in records]
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Zone]:
+    """A signed zone with two servers, in a network with a resolver that validates."""
+    with base_directory() as base, ExitStack() as stack:
+        network = Network(base, Authority())
+        stack.callback(network.close)
+        yield Zone(network, DOMAIN)
+
+
+@pytest.fixture
+def host(zone: Zone, base: Path) -> Iterator[Host]:
+    """A host that serves a certificate; all name servers are well, without records."""
+    zone.publish()
+    host = Host(zone, Certbot(base), base)
+    try:
+        host.key = record(host.lineage(HOST))
+        host.stand(HOST)
+        yield host
+    finally:
+        host.postfix.close()
+
+
+@pytest.fixture(scope="module")
+def forger(zone: Zone) -> NameServer:
+    """A server that signs the zone with a key of its own."""
+    return NameServer(zone.network, DOMAIN, FORGER, signs=True)
+
+
+def test_a_host_without_dane_reads_which_record_to_begin_with(host):
+    done = host.command("tlsa", "show")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{OWNER}: none",
+        f"  {host.key}",
+        "    in service, not published",
+        "  Next: to begin with DANE, publish this record if the host is an MX.",
+    ]
+    assert not host.remembered.exists()
+
+
+def test_what_is_printed_for_a_zone_file_can_be_published(host):
+    lines = host.command("tlsa", "show", "--bind").stdout.splitlines()
+
+    host.zone.publish(*lines)
+
+    shown = host.show()
+    assert (shown["state"], shown["dnssec"]) == ("steady", "secure")
+    assert shown["records"] == [
+        {
+            "record": str(host.key),
+            "whose": "in service",
+            "servers": [NS1, NS2],
+            "missing": [],
+            "since": None,
+            "ttl": 3600,
+            "remark": "",
+        }
+    ]
+    assert shown["next"] == "nothing to do"
+
+
+def test_what_is_remembered_is_private_and_has_no_key(host):
+    host.zone.publish(*published(host.key))
+    host.show()
+
+    assert stat.S_IMODE(host.remembered.stat().st_mode) == 0o600
+    assert "PRIVATE" not in host.remembered.read_text()
+    assert json.loads(host.remembered.read_text())["endpoints"].keys() == {OWNER}
+
+
+def test_a_renewed_key_has_to_be_published_at_every_server(host):
+    host.zone.publish(*published(host.key))
+    new = record(host.renew(HOST))
+    assert host.show(status=3)["state"] == "held"
+
+    host.zone.publish(*published(host.key, new), late=True)
+
+    shown = host.show(status=3)
+    assert shown["state"] == "held"
+    assert shown["next"].endswith(f"; not announced by {NS2}")
+    assert [(each["whose"], each["missing"]) for each in shown["records"]] == [
+        ("in service", []),
+        ("renewed", [NS2]),
+    ]
+
+
+def test_a_renewed_key_that_every_server_has_waits_for_two_ttls(host):
+    host.zone.publish(*published(host.key), ttl=1)
+    new = record(host.renew(HOST))
+    host.show(status=3)
+    host.zone.publish(*published(host.key, new), ttl=1)
+
+    shown = host.show("--tlsa-min-ttl", "0", status=3)
+
+    assert shown["state"] == "ageing"
+    assert shown["until"] > shown["records"][1]["since"]
+
+
+def test_records_of_other_keys_are_a_mismatch(host):
+    other = record(host.issue(HOST))
+    host.zone.publish(*published(other))
+
+    shown = host.show(status=3)
+
+    assert shown["state"] == "mismatch"
+    assert [each["whose"] for each in shown["records"]] == [
+        "in service",
+        "not of this server",
+    ]
+
+
+def test_records_in_a_zone_that_is_not_signed_are_none(host):
+    name = "mx.example.insecure"
+    other = record(host.issue(name))
+    host.zone.network.publish(name, f"_25._tcp TLSA {other}")
+
+    shown = host.show("--tlsa-name", name, owner=f"_25._tcp.{name}")
+
+    assert (shown["state"], shown["dnssec"]) == ("none", "insecure")
+    assert shown["next"].startswith("DANE needs DNSSEC: sign the zone; then, ")
+
+
+def test_an_alias_is_followed_to_where_the_records_are(host):
+    target = f"tlsa.{DOMAIN}"
+    host.zone.publish(f"{OWNER}. CNAME {target}.", *published(host.key, name=target))
+
+    shown = host.show()
+
+    assert (shown["state"], shown["target"]) == ("steady", target)
+    lines = host.command("tlsa", "show", "--bind").stdout.splitlines()
+    assert lines == [f"{target}. 3600 IN TLSA {host.key}"]
+
+
+def held(host: Host, fault: str) -> None:
+    """Expect that a renewed key is held, and the second server named with *fault*."""
+    shown = host.show(status=3)
+    assert shown["state"] == "held"
+    assert shown["next"].partition("; ")[2] == f"not announced by {fault}"
+
+
+@pytest.fixture
+def renewed(host: Host) -> Host:
+    """As `host`, whose new key is announced."""
+    host.zone.publish(*published(host.key))
+    host.show()
+    host.records = published(host.key, record(host.renew(HOST)))
+    host.zone.publish(*host.records)
+    return host
+
+
+def test_a_server_that_hangs_is_named(renewed):
+    renewed.zone.secondary.stop()
+    try:
+        held(renewed, f"{NS2} does not answer")
+    finally:
+        renewed.zone.secondary.go_on()
+
+
+def test_a_server_that_does_not_have_the_zone_is_named(renewed):
+    renewed.zone.publish(*renewed.records, second=NAMES)
+
+    fault = "does not have the zone: its answer is not authoritative"
+    held(renewed, f"ns2.{DOMAIN} ({NAMES}) {fault}")
+
+
+def test_a_server_that_signs_with_another_key_is_named(renewed, forger):
+    forger.write("".join(f"{each}\n" for each in renewed.records), 3600)
+    forger.control("zone-reload", f"{DOMAIN}.")
+    renewed.zone.publish(*renewed.records, second=FORGER)
+
+    shown = renewed.show(status=3)
+
+    assert shown["state"] == "held"
+    assert f"ns2.{DOMAIN} ({FORGER}) has a wrong signature" in shown["next"]
+
+
+def test_a_server_without_an_address_is_named(renewed):
+    renewed.zone.publish(*renewed.records, second="")
+
+    held(renewed, f"ns2.{DOMAIN} has no address")
+
+
+def test_a_resolver_that_fails_is_named(renewed):
+    resolv = renewed.zone.network.base / "resolv.conf"
+    before = resolv.read_text()
+    resolv.write_text("nameserver 127.0.0.99\n")
+    try:
+        shown = renewed.show(status=3)
+    finally:
+        resolv.write_text(before)
+
+    assert shown["state"] == "unknown"
+    assert shown["next"].startswith("not known: 127.0.0.99 does not answer")
+
+
+def test_without_a_resolver_that_validates_nothing_is_secure(renewed):
+    resolv = renewed.zone.network.base / "resolv.conf"
+    before = resolv.read_text()
+    resolv.write_text(f"nameserver {PRIMARY}\n")
+    try:
+        shown = renewed.show(status=3)
+    finally:
+        resolv.write_text(before)
+
+    assert (shown["dnssec"], shown["state"]) == ("unknown", "unknown")
+    assert shown["next"] == (
+        "not known: there are signed TLSA records, but no resolver of this machine"
+        " validates them"
+    )
+
+
+def test_a_resolver_that_is_named_is_believed(renewed):
+    resolv = renewed.zone.network.base / "resolv.conf"
+    before = resolv.read_text()
+    resolv.write_text(f"nameserver {PRIMARY}\n")
+    try:
+        shown = renewed.show("--dane-resolver", "127.0.0.1", status=3)
+    finally:
+        resolv.write_text(before)
+
+    assert shown["state"] == "ageing"
