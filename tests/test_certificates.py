@@ -365,7 +365,7 @@ def test_a_key_of_another_type_is_welcome_beside_one():
 def test_of_two_keys_of_one_type_the_second_is_refused():
     beside = certificate("mx.example.org", days=30)
 
-    with pytest.raises(CertificateError, match="Postfix would offer no TLS") as caught:
+    with pytest.raises(CertificateError, match="and would offer no TLS") as caught:
         refuse_second(certificate("mx.example.org"), [beside])
 
     assert str(beside) in caught.value.message

@@ -315,8 +315,8 @@ def test_what_may_not_be_served_by_name_is_refused_with_a_hint(plan, other, caps
     out, error = capsys.readouterr()
     message, hint = error.splitlines()
     assert (status, out) == (1, "")
-    assert f"does not cover {NAME}" in message
-    assert message.endswith("--postfix-sni never forbids to serve it by name")
+    assert f"not this server's name ({NAME})" in message
+    assert "--postfix-sni never rules out serving it via SNI" in message
     assert "--postfix-sni auto" in hint
 
 

@@ -102,8 +102,8 @@ def test_the_only_default_certificate_stays_if_certbot_has_its_files_no_more(sho
     done = shop.command("forget", NAME)
 
     assert done.returncode == 1
-    assert "is the only certificate that main.cf names" in told(done)
-    assert "Hint: deploy another certificate in its place" in told(done)
+    assert "is the only certificate that Postfix has left" in told(done)
+    assert "Hint: install another certificate in its place" in told(done)
     assert shop.postfix.snapshot() == before
     assert shop.certbot.bundle(NAME).exists()
     assert shop.reloads == reloads
@@ -238,7 +238,7 @@ def test_a_lineage_whose_bundle_is_lost_is_forgotten_with_others_that_are(bereft
 
     assert done.returncode == 3, done.stderr
     gone = bereft.certbot.bundle(LOST[1])
-    assert f"{gone}, which the table of names has, is gone" in told(done)
+    assert f"{gone} and its lineage no longer exist" in told(done)
     assert bereft.table.keys().isdisjoint(LOST)
     assert everywhere(bereft.postfix, LOST[0]) == newest(bereft, NAME)
     assert everywhere(bereft.postfix, "0.example.net") == newest(bereft, "shop")

@@ -275,6 +275,15 @@ def test_options_say_what_is_wanted(given, before, after):
     assert sources.merge_options(options(**given), before) == after
 
 
+def test_a_table_with_the_title_of_an_earlier_version_is_one_of_ours():
+    title = "# Which TLS mail to a domain must have, and which servers may take it."
+    wanted = Settings(domains="/etc/domains")
+    text = policy_map.render(wanted, {}, NEWEST).decode()
+    former = "\n".join([title, *text.splitlines()[1:], ""])
+
+    assert policy_map.header(io.StringIO(former), PATH).wanted == wanted
+
+
 @pytest.mark.parametrize("until", ["then", "2027-01-01T00:00:00Z"])
 def test_an_entry_of_any_length_that_was_edited_is_shortened_in_a_message(until):
     text = [f"# enforce until {until} from it\n", f"{'a.' * 10**6}b secure match=a\n"]

@@ -227,6 +227,12 @@ def test_a_table_that_was_edited_is_still_read(lines, table):
     assert sni.parse(sni.HEADER + lines, TABLE) == expected
 
 
+def test_a_table_with_the_title_of_an_earlier_version_is_one_of_ours():
+    title = b"# Which certificate is served to whom asks for which name.\n"
+
+    assert sni.parse(title + b"a.org /a.pem\n", TABLE) == {"a.org": ("/a.pem",)}
+
+
 # Renewal
 
 

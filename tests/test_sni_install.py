@@ -135,9 +135,9 @@ def test_without_a_table_of_names_a_further_lineage_is_refused(scene):
     done = scene.install("shop", "--postfix-sni", "never")
 
     assert done.returncode == 1
-    assert "lineage shop is not deployed" in told(done)
-    assert "--postfix-sni never forbids to serve it by name" in told(done)
-    assert f"issue a certificate that covers {NAME}, or use --postfix-sni auto" in (
+    assert "shop was not installed: it covers" in told(done)
+    assert "--postfix-sni never rules out serving it via SNI" in told(done)
+    assert f"obtain a certificate that covers {NAME}, or use --postfix-sni auto" in (
         told(done)
     )
     assert scene.postfix.snapshot() == before

@@ -542,7 +542,7 @@ def test_a_full_disk_stops_the_deployment_that_makes_the_first_database(closed):
 
             done = shop.install("many")
 
-            fails(done, "postmap did not write", "is the disk full?")
+            fails(done, "postmap did not write", "check the free disk space")
             before.assert_kept()
         finally:
             shop.postfix.stop()

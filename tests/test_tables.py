@@ -563,7 +563,7 @@ def test_lmdb_is_refused_when_postmap_says_nothing_of_a_full_disk(place):
 
     with (
         no_space(place.directory, SPACE["half"]),
-        refused(place, "lmdb", "did not write", "is the disk full?"),
+        refused(place, "lmdb", "did not write", "check the free disk space"),
     ):
         place.tables.build("lmdb", place.table)
 

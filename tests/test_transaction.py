@@ -619,8 +619,8 @@ def test_what_was_edited_since_is_restored_and_kept(
     assert stopped_postfix.snapshot() == before
     assert reversible.kept.read_bytes() == edited
     (warning,) = caplog.messages
-    assert f"{main_cf} was edited after the deployment" in warning
-    assert f"it is kept as {reversible.kept}" in warning
+    assert f"{main_cf} was edited after the installation" in warning
+    assert f"was saved as {reversible.kept}" in warning
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["written", "not yet written"])
@@ -657,7 +657,7 @@ def test_an_edit_that_cannot_be_kept_does_not_hinder_the_undo(
 
     assert stopped_postfix.main_cf.read_bytes() == before
     (warning,) = caplog.messages
-    assert "could not be kept as" in warning
+    assert "could not be saved as" in warning
 
 
 def test_a_restored_checkpoint_is_restored_once_only(

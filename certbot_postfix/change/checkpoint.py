@@ -131,11 +131,11 @@ def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
 def _keep(path: Path, kept: Path) -> None:
     try:
         shutil.copy2(path, kept)
-        where = f"it is kept as {kept}"
+        where = f"was saved as {kept}"
     except OSError as error:  # an undo is not to fail of that
-        where = f"it could not be kept as {kept}: {error.strerror}"
+        where = f"could not be saved as {kept}: {error.strerror}"
     logger.warning(
-        "%s was edited after the deployment that is undone; with the edits, %s",
+        "%s was edited after the installation that is undone; the edited file %s",
         path,
         where,
     )

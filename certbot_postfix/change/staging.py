@@ -151,8 +151,8 @@ def _check(staged: Postfix, postfix: Postfix) -> None:
             raise
         _, _, reason = refused.message.partition(": ")
         raise MisconfiguredError(
-            f"`postfix check` rejects the new configuration: {reason}; nothing was"
-            " changed"
+            f"`postfix check` rejects the new configuration: {reason}; no changes were"
+            " made"
         ) from refused
 
 

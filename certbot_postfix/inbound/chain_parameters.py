@@ -189,9 +189,9 @@ def forget(
 def _plain(bundle: Path, plain: tuple[Path, Path] | None) -> tuple[Path, Path]:
     if plain is None:
         raise Error(
-            f"{bundle} is the only certificate that main.cf names, and certbot has no"
-            f" lineage {bundle.stem} any more: without it, Postfix would offer no TLS",
-            hint="deploy another certificate in its place, and forget this one then",
+            f"{bundle.stem} is the only certificate that Postfix has left, and certbot"
+            " no longer manages it: removing it would turn TLS off",
+            hint="install another certificate in its place, then forget this one",
         )
     return plain
 

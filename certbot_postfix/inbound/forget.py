@@ -57,14 +57,13 @@ class Removal:
             load_and_check(inventory, self.lineage, self.path)
         if self.path in inventory.named_by_hand:
             raise Error(
-                f"{self.path} is named by a table of names that is not ours: nothing"
-                " was changed",
-                hint="take it out there first",
+                f"an SNI map of your own lists {self.path}; no changes were made",
+                hint="remove it there first",
             )
         for path in self._lost():
             logger.warning(
-                "%s, which the table of names has, is gone, and so is its lineage: its"
-                " names leave the table, too",
+                "%s and its lineage no longer exist; its names are removed from the SNI"
+                " map, too",
                 path,
             )
         path, before = inventory.tables.path, inventory.tables.text()

@@ -294,9 +294,9 @@ class Installation:
     def _no_table(self, wish: DeployOptions) -> str:
         """Return why there may be no table of names, or nothing."""
         if not wish.by_name:
-            return "--postfix-sni never forbids"
+            return "--postfix-sni never rules out serving it via SNI"
         if SNI_MAPS not in self.configuration.defaults:
-            return "Postfix before 3.4 does not know how"
+            return "Postfix before 3.4 has no SNI support"
         return ""
 
     def _conflicts(self, keys: set[str]) -> list[str]:

@@ -138,17 +138,18 @@ def refuse(
     """Raise `Error` if *new* cannot be served by name, and so not at all."""
     reason = why_no_table
     if not reason and new.leaf.key_type not in sni.KEY_TYPES:
-        reason = f"a key of type {new.leaf.key_type} is not safe with OpenSSL"
+        reason = f"OpenSSL is not safe with {new.leaf.key_type} keys via SNI"
     if not reason and not sni.keys(new.leaf.names):
-        reason = "it has no names that can be asked for,"
+        reason = "it has no DNS name that can be used with SNI"
     if not reason:
         return
     served = " and ".join(str(each.leaf) for each in default)
     raise Error(
-        f"lineage {new.path.stem} is not deployed: the certificate for"
-        f" {certificates.listed(new.leaf.names)} does not cover {host}, and {served} is"
-        f" served there, which stays; {reason} to serve it by name",
-        hint=f"issue a certificate that covers {host}"
+        f"{new.path.stem} was not installed: it covers"
+        f" {certificates.listed(new.leaf.names) or 'no name'}, but not this server's"
+        f" name ({host}), and {reason}; the current default certificate ({served}) is"
+        " left unchanged",
+        hint=f"obtain a certificate that covers {host}"
         + (", or use --postfix-sni auto" if "never" in why_no_table else ""),
     )
 

@@ -15,8 +15,9 @@ from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, words
 from certbot_postfix.system.hostnames import is_host
 
 NAME = "certbot_sni"
-HEADER = b"# Which certificate is served to whom asks for which name.\n"
-HEADER += b"# Written by certbot-postfix: edits are lost.\n"
+_TITLE = b"# Maps TLS server names (SNI) to the certificates presented for them.\n"
+HEADER = _TITLE + b"# Written by certbot-postfix: edits are lost.\n"
+_FORMER = b"# Which certificate is served to whom asks for which name.\n"
 
 # Up to so many names, each process reads the bundles themselves (texthash); above, it
 # looks into a database that has copies of them.  docs/how-it-works.rst has the figures.
@@ -63,7 +64,7 @@ def example_name(key: str, table: Collection[str]) -> str:
 
 def parse(text: bytes, path: Path) -> dict[str, tuple[str, ...]]:
     """Read a table that `render` made; raise `Error` if it did not make it."""
-    if not text.startswith(HEADER.splitlines()[0]):
+    if not text.startswith((_TITLE, _FORMER)):
         raise Error(
             f"{path} was not written by this plugin, and is left unchanged",
             hint="give it another name, there and in main.cf",

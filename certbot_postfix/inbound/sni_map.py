@@ -143,8 +143,8 @@ class Tables:
                 if not all(files.read(path).strip() in copies for path in paths):
                     raise ProgramError(
                         f"postmap did not write {database}, and"
-                        f" {reason(said)}: the table of names was left unchanged",
-                        hint="is the disk full?",
+                        f" {reason(said)}: the SNI map was left unchanged",
+                        hint="check the free disk space",
                     )
 
 
@@ -160,8 +160,8 @@ def _refuse_empty(table: Table) -> None:
             problem = error.strerror or str(error)
         if problem:
             raise Error(
-                f"{path}, which the table of names has, cannot be read: {problem}; the"
-                " table stays as it was",
+                f"{path}, which the SNI map lists, cannot be read: {problem}; the map"
+                " was left unchanged",
                 hint="certbot-postfix status shows what there is; certbot-postfix"
                 f" forget {Path(path).stem} takes it out",
             )

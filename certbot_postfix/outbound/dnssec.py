@@ -30,9 +30,8 @@ def refuse_unvalidated(configuration: Configuration) -> list[str]:
             " alone there",
         )
     return [
-        f"{path} names the resolver {server}, whose answers are believed although"
-        " they can be forged on their way\nHint: run a resolver that"
-        " validates on this machine"
+        f"{path} lists the remote resolver {server}: its DNSSEC answers could be forged"
+        " in transit\nHint: run a validating resolver on this machine"
         for path, servers in resolvers.items()
         for server in servers
         if not ipaddress.ip_address(server.partition("%")[0]).is_loopback

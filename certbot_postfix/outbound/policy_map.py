@@ -23,7 +23,8 @@ from certbot_postfix.system.hostnames import is_host
 
 PARAMETER = "smtp_tls_policy_maps"
 NAME = "certbot_tls_policy"
-_TITLE = "# Which TLS mail to a domain must have, and which servers may take it."
+_TITLE = "# Outbound TLS policies: what each recipient domain requires."
+_FORMER = "# Which TLS mail to a domain must have, and which servers may take it."
 _HEADER = f"{_TITLE}\n# Written by certbot-postfix: edits are lost.\n"
 
 # Attributes that an older Postfix does not know make it defer the mail.
@@ -180,7 +181,9 @@ def header(text: TextIO, path: Path) -> Header:
     """Read the first lines; raise `Error` if `render` has not written them."""
     title, _, wanted = (text.readline().rstrip("\n") for _ in range(3))
     try:
-        fields = json.loads(wanted.removeprefix("# ")) if title == _TITLE else {}
+        fields = (
+            json.loads(wanted.removeprefix("# ")) if title in (_TITLE, _FORMER) else {}
+        )
         until, dane = fields.pop("until"), fields.pop("dane", False) is True
         settings = Settings(**{**fields, "lists": tuple(fields["lists"])})
         texts = (settings.keyring, settings.domains, *settings.lists)
@@ -188,7 +191,7 @@ def header(text: TextIO, path: Path) -> Header:
             raise TypeError
         return Header(settings, _time(until) if until else None, dane)
     except _UNREADABLE as error:
-        if title == _TITLE:
+        if title in (_TITLE, _FORMER):
             raise Error(
                 f"{path} was edited, and its third line, with what was asked for,"
                 " cannot be read",

@@ -63,7 +63,7 @@ def answers(
 
 def reason(said: str) -> str:
     """Return what postmap(1) *said*, its first line, for a message."""
-    return f"said: {said.splitlines()[0]}" if said else "gave no reason"
+    return f"said: {said.splitlines()[0]}" if said else "gave no error message"
 
 
 def _failed(done: Done) -> ProgramError:

@@ -397,7 +397,7 @@ class Serving:
     def _must_run(self) -> None:
         if not self.postfix.running():
             raise ProgramError(
-                f"Postfix in {self.postfix.directory} died after it was reloaded",
+                f"Postfix ({self.postfix.directory}) terminated after the reload",
                 hint='look for "fatal" at the end of the mail log',
             )
 

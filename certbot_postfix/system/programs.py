@@ -79,7 +79,7 @@ def complaint(done: Done) -> str:
 
 
 # Up to 3.7, postfix(1) tells its reasons to a terminal or to the mail log only.
-NO_REASON = "it gave no reason, the mail log has it"
+NO_REASON = "no reason given, see the mail log"
 
 
 def complaints(done: Done) -> str:

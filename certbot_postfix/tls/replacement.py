@@ -71,8 +71,8 @@ def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
     for other in beside:
         if other.key_type == new.key_type:
             raise CertificateError(
-                f"its key is {new.key_type} now, and beside it {other} is served, whose"
-                " key is so, too: Postfix would offer no TLS",
+                f"both {other} and it would have a key of type {new.key_type}; Postfix"
+                " accepts one of each type, and would offer no TLS",
                 hint="renew it with the other --key-type, or forget one of the two:"
                 " certbot-postfix forget NAME",
             )
