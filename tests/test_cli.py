@@ -182,7 +182,8 @@ def test_what_status_would_say_of_the_default_is_said_before(
     warning = (
         f"the default certificate ({NAME}) does not cover myhostname ({host}): clients"
         " that check the name will reject it\nHint: obtain it again with that name:"
-        f" certbot run -i postfix --cert-name {NAME} -d {NAME},{host}\n"
+        f" certbot run -i postfix --cert-name {NAME} -d {NAME},{host}"
+        f" --postfix-config-dir {stopped_postfix.config_dir}\n"
     )
     assert (warning in capsys.readouterr().err) is (host != NAME)
 

@@ -25,11 +25,17 @@ from certbot_postfix.outbound import policy_map as policies
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import monitoring, report, terminal
+from certbot_postfix.status import monitoring, nagios, report, terminal
 from certbot_postfix.status.checks import parameters
 from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.status.facts import Facts, File, Handshake, Key, Skipped, SniMap
-from certbot_postfix.status.findings import Code, Finding, merged
+from certbot_postfix.status.findings import (
+    Code,
+    Finding,
+    Severity,
+    merged,
+    usual_severity,
+)
 from certbot_postfix.status.report import Report
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls.certificates import Certificate
@@ -455,7 +461,7 @@ def test_certbot_renew_is_a_hint_for_lineages_alone(site, managed):
         ),
         (
             no_bundle_of_a_name,
-            "clients that request its names get the default certificate",
+            "clients requesting its names get the default certificate",
             "certbot-postfix deploy --cert-name shop",
         ),
     ],
@@ -833,7 +839,7 @@ def test_an_unprivileged_user_sees_what_is_served_and_is_told_what_he_did_not_se
     assert found["postfix"]["running"] in (True, None)
     shown = {each["service"] for each in found["services"] if each["sha256"]}
     assert shown == set(site.entries)
-    hidden = {each["object"]: each["reason"] for each in found["unseen"]}
+    hidden = {each["object"]: each["reason"] for each in found["not_checked"]}
     for path in (site.bundle, site.postfix.config_dir / "certbot_sni"):
         assert hidden[str(path)] == "Permission denied"
     assert f"certbot's lineages in {site.certbot_dir}/live" in hidden
@@ -903,8 +909,8 @@ def test_each_deprecated_parameter_is_a_finding(name):
 @pytest.mark.parametrize(
     ("absent", "message"),
     [
-        (set(), "a Postfix to come will not"),
-        ({"smtp_use_tls"}, "this Postfix does not"),
+        (set(), "will be removed from a future Postfix release"),
+        ({"smtp_use_tls"}, "was removed from this Postfix release"),
     ],
 )
 def test_a_deprecated_parameter_may_be_gone_already(absent, message):
@@ -916,7 +922,7 @@ def test_a_deprecated_parameter_may_be_gone_already(absent, message):
 
     (finding,) = report.make(facts).findings
 
-    assert finding.message == f"smtp_use_tls is deprecated: {message} know it"
+    assert finding.message == f"smtp_use_tls is deprecated and {message}"
 
 
 def test_no_tls_at_all_is_one_finding():
@@ -1081,6 +1087,137 @@ def test_the_table_fits_100_columns_and_commands_no_terminal(awkward):
     assert all(each.isprintable() for each in text.replace("\n", ""))
 
 
+def rows(report: Report) -> list[list[str]]:
+    """Return the rows of the table of services, without its headings."""
+    table = terminal.as_table(report).split("\n\n")[1]
+    headings, *lines = (re.split(" {2,}", line) for line in table.splitlines())
+    columns = ["SERVICE", "ADDRESS", "SERVER NAME", "KEY", "EXPIRES", "CERTIFICATE"]
+    assert headings == columns
+    return lines
+
+
+@pytest.mark.postfix
+def test_types_of_key_are_rows_of_their_own_and_no_downgrade(site):
+    with_two_keys(site)
+    site.postfix.start()
+
+    report = site.examine()
+
+    wanted = [
+        (f"{LOOPBACK}:{port}", name, key)
+        for port in sorted(site.postfix.ports.values())
+        for name in ("(none)", HOST)
+        for key in ("ECDSA", "RSA")
+    ]
+    kinds = sorted((row[1], row[2], row[3]) for row in rows(report))
+    assert kinds == sorted(wanted)
+    assert "TLSv1" not in terminal.as_table(report)  # 1.2, since a type was requested
+
+
+def test_addresses_that_agree_are_one_row_and_what_nothing_presents_is_not_listed(
+    authority: Authority,
+):
+    default, other, unused = (certificate(authority.issue(HOST)) for _ in range(3))
+    path = Path("/unused.pem")
+    facts = Facts(
+        configured({CHAIN: str(path)}, Service("smtp", "inet", "smtpd", {})),
+        NOW,
+        BUNDLES,
+        running=True,
+        files={path: File(path, (Key(unused.spki), unused))},
+        handshakes=tuple(
+            Handshake(
+                Endpoint("smtp/inet", host, 25, implicit=False),
+                seen=Seen(leaf, "TLSv1.3"),
+            )
+            for host, leaf in (
+                ("192.0.2.1", default),
+                ("192.0.2.2", other),
+                ("2001:db8::1", default),
+            )
+        ),
+    )
+
+    made = report.make(facts)
+
+    ends = f"{default.not_after:%Y-%m-%d}"
+    both = "192.0.2.1:25, [2001:db8::1]:25"
+    assert rows(made) == [
+        ["smtp", both, "(none)", "ECDSA", ends, "[1]"],
+        ["smtp", "192.0.2.2:25", "(none)", "ECDSA", ends, "[2]"],
+    ]
+    text = terminal.as_table(made)
+    assert default.digest in text
+    assert unused.digest not in text
+    assert unused.digest in monitoring.as_json(made)
+
+
+# The plugin of Nagios
+
+
+LINE = r"POSTFIX TLS (OK|WARNING|CRITICAL|UNKNOWN): ([^|\n]+)( \| [a-z_]+=\d.*)?\n"
+
+
+def running(site: Site) -> None:
+    site.postfix.start()
+
+
+def soon(site: Site) -> None:
+    nearly_expired(site)
+    site.postfix.start()
+
+
+def unreadable(site: Site) -> None:
+    site.postfix.main_cf.write_text("no equals sign\n")
+    site.postfix.settle()
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("arrange", "status", "word", "text"),
+    [
+        (running, 0, "OK", "3 services, the first certificate expires in 89 days"),
+        (soon, 1, "WARNING", f"[expires-soon] the certificate for {HOST} expires"),
+        (nothing, 2, "CRITICAL", "[postfix-not-running] Postfix in "),
+        (unreadable, 3, "UNKNOWN", "missing '='"),
+    ],
+)
+def test_a_plugin_of_nagios_prints_one_line(site, capsys, arrange, status, word, text):
+    arrange(site)
+
+    assert cli.main(site.command("--check")) == status
+
+    output = capsys.readouterr()
+    match = re.fullmatch(LINE, output.out)
+    assert match
+    assert output.err == ""
+    assert match[1] == word
+    assert text in match[2]
+    assert bool(match[3]) is (word != "UNKNOWN")
+    if word == "CRITICAL":
+        assert match[3].split()[1:3] == ["critical=1", "warning=0"]
+
+
+def test_the_line_for_nagios_survives_what_breaks_formats(awkward):
+    odd = replace(awkward.findings[0], message="a | b\nc\x1b[31m")
+
+    line, status = nagios.as_check(replace(awkward, findings=(odd,)))
+
+    assert re.fullmatch(LINE, line)
+    assert line.rstrip("\n").isprintable()
+    assert status == 1
+
+
+def test_a_stale_certificate_is_critical_once_it_has_expired():
+    warning = Finding(Code.STALE, "a", "", "")
+    urgent = replace(warning, object="b", urgent=True)
+
+    found = merged([warning, urgent, replace(warning, object="b")])
+
+    kinds = [(each.object, each.severity) for each in found]
+    assert kinds == [("b", Severity.CRITICAL), ("a", Severity.WARNING)]
+
+
 def test_colour_is_for_terminals_alone(awkward):
     assert "\x1b" in terminal.as_table(awkward, colour=True)
     assert "\x1b" not in terminal.as_table(awkward)
@@ -1156,12 +1293,21 @@ def test_json_is_as_documented(awkward):
     ]
 
 
-def test_each_code_has_an_anchor_in_the_documentation():
-    page = (DOCS / "findings.rst").read_text()
+def test_each_code_has_an_anchor_in_the_documentation_with_severity_cause_and_fix():
+    _, *sections = (DOCS / "findings.rst").read_text().split("\n.. _finding-")
 
-    anchors = re.findall(r"^\.\. _finding-([a-z-]+):$", page, re.MULTILINE)
+    documented = [
+        re.match(
+            r"([a-z-]+):\n\n``\1``\n-+\n\n(?s:.+?)\n\nSeverity\n    ([a-z]+)\n"
+            r"Cause\n    (?s:.+?)\nFix\n    ",
+            section,
+        )
+        for section in sections
+    ]
 
-    assert sorted(anchors) == sorted(code.value for code in Code)
+    found = [(match[1], match[2]) for match in documented if match]
+    assert found == [(code.value, usual_severity(code).value) for code in Code]
+    assert len(found) == len(sections)
 
 
 @pytest.mark.postfix

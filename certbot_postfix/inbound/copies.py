@@ -33,9 +33,9 @@ class Outdated:
     def message(self, now: datetime) -> str:
         """Say which certificate is out of date."""
         return (
-            f"lineage {self.lineage} has the certificate {self.newest}, but {self.path}"
-            f" still has {self.leaf}, which {self.leaf.expiry(now)}: the renewed"
-            " certificate was not deployed"
+            f"certbot renewed {self.lineage}, but {self.path} still has the previous"
+            f" certificate, which {self.leaf.expiry(now)}: {self.leaf}, not"
+            f" {self.newest}"
         )
 
     def hint(self, root: Path) -> str:

@@ -3,11 +3,13 @@
 Pure: a `Configuration` in, decisions out; and what is lost, or hidden, by them.
 """
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from certbot_postfix.errors import short
 from certbot_postfix.inbound import chain_files, chain_parameters, sni
 from certbot_postfix.inbound.placement import Deployed, useless
 from certbot_postfix.inbound.sni import Table
@@ -30,6 +32,9 @@ from certbot_postfix.postfix.decisions import (
 from certbot_postfix.postfix.profiles import intermediate, internet_nl
 from certbot_postfix.postfix.services import reads
 from certbot_postfix.tls.certificates import Certificate, covers, listed
+
+# Up to so many names of a certificate are spelled out in a command.
+_SPELLED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +122,27 @@ def uncovered(
     ):
         return []
     name, leaf = next((each.path.stem, each.leaf) for each in default)
-    warning = (
-        f"the default certificate ({listed(leaf.names)}) does not cover myhostname"
-        f" ({host}): clients that check the name will reject it\nHint: obtain it again"
-        f" with that name: certbot run -i postfix --cert-name {name} -d"
-        f" {','.join([*sorted(leaf.names), host])}"
+    again = obtaining(configuration, name, [*sorted(leaf.names), host])
+    return [
+        f"{not_covering(leaf, host)}\nHint: obtain it again with that name: {again}"
+    ]
+
+
+def not_covering(leaf: Certificate, host: str) -> str:
+    """Say that *leaf*, the default certificate, does not cover *host*, the server."""
+    name = listed(leaf.names) or short(leaf.subject) or "no name"
+    return (
+        f"the default certificate ({name}) does not cover myhostname ({host}): clients"
+        " that check the name will reject it"
     )
-    return [warning]
+
+
+def obtaining(configuration: Configuration, name: str, names: Collection[str]) -> str:
+    """Return the command that obtains a lineage for *names*, and installs it."""
+    wanted = ",".join(names) if 0 < len(names) <= _SPELLED else "NAMES"
+    words = ["certbot", "run", "-i", "postfix"]
+    words += ["--cert-name", name] if name else []
+    return shlex.join([*words, "-d", wanted, *configuration.certbot_options])
 
 
 def second(new: Certificate, key_type: str, lineages: Mapping[str, Certificate]) -> str:

@@ -1,7 +1,7 @@
 """What is wrong, as a value.
 
 Pure.  One cause is one finding, however many places it shows in: `merged` sees to that.
-The modules of `checks` find them.
+The modules of `checks` find them; docs/findings.rst has the meaning of each code.
 """
 
 from collections.abc import Iterable
@@ -51,28 +51,81 @@ class Code(Enum):
     POLICY_UNUSED = "policies-unused"
 
 
+class Severity(Enum):
+    """How bad a finding is, the worst first, by the names that monitoring sees.
+
+    *critical*: mail or connections fail now, or a private key is exposed; *warning*:
+    they will, or some clients are refused; *info*: a setting has no effect.
+    """
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+_CRITICAL = frozenset(
+    {
+        Code.NOT_RUNNING,
+        Code.ANOTHER_RUNS,
+        Code.NO_ANSWER,
+        Code.NO_CERTIFICATE,
+        Code.NO_TLS,
+        Code.FILE_MISSING,
+        Code.FILE_UNUSABLE,
+        Code.KEY_MISMATCH,
+        Code.READABLE,
+        Code.EXPIRED,
+        Code.NOT_YET_VALID,
+        Code.POLICY_TABLE,
+    }
+)
+_INFO = frozenset({Code.IGNORED, Code.DEPRECATED})
+
+
+def usual_severity(code: Code) -> Severity:
+    """Return how bad a finding of that kind is, as a rule."""
+    if code in _CRITICAL:
+        return Severity.CRITICAL
+    return Severity.INFO if code in _INFO else Severity.WARNING
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One cause: what is wrong with *object*, *places* where it shows, and a hint."""
+    """One cause: what is wrong with *object*, *places* where it shows, and a hint.
+
+    It may be *urgent*, and critical, where others of its kind are not.
+    """
 
     code: Code
     object: str
     message: str
     hint: str
     places: tuple[str, ...] = ()
+    urgent: bool = False
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return Severity.CRITICAL if self.urgent else usual_severity(self.code)
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Return each cause once, with all its places, in the order of the codes."""
+    """Return each cause once, with all its places: the worst first, then by code."""
     by_cause: dict[tuple[Code, str], Finding] = {}
     for finding in findings:
         cause = (finding.code, finding.object)
         known = by_cause.setdefault(cause, finding)
         places = dict.fromkeys((*known.places, *finding.places))
-        by_cause[cause] = replace(known, places=tuple(places))
-    order = list(Code)
+        urgent = known.urgent or finding.urgent
+        by_cause[cause] = replace(known, places=tuple(places), urgent=urgent)
+    codes, severities = list(Code), list(Severity)
     return sorted(
-        by_cause.values(), key=lambda each: (order.index(each.code), each.object)
+        by_cause.values(),
+        key=lambda finding: (
+            severities.index(finding.severity),
+            codes.index(finding.code),
+            finding.object,
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certbot_postfix.errors import printable
 from certbot_postfix.status.facts import Handshake
-from certbot_postfix.status.findings import Code
+from certbot_postfix.status.findings import Code, Finding, usual_severity
 from certbot_postfix.status.report import CertificateInUse, Report
 from certbot_postfix.tls.certificates import UNKNOWN
 from certbot_postfix.tls.endpoints import Endpoint
@@ -30,22 +30,13 @@ def as_json(report: Report) -> str:
             "version": report.version,
             "running": report.running,
         },
-        "services": [_service(each) for each in report.handshakes],
+        "services": list(map(_service, report.handshakes)),
         "certificates": [_certificate(report, used) for used in report.certificates],
-        "names": {"known": report.names, "asked": report.requested},
-        "findings": [
-            {
-                "code": each.code.value,
-                "object": printable(each.object),
-                "places": list(map(printable, each.places)),
-                "message": printable(each.message),
-                "hint": printable(each.hint),
-            }
-            for each in report.findings
-        ],
-        "unseen": [
-            {"object": printable(each.object), "reason": printable(each.reason)}
-            for each in report.skipped
+        "names": {"known": report.names, "requested": report.requested},
+        "findings": list(map(_finding, report.findings)),
+        "not_checked": [
+            {"object": printable(skipped.object), "reason": printable(skipped.reason)}
+            for skipped in report.skipped
         ],
         "notes": list(map(printable, report.notes)),
     }
@@ -64,6 +55,17 @@ def _service(handshake: Handshake) -> dict[str, object]:
         "sha256": seen.leaf.digest if seen else None,
         "protocol": seen.protocol if seen else None,
         "error": None if seen else printable(handshake.failure),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {
+        "code": finding.code.value,
+        "severity": finding.severity.value,
+        "object": printable(finding.object),
+        "places": list(map(printable, finding.places)),
+        "message": printable(finding.message),
+        "hint": printable(finding.hint),
     }
 
 
@@ -98,69 +100,86 @@ def _time(time: datetime) -> str | None:
 # Prometheus
 
 Sample = tuple[dict[str, str], float]
+Family = tuple[str, str, Iterable[Sample]]
 
 
 def as_prometheus(report: Report) -> str:
     """Return the report as metrics for the textfile collector of node_exporter."""
-    codes = Counter(each.code for each in report.findings)
-    presented = [
-        ({**_labels(each), "key_type": each.leaf.key_type}, each.leaf)
-        for each in report.handshakes
-        if each.leaf
-    ]
-    running: list[Sample] = (
-        [] if report.running is None else [({}, float(report.running))]
-    )
-    families: list[tuple[str, str, Iterable[Sample]]] = [
-        (
-            "status_timestamp_seconds",
-            "Time of this check, in seconds since 1970.",
-            [({}, report.time.timestamp())],
-        ),
-        ("running", "Whether Postfix runs; absent if that is not known.", running),
-        (
-            "service_shows_certificate",
-            "Whether the service presented a certificate for this server name.",
-            [
-                (_labels(each), float(each.leaf is not None))
-                for each in report.handshakes
-            ],
-        ),
-        (
-            "not_after_timestamp_seconds",
-            "When the certificate presented expires, in seconds since 1970.",
-            [
-                (labels, leaf.not_after.timestamp())
-                for labels, leaf in presented
-                if leaf.not_after != UNKNOWN
-            ],
-        ),
-        (
-            "findings",
-            "How many findings there are of a kind.",
-            [({"code": code.value}, codes[code]) for code in Code],
-        ),
-        (
-            "finding_info",
-            "1 for each finding, with its object.",
-            [
-                ({"code": each.code.value, "object": each.object}, 1)
-                for each in report.findings
-            ],
-        ),
-        (
-            "unseen",
-            "How many things could not be checked.",
-            [({}, len(report.skipped))],
-        ),
-        ("names", "How many names the SNI maps have.", [({}, report.names)]),
-        (
-            "names_asked",
-            "How many of these names were requested.",
-            [({}, report.requested)],
-        ),
-    ]
+    families = [*_of_services(report), *_of_findings(report)]
     return "".join(line for family in families for line in _family(*family))
+
+
+def _of_services(report: Report) -> Iterator[Family]:
+    yield (
+        "status_timestamp_seconds",
+        "Time of this check, in seconds since 1970.",
+        [({}, report.time.timestamp())],
+    )
+    yield (
+        "running",
+        "Whether Postfix runs; absent if that is not known.",
+        [] if report.running is None else [({}, float(report.running))],
+    )
+    yield (
+        "service_presents_certificate",
+        "Whether the service presents a certificate for this server name.",
+        [
+            (_labels(handshake), float(handshake.leaf is not None))
+            for handshake in report.handshakes
+        ],
+    )
+    yield (
+        "not_after_timestamp_seconds",
+        "When the certificate presented expires, in seconds since 1970.",
+        [
+            (
+                {**_labels(handshake), "key_type": handshake.leaf.key_type},
+                handshake.leaf.not_after.timestamp(),
+            )
+            for handshake in report.handshakes
+            if handshake.leaf and handshake.leaf.not_after != UNKNOWN
+        ],
+    )
+
+
+def _of_findings(report: Report) -> Iterator[Family]:
+    counts = Counter((each.code, each.severity) for each in report.findings)
+    usual = Counter({(code, usual_severity(code)): 0 for code in Code})
+    usual.update(counts)
+    yield (
+        "findings",
+        "How many findings of a kind and severity there are.",
+        [
+            ({"code": code.value, "severity": severity.value}, count)
+            for (code, severity), count in usual.items()
+        ],
+    )
+    yield (
+        "finding_info",
+        "1 for each finding, with its object.",
+        [
+            (
+                {
+                    "code": finding.code.value,
+                    "severity": finding.severity.value,
+                    "object": finding.object,
+                },
+                1,
+            )
+            for finding in report.findings
+        ],
+    )
+    yield (
+        "not_checked",
+        "How many items could not be checked.",
+        [({}, len(report.skipped))],
+    )
+    yield "names", "How many names the SNI maps have.", [({}, report.names)]
+    yield (
+        "names_requested",
+        "How many of these names were requested.",
+        [({}, report.requested)],
+    )
 
 
 def _labels(handshake: Handshake) -> dict[str, str]:
@@ -176,7 +195,7 @@ def _family(name: str, explanation: str, samples: Iterable[Sample]) -> Iterator[
     name = f"certbot_postfix_{name}"
     yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
     distinct = {_series(name, labels): value for labels, value in samples}
-    for series, value in distinct.items():  # each once
+    for series, value in distinct.items():
         yield f"{series} {value:.15g}\n"
 
 

@@ -4,11 +4,12 @@ Pure: facts in, findings out.  One that has expired because it is stale is no fi
 its own.
 """
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from certbot_postfix.errors import short
-from certbot_postfix.inbound import sni
+from certbot_postfix.inbound import main_cf, sni
 from certbot_postfix.postfix import configuration
 from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.status.facts import Facts
@@ -78,23 +79,41 @@ def _held(facts: Facts, leaf: Certificate) -> str:
 
 
 def _self_signed(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
+    host = facts.configuration.value("myhostname")
+    fitting = [
+        name
+        for name, newest in sorted(facts.lineages.items())
+        if newest and certificates.covers(newest.names, host)
+    ]
+    command = main_cf.obtaining(facts.configuration, "", [host])
+    if fitting:
+        words = ["certbot", "install", "-i", "postfix", "--cert-name", fitting[0]]
+        command = shlex.join([*words, *facts.configuration.certbot_options])
     return Finding(
         Code.SELF_SIGNED,
         _held(facts, leaf),
-        f"{leaf} is self-signed, as that of a new installation is: clients that verify"
-        " certificates reject it",
-        f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
+        f"self-signed certificate {short(leaf.subject) or leaf} (typical of a new"
+        " installation): clients cannot verify it",
+        command,
         tuple(places),
     )
+
+
+def _again(facts: Facts, leaf: Certificate, *names: str) -> str:
+    """Return the command that obtains *leaf* again, with *names* besides."""
+    holder = facts.holder(leaf)
+    lineage = facts.lineage(holder) if holder else ""
+    wanted = dict.fromkeys((*sorted(leaf.names), *names))
+    return main_cf.obtaining(facts.configuration, lineage, wanted)
 
 
 def _unreadable(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
     return Finding(
         Code.UNREADABLE,
         _held(facts, leaf),
-        f"the certificate {leaf} breaks the rules for certificates: only a part of it"
-        f" can be read and checked, and clients may reject it: {leaf.fault}",
-        f"certbot run -i postfix -d {facts.configuration.value('myhostname')}",
+        f"the certificate {leaf} violates RFC 5280 ({leaf.fault}): only a part of it"
+        " can be checked, and clients may reject it",
+        _again(facts, leaf, facts.configuration.value("myhostname")),
         tuple(places),
     )
 
@@ -105,9 +124,9 @@ def _unlinked(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.LINEAGE_UNLINKED,
             str(path.parent),
-            f"{path} is a plain file, where certbot has a link into archive/: certbot"
-            f" does not renew {name}",
-            f"move {path.parent}, and its files in archive/ and renewal/, away, and"
+            f"{path} is a plain file, not a link into archive/: certbot does not renew"
+            f" {name}",
+            f"move {path.parent} and its files in archive/ and renewal/ away, and"
             f" obtain the certificate again with --cert-name {name}",
             (str(path.parent),),
         )
@@ -116,15 +135,16 @@ def _unlinked(facts: Facts) -> Iterator[Finding]:
 def _orphan(
     facts: Facts, path: Path, name: str, leaf: Certificate | None, where: str
 ) -> Finding:
-    expiry = f": it {leaf.expiry(facts.now)}, and" if leaf else ":"
+    expiry = f"; it {leaf.expiry(facts.now)}" if leaf else ""
+    again = "obtain it again"
+    if leaf:
+        again = f"{_again(facts, leaf)}, to obtain it again"
     return Finding(
         Code.LINEAGE_MISSING,
         str(path),
-        f"certbot has no lineage {name} any more, but {path} is in use{expiry} nothing"
-        " renews it",
-        f"obtain it again: certbot run -i postfix --cert-name {name} -d"
-        f" {','.join(sorted(leaf.names)) if leaf else 'NAMES'}; or certbot-postfix"
-        f" forget {name}, when another certificate is served in its place",
+        f"{path} is in use, but its lineage {name} no longer exists: it will not be"
+        f" renewed{expiry}",
+        f"{again}; or certbot-postfix forget {name}",
         (where,),
     )
 
@@ -137,15 +157,16 @@ def _in_time(facts: Facts, leaf: Certificate, places: list[str]) -> Iterator[Fin
     message = f"the certificate for {_names(leaf)} {leaf.expiry(facts.now)}"
     holder = facts.holder(leaf)
     name = facts.lineage(holder) if holder else ""
-    hint = f"replace {held}, which is no file of certbot's"
+    hint = f"replace {held}, which certbot does not manage"
     if name or not holder:
         hint = f"certbot renew{f' --cert-name {name}' if name else ''}, and see its log"
     where = tuple(places)
     if leaf.not_before > facts.now:
         message = f"the certificate for {_names(leaf)} is not valid before"
         message += f" {leaf.not_before:%Y-%m-%d %H:%M} UTC: clients reject it"
-        clock = "check the clock of this machine"
-        yield Finding(Code.NOT_YET_VALID, held, message, clock, where)
+        yield Finding(
+            Code.NOT_YET_VALID, held, message, "check the clock of this host", where
+        )
     elif remaining.total_seconds() <= 0:
         yield Finding(Code.EXPIRED, held, f"{message}: clients reject it", hint, where)
     elif remaining * SOON < leaf.not_after - leaf.not_before:
@@ -183,9 +204,8 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
             yield Finding(
                 Code.NAME_NOT_COVERED,
                 f"myhostname = {host}",
-                f"myhostname is {host}, which {_names(default[0])} does not cover:"
-                " clients that verify the name reject it",
-                f"issue the certificate again with {host} among its names",
+                main_cf.not_covering(default[0], host),
+                _again(facts, default[0], host),
                 (name,),
             )
 
@@ -212,9 +232,9 @@ def _covering_names(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         yield Finding(
             Code.SNI_NOT_COVERED,
             files,
-            f"{files} is served for {listed(keys)}, which its certificate"
-            " does not cover: clients that verify the name reject it",
-            "issue the certificate again with these names, or remove them from the SNI"
+            f"the SNI map assigns {files} to {listed(keys)}, but the certificate does"
+            " not cover that: clients that check the name reject it",
+            "obtain the certificate again with these names, or remove them from the SNI"
             " map",
             (SNI_MAPS,),
         )

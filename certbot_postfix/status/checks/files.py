@@ -29,7 +29,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             yield from _of_cas(facts, file, where)
     for sni_map in facts.sni_maps:
         if not sni_map.usable:
-            consequence = "clients that request a server name get no certificate"
+            consequence = "clients requesting a server name get no certificate"
             yield missing(sni_map.path, consequence, f"{SNI_MAPS} in main.cf")
     yield from _readable(facts)
 
@@ -45,7 +45,7 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
     for path in absent:
         name = facts.lineage(path) if facts.is_bundle(path) else ""
         if chain.parameter == SNI_MAPS:
-            consequence = "clients that request its names get the default certificate"
+            consequence = "clients requesting its names get the default certificate"
         if name and facts.lineages.get(name):
             hint = f"certbot-postfix deploy --cert-name {name}"
             yield missing(path, consequence, chain.where, hint)
@@ -77,12 +77,13 @@ def _unusable(facts: Facts, files: Sequence[File]) -> Fault | None:
         if file.damage:
             message = f"cannot be read: {file.damage}"
         elif not file.blocks:
-            message = "has neither certificate nor key"
+            message = "contains neither certificate nor key"
         elif any(not key.spki for key in file.keys) and not served:
-            message = "has a private key that cannot be read, or has a password"
+            message = "contains a private key that is damaged, or encrypted"
         else:
             continue
-        return Code.FILE_UNUSABLE, file.path, message, "name a PEM file that is whole"
+        hint = "replace it by a complete PEM file, with a key that has no password"
+        return Code.FILE_UNUSABLE, file.path, message, hint
     return None
 
 
@@ -100,20 +101,20 @@ def _mismatch(chain: Chain, files: Sequence[File]) -> Fault | None:
         ]
     else:
         blocks = [(file.path, each) for file in files for each in file.blocks]
-    hint = "name a key and its certificate, the key first"
+    hint = "list each key directly before its certificate"
     before: Certificate | Key | None = None
     for path, block in blocks:
         if before is None and not isinstance(block, Key):
             return Code.KEY_MISMATCH, path, "has no private key before it", hint
         if isinstance(before, Key) and isinstance(block, Key):
-            return Code.KEY_MISMATCH, path, "follows a key without certificate", hint
+            return Code.KEY_MISMATCH, path, "follows a key without a certificate", hint
         known = block.spki and before and before.spki
         if isinstance(before, Key) and known and before.spki != block.spki:
-            message = "has a certificate that is not that of the private key"
+            message = "contains a certificate that does not match the private key"
             return Code.KEY_MISMATCH, path, message, hint
         before = block
     if isinstance(before, Key):
-        message = "has a private key, but no certificate for it follows"
+        message = "contains a private key that no certificate follows"
         return Code.KEY_MISMATCH, blocks[-1][0], message, hint
     return None
 
@@ -128,7 +129,7 @@ def _of_client(chain: Chain, file: File) -> Iterator[Finding]:
             " but is not valid for TLS clients (extended key usage): servers that check"
             " it reject it",
             f"unset {chain.parameter}, unless another server requires it; Let's Encrypt"
-            " issues no certificates for clients since 2026",
+            " no longer issues client certificates",
             (chain.where,),
         )
 
@@ -158,9 +159,9 @@ def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[F
             yield Finding(
                 Code.CHAIN_INCOMPLETE,
                 str(holder),
-                f"{holder} has no certificate of {leaf.issuer}, which issued {leaf}:"
+                f"{holder} lacks the certificate of {leaf.issuer}, which issued {leaf}:"
                 " clients cannot verify it",
-                "name the full chain: fullchain.pem of certbot, not cert.pem",
+                "use the full chain: certbot's fullchain.pem, not cert.pem",
                 (chain.where,),
             )
 
@@ -177,8 +178,8 @@ def _of_cas(facts: Facts, file: File, where: str) -> Iterator[Finding]:
         yield Finding(
             Code.FILE_UNUSABLE,
             str(file.path),
-            f"{file.path} has no certificates of CAs: {_without_cas(where)}",
-            "name a bundle of CAs",
+            f"{file.path} contains no CA certificates: {_without_cas(where)}",
+            "use a CA bundle, such as /etc/ssl/certs/ca-certificates.crt",
             (where,),
         )
         return
@@ -194,8 +195,8 @@ def _of_cas(facts: Facts, file: File, where: str) -> Iterator[Finding]:
     yield Finding(
         Code.CA_FILE,
         str(file.path),
-        f"{file.path} holds a server's chain, not the CAs that the client trusts:"
-        " certificates of other servers cannot be verified",
+        f"{file.path} contains a server's certificate chain, not CAs: certificates of"
+        " other servers cannot be verified",
         f"{where.split(maxsplit=1)[0]} = {bundle}",
         (where,),
     )
@@ -212,8 +213,8 @@ def _readable(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 Code.READABLE,
                 str(sni_map.path),
-                f"{' and '.join(places)} can be read by every user: the database of an"
-                " SNI map holds the private keys, and gets the mode of its text",
+                f"every user can read {' and '.join(places)}: the database of an SNI"
+                " map holds the private keys, and gets the mode of its text",
                 f"chmod 600 {' '.join(places)}, and replace the keys",
                 places,
             )
@@ -227,8 +228,8 @@ def _readable(facts: Facts) -> Iterator[Finding]:
                 yield Finding(
                     Code.READABLE,
                     str(object_),
-                    f"{path} can be read by every user, with the private key in it:"
-                    " whoever has the key can pose as this server",
+                    f"every user can read the private key in {path}: whoever has it can"
+                    " impersonate this server",
                     f"{private}, and replace the key",
                     (chain.where,),
                 )

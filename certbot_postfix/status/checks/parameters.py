@@ -63,12 +63,13 @@ def _settings(configuration: Configuration) -> Iterator[tuple[str, str]]:
 def _deprecated(configuration: Configuration) -> Iterator[Finding]:
     for name, place in _settings(configuration):
         if name in DEPRECATED:
-            known = name in configuration.defaults
-            when = "a Postfix to come will" if known else "this Postfix does"
+            removal = "was removed from this Postfix release"
+            if name in configuration.defaults:
+                removal = "will be removed from a future Postfix release"
             yield Finding(
                 Code.DEPRECATED,
                 name,
-                f"{name} is deprecated: {when} not know it",
+                f"{name} is deprecated and {removal}",
                 DEPRECATED[name],
                 (place,),
             )
@@ -80,9 +81,9 @@ def _deprecated(configuration: Configuration) -> Iterator[Finding]:
             yield Finding(
                 Code.DEPRECATED,
                 f"{now}:{path}",
-                f"the map type {now} is deprecated: a Postfix without Berkeley DB"
+                f"the map type {now} is deprecated: a Postfix built without Berkeley DB"
                 " cannot read the map",
-                "certbot install -i postfix --cert-name NAME, which moves the map",
+                "certbot install -i postfix --cert-name NAME, which converts the map",
                 ("main.cf",),
             )
 
@@ -139,8 +140,8 @@ def _unheeded(chain: str, names: list[str], place: str) -> Finding:
     return Finding(
         Code.IGNORED,
         chain,
-        f"{chain} is set, so that {', '.join(names)} in {place} has no effect",
-        f"remove what has no effect, or set {chain} in its place",
+        f"{', '.join(names)} in {place} has no effect, because {chain} is set",
+        f"remove it, or set {chain} there",
         (place,),
     )
 
@@ -151,18 +152,18 @@ def _screened(configuration: Configuration) -> Iterator[Finding]:
         yield Finding(
             Code.SCREENED,
             ", ".join(places),
-            "clients to which postscreen itself offers TLS are not presented the"
-            f" certificate that smtpd presents: {', '.join(places)}",
-            "remove these settings: the defaults are the values for smtpd",
+            "postscreen does not present the certificate that smtpd presents, because"
+            f" of {', '.join(places)}",
+            "remove these settings; they default to those of smtpd",
             tuple(places),
         )
     elif places := screening.mismatches(configuration):
         yield Finding(
             Code.SCREENED,
             ", ".join(places),
-            "clients to which postscreen itself offers TLS get none, since tlsproxy has"
-            f" other values than postscreen: {', '.join(places)}",
-            "remove these settings: the defaults are the values for smtpd",
+            "postscreen offers TLS, but tlsproxy cannot provide it, because of"
+            f" {', '.join(places)}",
+            "remove these settings; they default to those of smtpd",
             tuple(places),
         )
 
@@ -185,8 +186,8 @@ def _override(service: str, names: list[str]) -> Finding:
     return Finding(
         Code.OVERRIDE,
         service,
-        f"master.cf: {service} overrides {', '.join(names)}, so that the value of"
-        " main.cf is not in force there",
+        f"master.cf overrides {', '.join(names)} for {service}: the value in main.cf"
+        " does not apply there",
         "remove the override, unless it is intended",
         ("master.cf",),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from certbot_postfix.outbound import main_cf, policy_map
+from certbot_postfix.postfix import tls_levels
 from certbot_postfix.status.facts import Facts, PolicyTable
 from certbot_postfix.status.findings import Code, Finding
 
@@ -21,9 +22,10 @@ def check(facts: Facts) -> Iterator[Finding]:
             Code.WITHOUT_DANE,
             "smtp_tls_security_level",
             facts.without_dane,
-            "certbot install -i postfix --postfix-client-level dane, which says what is"
-            " missing",
+            "fix that: DANE needs a validating resolver on this host, and"
+            " smtp_dns_support_level = dnssec",
             _PLACES,
+            urgent=tls_levels.client_level(facts.configuration) == "dane-only",
         )
     for table in facts.policies:
         yield from _of_map(table)
@@ -36,8 +38,8 @@ def _of_map(table: PolicyTable) -> Iterator[Finding]:
         yield Finding(
             Code.POLICY_TABLE,
             table.name,
-            f"{table.name} cannot be queried; until it can, mail to every domain is"
-            f" deferred: {table.fault}",
+            f"{table.name} cannot be queried ({table.fault}); until it can, all"
+            " outbound mail is deferred",
             f"fix it, or remove it from {policy_map.PARAMETER}",
             _PLACES,
         )
@@ -53,9 +55,9 @@ def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
         yield Finding(
             Code.POLICY_ENDED,
             table.name,
-            f"{table.name} has policies that expired, the first one at"
+            f"{table.name} has policies that expired, the first at"
             f" {table.until:%Y-%m-%d %H:%M} UTC",
-            "certbot-postfix policy refresh, which reports what fails",
+            "certbot-postfix policy refresh, which reports the cause",
             _PLACES,
         )
     if table.failures:
@@ -63,8 +65,8 @@ def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
         yield Finding(
             Code.POLICY_SOURCE,
             table.name,
-            f"{table.name} could not be refreshed the last time: {'; '.join(reasons)}",
-            "certbot-postfix policy refresh, which reports whether it still fails",
+            f"the last refresh of {table.name} failed: {'; '.join(reasons)}",
+            "fix the cause, then certbot-postfix policy refresh",
             _PLACES,
         )
     if table.endangered:
@@ -91,6 +93,6 @@ def _without_effect(table: PolicyTable) -> Iterator[Finding]:
             Code.POLICY_VOID,
             table.name,
             "; ".join(table.void),
-            "certbot-postfix policy test DOMAIN, which reports what applies there",
+            "certbot-postfix policy test DOMAIN shows what applies to a domain",
             _PLACES,
         )

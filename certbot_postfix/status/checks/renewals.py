@@ -53,7 +53,11 @@ def _behind(facts: Facts) -> dict[Path, Finding]:
     outdated = copies.outdated(in_use, newest, facts.bundles)
     return {
         path: Finding(
-            Code.STALE, str(path), copy.message(facts.now), _hint(facts, copy)
+            Code.STALE,
+            str(path),
+            copy.message(facts.now),
+            _hint(facts, copy),
+            urgent=copy.leaf.not_after <= facts.now,
         )
         for path, copy in outdated.items()
     }
@@ -126,8 +130,8 @@ def _not_reloaded(facts: Facts, path: Path, presented: Certificate) -> Finding:
     return Finding(
         Code.STALE,
         str(path),
-        f"{path} has {facts.leaf(path)}, but {presented} is presented, which"
-        f" {presented.expiry(facts.now)}: Postfix was not reloaded, or reads a compiled"
-        " copy",
-        f"postfix -c {directory} reload; for a database, postmap -F before",
+        f"Postfix still presents {presented}, which {presented.expiry(facts.now)}, not"
+        f" {facts.leaf(path)} in {path}: it was not reloaded, or reads a compiled copy",
+        f"postfix -c {directory} reload; for a database, postmap -F first",
+        urgent=presented.not_after <= facts.now,
     )

@@ -19,10 +19,10 @@ def check(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
         yield Finding(
             Code.ANOTHER_RUNS,
             str(directory),
-            f"the Postfix that listens there was started with {facts.elsewhere}, and"
-            f" does not read {directory}",
-            f"certbot-postfix --config-dir {facts.elsewhere} status; or stop that"
-            f" Postfix, and start it with {directory}",
+            f"the Postfix that is running was started with {facts.elsewhere}, and does"
+            f" not read {directory}",
+            f"certbot-postfix --postfix-config-dir {facts.elsewhere} status; or stop"
+            f" that Postfix, and start it with {directory}",
         )
         return
     plain = [each for each in facts.handshakes if each.server_name is None]
@@ -32,7 +32,7 @@ def check(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
             Code.NOT_RUNNING,
             str(directory),
             f"Postfix in {directory} is not running: no mail is received",
-            f"postfix -c {directory} start, and look at the end of the mail log",
+            f"postfix -c {directory} start, then see the mail log",
         )
         return
     yield from _failing(facts, broken)
@@ -58,7 +58,8 @@ def _failing(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
 def _silent(handshake: Handshake) -> Finding:
     service, address = handshake.endpoint.service, handshake.endpoint.address
     message = f"{service} does not answer ({handshake.failure}): clients cannot connect"
-    return Finding(Code.NO_ANSWER, service, message, _IN_LOG, (address,))
+    hint = 'look for "fatal" in the mail log'
+    return Finding(Code.NO_ANSWER, service, message, hint, (address,))
 
 
 def _object(handshake: Handshake) -> str:
@@ -70,7 +71,7 @@ def _without_certificate(handshake: Handshake) -> Finding:
     client = f" to clients requesting {name}" if name else ""
     subject = f"{_object(handshake)} is not presented"
     if not handshake.files:
-        subject = "no certificate is configured, or none is presented"
+        subject = "no certificate is presented"
     return Finding(
         Code.NO_CERTIFICATE,
         _object(handshake),
