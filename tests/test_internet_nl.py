@@ -1,5 +1,6 @@
 """The profile internet-nl: what it writes, and what it says."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from certbot_postfix.inbound import main_cf
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.system import openssl_conf
+from certbot_postfix.tls.certificates import Certificate
+from tests.lab import pki
 from tests.test_rules import SERVED, changes, configured
 
 FILE = "/etc/postfix/certbot_openssl.cnf"
@@ -18,10 +21,17 @@ def decide(explicit=None, **facts):
     return list(internet_nl.internet_nl(configured(explicit, **facts)))
 
 
-def noted(explicit=None, key_types=("ECDSA", "RSA"), **facts) -> str:
+@functools.cache
+def leaf(kind: str) -> Certificate:
+    key = pki.generate_key(kind)
+    return Certificate.all_from_pem(pki.self_signed("mx", key).cert_pem)[0]
+
+
+def noted(explicit=None, kinds=("ecdsa", "rsa3072"), **facts) -> str:
     configuration = configured(explicit, **facts)
     decisions = internet_nl.internet_nl(configuration)
-    return "\n".join(internet_nl.notes(configuration, decisions, key_types))
+    chain = [leaf(kind) for kind in kinds]
+    return "\n".join(internet_nl.notes(configuration, decisions, chain))
 
 
 @pytest.mark.parametrize(
@@ -97,26 +107,28 @@ def test_what_an_old_postfix_cannot_is_said(release, openssl, told):
 
 
 @pytest.mark.parametrize(
-    ("key_types", "advice"),
+    ("kinds", "advice"),
     [
-        (["RSA"], "Exchange on Windows Server 2012 R2"),
-        (["ECDSA"], "have an RSA certificate served beside it"),
-        (["ECDSA", "RSA"], None),
+        (["rsa3072"], "Exchange on Windows Server 2012 R2"),
+        (["ecdsa"], "have an RSA certificate served beside it"),
+        (["ecdsa", "rsa3072"], None),
     ],
 )
-def test_it_says_who_is_shut_out_and_which_second_key_helps(key_types, advice):
-    text = noted(key_types=key_types)
+def test_it_says_who_is_shut_out_and_which_second_key_helps(kinds, advice):
+    text = noted(kinds=kinds)
 
     assert "nothing newer than TLS 1.1, only signatures with SHA-1" in text
     assert text.count("served beside it") == bool(advice)
     assert (advice or "") in text
+    assert " bits" not in text
 
 
-def test_once_it_is_in_force_it_says_no_more():
-    configuration = configured(changes(decide()))
+def test_once_it_is_in_force_it_says_no_more_but_that_a_key_is_short():
+    explicit = changes(decide())
 
-    assert list(internet_nl.internet_nl(configuration)) == []
-    assert not list(internet_nl.notes(configuration, (), ["RSA"]))
+    assert decide(explicit) == []
+    assert noted(explicit, ["ecdsa", "rsa3072"]) == ""
+    assert "the RSA key has 2048 bits" in noted(explicit, ["ecdsa", "rsa"])
 
 
 # The system's openssl.cnf

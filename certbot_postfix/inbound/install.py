@@ -180,9 +180,9 @@ class Installation:
         strict = wish.profile is Profile.INTERNET_NL
         if strict:
             edits += openssl_file.edits(later)
-            types = placed.chain.values()
+            leaves = [each.leaf for each in default]
             notes = [
-                *internet_nl.notes(self.configuration, decisions, types),
+                *internet_nl.notes(self.configuration, decisions, leaves),
                 *notes,
             ]
         if policies:

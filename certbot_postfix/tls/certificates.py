@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_der_public_key,
     load_pem_private_key,
 )
 
@@ -125,6 +126,15 @@ class Certificate:
             return "expires at a time that cannot be read"
         verb = "expired" if self.not_after <= now else "expires"
         return f"{verb} at {self.not_after:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def rsa_bits(self) -> int:
+        """The size of its key if that is one of RSA, else 0."""
+        if self.key_type != "RSA":
+            return 0
+        with _reading():
+            key = load_der_public_key(self.spki)
+        return key.key_size if isinstance(key, RSAPublicKey) else 0
 
     @property
     def self_signed(self) -> bool:

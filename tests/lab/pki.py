@@ -208,11 +208,15 @@ SERVED = [
 
 
 def generate_key(kind: str = "ecdsa") -> Key:
-    """Return a new private key: ``ecdsa`` (P-256, quick), ``rsa`` or ``dsa``."""
+    """Return a new private key: ``ecdsa`` (P-256, quick), ``rsa`` or ``dsa``.
+
+    One of RSA has 2048 bits, or as many as stand after its name.
+    """
     if kind == "dsa":
         return dsa.generate_private_key(key_size=1024)
-    if kind == "rsa":
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    if kind.startswith("rsa"):
+        bits = int(kind[3:] or 2048)
+        return rsa.generate_private_key(public_exponent=65537, key_size=bits)
     return ec.generate_private_key(ec.SECP256R1())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Kept, change
 from certbot_postfix.postfix.profiles import intermediate
+from certbot_postfix.tls.certificates import Certificate
 
 CONFIG_FILE = "tls_config_file"
 
@@ -59,6 +60,9 @@ GOVERNED = (
 )
 
 _WHY = "Internet.nl"
+
+# Shorter keys are to be phased out.
+_RSA_BITS = 3072
 
 
 def internet_nl(configuration: Configuration) -> Iterator[Decision]:
@@ -140,9 +144,12 @@ def _groups(configuration: Configuration) -> Iterator[Decision]:
 def notes(
     configuration: Configuration,
     decisions: Iterable[Decision],
-    key_types: Collection[str],
+    chain: Collection[Certificate],
 ) -> Iterator[str]:
-    """Say who is shut out by *decisions*, and what is missing for full marks."""
+    """Say who is shut out by *decisions*, and what is missing for full marks.
+
+    The default certificates will be those of *chain*.
+    """
     if CONFIG_FILE not in configuration.defaults:
         yield (
             f"Postfix {configuration.defaults['mail_version']} has no {CONFIG_FILE}"
@@ -153,6 +160,11 @@ def notes(
         yield (
             f"{CONFIG_FILE} needs OpenSSL 1.1.1 or later: signatures with SHA-1"
             " remain accepted, which Internet.nl rates as insufficient"
+        )
+    if short := [each.rsa_bits for each in chain if 0 < each.rsa_bits < _RSA_BITS]:
+        yield (
+            f"the RSA key has {min(short)} bits: Internet.nl warns of fewer than"
+            f" {_RSA_BITS} (--rsa-key-size {_RSA_BITS})"
         )
     changed = {item.name for item in decisions if isinstance(item, Change)}
     if not changed & {*GOVERNED}:
@@ -167,7 +179,7 @@ def notes(
             f"{CONFIG_FILE} also applies to the SMTP client: a server that signs with"
             " SHA-1 only gets mail in clear text, or none at the client level encrypt"
         )
-    yield from _second_key(set(key_types))
+    yield from _second_key({each.key_type for each in chain})
 
 
 def _second_key(key_types: set[str]) -> Iterator[str]:
@@ -181,5 +193,5 @@ def _second_key(key_types: set[str]) -> Iterator[str]:
         yield (
             f"with a certificate for {'/'.join(sorted(key_types))} only, senders that"
             " know RSA only get no TLS: have an RSA certificate served beside it"
-            " (--key-type rsa)"
+            f" (--key-type rsa --rsa-key-size {_RSA_BITS})"
         )
