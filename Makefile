@@ -84,6 +84,13 @@ distro-test: deb
 PROSE = README.rst CHANGELOG.md CONTRIBUTING.md SECURITY.md debian/README.Debian debian/control \
     $(shell find docs -name '*.rst' -o -name '*.yml')
 
+# What testssl.sh and the rules of Internet.nl say of each profile; takes ten minutes.
+.PHONY: internet-nl
+internet-nl: .venv/.stamp
+	mkdir -p build
+	.venv/bin/python -m tests.internet_nl > build/internet-nl.inc
+	mv build/internet-nl.inc docs/internet-nl.inc
+
 .PHONY: lint
 lint: .venv/.stamp
 	.venv/bin/ruff format --check
