@@ -81,7 +81,7 @@ class Installer(common.Installer):
 
     @classmethod
     def add_parser_arguments(cls, add: Callable[..., None]) -> None:
-        """Declare the options of README.rst."""
+        """Declare the options, which docs/reference describes."""
         options.declare(add)
 
     def more_info(self) -> str:

@@ -162,7 +162,7 @@ def _demand(entry: Entry, version: tuple[int, int]) -> str:
     if entry.dane:
         return _BY_DANE
     # A pattern with a dot before it means any host below, and a host has one more label
-    # only if the certificate says so: see README.rst, Limits.
+    # only if the certificate says so: see docs/outbound-tls.rst.
     demand = f"secure match={':'.join(entry.policy.mxs)}"
     if version >= _SERVERNAME:
         demand += " servername=hostname"  # RFC 8461, 4.2: the host's name is asked
