@@ -33,7 +33,7 @@ class ClientLevel(Enum):
 
 
 def declare(add: Callable[..., None]) -> None:
-    """Declare the options of the installer, each by *add*, as docs/reference has them."""
+    """Declare the options of the installer, each by *add*: see docs/reference."""
     add(
         "config-dir",
         metavar="DIR",
