@@ -30,6 +30,7 @@ examples:
   certbot-postfix forget old.example.org
   certbot-postfix status
   certbot-postfix status --json
+  certbot-postfix checkpoints
   certbot-postfix policy refresh
   certbot-postfix policy show
   certbot-postfix policy query example.org

@@ -5,7 +5,10 @@ fails before.  Keys never enter a checkpoint.
 """
 
 import os
+import re
 import shutil
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +26,9 @@ _LISTED = "FILEPATHS"
 
 # The file in which it lists those that it removes.
 _CREATED = "NEW_FILES"
+
+# A finished checkpoint is a directory with the time as its name.
+_TIME = re.compile(r"\d+(?:\.\d+)?")
 
 
 class Checkpoint(Protocol):
@@ -54,6 +60,49 @@ class CheckpointInProgress:
             self._installer.reverter.register_file_creation(False, str(path))
         except errors.ReverterError as error:
             raise Error(f"certbot cannot make a checkpoint: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished checkpoint: which files its undo *restores*, and which it *removes*.
+
+    *changes* are what our plan changed in them; it is *ours* if our plan made it.
+    """
+
+    made: datetime
+    ours: bool
+    changes: tuple[str, ...]
+    restores: tuple[Path, ...]
+    removes: tuple[Path, ...]
+
+
+def records(backups: Path, bundles: Path) -> list[Record]:
+    """Return the checkpoints in certbot's directory *backups*, the newest first.
+
+    One that created a file below *bundles*, our directory, is ours, too.
+    """
+    with files.explained("read", backups):
+        names = [path.name for path in backups.iterdir()] if backups.exists() else []
+    return [
+        _record(backups / name, bundles)
+        for name in sorted(filter(_TIME.fullmatch, names), reverse=True)
+    ]
+
+
+def _record(checkpoint: Path, bundles: Path) -> Record:
+    removes = tuple(created_in(checkpoint))
+    planned = bool(_left_by_plans(checkpoint))
+    return Record(
+        datetime.fromtimestamp(float(checkpoint.name), timezone.utc),
+        planned or any(path.is_relative_to(bundles) for path in removes),
+        tuple(
+            line
+            for line in notes_in(checkpoint)
+            if planned and line.startswith("/") and plan.MARK not in line
+        ),
+        tuple(path for path, _ in saved_in(checkpoint)),
+        removes,
+    )
 
 
 def restore(checkpoint: Path, kept: Path) -> list[Path]:

@@ -4,6 +4,7 @@ Facts are collected, checked, and reported.  From the top; each module imports o
 those below it:
 
 commands          parse, call, print
+checkpoints       what a rollback would undo, a command of its own
 collect           the facts about an instance, until a deadline
 probe_services    which certificates the services present, by handshakes
 read_policies     the outbound TLS policy maps, queried

@@ -13,7 +13,14 @@ from certbot_postfix.command_line import ATTEND, CERTBOT, Commands
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import bundles as places
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import collect, monitoring, nagios, report, terminal
+from certbot_postfix.status import (
+    checkpoints,
+    collect,
+    monitoring,
+    nagios,
+    report,
+    terminal,
+)
 from certbot_postfix.system.deadline import Deadline
 
 # Seconds for `status`, all in all.
@@ -21,7 +28,8 @@ STATUS = 20
 
 
 def declare(commands: Commands) -> None:
-    """Declare the command."""
+    """Declare the commands."""
+    checkpoints.declare(commands)
     command = commands.add_parser(
         "status",
         help="check the certificate of every service and server name",
