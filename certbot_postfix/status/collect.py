@@ -33,7 +33,9 @@ def collect_facts(
     if facts.renewals:
         facts = replace(facts, schedules=schedules.read(bundles.parent, root))
     policies = tuple(read_policies.read(postfix, configuration, bundles, deadline))
-    hidden = (Skipped(each.name, each.fault) for each in policies if each.hidden)
+    hidden = (
+        Skipped(policy.name, policy.fault) for policy in policies if policy.hidden
+    )
     facts = replace(facts, policies=policies, skipped=(*facts.skipped, *hidden))
     try:
         without_dane = read_policies.without_dane(configuration, deadline)

@@ -50,12 +50,12 @@ class File:
     @property
     def certificates(self) -> tuple[Certificate, ...]:
         """The certificates in it."""
-        return tuple(each for each in self.blocks if isinstance(each, Certificate))
+        return tuple(block for block in self.blocks if isinstance(block, Certificate))
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The private keys in it."""
-        return tuple(each for each in self.blocks if isinstance(each, Key))
+        return tuple(block for block in self.blocks if isinstance(block, Key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ def ca_files(configuration: Configuration) -> dict[str, Path]:
     """Return the files of CAs, by parameter and place."""
     queue = configuration.value("queue_directory")
     paths = {}
-    for name in ("smtpd_tls_CAfile", *(f"{each}_tls_CAfile" for each in CLIENTS)):
+    for name in ("smtpd_tls_CAfile", *(f"{client}_tls_CAfile" for client in CLIENTS)):
         if value := configuration.value(name):
             paths[f"{name} in main.cf"] = Path(queue, value)
         for service in configuration.services:

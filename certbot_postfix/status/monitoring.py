@@ -11,7 +11,7 @@ from datetime import datetime
 
 from certbot_postfix.errors import printable
 from certbot_postfix.status.facts import Handshake
-from certbot_postfix.status.findings import Code, Finding, usual_severity
+from certbot_postfix.status.findings import Code, Finding, Severity, usual_severity
 from certbot_postfix.status.report import CertificateInUse, Report
 from certbot_postfix.tls.certificates import UNKNOWN
 from certbot_postfix.tls.endpoints import Endpoint
@@ -120,66 +120,59 @@ def _of_services(report: Report) -> Iterator[Family]:
         "Whether Postfix runs; absent if that is not known.",
         [] if report.running is None else [({}, float(report.running))],
     )
+    handshakes = report.handshakes
     yield (
         "service_presents_certificate",
         "Whether the service presents a certificate for this server name.",
         [
             (_labels(handshake), float(handshake.leaf is not None))
-            for handshake in report.handshakes
+            for handshake in handshakes
         ],
     )
     yield (
         "not_after_timestamp_seconds",
         "When the certificate presented expires, in seconds since 1970.",
-        [
-            (
-                {**_labels(handshake), "key_type": handshake.leaf.key_type},
-                handshake.leaf.not_after.timestamp(),
-            )
-            for handshake in report.handshakes
-            if handshake.leaf and handshake.leaf.not_after != UNKNOWN
-        ],
+        list(filter(None, map(_expiry, handshakes))),
     )
 
 
+def _expiry(handshake: Handshake) -> Sample | None:
+    leaf = handshake.leaf
+    if leaf is None or leaf.not_after == UNKNOWN:
+        return None
+    labels = {**_labels(handshake), "key_type": leaf.key_type}
+    return labels, leaf.not_after.timestamp()
+
+
 def _of_findings(report: Report) -> Iterator[Family]:
-    counts = Counter((each.code, each.severity) for each in report.findings)
-    usual = Counter({(code, usual_severity(code)): 0 for code in Code})
-    usual.update(counts)
+    kinds = [(finding.code, finding.severity) for finding in report.findings]
+    counts = Counter({(code, usual_severity(code)): 0 for code in Code})
+    counts.update(kinds)
     yield (
         "findings",
         "How many findings of a kind and severity there are.",
-        [
-            ({"code": code.value, "severity": severity.value}, count)
-            for (code, severity), count in usual.items()
-        ],
+        [(_kind(code, severity), count) for (code, severity), count in counts.items()],
     )
     yield (
         "finding_info",
         "1 for each finding, with its object.",
         [
-            (
-                {
-                    "code": finding.code.value,
-                    "severity": finding.severity.value,
-                    "object": finding.object,
-                },
-                1,
-            )
+            ({**_kind(finding.code, finding.severity), "object": finding.object}, 1)
             for finding in report.findings
         ],
     )
-    yield (
-        "not_checked",
-        "How many items could not be checked.",
-        [({}, len(report.skipped))],
-    )
+    skipped = len(report.skipped)
+    yield "not_checked", "How many items could not be checked.", [({}, skipped)]
     yield "names", "How many names the SNI maps have.", [({}, report.names)]
     yield (
         "names_requested",
         "How many of these names were requested.",
         [({}, report.requested)],
     )
+
+
+def _kind(code: Code, severity: Severity) -> dict[str, str]:
+    return {"code": code.value, "severity": severity.value}
 
 
 def _labels(handshake: Handshake) -> dict[str, str]:

@@ -38,7 +38,9 @@ def _line(status: int, text: str) -> str:
 
 
 def _text(report: Report) -> str:
-    serious = [each for each in report.findings if each.severity != Severity.INFO]
+    serious = [
+        finding for finding in report.findings if finding.severity != Severity.INFO
+    ]
     if serious:
         first, *others = serious
         codes = enumerated(dict.fromkeys(finding.code.value for finding in others))

@@ -56,7 +56,11 @@ class _Prober:
         places = [*endpoints(configuration)[0], *with_own_certificate(configuration)]
         places += screening.strangers(configuration)
         places = [endpoint for endpoint in places if is_local(endpoint.host)]
-        plain = [(Question(each, None), "") for each in places if self._default(each)]
+        plain = [
+            (Question(endpoint, None), "")
+            for endpoint in places
+            if self._default(endpoint)
+        ]
         # Half of the time: one that hangs must not take it all.
         self._run(plain, self.deadline.left / 2)
         dead = {
@@ -65,13 +69,20 @@ class _Prober:
             if not self.handshakes[question, ""].alive
         }
         self._drop_strangers()
-        alive = [each for each in places if each not in dead and not each.source]
+        alive = [
+            endpoint
+            for endpoint in places
+            if endpoint not in dead and not endpoint.source
+        ]
         self._run(self._further(alive), self.deadline.left)
         return replace(
             self.known,
             handshakes=tuple(
-                replace(each, files=self.known.configured(each.endpoint.service, key))
-                for (_, key), each in self.handshakes.items()
+                replace(
+                    handshake,
+                    files=self.known.configured(handshake.endpoint.service, key),
+                )
+                for (_, key), handshake in self.handshakes.items()
             ),
             skipped=tuple(self.skipped),
             notes=tuple(self.notes),
@@ -104,11 +115,13 @@ class _Prober:
         """Return the probes for names, and for further types of key."""
         names = self._names()
         named: list[Probe] = []
-        for endpoint in {each.service: each for each in reversed(alive)}.values():
+        for endpoint in {
+            endpoint.service: endpoint for endpoint in reversed(alive)
+        }.values():
             if self._own_sni_maps(endpoint):
                 continue
             named += [(Question(endpoint, name), key) for key, name in names.items()]
-        plain = [(Question(each, None), "") for each in alive]
+        plain = [(Question(endpoint, None), "") for endpoint in alive]
         return [
             *named,
             *(

@@ -136,9 +136,9 @@ class FileReader:
         compiled = []
         if map_type != "texthash" and not text.hidden:
             compiled = [
-                File(each, exposed=self._exposed(each))
-                for each in databases.possible(path)
-                if each.exists()
+                File(database, exposed=self._exposed(database))
+                for database in databases.possible(path)
+                if database.exists()
             ]
         self.sni_maps.append(SniMap(map_type, path, entries, text, tuple(compiled)))
 
@@ -183,7 +183,7 @@ class FileReader:
 
         A bundle and its lineage have the same certificate, which takes time to parse.
         """
-        first = {each.public: each for each in reversed([*pem.blocks(text)])}
+        first = {block.public: block for block in reversed([*pem.blocks(text)])}
         read: list[Certificate | Key] = [Key(b"")] if False in first else []
         if leaf := first.get(True):
             if leaf.pem not in self._parsed:
@@ -198,13 +198,13 @@ class FileReader:
         if not (bundle and bare):
             return
         roots = self._file(bundle, cas).certificates
-        self.roots = frozenset(each.subject for each in roots)
+        self.roots = frozenset(root.subject for root in roots)
 
 
 def _resolved(table: sni.Table) -> Entries:
     """Return *table* with each file as `chain_files` knows it."""
     chains = {
-        chain: tuple(chain_files.resolved(Path(each)) for each in chain)
+        chain: tuple(chain_files.resolved(Path(name)) for name in chain)
         for chain in set(table.values())
     }
     return {key: chains[chain] for key, chain in table.items()}
@@ -218,10 +218,10 @@ def _content(path: Path) -> bytes:
 def blocks(text: bytes) -> Blocks:
     """Return the keys and certificates in *text*, in order."""
     return tuple(
-        Certificate.from_der(each.der())
-        if each.public
-        else Key(certificates.public_half(each.pem, quickly=True))
-        for each in pem.blocks(text)
+        Certificate.from_der(block.der())
+        if block.public
+        else Key(certificates.public_half(block.pem, quickly=True))
+        for block in pem.blocks(text)
     )
 
 

@@ -59,7 +59,7 @@ class Report:
 
 def make(facts: Facts) -> Report:
     """Return the report on *facts*."""
-    requested = {each.key for each in facts.handshakes}
+    requested = {handshake.key for handshake in facts.handshakes}
     return Report(
         time=facts.now,
         directory=facts.configuration.directory,
@@ -77,7 +77,9 @@ def make(facts: Facts) -> Report:
 
 def _findings(facts: Facts) -> Iterator[Finding]:
     of_files = list(files.check(facts))
-    broken = frozenset(each.object for each in of_files if each.code in _BREAKING)
+    broken = frozenset(
+        finding.object for finding in of_files if finding.code in _BREAKING
+    )
     stale = renewals.check(facts)
     yield from of_files
     yield from parameters.check(facts)

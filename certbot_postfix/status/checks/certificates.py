@@ -189,17 +189,19 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
     for name, service in facts.services.items():
         host = facts.configuration.value("myhostname", service)
         default = [
-            each.leaf
-            for each in facts.handshakes
-            if each.leaf and each.endpoint.service == name and each.server_name is None
+            handshake.leaf
+            for handshake in facts.handshakes
+            if handshake.leaf
+            and handshake.endpoint.service == name
+            and handshake.server_name is None
         ] or facts.leaves(facts.configured(name))
         by_name = facts.leaves(facts.names.get(sni.key(host), ()))
         leaves = [*default, *by_name]
         if (
             host in public
             and default
-            and not any(_judged(each) or each in old for each in default)
-            and not any(certificates.covers(each.names, host) for each in leaves)
+            and not any(_judged(leaf) or leaf in old for leaf in default)
+            and not any(certificates.covers(leaf.names, host) for leaf in leaves)
         ):
             yield Finding(
                 Code.NAME_NOT_COVERED,
@@ -213,7 +215,9 @@ def _covering(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
 def _covering_names(facts: Facts, old: frozenset[Certificate]) -> Iterator[Finding]:
     """Yield the chains with names in SNI maps that they do not cover."""
     presented = {
-        each.key: each.leaf for each in facts.handshakes if each.key and each.leaf
+        handshake.key: handshake.leaf
+        for handshake in facts.handshakes
+        if handshake.key and handshake.leaf
     }
     bare: dict[tuple[Path, ...], list[str]] = {}
     for key, paths in facts.names.items():
@@ -222,9 +226,9 @@ def _covering_names(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
             leaves = [presented[key]]
         if any(path in facts.files and not facts.files[path].exists for path in paths):
             continue  # reported, and why another certificate is presented
-        useless = {each for each in leaves if each in old or _judged(each)}
+        useless = {leaf for leaf in leaves if leaf in old or _judged(leaf)}
         name = sni.example_name(key, ())
-        covered = any(certificates.covers(each.names, name) for each in leaves)
+        covered = any(certificates.covers(leaf.names, name) for leaf in leaves)
         if leaves and not useless and not covered:
             bare.setdefault(paths, []).append(key)
     for paths, keys in bare.items():

@@ -31,7 +31,8 @@ def check(facts: Facts) -> Iterator[Finding]:
         if not sni_map.usable:
             consequence = "clients requesting a server name get no certificate"
             yield missing(sni_map.path, consequence, f"{SNI_MAPS} in main.cf")
-    yield from _readable(facts)
+    yield from _readable_maps(facts)
+    yield from _readable_keys(facts)
 
 
 def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
@@ -70,9 +71,11 @@ Fault = tuple[Code, Path, str, str]
 
 
 def _unusable(facts: Facts, files: Sequence[File]) -> Fault | None:
-    presented = {each.leaf for each in facts.handshakes if each.leaf}
+    presented = {handshake.leaf for handshake in facts.handshakes if handshake.leaf}
     # OpenSSL reads keys that cryptography does not know.
-    served = any(each in presented for file in files for each in file.certificates)
+    served = any(
+        certificate in presented for file in files for certificate in file.certificates
+    )
     for file in files:
         if file.damage:
             message = f"cannot be read: {file.damage}"
@@ -94,13 +97,13 @@ def _mismatch(chain: Chain, files: Sequence[File]) -> Fault | None:
         keys = [file for file in files if file.path == chain.key]
         blocks = [(file.path, key) for file in keys for key in file.keys[:1]]
         blocks += [
-            (file.path, each)
+            (file.path, block)
             for file in files
             if file.path in chain.files
-            for each in file.certificates
+            for block in file.certificates
         ]
     else:
-        blocks = [(file.path, each) for file in files for each in file.blocks]
+        blocks = [(file.path, block) for file in files for block in file.blocks]
     hint = "list each key directly before its certificate"
     before: Certificate | Key | None = None
     for path, block in blocks:
@@ -145,15 +148,15 @@ def _incomplete(facts: Facts, chain: Chain, files: Sequence[File]) -> Iterator[F
         if where.startswith("smtpd_") and path in facts.files
         for certificate in facts.files[path].certificates
     ]
-    certificates = [each for file in files for each in file.certificates]
+    certificates = [certificate for file in files for certificate in file.certificates]
     keys = {key.spki for file in files for key in file.keys}
     for at, leaf in enumerate(certificates):
         if leaf.spki not in keys or leaf.self_signed or leaf.fault:
             continue
         rest = itertools.takewhile(
-            lambda each: each.spki not in keys, certificates[at + 1 :]
+            lambda follower: follower.spki not in keys, certificates[at + 1 :]
         )
-        subjects = [each.subject for each in rest]
+        subjects = [issuer.subject for issuer in rest]
         if leaf.issuer not in (*subjects, *added, *facts.roots):
             holder = next(file.path for file in files if leaf in file.certificates)
             yield Finding(
@@ -184,11 +187,18 @@ def _of_cas(facts: Facts, file: File, where: str) -> Iterator[Finding]:
         )
         return
     anchors = any(
-        each.self_signed and purposes.of_authorities(each) for each in file.certificates
+        certificate.self_signed and purposes.of_authorities(certificate)
+        for certificate in file.certificates
     )
     own = {leaf.spki for chain in facts.chains for leaf in facts.leaves(chain.files)}
-    own_leaf = any(each.spki and each.spki in own for each in file.certificates)
-    leaf_only = all(each.self_signed for each in file.certificates) and not own_leaf
+    own_leaf = any(
+        certificate.spki and certificate.spki in own
+        for certificate in file.certificates
+    )
+    leaf_only = (
+        all(certificate.self_signed for certificate in file.certificates)
+        and not own_leaf
+    )
     if where.startswith("smtpd_") or (anchors and not own_leaf) or leaf_only:
         return  # the server's may complete its own chain
     bundle = facts.configuration.ca_bundle or "the machine's CA bundle"
@@ -202,7 +212,7 @@ def _of_cas(facts: Facts, file: File, where: str) -> Iterator[Finding]:
     )
 
 
-def _readable(facts: Facts) -> Iterator[Finding]:
+def _readable_maps(facts: Facts) -> Iterator[Finding]:
     ours = facts.configuration.directory / sni.NAME
     for sni_map in facts.sni_maps:
         texts = (sni_map.text,) if sni_map.path == ours else ()
@@ -218,6 +228,9 @@ def _readable(facts: Facts) -> Iterator[Finding]:
                 f"chmod 600 {' '.join(places)}, and replace the keys",
                 places,
             )
+
+
+def _readable_keys(facts: Facts) -> Iterator[Finding]:
     for chain in facts.chains:
         for path in chain.paths:
             file = facts.files.get(path)

@@ -32,14 +32,14 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _hidden(facts)
     yield from _screened(configuration)
     network = [
-        each
-        for each in configuration.services
-        if each.kind == "inet" and each.command in ("smtpd", "postscreen")
+        service
+        for service in configuration.services
+        if service.kind == "inet" and service.command in ("smtpd", "postscreen")
     ]
     if network and not chain_files.with_certificates(configuration):
         if any(
-            configuration.value(f"{each.command}_upstream_proxy_protocol", each)
-            for each in network
+            configuration.value(f"{service.command}_upstream_proxy_protocol", service)
+            for service in network
         ):
             return  # whether those offer TLS is not known here
         yield Finding(
@@ -178,8 +178,8 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
                 yield _override(str(service), names)
     path = configuration.directory / policies.NAME
     if maps.form(configuration.value(policies.PARAMETER), path):
-        for each in main_cf.overrides(configuration, path):
-            yield _override(each.service, [each.name])
+        for override in main_cf.overrides(configuration, path):
+            yield _override(override.service, [override.name])
 
 
 def _override(service: str, names: list[str]) -> Finding:

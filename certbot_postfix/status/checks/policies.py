@@ -61,7 +61,7 @@ def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
             _PLACES,
         )
     if table.failures:
-        reasons = [each.partition("\n")[0] for each in table.failures]
+        reasons = [failure.partition("\n")[0] for failure in table.failures]
         yield Finding(
             Code.POLICY_SOURCE,
             table.name,

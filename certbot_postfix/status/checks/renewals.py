@@ -71,7 +71,9 @@ def _hint(facts: Facts, copy: copies.Outdated) -> str:
 
 def _problems(facts: Facts) -> dict[str, Error]:
     """Return why nothing deploys the renewals of lineages, by name."""
-    if any(renewal_settings.runs_deploy(each.command) for each in facts.schedules):
+    if any(
+        renewal_settings.runs_deploy(schedule.command) for schedule in facts.schedules
+    ):
         return {}  # it is a hook on the command line, for all lineages
     gone = {name for name, leaf in facts.lineages.items() if not leaf}
     return {

@@ -25,8 +25,10 @@ def check(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
             f" that Postfix, and start it with {directory}",
         )
         return
-    plain = [each for each in facts.handshakes if each.server_name is None]
-    silent = bool(plain) and not any(each.alive for each in facts.handshakes)
+    plain = [
+        handshake for handshake in facts.handshakes if handshake.server_name is None
+    ]
+    silent = bool(plain) and not any(handshake.alive for handshake in facts.handshakes)
     if facts.running is False or (facts.running is None and silent):
         yield Finding(
             Code.NOT_RUNNING,
@@ -40,12 +42,16 @@ def check(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
 
 def _failing(facts: Facts, broken: frozenset[str]) -> Iterator[Finding]:
     failing = [
-        each
-        for each in facts.handshakes
-        if not each.seen and not _because_of(facts, each, broken)
+        handshake
+        for handshake in facts.handshakes
+        if not handshake.seen and not _because_of(facts, handshake, broken)
     ]
-    reported = {_object(each) for each in failing if each.alive}
-    failed = {each.endpoint.service for each in failing if each.server_name is None}
+    reported = {_object(handshake) for handshake in failing if handshake.alive}
+    failed = {
+        handshake.endpoint.service
+        for handshake in failing
+        if handshake.server_name is None
+    }
     for handshake in failing:
         # Without TLS, a service with implicit TLS can but close the connection.
         closed = handshake.endpoint.implicit and _object(handshake) in reported
@@ -84,7 +90,9 @@ def _without_certificate(handshake: Handshake) -> Finding:
 
 def _because_of(facts: Facts, handshake: Handshake, broken: frozenset[str]) -> bool:
     by_name = handshake.server_name is not None
-    if by_name and not broken.isdisjoint(str(each.path) for each in facts.sni_maps):
+    if by_name and not broken.isdisjoint(
+        str(sni_map.path) for sni_map in facts.sni_maps
+    ):
         return True
     needed = {str(path) for path in handshake.files}
     needed |= {
