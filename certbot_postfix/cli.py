@@ -31,6 +31,8 @@ examples:
   certbot-postfix status
   certbot-postfix status --json
   certbot-postfix checkpoints
+  certbot-postfix policy install --mta-sts-domains /etc/postfix/mta-sts-domains
+  certbot-postfix policy remove
   certbot-postfix policy refresh
   certbot-postfix policy show
   certbot-postfix policy query example.org

@@ -15,8 +15,9 @@ from certbot_postfix import installer
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.outbound import last_refresh, policy_file, policy_map
+from certbot_postfix.outbound.send_only import Proposal, SendOnly
 from certbot_postfix.outbound.sources import Settings
-from certbot_postfix.outbound.update import Outbound, Proposal
+from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files
@@ -30,7 +31,6 @@ from tests.lab import (
 from tests.lab.following import Following
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
-from tests.lab.scene import Checkpoint
 from tests.lab.source import LATER, ThirdParty
 from tests.test_lists import written
 
@@ -68,9 +68,10 @@ class Sourced(Following):
         device = self.outbound
         policies = device.collect(wanted, self.now)
         self.notes, self.told = policies.notes, policies.complaints
-        proposal = device.propose(policies)
-        device.apply(proposal, Checkpoint())
-        device.serve(proposal)
+        alone = SendOnly(device)
+        proposal = alone.propose(policies)
+        if not proposal.empty:
+            alone.carry_out(proposal)
         self.postfix.settle()
         return proposal
 

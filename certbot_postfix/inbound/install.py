@@ -4,7 +4,7 @@ Success means that every service presented the certificate in a handshake.  Rais
 `errors.Error`; what is undone then is certbot's checkpoint, and the bundle by `undo`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,13 +31,13 @@ from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import private_keys
 from certbot_postfix.options import ClientLevel, Profile
-from certbot_postfix.outbound import dnssec, fitness, next_hops
+from certbot_postfix.outbound import client_level
 from certbot_postfix.outbound.collect import Policies
 from certbot_postfix.outbound.update import Changes as PolicyChanges
 from certbot_postfix.outbound.update import Outbound
-from certbot_postfix.postfix import map_types, refusals, tls_levels
+from certbot_postfix.postfix import map_types, refusals
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
-from certbot_postfix.postfix.decisions import Change, Decision, Override, applied
+from certbot_postfix.postfix.decisions import Override, applied
 from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.postfix.questions import Purpose
 from certbot_postfix.system import files, signals
@@ -164,13 +164,16 @@ class Installation:
                 size,
                 sni.LARGE,
             )
-        warnings += self._resolvers(wish)
+        if wish.profile is not Profile.CERTIFICATE:
+            warnings += client_level.refuse_dane(self.configuration, wish.client)
         kept = self._kept(placed)
         wanted = Wanted(placed.chain, self.tables.path, form, kept)
         decisions = main_cf.decide(
             self.configuration, wanted, wish.profile, wish.client
         )
-        warnings += self._next_hops(decisions)
+        warnings += client_level.refuse_encryption(
+            self.postfix, self.configuration, decisions
+        )
         overridden = main_cf.overridden(
             self.configuration, decisions, wish.profile, wish.client
         )
@@ -216,24 +219,6 @@ class Installation:
             " default certificate; those that verify by MTA-STS or DANE send one"
         )
         return [told]
-
-    def _resolvers(self, wish: DeployOptions) -> list[str]:
-        """Return what is remarkable of the resolvers; raise `Error` if unfit."""
-        kept = wish.profile is Profile.CERTIFICATE
-        if kept or not tls_levels.wants_dane(self.configuration, wish.client):
-            return []
-        warnings = dnssec.refuse_unvalidated(self.configuration)
-        fitness.refuse_beside_dane(self.configuration)
-        return warnings
-
-    def _next_hops(self, decisions: Sequence[Decision]) -> list[str]:
-        """Return what is remarkable of next hops; raise `Error` if one gets no mail."""
-        raised = (next_hops.LEVEL, ClientLevel.ENCRYPT.value)
-        if raised not in [
-            (each.name, each.new) for each in decisions if isinstance(each, Change)
-        ]:
-            return []
-        return next_hops.refuse_without_tls(self.postfix, self.configuration)
 
     def _placed(self, new: Deployed, wish: DeployOptions) -> Placement:
         """Decide where *new* is served; raise `Error` if it cannot be there."""

@@ -108,7 +108,7 @@ class Deployment:
         if conf("tls-profile") != Profile.CERTIFICATE.value:
             self.outbound.collector.level = ClientLevel(conf("client-level"))
         elif service == "auto":
-            service = "none"  # the certificate is all that is to be changed
+            service = ""  # the certificate is all that is to be changed
         given = sources.options_given(conf)
         try:
             wanted = sources.merge_options(conf, self.outbound.collector.settings())
@@ -116,7 +116,7 @@ class Deployment:
                 wanted = wanted or sources.Settings()
             now = datetime.now(timezone.utc)
             policies = self.outbound.collect(wanted or sources.Settings(), now, service)
-            if service != "none":
+            if service not in ("", "none"):
                 self.complain(self.outbound.unfit_daemons())
         except Error as error:
             if given:
@@ -124,7 +124,8 @@ class Deployment:
             self.complain([str(error)])  # no certificate waits for it
             return None
         self.complain(policies.complaints)
-        return policies if wanted or policies.daemon or policies.notes else None
+        some = wanted or policies.daemon or policies.dropped or policies.notes
+        return policies if some else None
 
     def refresh_policies(self, now: datetime, refreshed: Refreshed | None) -> None:
         """Bring the policy map up to date; log what failed, and what is about to."""

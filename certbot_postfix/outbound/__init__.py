@@ -1,6 +1,10 @@
 """Outbound policies: which TLS the mail that this server sends must have.
 
 commands            certbot-postfix policy ...
+install_commands    certbot-postfix policy install and remove
+send_only           policies alone: installed, and removed, without a certificate
+installed           what was set in main.cf for that
+client_level        whether the level of the SMTP client can be raised
 update              the table in force: written, refreshed, and in main.cf
 next_hops           which next hops a mandatory level would cut off
 collect             what is to be in force, by what the sources say
@@ -13,6 +17,7 @@ resolver_daemon     daemons that resolve policies for Postfix
 main_cf             what main.cf must say, and what stands against it: decisions
 last_refresh        when sources were asked, and what failed then
 policy_database     the database of the table certbot_tls_policy
+published           what a domain publishes now
 policy_file         that table as a file
 policy_map          the same as a value
 lists, list_state   our source of STARTTLS Everywhere lists, and what it knows of one

@@ -38,8 +38,9 @@ class Policies:
 
     *complaints* are of sources that failed, *notes* of what has no effect; *silent* if
     one of those that failed has nothing to say.  The table of a *daemon* is to be
-    asked, too.  With *dane*, domains that have DANE are left to that.  *text* is that
-    of the table.
+    asked, too, and that of one that is *dropped* no more.
+
+    With *dane*, domains that have DANE are left to that.  *text* is that of the table.
     """
 
     wanted: Settings
@@ -47,6 +48,7 @@ class Policies:
     complaints: list[str]
     notes: list[str]
     daemon: str = ""
+    dropped: str = ""
     silent: bool = False
     dane: bool = False
     text: bytes = field(default=b"", repr=False)

@@ -14,6 +14,7 @@ from certbot_postfix.outbound import (
     domain_state,
     effect,
     fitness,
+    install_commands,
     lookup,
     policy_file,
     published,
@@ -39,11 +40,12 @@ def declare(commands: Commands, find: Find) -> None:
     """Declare the commands; *find* gives the instance that the arguments name."""
     policy = commands.add_parser(
         "policy",
-        help="refresh, show or test outbound TLS policies",
-        description="Outbound TLS policies, whose sources the installer's options"
-        " name.",
+        help="install, refresh, show or test outbound TLS policies",
+        description="Outbound TLS policies, whose sources the options of certbot's"
+        " installer or of `policy install` name.",
     )
     verbs = policy.add_commands("VERB")
+    install_commands.declare(verbs, find)
     _declare_refresh(verbs, find)
     _declare_show(verbs, find)
     query = verbs.add_parser(

@@ -128,9 +128,10 @@ def choose(
 ) -> tuple[str, list[str]]:
     """Return the table of the daemon to name, "" if none, and what is to be said.
 
-    *wanted* is "none"; "auto", one that runs and is fit; or a table, which must be fit.
+    *wanted* is "none" or ""; "auto", one that runs and is fit; or a table, which must
+    be fit.
     """
-    if wanted == "none":
+    if wanted in ("", "none"):
         return "", []
     if wanted == "auto":
         return _fit(postfix, configuration)

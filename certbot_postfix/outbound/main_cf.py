@@ -44,13 +44,14 @@ class Target:
     """What main.cf is to refer to: our table at *path*, and a *daemon*.
 
     Either is left out if its *map_type* or name is "".  *daemons* are those that are
-    known, which come last.
+    known, which come last.  That which is *dropped* is not referred to any more.
     """
 
     path: Path
     map_type: str
     daemon: str
     daemons: Sequence[str]
+    dropped: str = ""
 
 
 def refer(configuration: Configuration, target: Target) -> Iterator[Decision]:
@@ -61,6 +62,8 @@ def refer(configuration: Configuration, target: Target) -> Iterator[Decision]:
         new = maps.named(new, target.path, target.map_type)
     elif maps.form(old, target.path):
         new = maps.unnamed(new, target.path)
+    if last == target.dropped:
+        last = ""
     new = ", ".join(filter(None, (new, last, target.daemon)))
     if maps.listed(new) == maps.listed(old):
         return

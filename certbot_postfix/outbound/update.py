@@ -4,18 +4,17 @@ The table and its database are there before main.cf names them, and as long as i
 Raises `errors.Error`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.change import staging as staged_copies
-from certbot_postfix.change.checkpoint import Checkpoint
-from certbot_postfix.change.plan import Edit, Plan
+from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import named_logger
 from certbot_postfix.outbound import (
     fitness,
+    installed,
     main_cf,
     policy_database,
     policy_map,
@@ -42,30 +41,20 @@ LARGE = 5000
 class Changes:
     """What puts policies in force: *decisions*, and the *edit* of the policy map.
 
-    *stale* if its database is, or Postfix was not told of it.
+    *stale* if its database is, or Postfix was not told of it.  The *daemon* is added,
+    and that which is *dropped* taken out.
     """
 
     decisions: tuple[Decision, ...]
     edit: Edit
     stale: bool
+    daemon: str = ""
+    dropped: str = ""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
         return not self.decisions and self.edit.empty and not self.stale
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The plan of *changes* that stand alone."""
-
-    plan: Plan
-    changes: Changes
-
-    @property
-    def empty(self) -> bool:
-        """Whether all is as it should be already."""
-        return self.plan.empty and not self.changes.stale
 
 
 class Outbound:
@@ -107,7 +96,7 @@ class Outbound:
         self,
         wanted: Settings,
         now: datetime,
-        service: str = "none",
+        service: str = "",
         refreshed: Refreshed | None = None,
     ) -> Policies:
         """Return what fulfils *wanted* by sources, and by the daemon *service*.
@@ -123,7 +112,11 @@ class Outbound:
             policies = Policies(wanted, {}, [], _forgotten(wanted))
         else:
             policies = self.collector.policies(wanted, now, refreshed)
-        return replace(policies, daemon=daemon, notes=[*notes, *policies.notes])
+        dropped = ""
+        if service == "none":
+            dropped = installed.read(self.collector.cache).daemon
+        notes += policies.notes
+        return replace(policies, daemon=daemon, dropped=dropped, notes=notes)
 
     def unfit_daemons(self) -> list[str]:
         """Return a sentence for each daemon in main.cf that is not fit."""
@@ -157,7 +150,9 @@ class Outbound:
             later = applied(configuration, decisions)
             decisions += fitness.needs(later, policies.daemon)
         known = resolver_daemon.known(configuration)
-        target = main_cf.Target(self.path, map_type, policies.daemon, known)
+        target = main_cf.Target(
+            self.path, map_type, policies.daemon, known, policies.dropped
+        )
         decisions += main_cf.refer(configuration, target)
         before = files.read(self.path) if self.path.exists() else None
         edit = Edit(self.path, before, text, 0o644, map_type)
@@ -166,44 +161,28 @@ class Outbound:
             needs_database != bool(self.databases.existing())
             or self.databases.backed_up()
         )
-        return Changes(tuple(decisions), edit, bool(stale))
-
-    def propose(self, policies: Policies) -> Proposal:
-        """Plan what puts *policies* in force, alone; no live file changes."""
-        changes = self.changes(policies, self.configuration)
-        edit = staged_copies.stage(self.postfix, changes.decisions, self.staging)
-        return Proposal(Plan(changes.decisions, edit, (changes.edit,)), changes)
-
-    def apply(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
-        """Write the table, its database and main.cf; Postfix is not told yet."""
-        if proposal.empty:
-            return
-        self.postfix.refuse_elsewhere(self.configuration)
-        change = Transaction((self.databases,), checkpoint)
-        try:
-            self.build(proposal.changes, change.register)
-            change.commit(proposal.plan)
-        except BaseException:
-            change.undo()
-            raise
-        self.current.changed()
+        return Changes(
+            tuple(decisions), edit, bool(stale), policies.daemon, policies.dropped
+        )
 
     def build(self, changes: Changes, register: Callable[[Path], None] | None) -> None:
         """Make the database that goes with *changes*: `policy_database.build`."""
         if changes.edit.after is not None and not changes.empty:
             self._build(changes.edit.map_type, changes.edit.after, register)
 
-    def serve(self, proposal: Proposal) -> None:
-        """Make Postfix follow what was applied."""
-        if not proposal.empty:
-            self.serving.reload(self.configuration)
-        self.finish(proposal.changes)
+    def finish(self, changes: Changes, others: Iterable[Decision] = ()) -> None:
+        """Remove what nothing refers to, now that Postfix follows *changes*.
 
-    def finish(self, changes: Changes) -> None:
-        """Remove what nothing refers to, now that Postfix follows *changes*."""
+        What these and *others* have set is kept in mind.
+        """
         if changes.edit.after is None:
             self.databases.remove()
         self.databases.discard_backups()
+        record = installed.read(self.collector.cache)
+        if changes.dropped:
+            record = replace(record, daemon="")
+        decisions = (*changes.decisions, *others)
+        installed.write(self.collector.cache, record.after(decisions, changes.daemon))
 
     def refresh_sources(self, now: datetime, *, wait: float) -> Refreshed | None:
         """Let sources that are due look for something new, before Postfix is locked.
