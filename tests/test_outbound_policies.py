@@ -280,7 +280,7 @@ def test_it_is_told_where_master_cf_hides_the_table(scene):
     scene.apply()
 
     (note,) = scene.notes
-    assert note.startswith("master.cf: smtp/unix overrides smtp_tls_policy_maps =")
+    assert note.startswith("master.cf overrides smtp_tls_policy_maps for smtp/unix")
 
 
 def test_a_table_that_somebody_else_wrote_is_not_overwritten(scene):
@@ -425,7 +425,7 @@ def test_a_refresh_makes_the_database_that_main_cf_names_now(scene, form):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        pytest.param(b"# Which", b"# F\xfcr", id="the first line"),
+        pytest.param(b"# Outbound", b"# F\xfcr", id="the first line"),
         pytest.param(b"# {", b'# "abc" {', id="what is wanted"),
         pytest.param(b" secure match", b"", id="an entry cut short"),
     ],
