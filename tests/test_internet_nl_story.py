@@ -189,11 +189,12 @@ def test_a_file_of_somebody_else_is_not_overwritten(scene, base, link):
     assert scene.postfix.snapshot() == before
 
 
-def test_a_plan_shows_it_and_writes_nothing(scene):
+@pytest.mark.parametrize("of", ["--cert-name", "-d"])
+def test_a_plan_shows_it_and_writes_nothing(scene, of):
     scene.lineage(NAME, kind="rsa")
     before = scene.postfix.snapshot()
 
-    done = scene.command("plan", "--cert-name", NAME, "--tls-profile", "internet-nl")
+    done = scene.command("plan", of, NAME, "--tls-profile", "internet-nl")
 
     assert done.returncode == 3
     assert "+SignatureAlgorithms = " in done.stdout
@@ -279,6 +280,20 @@ def test_exclusions_that_leave_no_cipher_for_a_key_are_undone(scene):
     assert done.returncode == 1
     assert "to clients of TLS 1.2 that know RSA only" in told(done)
     assert scene.postfix.snapshot() == before
+
+
+def test_a_limit_for_new_sessions_is_a_warning(scene):
+    scene.lineage(NAME)
+    scene.postfix.set(
+        smtpd_client_new_tls_session_rate_limit="4",
+        smtpd_client_event_limit_exceptions="",
+    )
+    scene.postfix.start()
+
+    said = succeeded(scene.install(NAME, *PROFILE, "--postfix-verify-timeout", "4"))
+
+    assert "whether weak TLS is refused there was not verified" in said
+    assert not negotiate(scene.postfix, "smtp", *bad("ecdsa")["SHA-1"])
 
 
 def test_a_service_in_a_chroot_reads_the_file_as_well(scene):
