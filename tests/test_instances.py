@@ -520,6 +520,20 @@ def test_a_renewal_with_which_another_instance_would_lose_tls_is_refused(shared)
 # Each has its own
 
 
+@pytest.mark.postfix
+def test_status_says_which_instances_it_did_not_check(shared):
+    for at, other in (
+        (None, shared.second),
+        (shared.second, shared.first),
+    ):
+        done = shared.command("status", at=at)
+
+        assert done.stderr == ""
+        told = " ".join(done.stdout.partition("Notes:")[2].split())
+        command = f"certbot-postfix --postfix-config-dir {other.directory} status"
+        assert told == f"another instance was not checked: {command}"
+
+
 @pytest.fixture
 def apart(scene: Pair) -> Pair:
     """A family that runs, each member of which has its own bundle of one lineage."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix.postfix import processes
+from certbot_postfix.postfix import instances, processes
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.services import endpoints
@@ -32,6 +32,8 @@ def collect_facts(
     facts = _of_files(configuration, bundles, deadline)
     if facts.renewals:
         facts = replace(facts, schedules=schedules.read(bundles.parent, root))
+    notes = (*facts.notes, *_siblings(postfix, configuration, deadline))
+    facts = replace(facts, notes=notes)
     policies = tuple(read_policies.read(postfix, configuration, bundles, deadline))
     hidden = (
         Skipped(policy.name, policy.fault) for policy in policies if policy.hidden
@@ -71,6 +73,24 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),
     )
+
+
+def _siblings(
+    postfix: Postfix, configuration: Configuration, deadline: Deadline
+) -> Iterator[str]:
+    try:
+        siblings = deadline.within(
+            lambda: instances.others(postfix, configuration),
+            "find other instances",
+            _FOR_FILES,
+        )
+    except LateError:
+        siblings = []
+    for sibling in siblings:
+        yield (
+            f"another instance was not checked: certbot-postfix --postfix-config-dir"
+            f" {sibling.directory} status"
+        )
 
 
 def _notes(configuration: Configuration) -> Iterator[str]:

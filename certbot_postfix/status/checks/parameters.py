@@ -7,6 +7,7 @@ those of which postconf(1) of Postfix 3.9 and 3.11 warns.
 import ipaddress
 from collections.abc import Iterator
 
+from certbot_postfix.errors import enumerated
 from certbot_postfix.inbound import chain_files, sni
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound import policy_map as policies
@@ -140,8 +141,8 @@ def _unheeded(chain: str, names: list[str], place: str) -> Finding:
     return Finding(
         Code.IGNORED,
         chain,
-        f"{', '.join(names)} in {place} has no effect, because {chain} is set",
-        f"remove it, or set {chain} there",
+        f"Postfix ignores {enumerated(names)} in {place}, because {chain} is set",
+        f"remove {enumerated(names)} from {place}",
         (place,),
     )
 
