@@ -383,7 +383,8 @@ class Installer(common.Installer):
         if self._phase is Phase.RECOVERED:
             count -= 1  # what was interrupted was the newest
         newest_first = sorted(Path(self.config.backup_dir).iterdir(), reverse=True)
-        if self._phase is Phase.READY and not newest_first[:count]:
+        nothing = self._phase is Phase.READY and not newest_first[:count]
+        if nothing and not self._ready.rollback.unread:
             super().rollback_checkpoints(count)  # says so
             self._phase = Phase.UNCHANGED
             return

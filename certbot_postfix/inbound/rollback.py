@@ -14,6 +14,7 @@ from certbot_postfix.inbound.renew import Renewal
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.outbound.update import Outbound
+from certbot_postfix.postfix import processes
 from certbot_postfix.system import files
 from certbot_postfix.tls import baseline
 
@@ -53,6 +54,20 @@ class Rollback:
         self._restored |= final.keys()
         for directory in newest_first:
             self._restore(directory)
+
+    @property
+    def unread(self) -> bool:
+        """Whether Postfix may not have read its files yet, as after a killed rollback.
+
+        certbot has no checkpoint of that any more.
+        """
+        main_cf, sni_map = self.inventory.postfix.main_cf, self.inventory.tables.path
+        try:
+            configuration = self.inventory.configuration
+        except Error:
+            return True
+        paths = (main_cf, sni_map, self.outbound.path)
+        return processes.outdated(configuration, paths, processes.DAEMONS)
 
     def activate(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,22 +84,29 @@ def queue_managers(configuration: Configuration) -> set[int]:
     return set() if process is None else listeners.children(process, "qmgr")
 
 
-def outdated(configuration: Configuration, paths: Iterable[Path]) -> bool:
-    """Whether a process that serves TLS is older than one of the files *paths*.
+# Those that read certificates and keys when they start.
+_OF_TLS = frozenset({"smtpd", "tlsproxy"})
+
+# And who lives as long as its generation.
+DAEMONS = _OF_TLS | {"qmgr"}
+
+
+def outdated(
+    configuration: Configuration,
+    paths: Iterable[Path],
+    programs: Collection[str] = _OF_TLS,
+) -> bool:
+    """Whether a process of *programs* is older than one of the files *paths*.
 
     It may have read what was there before.
     """
     process = master(configuration)
     if process is None:
         return False
-    started = listeners.started(process, _OF_TLS)
+    started = listeners.started(process, programs)
     changed = [path.stat().st_ctime for path in paths if path.exists()]
     # A tick of the clock, to which the kernel rounds down.
     return min(started, default=math.inf) < max(changed, default=0) + 0.01
-
-
-# Those that read certificates and keys when they start.
-_OF_TLS = frozenset({"smtpd", "tlsproxy"})
 
 
 def _same(one: Path, other: Path) -> bool:
