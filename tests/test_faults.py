@@ -631,7 +631,7 @@ def test_a_renewal_that_the_postfix_that_runs_does_not_read_is_told_as_such(
     postfix.start()
     postfix.config_dir = first
 
-    done = missed(certbot, postfix)
+    done = missed(certbot, postfix, "--postfix-verify-timeout", "3")
 
     assert done.returncode == 1
     cause = f"the Postfix that listens there was started with {here} and does not read"

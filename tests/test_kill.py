@@ -285,14 +285,14 @@ def case(verb: str, *, running: bool, step: int | None = None):
 @pytest.mark.parametrize(
     ("thing", "plan"),
     [
-        case("deploy", running=False, step=1),
-        case("rollback", running=False, step=1),
-        case("redeploy", running=False, step=3),
-        case("renewal", running=False, step=3),
-        case("deploy", running=True, step=8),
-        case("renewal", running=True, step=4),
-        case("missed renewal", running=True, step=5),
-        case("rollback", running=True, step=7),
+        case("deploy", running=False, step=5),
+        case("rollback", running=False, step=4),
+        case("redeploy", running=False, step=20),
+        case("renewal", running=False, step=4),
+        case("deploy", running=True, step=12),
+        case("renewal", running=True, step=5),
+        case("missed renewal", running=True, step=6),
+        case("rollback", running=True, step=11),
         *(
             case(verb, running=running)
             for verb in ("deploy", "redeploy", "renewal", "rollback")

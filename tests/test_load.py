@@ -127,7 +127,7 @@ def hook(scene: Renewals) -> Callable[[Certified], str]:
 @pytest.mark.parametrize(
     ("renewals", "pause"),
     [
-        (20, PAUSE),
+        (10, PAUSE),
         pytest.param(1000, 0, marks=pytest.mark.soak),
     ],
 )

@@ -82,11 +82,14 @@ def wait_until(
     condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE
 ) -> None:
     """Return as soon as *condition* holds; raise `LabError` if it does not in time."""
-    deadline = time.monotonic() + seconds
+    began = last = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             raise LabError(f"waited {seconds:g} seconds in vain until {what}")
-        time.sleep(0.01)
+        # One that starts a program is not to keep the processor from what it waits for.
+        time.sleep(max(0.01, now - last))
+        last = time.monotonic()
 
 
 def accepts(port: int) -> bool:
