@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from certbot import errors, interfaces, util
 from certbot.display import util as display_util
@@ -137,6 +137,7 @@ class Installer(common.Installer):
         from certbot_postfix.inbound import bundles  # noqa: PLC0415
         from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
+        from certbot_postfix.system.reporter import Reporter  # noqa: PLC0415
 
         return Deployment(
             Postfix.find(
@@ -147,7 +148,7 @@ class Installer(common.Installer):
             bundles.below(self.config.config_dir),
             staging=Path(self.config.work_dir, "postfix"),
             timeout=self.conf("verify-timeout"),
-            say=_notify,
+            reporter=Reporter(_notify, None if self.config.quiet else _terminal()),
         )
 
     def get_all_names(self) -> Iterable[str]:
@@ -185,9 +186,10 @@ class Installer(common.Installer):
 
         checkpoint = CheckpointInProgress(self)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first
-        proposal = self._ready.installation.propose(
-            self._lineage, DeployOptions.of(self.conf), policies
-        )
+        with self._ready.reporter.step("Checking the new configuration", after=1):
+            proposal = self._ready.installation.propose(
+                self._lineage, DeployOptions.of(self.conf), policies
+            )
         self._show(self._lineage.name, proposal)
         self._lineage, self._proposal = None, proposal
         self._ready.installation.apply(proposal, checkpoint)
@@ -455,6 +457,10 @@ def _restored() -> Iterator[None]:
     except Error as error:
         error.message = f"the previous files were restored, but {error.message}"
         raise
+
+
+def _terminal() -> TextIO | None:
+    return sys.stdout if sys.stdout.isatty() else None
 
 
 def _notify(text: str) -> None:

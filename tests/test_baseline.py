@@ -281,7 +281,7 @@ def test_clients_of_ours_that_reach_a_limit_undo_no_deployment(
 
     assert done.returncode == 0, done.stderr
     assert certbot.bundle(SHOP).read_bytes() == shops.bundle_pem
-    assert "Verified: " in told(done)
+    assert "Verified on " in told(done)
     assert ("Error: too many" in told(done)) == rejected
     assert ("get there was not verified" in told(done)) == rejected
     assert ("exempt the addresses of this machine" in told(done)) == rejected
@@ -453,7 +453,7 @@ def test_a_rollback_to_a_default_whose_tls_never_worked_is_one(
     done = rollback(certbot, postfix)
 
     assert done.returncode == 0, done.stderr
-    assert "The previous configuration was restored." in told(done)
+    assert "Restored the previous configuration." in told(done)
     assert "present no certificate: 454 4.7.0" in told(done)
     assert "it was like that before the change" in told(done)
     assert postfix.snapshot() == before

@@ -124,7 +124,7 @@ def test_a_renewal_is_proven_beside_a_certificate_of_the_administrator_s_with(
 
     assert scene.deployment.renew(scene.live())
 
-    assert scene.said[-1].startswith("Verified: ")
+    assert scene.said[-1].startswith("Verified on ")
     assert scene.certbot.bundle(NAME).read_bytes() == newer.bundle_pem
     assert scene.postfix.main_cf.read_bytes() == main_cf
 
@@ -169,7 +169,7 @@ def test_a_certificate_is_proven_to_a_client_that_postscreen(
     scene.deploy(wish=LEAST)
 
     (words,) = scene.said
-    assert words.startswith("Verified: ")
+    assert words.startswith("Verified on ")
     assert name in words
 
 

@@ -219,7 +219,7 @@ def test_neither_what_is_read_nor_what_is_printed_need_be_utf_8(
         certbot, "install", "--cert-name", NAME, *options(postfix)
     )
 
-    assert "Verified: " in printed
+    assert "Verified on " in printed
     assert "\n # \\u6f22\n" in printed
     assert served(postfix) == everywhere(issued.leaf)
 
@@ -227,5 +227,5 @@ def test_neither_what_is_read_nor_what_is_printed_need_be_utf_8(
 
     printed = told_in_latin_1(certbot, "renew", *options(postfix))
 
-    assert "Verified: " in printed
+    assert "Verified on " in printed
     assert served(postfix) == everywhere(newer.leaf)

@@ -90,9 +90,9 @@ def test_what_master_cf_names_by_hand_is_renewed_and_proven_for_that_service(
 
     assert own.deployment.renew(own.live("own"))
 
-    assert own.said[-1].startswith("Verified: ")
+    assert own.said[-1].startswith("Verified on ")
     assert entry.removesuffix("/inet") in own.said[-1]
-    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
+    assert f"{SHOP[0]} and {SHOP[1]} (ECDSA, expires " in own.said[-1]
     assert leaf(own.postfix, service="submissions") == issued.leaf
     assert leaf(own.postfix) == newest(own, NAME)
     assert configuration(own) == before
@@ -110,8 +110,8 @@ def test_what_a_table_names_by_hand_is_renewed_and_proven_for_the_name(
 
     assert own.deployment.renew(own.live("own"))
 
-    assert own.said[-1].startswith("Verified: ")
-    assert f"{SHOP[0]} (SHA-256" in own.said[-1]
+    assert own.said[-1].startswith("Verified on ")
+    assert f"{SHOP[0]} and {SHOP[1]} (ECDSA, expires " in own.said[-1]
     assert everywhere(own.postfix, SHOP[0]) == issued.leaf
     assert everywhere(own.postfix, SHOP[1]) == newest(own, NAME)
     assert configuration(own) == before

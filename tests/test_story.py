@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.tls.certificates import Certificate
 from tests.lab import (
     Authority,
     Certbot,
@@ -90,7 +91,7 @@ def test_a_certificate_is_deployed_renewed_and_rolled_back(
     printed = run(certbot, postfix)
 
     assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in printed
-    assert "Verified:" in printed
+    assert "Verified on " in printed
     assert served(postfix) == everywhere(live(certbot))
     first, main_cf = live(certbot), identity(postfix.main_cf)
 
@@ -258,14 +259,30 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
     assert served(postfix) == snake_oil
 
 
-def test_a_yes_at_the_terminal_deploys(postfix, certbot, authority):
+def test_a_yes_at_the_terminal_deploys_and_shows_each_step_and_the_result(
+    postfix, certbot, authority
+):
     issued = lineage(certbot, authority)
 
     shown, status = at_a_terminal(certbot, postfix, "y")
 
     assert status == 0
-    assert f"+smtpd_tls_chain_files = {certbot.bundle(NAME)}" in shown
     assert served(postfix) == everywhere(issued.leaf)
+    _, _, after = shown.partition("(Y)es/(N)o: y\n")
+    services = [f"{LOOPBACK}:{postfix.ports[name]}" for name in SERVICES]
+    where = f"--postfix-config-dir {postfix.config_dir}"
+    end = Certificate.all_from_pem(issued.cert_pem)[0].not_after
+    assert after.splitlines() == [
+        "Checking 3 listeners ... done",
+        "Writing files ... done",
+        f"Reloading Postfix ({postfix.config_dir}) ... done",
+        "Verifying 3 listeners ... done",
+        f"Verified on 3 listeners ({', '.join(services[:2])} and {services[2]}; IPv4):",
+        f"  {NAME}  ECDSA  expires {end:%Y-%m-%d}  default",
+        f"Bundle: {certbot.bundle(NAME)}",
+        f"Undo:   certbot rollback -i postfix {where}",
+        f"Check:  certbot-postfix status {where}",
+    ]
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])

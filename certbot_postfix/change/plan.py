@@ -72,13 +72,18 @@ class Plan:
     maps: tuple[Edit, ...] = ()
 
     @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What becomes of each file, in the order in which they are shown."""
+        return (*self.maps, self.main_cf)
+
+    @property
     def empty(self) -> bool:
         """Whether all files already are as they should be."""
-        return all(edit.empty for edit in (self.main_cf, *self.maps))
+        return all(edit.empty for edit in self.edits)
 
     def diff(self) -> str:
         """Return the unified diff of the files, empty if there is none."""
-        return "".join(edit.diff() for edit in (*self.maps, self.main_cf))
+        return "".join(edit.diff() for edit in self.edits)
 
     def notes(self) -> list[str]:
         """Return what stays otherwise than the profile would have it."""

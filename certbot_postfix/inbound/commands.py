@@ -22,6 +22,7 @@ from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system.reporter import SLOW, Reporter
 
 logger = named_logger(__name__)
 
@@ -42,7 +43,8 @@ def session(arguments: argparse.Namespace, *, timeout: float = 20) -> Deployment
     bundles = places.below(arguments.config_dir or CERTBOT)
     # certbot warns of whatever its hooks print: only a person reads of a success.
     notify = say if sys.stderr.isatty() else logger.info
-    return Deployment(postfix, bundles, timeout=timeout, say=notify)
+    reporter = Reporter.on(sys.stderr, notify)
+    return Deployment(postfix, bundles, timeout=timeout, reporter=reporter)
 
 
 def _declare_deploy(commands: Commands) -> None:
@@ -98,7 +100,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     if not deployment.renew(lineage):
-        deployment.say(f"Postfix does not use {name}: no changes were made.")
+        deployment.reporter.say(f"Postfix does not use {name}: no changes were made.")
     elif not renewed:
         _warn_if_not_deployed(deployment, name)
     return 0
@@ -123,7 +125,8 @@ def _forget(arguments: argparse.Namespace) -> int:
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     removal = deployment.removal(name)
-    planned = removal.propose(None)
+    with deployment.reporter.step("Checking the new configuration", after=SLOW):
+        planned = removal.propose(None)
     print(shown(planned.diff(), sys.stdout), end="", flush=True)
     if warning := removal.warning(planned):
         logger.warning("%s", warning)

@@ -138,9 +138,11 @@ class Removal:
     def _write(self, planned: Plan, change: Transaction) -> None:
         inventory, before = self.inventory, self.inventory.table
         edit = planned.maps[0]
-        if edit.map_type and not edit.empty:
-            inventory.tables.build(edit.map_type, self._table(), None, change.register)
-        change.commit(planned)
+        with self.serving.reporter.step("Writing files"):
+            if edit.map_type and not edit.empty:
+                table = self._table()
+                inventory.tables.build(edit.map_type, table, None, change.register)
+            change.commit(planned)
         inventory.changed()
         left = sni.keys_with(before, str(self.path))
         default = inventory.default()

@@ -298,6 +298,10 @@ class Installation:
         self.serving.record_baseline(self.configuration)
         self.serving.refuse_refusals(self.configuration)
         self.written = not proposal.empty
+        with self.serving.reporter.step("Writing files"):
+            self._write(proposal, checkpoint)
+
+    def _write(self, proposal: Proposal, checkpoint: Checkpoint) -> None:
         maps = (self.tables.databases, self.outbound.databases)
         self._change = change = Transaction(maps, checkpoint)
         if proposal.stale:
@@ -329,7 +333,9 @@ class Installation:
         if proposal.empty and self.serving.serves_already(
             self.configuration, promises, paths
         ):
-            self.serving.say(f"Postfix serves the certificate for {new.leaf} already.")
+            self.serving.reporter.say(
+                f"Postfix serves the certificate for {new.leaf} already."
+            )
         else:
             # certbot's own handler would swallow a signal here, and report success.
             with signals.interruptible():
@@ -338,6 +344,7 @@ class Installation:
                 self.serving.reload_and_verify(
                     self.configuration, promises, Purpose.INSTALLED
                 )
+            self._tell_more(proposal)
         if proposal.strict:
             self._verify_refusals()
         self.tables.databases.discard_backups()
@@ -355,6 +362,14 @@ class Installation:
         asked = refusals.questions(self.configuration, chain)
         with signals.interruptible():
             self.serving.verify_refusals(self.configuration, list(asked))
+
+    def _tell_more(self, proposal: Proposal) -> None:
+        options = " ".join(["", *self.configuration.certbot_options])
+        self.serving.reporter.details(
+            f"Bundle: {proposal.path}",
+            f"Undo:   certbot rollback -i postfix{options}",
+            f"Check:  certbot-postfix status{options}",
+        )
 
     def undo(self) -> list[Path]:
         """Restore the bundle that `apply` replaced, once certbot restored the rest.

@@ -102,9 +102,11 @@ class Renewal:
         before, change = self.inventory.table, Transaction((self.tables.databases,))
         undone = change.undone_on_failure(lambda paths: self.restore(before, *paths))
         with signals.ending(), signals.interruptible(), undone:
-            for path, pem in stale.items():
-                change.put_bundle(path, pem)
-            if not self._write(table, stale, change):
+            with self.serving.reporter.step("Writing files"):
+                for path, pem in stale.items():
+                    change.put_bundle(path, pem)
+                complete = self._write(table, stale, change)
+            if not complete:
                 wanted = [each for each in wanted if each.server_name is None]
             self.serving.reload_and_verify(self.inventory.configuration, wanted)
 

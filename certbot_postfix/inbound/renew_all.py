@@ -130,7 +130,7 @@ class Renewals:
             self._others = [
                 Renewal(
                     Inventory(each, inventory.root),
-                    Serving(each, serving.timeout, serving.say),
+                    Serving(each, serving.timeout, serving.reporter),
                 )
                 for each in inventory.siblings
             ]

@@ -31,6 +31,7 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import lock
+from certbot_postfix.system.reporter import SLOW, Reporter
 
 logger = named_logger(__name__)
 
@@ -49,15 +50,15 @@ class Deployment:
         *,
         staging: Path | None = None,
         timeout: float = 20,
-        say: Callable[[str], None] = logger.info,
+        reporter: Reporter = Reporter(logger.info),  # noqa: B008 - has no state
     ) -> None:
         self.postfix = postfix
         self.bundles = bundles
         self.staging = staging
-        self.say = say
+        self.reporter = reporter
         self.inventory = Inventory(postfix, bundles)
         self.tables = self.inventory.tables
-        self.serving = Serving(postfix, timeout, say)
+        self.serving = Serving(postfix, timeout, reporter)
         self.renewal = Renewal(self.inventory, self.serving)
         self.outbound = Outbound(
             self.inventory.current,
@@ -82,9 +83,10 @@ class Deployment:
 
     def lock(self, *, patiently: bool) -> None:
         """Be the only one who changes this Postfix, or wait for that, *patiently*."""
-        lock.take(self.postfix.directory, wait=lock.PATIENCE if patiently else 0)
-        if self.bundles.is_dir():  # other instances share them
-            lock.take(self.bundles, wait=lock.PATIENCE)
+        with self.reporter.step("Waiting for another process", after=SLOW):
+            lock.take(self.postfix.directory, wait=lock.PATIENCE if patiently else 0)
+            if self.bundles.is_dir():  # other instances share them
+                lock.take(self.bundles, wait=lock.PATIENCE)
 
     def look(self) -> None:
         """Read the configuration; report what is wrong with outbound policies."""
@@ -203,7 +205,9 @@ class Deployment:
             self.serving.record_baseline(self.configuration)
             self.serving.reload_and_verify(self.configuration, by_hand)
         elif not self.inventory.deployed() and not outdated:
-            self.say("Postfix uses no certificate of certbot's; no changes were made.")
+            self.reporter.say(
+                "Postfix uses no certificate of certbot's; no changes were made."
+            )
 
     def removal(self, name: str) -> Removal:
         """Return what takes the lineage *name* out of Postfix."""

@@ -5,7 +5,7 @@ Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredErr
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.mail_log import MailLog
 from certbot_postfix.postfix.questions import NAMES, Expectation, Purpose, sampled
 from certbot_postfix.system import signals
-from certbot_postfix.tls import baseline
+from certbot_postfix.system.reporter import Reporter
+from certbot_postfix.tls import baseline, summary
 from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.probe import LEAST, Question
 from certbot_postfix.tls.rejections import hint, limited, tolerable, unverified
@@ -31,7 +32,6 @@ from certbot_postfix.tls.verification import (
     CLIENTS,
     Failure,
     clauses,
-    told,
     told_refused,
     verify,
 )
@@ -52,15 +52,13 @@ BACK = 5.0
 class Serving:
     """The running side of *postfix*, if it runs.
 
-    *timeout* is in seconds, 0 skips verification; *say* reports to the user.
+    *timeout* is in seconds, 0 skips verification; the *reporter* is read by the user.
     """
 
-    def __init__(
-        self, postfix: Postfix, timeout: float, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, postfix: Postfix, timeout: float, reporter: Reporter) -> None:
         self.postfix = postfix
         self.timeout = timeout
-        self.say = say
+        self.reporter = reporter
         # What each endpoint answered before anything was changed, if known.
         self.baseline: Baseline | None = None
         # The directory with which the Postfix was started that is met, if another.
@@ -112,7 +110,9 @@ class Serving:
 
     def _look(self, configuration: Configuration) -> None:
         asked = questions.before(configuration)
-        self.baseline = baseline.take(asked, max(self.timeout, LEAST))
+        count = summary.listeners(each.endpoint for each in asked)
+        with self.reporter.step(f"Checking {count}"):
+            self.baseline = baseline.take(asked, max(self.timeout, LEAST))
 
     def recall(self, noted: Baseline | None) -> None:
         """Take *noted* for the answers before the change that is to be undone."""
@@ -155,7 +155,7 @@ class Serving:
     def reload(self, configuration: Configuration) -> None:
         """Reload, where no certificate has changed, and see that Postfix lives."""
         if not self.ran:
-            self.say("Postfix does not run, and was not started.")
+            self.reporter.say("Postfix does not run, and was not started.")
             return
         self.postfix.refuse_fatal_reload(configuration)
         self._signal(configuration)
@@ -163,7 +163,10 @@ class Serving:
 
     def _signal(self, configuration: Configuration) -> None:
         self._managers = processes.queue_managers(configuration)
-        self.postfix.reload()
+        another = configuration.certbot_options
+        which = f"Postfix ({self.postfix.directory})" if another else "Postfix"
+        with self.reporter.step(f"Reloading {which}"):
+            self.postfix.reload()
 
     def _settle(
         self, configuration: Configuration, end: float, *, whole: bool = False
@@ -190,7 +193,7 @@ class Serving:
         self, configuration: Configuration, promises: Collection[Expectation]
     ) -> None:
         self.postfix.refuse_fatal_reload(configuration)
-        self.say("Restoring the previous configuration.")
+        self.reporter.say("Restored the previous configuration.")
         patience = min(self.timeout, max(BACK, self._patience))
         try:
             if not self._reload(configuration):
@@ -245,24 +248,18 @@ class Serving:
         purpose: Purpose,
     ) -> None:
         if not timeout:
-            self.say("Verification is disabled (timeout 0).")
+            self.reporter.say("Verification is disabled (timeout 0).")
             return
-        settled = time.monotonic() + SETTLE
         sample = sampled(promises, self._affordable(timeout))
         asked = questions.after(configuration, sample)
         must, may = questions.parted(asked, configuration, self.baseline, purpose)
-        # An idle process from before the reload is gone after a second: it is not
-        # to take the time of a slow service, nor to give a sign of life.
-        if self.baseline and self.baseline.slowest > SETTLE:
-            time.sleep(SETTLE)
-        first = [each for each in must if each.expected]
-        unsure = self._demand(first, configuration, timeout, purpose)
-        others = [each for each in must if not each.expected]
-        self._settle(configuration, settled, whole=bool(others))
-        unsure += self._demand(others, configuration, timeout, purpose)
+        with self.reporter.step(
+            f"Verifying {summary.listeners(each.endpoint for each in (*must, *may))}"
+        ):
+            unsure = self._demand_all(must, configuration, timeout, purpose)
+            failures = verify(may, timeout=min(timeout, self._patience))
         if unsure:
             logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))
-        failures = verify(may, timeout=min(timeout, self._patience))
         self._tolerate(failures, purpose)
         failed = {failure.question.endpoint for failure in failures}
         seen = {each.endpoint for each in (*must, *may)} - failed
@@ -275,11 +272,27 @@ class Serving:
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
             raise self._error(failures)
         if verified or not asked:
-            self.say(told(verified))
+            self.reporter.result(summary.sentence(verified), summary.block(verified))
             if len(sample) < len(promises) and not unsure:
-                self.say(_sampled(sample, promises))
-        elif purpose is Purpose.UNDONE:
-            self.say("The previous configuration was restored.")
+                self.reporter.say(_sampled(sample, promises))
+
+    def _demand_all(
+        self,
+        must: Collection[Question],
+        configuration: Configuration,
+        timeout: float,
+        purpose: Purpose,
+    ) -> list[Failure]:
+        settled = time.monotonic() + SETTLE
+        # An idle process from before the reload is gone after a second: it is not
+        # to take the time of a slow service, nor to give a sign of life.
+        if self.baseline and self.baseline.slowest > SETTLE:
+            time.sleep(SETTLE)
+        first = [each for each in must if each.expected]
+        unsure = self._demand(first, configuration, timeout, purpose)
+        others = [each for each in must if not each.expected]
+        self._settle(configuration, settled, whole=bool(others))
+        return unsure + self._demand(others, configuration, timeout, purpose)
 
     def verify_refusals(
         self, configuration: Configuration, asked: Collection[Question]
@@ -305,7 +318,7 @@ class Serving:
         skipped = {failure.question for failure in unsure}
         refused = [each for each in must if each.offer and each not in skipped]
         if refused:
-            self.say(told_refused(refused))
+            self.reporter.say(told_refused(refused))
 
     def _demand(
         self,

@@ -209,27 +209,6 @@ def places(endpoints: Iterable[Endpoint]) -> str:
     )
 
 
-def told(verified: list[Question]) -> str:
-    """Say what is verified when all questions were answered as expected."""
-    if not verified:
-        return (
-            "No Postfix service uses the certificate configured in main.cf, so there"
-            " was nothing to verify."
-        )
-    asked: dict[str, list[Question]] = {}  # in the order of the questions
-    for one in verified:
-        asked.setdefault(" or ".join(map(str, one.expected)), []).append(one)
-    served: dict[str, list[str]] = {}
-    for expected, ones in asked.items():
-        where = presenting(dict.fromkeys(one.endpoint for one in ones))
-        names = {one.server_name or NO_NAME for one in ones}
-        several = len(asked) > 1 or len(names - {NO_NAME}) > 1
-        clients = f" to clients requesting {some(names)}" if several else ""
-        served.setdefault(where, []).append(f"{expected}{clients}")
-    parts = (f"{where} {', '.join(each)}" for where, each in served.items())
-    return f"Verified: {'; '.join(parts)}."
-
-
 def told_refused(verified: list[Question]) -> str:
     """Say who refused what."""
     where: dict[str, list[Endpoint]] = {}

@@ -12,6 +12,7 @@ from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system.reporter import Reporter
 from tests.lab import (
     Authority,
     Certbot,
@@ -112,7 +113,10 @@ class Scene:
         """What a new run of the product would have."""
         bundles = self.certbot.config_dir / "postfix"
         return Deployment(
-            Postfix(self.postfix.config_dir), bundles, timeout=20, say=self.said.append
+            Postfix(self.postfix.config_dir),
+            bundles,
+            timeout=20,
+            reporter=Reporter(self.said.append),
         )
 
     def deploy(self, name: str = NAME, wish: DeployOptions = DEFAULT) -> Proposal:
