@@ -72,7 +72,7 @@ def test_bash_completes_commands_choices_and_the_names_of_certificates(
     where = ("--config-dir", str(certbot_dir))
 
     assert {"plan", "policy"} <= in_bash(scripts, "p")
-    assert in_bash(scripts, "policy", "re") == {"refresh"}
+    assert in_bash(scripts, "policy", "ref") == {"refresh"}
     assert in_bash(scripts, "plan", "--sni", "") == {"auto", "never"}
     assert in_bash(scripts, *where, "deploy", "--cert-name", "") == names
     assert in_bash(scripts, *where, "forget", "sh") == {"shop.example.net"}
