@@ -242,13 +242,19 @@ class Installer(common.Installer):
     def _warn_if_not_deployed(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
         from certbot_postfix.inbound import renewal_settings  # noqa: PLC0415
+        from certbot_postfix.status import schedules  # noqa: PLC0415
 
         directory = Path(self.config.config_dir)
         settings = renewal_settings.RenewalReader(directory, self.name).read(name)
-        if settings and not settings.deployed:
+        if not settings or settings.hooked:
+            return
+        if not settings.installer:
             given = options.given(self.option_name, self.conf)
-            problem = renewal_settings.missing(name, settings.path, given, self.name)
-            logger.warning("%s\nHint: %s", problem.message, problem.hint)
+            missing = renewal_settings.missing(name, settings.path, given, self.name)
+            logger.warning("%s", missing)
+        for schedule in schedules.read(directory):
+            if problem := schedule.problem:
+                logger.warning("%s", problem)
 
     def renew_deploy(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any

@@ -15,6 +15,7 @@ from certbot_postfix.system.deadline import Deadline
 from tests.lab import NEWEST, OLDEST, Authority, Certbot, install_lineage
 from tests.lab.certbot import without_plugin
 from tests.lab.clients import everywhere
+from tests.lab.instances import obstacle
 from tests.lab.scene import NAME, STANDALONE, Scene, newest, options, succeeded, told
 
 LOST = "renewal-not-deployed"
@@ -264,3 +265,31 @@ def test_another_certbot_is_a_finding_unless_a_hook_deploys_what_it_renews(
         hint = found["another-certbot"].hint
         assert "remove the entry for certbot in /etc/cron.d/own" in hint
         assert f"{sys.prefix}/bin/certbot renew" in hint
+
+
+CRON = 'mount --bind "$0" /etc/cron.d && exec "$@"'
+
+
+@pytest.mark.postfix
+def test_another_certbot_is_reported_at_the_installation_and_by_status(
+    scene: Scene, base: Path
+):
+    if reason := obstacle():
+        pytest.skip(reason)
+    scene.lineage(NAME)
+    write(base / "bin/certbot", "#!/nowhere/bin/python3\n")
+    own = f"{base}/bin/certbot -q renew --config-dir {scene.certbot.config_dir}"
+    write(base / "cron.d/own", f"0 */12 * * * root {own}\n")
+    install = ("install", "--cert-name", NAME, *options(scene.postfix))
+    inside = ["unshare", "--mount", "sh", "-c", CRON, str(base / "cron.d")]
+
+    installed = scene.run([*inside, *scene.certbot.argv(*install)])
+    checked = scene.run([*inside, *scene.argv("status", "--json")])
+
+    findings = json.loads(checked.stdout)["findings"]
+    (finding,) = (each for each in findings if each["code"] == "another-certbot")
+    assert f"/etc/cron.d/own renews with {base}/bin/certbot, which" in succeeded(
+        installed
+    )
+    assert f"Hint: {finding['hint']}" in told(installed)
+    assert finding["message"] in told(installed)

@@ -112,7 +112,7 @@ def _warn_if_not_deployed(deployment: Deployment, name: str) -> None:
     if settings and not settings.deployed:
         words = deployment.inventory.configuration.certbot_options
         problem = missing(name, settings.path, words)
-        logger.warning("%s\nHint: %s", problem.message, problem.hint)
+        logger.warning("%s", problem)
 
 
 def _forget(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix.errors import Error
+from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.system import files
 
 _UNITS = (
@@ -42,14 +43,25 @@ class Schedule:
     without_plugin: bool
 
     @property
-    def timer(self) -> bool:
-        """Whether it is a timer of systemd."""
-        return self.place.endswith(".timer")
+    def problem(self) -> Error | None:
+        """What is wrong if certbot deploys by its installer; a hook does without it."""
+        if not self.without_plugin or renewal_settings.runs_deploy(self.command):
+            return None
+        end = f"remove the entry for certbot in {self.place}"
+        if self.place.endswith(".timer"):
+            end = f"systemctl disable --now {self.place}"
+        return Error(
+            f"{self.place} renews with {self.program}, which does not have this plugin:"
+            " the renewed certificates do not reach Postfix, and certbot's renewal"
+            f" configuration loses `installer = {renewal_settings.INSTALLER}`",
+            hint=f"{end}, and run `{sys.prefix}/bin/certbot renew -q` twice a day in"
+            " its place",
+        )
 
 
 def read(config_dir: Path, root: Path = Path("/")) -> tuple[Schedule, ...]:
     """Return what renews the lineages in certbot's directory *config_dir*."""
-    usual = config_dir == (root / "etc/letsencrypt").resolve()
+    usual = config_dir.resolve() == (root / "etc/letsencrypt").resolve()
     commands = [*_timers(root), *_cron_jobs(root)]
     return tuple(
         schedule

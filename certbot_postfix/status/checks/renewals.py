@@ -3,7 +3,6 @@
 Pure: facts in, findings out.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,9 +88,7 @@ def not_deployed(facts: Facts) -> Iterator[Finding]:
     """Yield the lineages whose next renewal will not reach Postfix."""
     for name, problem in _problems(facts).items():
         path = str(facts.renewals[name].path)
-        yield Finding(
-            Code.NOT_DEPLOYED, name, problem.message, problem.hint or "", (path,)
-        )
+        yield Finding(Code.NOT_DEPLOYED, name, problem.message, problem.hint, (path,))
 
 
 def other_certbots(facts: Facts) -> Iterator[Finding]:
@@ -99,21 +96,10 @@ def other_certbots(facts: Facts) -> Iterator[Finding]:
     if all(settings.hooked for settings in facts.renewals.values()):
         return  # a hook is run by every certbot
     for schedule in facts.schedules:
-        hooked = renewal_settings.runs_deploy(schedule.command)
-        if schedule.without_plugin and not hooked:
-            end = f"remove the entry for certbot in {schedule.place}"
-            if schedule.timer:
-                end = f"systemctl disable --now {schedule.place}"
-            ours = Path(sys.prefix, "bin/certbot")
+        if problem := schedule.problem:
+            place = schedule.place
             yield Finding(
-                Code.ANOTHER_CERTBOT,
-                schedule.place,
-                f"{schedule.place} renews with {schedule.program}, which does not have"
-                " this plugin: Postfix does not get the renewed certificates, and"
-                " certbot's renewal configuration loses `installer ="
-                f" {renewal_settings.INSTALLER}`",
-                f"{end}, and run `{ours} renew -q` twice a day in its place",
-                (schedule.place,),
+                Code.ANOTHER_CERTBOT, place, problem.message, problem.hint, (place,)
             )
 
 
