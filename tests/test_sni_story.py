@@ -10,6 +10,7 @@ from cryptography import x509
 
 from tests.lab import (
     NEWEST,
+    OLDEST,
     Certbot,
     PrivatePostfix,
 )
@@ -79,6 +80,13 @@ class Story:
         return succeeded(self._certbot(*args))
 
 
+@pytest.mark.parametrize(
+    "executable",
+    [
+        pytest.param(NEWEST, id="newest certbot"),
+        pytest.param(OLDEST, id="oldest certbot", marks=pytest.mark.soak),
+    ],
+)
 def test_four_lineages_are_deployed_renewed_healed_and_rolled_back_while_mail_flows(
     base, screened, pebble, executable
 ):
