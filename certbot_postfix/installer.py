@@ -134,12 +134,13 @@ class Installer(common.Installer):
                     hint=f"install Postfix, or use --{self.option_name(option)}",
                 )
         # certbot loads every plugin on every run; few runs come here.
+        from certbot_postfix.dane.gate import Settings  # noqa: PLC0415
         from certbot_postfix.inbound import bundles  # noqa: PLC0415
         from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
         from certbot_postfix.system.reporter import Reporter  # noqa: PLC0415
 
-        return Deployment(
+        deployment = Deployment(
             Postfix.find(
                 self.conf("config-dir"),
                 postconf=self.conf("config-utility"),
@@ -150,6 +151,8 @@ class Installer(common.Installer):
             timeout=self.conf("verify-timeout"),
             reporter=Reporter(_notify, None if self.config.quiet else _terminal()),
         )
+        deployment.gate.settings = Settings.of(self.conf)
+        return deployment
 
     def get_all_names(self) -> Iterable[str]:
         """Return the public names under which this server is reached."""
@@ -185,6 +188,7 @@ class Installer(common.Installer):
         from certbot_postfix.inbound.install import DeployOptions  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
+        self._ready.refuse_unannounced(self._lineage)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first
         with self._ready.reporter.step("Checking the new configuration", after=1):
             proposal = self._ready.installation.propose(

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-# Some caches keep records for longer than their TTL says.
-TLSA_MIN_TTL = 3600
-
 
 class Profile(Enum):
     """How much is raised; each one includes those before it."""
@@ -78,6 +75,8 @@ def declare(add: Callable[..., None]) -> None:
         " even if one of them cannot stay beside it",
     )
     _declare_policies(add)
+    declare_dane(add)
+    declare_ignore(add)
     add(
         "verify-timeout",
         metavar="S",
@@ -129,6 +128,49 @@ def _declare_policies(add: Callable[..., None]) -> None:
         help="resolver daemon for policies: auto (wire in one that runs), none, or a"
         " table such as socketmap:inet:127.0.0.1:8461:postfix",
     )
+
+
+def declare_dane(add: Callable[..., None]) -> None:
+    """Declare the options about TLSA records, each by *add*."""
+    add(
+        "tlsa-name",
+        metavar="HOST",
+        action="extend",
+        type=words,
+        help="further host name of this server that has TLSA records; can be repeated"
+        "%(default).0s",
+    )
+    add(
+        "dane-resolver",
+        metavar="ADDRESS",
+        type=address,
+        default="",
+        help="validating resolver that is trusted (default: those of resolv.conf on"
+        " loopback)%(default).0s",
+    )
+    add(
+        "tlsa-min-ttl",
+        metavar="S",
+        type=ttl,
+        # Some caches keep records for longer than their TTL says.
+        default=3600,
+        help="seconds that a TTL of TLSA records counts at least",
+    )
+
+
+def declare_ignore(add: Callable[..., None]) -> None:
+    """Declare the option that lets each certificate pass, by *add*."""
+
+    add(
+        "tlsa-ignore",
+        action="store_true",
+        help="deploy a certificate even if TLSA records (DANE) do not match it",
+    )
+
+
+def words(text: str | list[str]) -> list[str]:
+    """Return *text* as a list, which is what certbot restores."""
+    return text.split() if isinstance(text, str) else text
 
 
 def places(text: str | list[str]) -> list[str]:

@@ -5,64 +5,20 @@ Each name server is a real one, that fails in a way of its own.
 
 import json
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from certbot_postfix.formats.tlsa import Record
-from tests.lab import Authority, Certbot, Issued, base_directory
-from tests.lab.network import NAMES, Inside, Network
-from tests.lab.scene import Scene
+from tests.lab import Authority, Certbot, base_directory
+from tests.lab.dane import DOMAIN, HOST, OWNER, Host, published, record
+from tests.lab.network import NAMES, Network
 from tests.lab.zone import FORGER, PRIMARY, SECONDARY, NameServer, Zone
 
 pytestmark = pytest.mark.postfix
 
-DOMAIN = "dane.test"
-HOST = f"mx.{DOMAIN}"
-OWNER = f"_25._tcp.{HOST}"
 NS1, NS2 = f"ns1.{DOMAIN} ({PRIMARY})", f"ns2.{DOMAIN} ({SECONDARY})"
-
-
-class Host(Scene):
-    """A host of the zone, on which the product runs."""
-
-    def __init__(self, zone: Zone, certbot: Certbot, base: Path) -> None:
-        self.zone = zone
-        postfix = Inside(zone.network, base / "postfix", hostname=HOST)
-        super().__init__(postfix, certbot, zone.network.authority)
-
-    def run(self, argv: list[str], **environment: str) -> subprocess.CompletedProcess:
-        env = {**self.certbot.environment, **environment}
-        return self.zone.network.run(*argv, env=env)
-
-    def show(
-        self, *options: str, status: int = 0, owner: str = OWNER
-    ) -> dict[str, Any]:
-        """Return what ``tlsa show``, which ends with *status*, says of *owner*."""
-        done = self.command("tlsa", "show", "--json", *options)
-        assert (done.returncode, done.stderr) == (status, ""), done.stderr
-        endpoints = json.loads(done.stdout)["endpoints"]
-        return next(each for each in endpoints if each["owner"] == owner)
-
-    @property
-    def remembered(self) -> Path:
-        return self.certbot.bundle(HOST).with_suffix(".tlsa.json")
-
-
-def record(issued: Issued) -> Record:
-    public = x509.load_pem_x509_certificate(issued.cert_pem).public_key()
-    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Record.of_key(spki)
-
-
-def published(*records: Record | str, name: str = OWNER) -> list[str]:
-    return [f"{name}. TLSA {each}" for each in records]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +90,16 @@ def test_what_is_remembered_is_private_and_has_no_key(host):
     assert stat.S_IMODE(host.remembered.stat().st_mode) == 0o600
     assert "PRIVATE" not in host.remembered.read_text()
     assert json.loads(host.remembered.read_text())["endpoints"].keys() == {OWNER}
+
+
+def test_what_is_remembered_goes_with_the_certificate(host):
+    host.zone.publish(*published(host.key))
+    host.show()
+
+    done = host.command("forget", HOST)
+
+    assert done.stderr.endswith(f"removed {host.certbot.bundle(HOST)}\n")
+    assert not host.remembered.exists()
 
 
 def test_a_renewed_key_has_to_be_published_at_every_server(host):

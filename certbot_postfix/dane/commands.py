@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from certbot_postfix import options
 from certbot_postfix.command_line import ATTEND, Commands, require_root
 from certbot_postfix.dane import gate, report
-from certbot_postfix.dane.gate import Candidate, Endpoint, Settings
+from certbot_postfix.dane.gate import Candidate, Settings
+from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.errors import shown
 
@@ -43,42 +44,21 @@ def declare(commands: Commands, find: Find) -> None:
     show.set_defaults(command=lambda arguments: _show(arguments, find))
 
 
-def declare_settings(command: Any) -> None:
+def declare_settings(command: Any, *, ignore: bool = False) -> None:
     """Declare what the installer's options say of DANE, for a *command*."""
-    command.add_argument(
-        "--tlsa-name",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="a further host name of this server that has TLSA records; can be"
-        " repeated",
-    )
-    command.add_argument(
-        "--dane-resolver",
-        metavar="ADDRESS",
-        type=options.address,
-        default="",
-        help="validating resolver that is trusted (default: those of resolv.conf on"
-        " loopback)",
-    )
-    command.add_argument(
-        "--tlsa-min-ttl",
-        metavar="S",
-        type=options.ttl,
-        default=options.TLSA_MIN_TTL,
-        help="seconds that a TTL of TLSA records counts at least (default:"
-        " %(default)s)",
-    )
+
+    def add(name: str, **about: Any) -> None:
+        command.add_argument(f"--{name}", **about)
+
+    command.set_defaults(tlsa_ignore=False)
+    options.declare_dane(add)
+    if ignore:
+        options.declare_ignore(add)
 
 
-def settings(arguments: argparse.Namespace, *, ignore: bool = False) -> Settings:
+def settings(arguments: argparse.Namespace) -> Settings:
     """Return what *arguments* say of DANE."""
-    return Settings(
-        tuple(arguments.tlsa_name),
-        arguments.dane_resolver,
-        ignore,
-        timedelta(seconds=arguments.tlsa_min_ttl),
-    )
+    return Settings.of(lambda name: getattr(arguments, name.replace("-", "_")))
 
 
 def _show(arguments: argparse.Namespace, find: Find) -> int:

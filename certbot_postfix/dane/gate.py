@@ -1,18 +1,20 @@
-"""Looks at the TLSA records of what is to be served, and remembers what it saw.
+"""The gate: a chain is held back while a TLSA record (DANE) forbids to serve it.
 
-A host without DANE gets no file, no message, and no wait that is longer than
-`observe.BRIEF`.
+Looks at the records of what is to be served, and remembers what it saw.  A host without
+DANE gets no file, no message, and no wait that is longer than `observe.BRIEF`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from certbot_postfix.dane import history, observe, rollover, store
+from certbot_postfix.dane import history, hold, observe, rollover, store
 from certbot_postfix.dane.history import FLOOR, Chain
-from certbot_postfix.dane.rollover import Decision, Facts
+from certbot_postfix.dane.hold import Endpoint, Hold
+from certbot_postfix.dane.rollover import Facts
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.system.hostnames import a_labels, is_host
@@ -34,6 +36,16 @@ class Settings:
     ignore: bool = False
     floor: timedelta = FLOOR
 
+    @classmethod
+    def of(cls, conf: Callable[[str], Any]) -> "Settings":
+        """Return what *conf* says, which has the options by their names."""
+        return cls(
+            tuple(conf("tlsa-name") or ()),
+            conf("dane-resolver"),
+            conf("tlsa-ignore"),
+            timedelta(seconds=conf("tlsa-min-ttl")),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -49,12 +61,38 @@ class Candidate:
     new: Chain
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What was found out of one endpoint, and what follows."""
+class Gate:
+    """What keeps back, in one run, a chain that some TLSA record forbids."""
 
-    facts: Facts
-    decision: Decision
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self._known: dict[Candidate, Hold | None] = {}
+
+    def hold(self, candidate: Candidate, now: datetime) -> Hold | None:
+        """Return why *candidate* must not be served yet, None if it may be.
+
+        DNS is asked once about each.
+        """
+        if self.settings.ignore:
+            return None
+        if candidate not in self._known:
+            self._known[candidate] = self._look(candidate, now)
+        return self._known[candidate]
+
+    def _look(self, candidate: Candidate, now: datetime) -> Hold | None:
+        closed = [
+            each
+            for each in look(candidate, self.settings, now)
+            if not each.decision.open
+        ]
+        bundle = candidate.bundle
+        memory = store.load(bundle) if bundle else Memory()
+        served = min((each[0].not_after for each in candidate.served), default=now)
+        since = (memory.held or now) if closed else None
+        if bundle:
+            expiry = served if since else None
+            store.save(bundle, replace(memory, held=since, expiry=expiry))
+        return hold.make(closed, (since, served, now)) if since else None
 
 
 def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoint]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from certbot_postfix.dane.gate import Endpoint
 from certbot_postfix.dane.history import Chain
+from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.observation import Status
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.errors import enumerated

@@ -10,7 +10,8 @@ from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.state import Inventory, certificates_in
-from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.bundle import Bundle
+from certbot_postfix.tls.certificates import Certificate, covers
 
 
 def candidates(inventory: Inventory) -> Iterator[Candidate]:
@@ -30,11 +31,31 @@ def candidates(inventory: Inventory) -> Iterator[Candidate]:
             )
 
 
+def renewed(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate:
+    """Return *bundle* as what takes the place of the bundle *path*."""
+    default = [each.path for each in inventory.default()]
+    beside = [each for each in default if each != path] if path in default else []
+    served = filter(None, (tuple(certificates_in(each)) for each in (path, *beside)))
+    new = tuple(Certificate.all_from_pem(bundle.pem))
+    names = hosts(inventory, path, new[0].names)
+    return Candidate(path.stem, path, names, tuple(served), new)
+
+
+def installed(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate:
+    """Return *bundle* as what is installed as *path*, by default or via SNI."""
+    every = dict.fromkeys((path, *(each.path for each in inventory.default())))
+    served = filter(None, (tuple(certificates_in(each)) for each in every))
+    new = tuple(Certificate.all_from_pem(bundle.pem))
+    names = hosts(inventory, path, new[0].names)
+    return Candidate(path.stem, path, names, tuple(served), new)
+
+
 def hosts(inventory: Inventory, bundle: Path, names: frozenset[str]) -> tuple[str, ...]:
     """Return the hosts that present *bundle*, whose certificate has *names*."""
-    is_default = any(each.path == bundle for each in inventory.default())
     myhostname = inventory.configuration.value("myhostname")
-    return (*([myhostname] if is_default else []), *sorted(names))
+    by_default = any(each.path == bundle for each in inventory.default())
+    presents = by_default or covers(names, myhostname)
+    return (*([myhostname] if presents else []), *sorted(names))
 
 
 def _newest(inventory: Inventory, bundle: Path) -> tuple[Certificate, ...]:

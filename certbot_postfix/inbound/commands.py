@@ -16,6 +16,7 @@ from certbot_postfix.command_line import (
     require_root,
     say,
 )
+from certbot_postfix.dane import commands as dane
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
 from certbot_postfix.inbound import bundles as places
 from certbot_postfix.inbound.lineage import Lineage
@@ -57,6 +58,7 @@ def _declare_deploy(commands: Commands) -> None:
     )
     declare_name(deploy, " (default: that of $RENEWED_LINEAGE, which certbot sets)")
     declare_timeout(deploy)
+    dane.declare_settings(deploy, ignore=True)
     deploy.set_defaults(command=_deploy)
 
 
@@ -95,6 +97,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     if renewed and not arguments.cert_name and not arguments.config_dir:
         arguments.config_dir = str(Path(renewed).parent.parent)
     deployment = session(arguments, timeout=arguments.verify_timeout)
+    deployment.gate.settings = dane.settings(arguments)
     name = arguments.cert_name or Path(renewed or "").name
     lineage = known_lineage(deployment, name)
     deployment.lock(patiently=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
+from certbot_postfix.dane import store
 from certbot_postfix.errors import Error, enumerated, named_logger
 from certbot_postfix.inbound import (
     chain_files,
@@ -132,7 +133,8 @@ class Removal:
         if self._used_elsewhere():
             return False
         leftovers = files.leftovers(self.path)
-        files.remove(self.path, *leftovers, dropped.note(self.path))
+        ours = (self.path, dropped.note(self.path), store.path_of(self.path))
+        files.remove(*ours, *leftovers)
         return True
 
     def _write(self, planned: Plan, change: Transaction) -> None:

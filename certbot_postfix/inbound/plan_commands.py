@@ -65,6 +65,10 @@ _OF_A_RUN = (
     "config-utility",
     "verify-timeout",
     "ignore-master-overrides",
+    "tlsa-name",
+    "dane-resolver",
+    "tlsa-min-ttl",
+    "tlsa-ignore",
 )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from certbot_postfix.change import transaction
 from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
+from certbot_postfix.dane.gate import Gate
 from certbot_postfix.errors import CertificateError, Error, ProgramError, named_logger
 from certbot_postfix.inbound import expectations, sni
 from certbot_postfix.inbound.lineage import Lineage
@@ -29,11 +30,17 @@ logger = named_logger(__name__)
 
 
 class Renewal:
-    """Renewals for the Postfix of *inventory*, verified by *serving*."""
+    """Renewals for the Postfix of *inventory*, verified by *serving*.
 
-    def __init__(self, inventory: Inventory, serving: Serving) -> None:
+    The *gate* holds back those that TLSA records forbid.
+    """
+
+    def __init__(
+        self, inventory: Inventory, serving: Serving, gate: Gate | None = None
+    ) -> None:
         self.inventory = inventory
         self.serving = serving
+        self.gate = gate or Gate()
         self.tables = inventory.tables
 
     def restore(self, before: Table, *paths: Path) -> None:

@@ -8,6 +8,7 @@ is written only if none of them refuses it.
 import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.errors import (
@@ -17,8 +18,9 @@ from certbot_postfix.errors import (
     ProgramError,
     named_logger,
 )
+from certbot_postfix.inbound import candidates
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, load_and_check
+from certbot_postfix.inbound.renew import Renewal, load_and_check, out_of_date
 from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.postfix import instances
 from certbot_postfix.postfix.questions import Expectation
@@ -33,7 +35,8 @@ logger = named_logger(__name__)
 class Turn:
     """What one instance is to serve of *lineages*, and what became of that.
 
-    *refused* has the errors of lineages that it does not serve, *error* its own.
+    *refused* has the errors of lineages that it does not serve, *error* its own; *held*
+    are the bundles that must wait for DNS.
     """
 
     renewal: Renewal
@@ -41,6 +44,7 @@ class Turn:
     bundles: dict[Path, Bundle] = field(default_factory=dict)
     by_hand: list[Expectation] = field(default_factory=list)
     refused: dict[str, Error] = field(default_factory=dict)
+    held: set[Path] = field(default_factory=set)
     error: Error | None = None
 
     @property
@@ -54,11 +58,29 @@ class Turn:
         for path in inventory.used(lineage.name):
             try:
                 self.bundles[path], warnings = load_and_check(inventory, lineage, path)
+                self._hold(path)
             except Error as error:
                 self.refused[lineage.name] = error
                 return
             for warning in warnings:
                 logger.warning("%s: %s", path.stem, warning)
+
+    def _hold(self, path: Path) -> None:
+        """Hold the bundle *path* back while TLSA records forbid the new one.
+
+        Raises `Error` once that is urgent; until then, certbot reports no failure.
+        """
+        bundle, inventory = self.bundles[path], self.renewal.inventory
+        if not out_of_date(path, bundle):
+            return
+        candidate = candidates.renewed(inventory, path, bundle)
+        held = self.renewal.gate.hold(candidate, datetime.now(timezone.utc))
+        if held:
+            message = f"the renewal of {path.stem} is held: {held.reason}"
+            if held.urgent:
+                raise Error(message, hint=held.hint)
+            logger.warning("%s\nHint: %s", message, held.hint)
+            self.held.add(path)
 
     def take(self, kept: set[Path]) -> None:
         """Put the bundles into service, but for those that must be *kept* as they are.
@@ -131,6 +153,7 @@ class Renewals:
                 Renewal(
                     Inventory(each, inventory.root),
                     Serving(each, serving.timeout, serving.reporter),
+                    self.first.gate,
                 )
                 for each in inventory.siblings
             ]
@@ -169,6 +192,7 @@ class Renewals:
             for name in turn.refused
             for path in turn.renewal.inventory.used(name)
         }
+        kept = kept.union(*(turn.held for turn in turns))
         for turn in turns:
             turn.take(kept)
         unreadable = any(turn.error for turn in turns)

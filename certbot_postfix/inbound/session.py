@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from certbot_postfix.change import transaction
-from certbot_postfix.errors import Error, named_logger
-from certbot_postfix.inbound import copies
+from certbot_postfix.dane.gate import Gate
+from certbot_postfix.errors import CertificateError, Error, named_logger
+from certbot_postfix.inbound import candidates, copies
 from certbot_postfix.inbound.bundles import directories
 from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.install import Installation
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal
+from certbot_postfix.inbound.renew import Renewal, out_of_date
 from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.state import Inventory
@@ -59,7 +60,8 @@ class Deployment:
         self.inventory = Inventory(postfix, bundles)
         self.tables = self.inventory.tables
         self.serving = Serving(postfix, timeout, reporter)
-        self.renewal = Renewal(self.inventory, self.serving)
+        self.gate = Gate()
+        self.renewal = Renewal(self.inventory, self.serving, self.gate)
         self.outbound = Outbound(
             self.inventory.current,
             self.serving,
@@ -148,6 +150,19 @@ class Deployment:
         """
         used = self.renewals.renew([lineage])
         return self._tell_outdated([lineage]) or used
+
+    def refuse_unannounced(self, lineage: Lineage) -> None:
+        """Raise `CertificateError` if TLSA records forbid to install *lineage* now."""
+        path = self.inventory.bundles.new(lineage.name)
+        bundle = lineage.bundle()
+        if not out_of_date(path, bundle):
+            return
+        candidate = candidates.installed(self.inventory, path, bundle)
+        if held := self.gate.hold(candidate, datetime.now(timezone.utc)):
+            raise CertificateError(
+                f"lineage {lineage.name} is not deployed: {held.reason}",
+                hint=f"{held.hint}; --postfix-tlsa-ignore deploys it nevertheless",
+            )
 
     def uses(self, lineage: Lineage) -> bool:
         """Whether this instance or another one uses *lineage*."""

@@ -68,7 +68,7 @@ class Pebble:
         log = self.base / "pebble.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                ["pebble", "-config", str(config), "-strict=false"],
+                self.argv("pebble", "-config", str(config), "-strict=false"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -76,11 +76,19 @@ class Pebble:
             )
         wait_until(self._answers, "Pebble answers")
 
+    def argv(self, *command: str) -> list[str]:
+        """Return what runs *command* where Pebble is to run."""
+        return [*command]
+
+    def accepts(self, port: int) -> bool:
+        """Whether something listens at *port* there."""
+        return accepts(port)
+
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
             raise LabError(f"pebble ended: {(self.base / 'pebble.log').read_text()}")
-        return accepts(self._port)
+        return self.accepts(self._port)
 
     def close(self) -> None:
         """End the process and give back the ports."""

@@ -74,8 +74,9 @@ server:
   module-config: "{modules}"
   trust-anchor: "{anchor}"
   local-zone: "test." nodefault
-  cache-max-ttl: 0
-  cache-max-negative-ttl: 0
+  cache-max-ttl: {cache}
+  cache-max-negative-ttl: {cache}
+  log-queries: yes
   num-threads: 1
   outgoing-range: 900
   num-queries-per-thread: 450
@@ -87,12 +88,21 @@ _SOA = "@ 0 SOA ns.test. admin.test. 1 3600 600 86400 0\n@ 0 NS ns.test.\n"
 
 
 class Network:
-    """A network below *base*, whose HTTPS servers *authority* has certified."""
+    """A network below *base*, whose HTTPS servers *authority* has certified.
+
+    Its resolver keeps what it knows for *cache* seconds at most.
+    """
 
     def __init__(
-        self, base: Path, authority: Authority, *, validates: bool = True
+        self,
+        base: Path,
+        authority: Authority,
+        *,
+        validates: bool = True,
+        cache: int = 0,
     ) -> None:
         self.base = base
+        self._cache = cache
         self.authority = authority
         self.policies = base / "policies"
         self.authorities = base / "authorities.pem"
@@ -152,6 +162,7 @@ class Network:
                 base=self.base,
                 resolver=RESOLVER,
                 anchor=anchor,
+                cache=self._cache,
                 modules="validator iterator" if validates else "iterator",
             )
         )

@@ -1,0 +1,99 @@
+"""Why a chain is held back, and what to do: words.
+
+Pure.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from certbot_postfix.dane.rollover import Decision, Facts, State
+from certbot_postfix.errors import enumerated
+from certbot_postfix.formats import tlsa
+from certbot_postfix.formats.tlsa import Record
+
+_TIME = "%Y-%m-%d %H:%M UTC"
+
+# So many endpoints are named in a message.
+_MOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What was found out of one endpoint, and what follows."""
+
+    facts: Facts
+    decision: Decision
+
+    @property
+    def place(self) -> str:
+        """Where records are published: a CNAME may have led there."""
+        return self.facts.observation.target or self.facts.observation.owner
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a chain is held: *reason*, what to do, and whether that is *urgent*."""
+
+    reason: str
+    hint: str
+    urgent: bool
+
+
+def make(
+    closed: Sequence[Endpoint], times: tuple[datetime, datetime, datetime]
+) -> Hold:
+    """Return the hold of a chain at the endpoints that are *closed*.
+
+    *times* are since when it is held, when what is served expires, and now.  It becomes
+    urgent when half of the time in between is over.
+    """
+    since, expiry, now = times
+    states = {each.decision.state for each in closed}
+    reasons = list(dict.fromkeys(map(_reason, closed)))
+    urgent = State.MISMATCH in states or expiry - now <= (expiry - since) / 2
+    return Hold(
+        f"{enumerated(reasons, most=_MOST)}; the certificate in service, which expires"
+        f" at {expiry:{_TIME}}, is left unchanged",
+        _hint(closed),
+        urgent,
+    )
+
+
+def _reason(endpoint: Endpoint) -> str:
+    decision, owner = endpoint.decision, endpoint.facts.observation.owner
+    match decision.state:
+        case State.AGEING:
+            return (
+                f"{owner} announces its key, but caches may have the records before"
+                f" until {decision.until:{_TIME}}"
+            )
+        case State.UNKNOWN:
+            why = endpoint.facts.observation.why
+            return f"it is not known whether {owner} announces its key ({why})"
+        case State.MISMATCH:
+            return f"{owner} announces neither its key nor one that is in service"
+        case _:
+            return f"{owner} does not announce its key ({enumerated(decision.lacking)})"
+
+
+def _hint(closed: Sequence[Endpoint]) -> str:
+    states = {each.decision.state for each in closed}
+    if states <= {State.AGEING}:
+        return "certbot renew deploys it then"
+    if states <= {State.UNKNOWN}:
+        return "check the resolver, or name one with --postfix-dane-resolver"
+    lines = "\n".join(dict.fromkeys(_lines(closed)))
+    return (
+        f"publish, beside the records that exist:\n{lines}\ncertbot renew deploys it"
+        " two TTLs after every server has it; certbot-postfix tlsa show says how far"
+        " it is"
+    )
+
+
+def _lines(closed: Sequence[Endpoint]) -> Iterator[str]:
+    for endpoint in closed:
+        if endpoint.decision.state in (State.HELD, State.MISMATCH):
+            record = Record.of_key(endpoint.facts.new[0].spki)
+            ttl = max((each.ttl for each in endpoint.facts.history), default=tlsa.TTL)
+            yield tlsa.line(endpoint.place, record, ttl)

@@ -1,0 +1,219 @@
+"""A renewed key that DNS has not announced is not served: real servers and senders."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.formats.tlsa import Record
+from tests.lab import Authority, Certbot, base_directory
+from tests.lab.dane import DOMAIN, HOST, OWNER, Host, PebbleInside, record
+from tests.lab.machine import wait_until
+from tests.lab.network import Network
+from tests.lab.pki import Issued
+from tests.lab.scene import options, told
+from tests.lab.zone import Zone
+
+pytestmark = pytest.mark.postfix
+
+# The TTL of the records, in seconds, and what makes it count as it is.
+TTL = 2
+QUICK = ("--postfix-tlsa-min-ttl", "0")
+MIN = ("--tlsa-min-ttl", "0")
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Zone]:
+    """A signed zone, and a resolver that keeps records for as long as they may."""
+    with base_directory() as base, ExitStack() as stack:
+        network = Network(base, Authority(), cache=3600)
+        stack.callback(network.close)
+        yield Zone(network, DOMAIN)
+
+
+@pytest.fixture
+def bare(zone: Zone, base: Path) -> Iterator[Host]:
+    """A host without a certificate and without TLSA records, whose Postfix runs."""
+    with PebbleInside(base, zone.network) as pebble:
+        host = Host(zone, Certbot(base, pebble=pebble), base)
+        with closing(host.postfix):
+            host.publish(ttl=TTL)
+            host.postfix.start()
+            yield host
+
+
+@pytest.fixture
+def host(zone: Zone, base: Path) -> Iterator[Host]:
+    """A host that serves a certificate, whose key is announced."""
+    host = Host(zone, Certbot(base), base)
+    with closing(host.postfix):
+        host.key = record(host.lineage(HOST))
+        host.stand(HOST)
+        host.postfix.start()
+        host.publish(host.key, ttl=TTL)
+        yield host
+
+
+def finger(host: Host, *args: str) -> str:
+    """Return what posttls-finger(1) says, which asks the resolver of the network."""
+    env = {"MAIL_CONFIG": str(host.postfix.config_dir), "PATH": "/usr/sbin:/usr/bin"}
+    done = host.zone.network.run("posttls-finger", "-c", *args, env=env)
+    return done.stdout + done.stderr
+
+
+def served(host: Host) -> Record:
+    """Return the record of the key that Postfix serves."""
+    text = finger(host, "-C", "-l", "encrypt", f"[{HOST}]:25")
+    start = text.index("-----BEGIN CERTIFICATE")
+    return record(Issued(text[start:].encode(), b"", b""))
+
+
+def verified(host: Host) -> bool:
+    """Whether a sender that does DANE verifies the host, through the warm cache."""
+    text = finger(host, "-l", "dane", "-L", "summary", HOST)
+    return "Verified TLS connection" in text
+
+
+@contextmanager
+def sampled(host: Host) -> Iterator[list[bool]]:
+    """Have a sender try again and again; yield whether it verified the host."""
+    samples, ended = [], threading.Event()
+
+    def sample() -> None:
+        while not ended.is_set():
+            samples.append(verified(host))
+            ended.wait(0.3)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def install(host: Host, *args: str) -> subprocess.CompletedProcess:
+    return host.certbot_in_network(
+        *("install", "--cert-name", HOST, *options(host.postfix), *QUICK, *args)
+    )
+
+
+def test_a_renewal_waits_until_its_record_is_known_and_no_sender_notices(bare):
+    host = bare
+    run = ("run", "-a", "standalone", *options(host.postfix), *QUICK, "-d", HOST)
+    done = host.certbot_in_network(*run)
+    assert done.returncode == 0, told(done)
+    old = served(host)
+    host.publish(old, ttl=TTL)
+    wait_until(lambda: verified(host), "the first record is known")
+
+    with sampled(host) as samples:
+        done = host.certbot_in_network("renew", "--force-renewal", *QUICK)
+        new = newest(host)
+        assert (done.returncode, served(host)) == (0, old), told(done)
+        assert f"the renewal of {HOST} is held: {OWNER} does not announce" in told(done)
+        assert f"{OWNER}. {TTL} IN TLSA {new}" in told(done)
+
+        host.publish(old, new, ttl=TTL)
+        done = host.certbot_in_network("renew", *QUICK)
+        assert (done.returncode, served(host)) == (0, old), told(done)
+        assert f"is held: {OWNER} announces its key, but caches" in told(done)
+
+        deadline = datetime.fromisoformat(host.show(*MIN, status=3)["until"])
+        wait_until(lambda: datetime.now(timezone.utc) > deadline, "two TTLs are over")
+        done = host.certbot_in_network("renew", *QUICK)
+        assert (done.returncode, served(host)) == (0, new), told(done)
+
+    assert len(samples) > 5
+    assert samples == [True] * len(samples)
+    assert json.loads(host.remembered.read_text())["held"] is None
+
+
+def newest(host: Host) -> Record:
+    path = host.live(HOST).fullchain
+    return record(Issued(path.read_bytes(), b"", b""))
+
+
+def test_without_the_gate_a_sender_refuses_the_renewed_key(host):
+    wait_until(lambda: verified(host), "its record is known")
+    host.renew(HOST)
+
+    done = host.command("deploy", "--cert-name", HOST, "--tlsa-ignore")
+
+    assert done.returncode == 0, told(done)
+    assert (served(host), verified(host)) == (newest(host), False)
+
+
+def test_the_deploy_hook_holds_a_renewal(host):
+    host.renew(HOST)
+
+    done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, served(host)) == (3, host.key)
+    assert done.stderr.startswith(
+        f"certbot-postfix: warning: the renewal of {HOST} is held: {OWNER} does not"
+    )
+
+
+def test_an_installation_that_senders_would_refuse_is_refused(host):
+    host.renew(HOST)
+
+    done = install(host)
+
+    assert (done.returncode, served(host)) == (1, host.key)
+    assert f"lineage {HOST} is not deployed: {OWNER} does not announce" in told(done)
+    assert "--postfix-tlsa-ignore deploys it nevertheless" in told(done)
+    done = install(host, "--postfix-tlsa-ignore")
+    assert (done.returncode, served(host)) == (0, newest(host)), told(done)
+
+
+def test_a_renewal_that_is_held_becomes_an_error_at_half_of_the_time(host):
+    host.renew(HOST)
+    assert host.command("deploy", "--cert-name", HOST).returncode == 3
+    memory = json.loads(host.remembered.read_text())
+    held = datetime.fromisoformat(memory["held"])
+    left = datetime.fromisoformat(memory["expiry"]) - held
+    memory["held"] = (held - left - timedelta(hours=1)).isoformat()
+    host.remembered.write_text(json.dumps(memory))
+
+    done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, served(host)) == (1, host.key)
+    assert f"error: the renewal of {HOST} is held: " in done.stderr
+
+
+def test_a_record_of_no_key_in_service_is_an_error_at_once(host):
+    host.publish(record(host.issue(HOST)), ttl=TTL)
+    host.renew(HOST)
+    wait_until(lambda: not verified(host), "the first record is forgotten")
+
+    done = host.command("deploy", "--cert-name", HOST, *MIN)
+
+    assert (done.returncode, served(host)) == (1, host.key)
+    assert f"{OWNER} announces neither its key nor one that is in service" in told(done)
+
+
+def questions(host: Host) -> int:
+    """Return how many questions about TLSA records the resolver got."""
+    logs = host.zone.network.base.glob("unbound-*.log")
+    return sum(path.read_text().count("TLSA IN") for path in logs)
+
+
+def test_a_host_without_records_notices_nothing(host):
+    host.publish(ttl=TTL)
+    wait_until(lambda: not verified(host), "the record is forgotten")
+    host.renew(HOST)
+
+    done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert served(host) == newest(host)
+    before = questions(host)
+    assert host.certbot_in_network("renew").returncode == 0
+    assert questions(host) == before
