@@ -23,6 +23,7 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.mail_log import MailLog
 from certbot_postfix.postfix.questions import NAMES, Expectation, Purpose, sampled
 from certbot_postfix.system import signals
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.system.reporter import Reporter
 from certbot_postfix.tls import baseline, summary
 from certbot_postfix.tls.baseline import Baseline
@@ -159,7 +160,7 @@ class Serving:
             return
         self.postfix.refuse_fatal_reload(configuration)
         self._signal(configuration)
-        self._settle(configuration, time.monotonic() + SETTLE)
+        self._settle(configuration, Deadline(SETTLE))
 
     def _signal(self, configuration: Configuration) -> None:
         self._managers = processes.queue_managers(configuration)
@@ -169,14 +170,14 @@ class Serving:
             self.postfix.reload()
 
     def _settle(
-        self, configuration: Configuration, end: float, *, whole: bool = False
+        self, configuration: Configuration, deadline: Deadline, *, whole: bool = False
     ) -> None:
-        """Return when the master process has survived the reload, at *end* at last.
+        """Return when the master process has survived the reload, or at *deadline*.
 
         Idle processes from before it may live until then: *whole* waits for them.
         """
         known = set[int]() if whole else self._managers
-        while time.monotonic() < end:
+        while deadline.left:
             if known and processes.queue_managers(configuration) - known:
                 break
             time.sleep(LOOK)
@@ -283,7 +284,7 @@ class Serving:
         timeout: float,
         purpose: Purpose,
     ) -> list[Failure]:
-        settled = time.monotonic() + SETTLE
+        settled = Deadline(SETTLE)
         # An idle process from before the reload is gone after a second: it is not
         # to take the time of a slow service, nor to give a sign of life.
         if self.baseline and self.baseline.slowest > SETTLE:

@@ -4,7 +4,6 @@ It sends no mail, and never waits longer than its deadline.
 """
 
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +61,7 @@ class _Prober:
             if self._default(endpoint)
         ]
         # Half of the time: one that hangs must not take it all.
-        self._run(plain, self.deadline.left / 2)
+        self._run(plain, Deadline(self.deadline.left / 2))
         dead = {
             question.endpoint
             for question, _ in plain
@@ -74,7 +73,7 @@ class _Prober:
             for endpoint in places
             if endpoint not in dead and not endpoint.source
         ]
-        self._run(self._further(alive), self.deadline.left)
+        self._run(self._further(alive), self.deadline)
         return replace(
             self.known,
             handshakes=tuple(
@@ -169,15 +168,14 @@ class _Prober:
         types = {leaf.key_type for leaf in self.known.leaves(paths)}
         return sorted(types & _TYPES) if len(types) > 1 else []
 
-    def _run(self, probes: list[Probe], seconds: float) -> None:
+    def _run(self, probes: list[Probe], deadline: Deadline) -> None:
         """Run all *probes*, and keep the handshakes that are done in time."""
         pending = list(reversed(probes))
         done: dict[Probe, Handshake] = {}
-        end = time.monotonic() + seconds
-        attempt = max(0.1, min(ATTEMPT, seconds / 2))
+        attempt = max(0.1, min(ATTEMPT, deadline.left / 2))
 
         def work() -> None:
-            while pending and time.monotonic() < end:
+            while pending and deadline.left:
                 try:
                     question, key = pending.pop()
                 except IndexError:
@@ -191,7 +189,7 @@ class _Prober:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(deadline.left)
         self._sort(probes, dict(done))
 
     def _sort(self, probes: list[Probe], done: dict[Probe, Handshake]) -> None:

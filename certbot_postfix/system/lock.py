@@ -18,6 +18,7 @@ from pathlib import Path
 from certbot import errors, util
 
 from certbot_postfix.errors import BusyError, Error, named_logger
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.system.listeners import open_files
 
 logger = named_logger(__name__)
@@ -34,7 +35,7 @@ PAUSE = 0.2
 
 # Until when this process waits for a directory: certbot prepares the installer anew
 # for each lineage, and a lock that is stuck is not to be waited for each time.
-_deadlines: dict[Path, float] = {}
+_deadlines: dict[Path, Deadline] = {}
 
 
 def take(directory: Path, *, wait: float = 0) -> None:
@@ -43,7 +44,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
     Wait for any other process for *wait* seconds, in all calls for that directory; then
     raise `Error`.
     """
-    deadline, told = _deadlines.setdefault(directory, time.monotonic() + wait), ""
+    deadline, told = _deadlines.setdefault(directory, Deadline(wait)), ""
     _refuse_special(directory / _NAME)
     while True:
         try:
@@ -52,7 +53,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
             if wait and _held_by_ancestor(directory):
                 return
             told = told or _told(directory, error)
-            if time.monotonic() >= deadline:
+            if not deadline.left:
                 raise Error(
                     f"could not lock {directory}: {told}",
                     hint="wait until it has ended, and run the same command again",
@@ -75,11 +76,11 @@ def alone(directory: Path, *, wait: float) -> Iterator[None]:
 
     Wait for one that is in it for *wait* seconds; then raise `BusyError`.
     """
-    deadline = time.monotonic() + wait
+    deadline = Deadline(wait)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while not _locked(fd):
-            if time.monotonic() >= deadline:
+            if not deadline.left:
                 raise BusyError(
                     f"another process works in {directory}",
                     hint="wait until it has ended, and run the same command again",

@@ -8,7 +8,8 @@ replies are those of RFC 5321, section 4.2; STARTTLS is that of RFC 3207.  Raise
 
 import contextlib
 import socket
-import time
+
+from certbot_postfix.system.deadline import Deadline
 
 # The client's name is an address literal (RFC 5321, 4.1.3), so nobody asks the DNS.
 LITERAL = "[127.0.0.1]"
@@ -40,13 +41,13 @@ class ReplyError(Exception):
 
 
 class Dialogue:
-    """A client on *connection*, until *deadline*, which is one of `time.monotonic`.
+    """A client on *connection*, until *deadline*.
 
     *greeted* says whether the service has said anything that is a greeting, and
     *offers_tls* whether its answer to EHLO had STARTTLS.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self.connection = connection
         self.deadline = deadline
         self.greeted = False
@@ -71,7 +72,7 @@ class Dialogue:
         That is by the *connection* which came out of a handshake, if there was one.
         """
         self.connection = connection
-        self.deadline = min(self.deadline, time.monotonic() + FAREWELL)
+        self.deadline = Deadline(min(self.deadline.left, FAREWELL))
         with contextlib.suppress(OSError, ReplyError):
             if not self.greeted:
                 self._reply()
@@ -87,10 +88,9 @@ class Dialogue:
 
     def left(self) -> float:
         """Return how many seconds are left; raise `TimeoutError` if none are."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
+        if left := self.deadline.left:
+            return left
+        raise TimeoutError("timed out")
 
     def _expect(self, expected: int, command: str, *, refusing: bool) -> None:
         if command:

@@ -8,7 +8,6 @@ is sent as RFC 6066, section 3, says.
 import contextlib
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from certbot_postfix.errors import (
     RefusedError,
     UnansweredError,
 )
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.system.hostnames import a_labels, is_host
 from certbot_postfix.system.programs import run
 from certbot_postfix.tls import hello
@@ -153,7 +153,7 @@ def _accepted(question: Question, offer: hello.Offer, timeout: float) -> str:
 def _dialogue(question: Question, timeout: float) -> Iterator[Dialogue]:
     endpoint, greeted = question.endpoint, False
     source = (endpoint.source, 0) if endpoint.source else None
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     where, patience = (endpoint.host, endpoint.port), min(timeout, CONNECT)
     try:
         with socket.create_connection(where, patience, source) as connection:
@@ -199,7 +199,7 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
     if not question.tls:
         error = attempt(question, timeout=timeout)
         return error if isinstance(error, UnansweredError) else None
-    expected, end = question.expected, time.monotonic() + timeout
+    expected, deadline = question.expected, Deadline(timeout)
     try:
         if question.offer:
             taken = _accepted(question, question.offer, timeout)
@@ -209,7 +209,7 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
         seen = look(question, timeout=timeout).leaf
         wanted = {certificate.key_type for certificate in expected}
         if len(wanted) == 1 and seen.key_type not in wanted:
-            seen = _of_type(question, wanted.pop(), end) or seen
+            seen = _of_type(question, wanted.pop(), deadline) or seen
     except ProofError as error:
         return error
     if not expected or seen in expected:
@@ -218,11 +218,13 @@ def ask(question: Question, *, timeout: float) -> ProofError | None:
     return OtherCertificateError(f"{question}: {reason}", reason=reason)
 
 
-def _of_type(question: Question, key_type: str, end: float) -> Certificate | None:
+def _of_type(
+    question: Question, key_type: str, deadline: Deadline
+) -> Certificate | None:
     """Return the leaf that a server with several presents for *key_type*."""
     if key_type in BY_CIPHER:
         with contextlib.suppress(ProofError):  # it may speak nothing but TLS 1.3
-            timeout = max(end - time.monotonic(), SHORT)
+            timeout = max(deadline.left, SHORT)
             return look(replace(question, key_type=key_type), timeout=timeout).leaf
     endpoint = question.endpoint
     # Python's ssl cannot choose the signature algorithms before 3.15.
@@ -237,7 +239,7 @@ def _of_type(question: Question, key_type: str, end: float) -> Certificate | Non
         command += ["-starttls", "smtp", "-name", LITERAL]
     command += ["-sigalgs", _SIGNATURES.get(key_type, key_type.lower())]
     try:
-        timeout = max(end - time.monotonic(), SHORT)
+        timeout = max(deadline.left, SHORT)
         shown = run(command, check=False, timeout=timeout).stdout
         found = Certificate.all_from_pem(shown.encode(errors="replace"))
     except (ProgramError, CertificateError):

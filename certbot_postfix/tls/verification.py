@@ -6,7 +6,6 @@ raises.
 """
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,6 +19,7 @@ from certbot_postfix.errors import (
     enumerated,
     shortened,
 )
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import LEAST, Question
@@ -64,13 +64,13 @@ def verify(
     are `probe.LEAST` seconds.  *watch* is called if that takes longer than a second,
     and may end it all.
     """
-    end = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     stopped = threading.Event()
     lanes = list(_lanes(questions))
     failures = [[Failure(each, _UNASKED) for each in lane] for lane in lanes]
 
     def work(number: int) -> None:
-        failures[number] = _until(lanes[number], end, stopped, once=once)
+        failures[number] = _until(lanes[number], deadline, stopped, once=once)
 
     try:
         side_by_side(work, range(len(lanes)), watch)
@@ -98,7 +98,7 @@ def side_by_side(
 
     What takes longer than *patience* seconds is left alone.
     """
-    end = time.monotonic() + (patience or 0)
+    deadline = Deadline(patience or 0)
     threads = [
         # Ctrl-C need not wait for the deadline.
         threading.Thread(target=work, args=(thing,), daemon=True)
@@ -106,23 +106,27 @@ def side_by_side(
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + WATCH
+    short = Deadline(WATCH)
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(short.left)
     if any(thread.is_alive() for thread in threads):
         watch()
     for thread in threads:
-        thread.join(None if patience is None else max(0.0, end - time.monotonic()))
+        thread.join(None if patience is None else deadline.left)
 
 
 _UNASKED = ProofError("no time was left", reason="no time was left")
 
 
 def _until(
-    questions: list[Question], end: float, stopped: threading.Event, *, once: bool
+    questions: list[Question],
+    deadline: Deadline,
+    stopped: threading.Event,
+    *,
+    once: bool,
 ) -> list[Failure]:
     """Ask one endpoint until it has answered all as expected or the time is over."""
-    last = max(end, time.monotonic() + LEAST)
+    last = Deadline(max(deadline.left, LEAST))
     known: dict[Question, Failure] = {}
     pause = PAUSE
     while True:
@@ -130,7 +134,7 @@ def _until(
         known.update((failure.question, failure) for failure in failures)
         refused = failures and isinstance(failures[-1].error, RefusedError)
         pause = min(2 * pause, LONGEST_PAUSE) if refused else PAUSE
-        left = end - time.monotonic()
+        left = deadline.left
         over = once or left <= PAUSE
         if not failures or over or stopped.wait(min(pause, left)):
             return failures
@@ -138,11 +142,11 @@ def _until(
 
 
 def _round(
-    questions: list[Question], last: float, known: Mapping[Question, Failure]
+    questions: list[Question], last: Deadline, known: Mapping[Question, Failure]
 ) -> list[Failure]:
     failures = []
     for number, question in enumerate(questions):
-        left = last - time.monotonic()
+        left = last.left
         error = probe.ask(question, timeout=left)
         if isinstance(error, UnansweredError) and left < LEAST / 2:
             error = _UNASKED  # there was hardly time to answer
