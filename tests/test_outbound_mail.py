@@ -792,8 +792,8 @@ def test_while_a_daemon_is_dead_all_mail_waits_and_status_tells(resolved):
         str(COMMAND), *where, env=resolved.certbot.environment
     )
     words = " ".join(status.stdout.split())
-    assert f"{DAEMON} cannot be queried (" in words
-    assert "until it can, all outbound mail is deferred" in words
+    waits = "until it can, all outbound mail is deferred"
+    assert f"{DAEMON} cannot be queried; {waits}" in words
 
     start_daemon(resolved)
     resolved.flush()

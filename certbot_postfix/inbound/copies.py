@@ -4,7 +4,8 @@ A copy is known by the names, the type of key and the issuer of its certificate 
 certbot's are replaced by such.  `outdated` is pure, `read` reads files; neither raises.
 """
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,29 +24,30 @@ Index = dict[tuple[frozenset[str], str], list[tuple[str, Certificate]]]
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A *path* that has the certificate *leaf*, where *lineage* has the *newest*."""
+    """A *path* that has the certificate *leaf*, where *lineage* has a newer one."""
 
     path: Path
     leaf: Certificate
     lineage: str
-    newest: Certificate
 
     def message(self, now: datetime) -> str:
         """Say which certificate is out of date."""
         return (
             f"certbot renewed {self.lineage}, but {self.path} still has the previous"
-            f" certificate, which {self.leaf.expiry(now)}: {self.leaf}, not"
-            f" {self.newest}"
+            f" certificate (SHA-256 {self.leaf.digest[:16]}...), which"
+            f" {self.leaf.expiry(now)}"
         )
 
-    def hint(self, root: Path) -> str:
-        """Say how to deploy the renewed one; bundles are below *root*."""
+    def hint(self, root: Path, options: Sequence[str]) -> str:
+        """Say how to deploy the renewed one; bundles are below *root*.
+
+        *options* are the words that both commands need for this Postfix.
+        """
+        words = ["--cert-name", self.lineage, *options]
         if bundles.is_bundle(self.path, root):
-            return f"certbot-postfix deploy --cert-name {self.lineage}"
-        return (
-            f"certbot install -i postfix --cert-name {self.lineage}, in place of the"
-            " copy"
-        )
+            return shlex.join(["certbot-postfix", "deploy", *words])
+        command = shlex.join(["certbot", "install", "-i", "postfix", *words])
+        return f"{command}, in place of the copy"
 
 
 def outdated(
@@ -62,11 +64,11 @@ def outdated(
         if name := lineage_of(path, root):
             new = lineages.get(name)
             if new and new != old and new.not_before >= old.not_before:
-                found[path] = Outdated(path, old, name, new)
+                found[path] = Outdated(path, old, name)
             continue
         for name, new in index.get((old.names, old.key_type), ()):
             if new.not_before > old.not_before and _issuer(old) == _issuer(new):
-                found[path] = Outdated(path, old, name, new)
+                found[path] = Outdated(path, old, name)
                 break
     return found
 

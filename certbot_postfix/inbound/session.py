@@ -183,15 +183,14 @@ class Deployment:
 
         No configuration is edited, so that the old certificate goes on to be served.
         """
-        outdated = [
-            each
-            for inventory in self._readable()
-            for each in copies.read(inventory.configuration, self.bundles, lineages)
-        ]
-        now = datetime.now(timezone.utc)
-        for each in outdated:
-            logger.error("%s\nHint: %s", each.message(now), each.hint(self.bundles))
-        return bool(outdated)
+        now, outdated = datetime.now(timezone.utc), False
+        for inventory in self._readable():
+            configuration = inventory.configuration
+            for copy in copies.read(configuration, self.bundles, lineages):
+                outdated = True
+                hint = copy.hint(self.bundles, configuration.certbot_options)
+                logger.error("%s\nHint: %s", copy.message(now), hint)
+        return outdated
 
     def deploy_pending(self) -> None:
         """Put into service what was renewed since the files were as they are again.

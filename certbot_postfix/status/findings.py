@@ -133,7 +133,7 @@ def missing(
     path: Path,
     consequence: str,
     where: str,
-    hint: str = "restore it, or name another file",
+    hint: str = "restore it, or use another file",
 ) -> Finding:
     """Return that *path* is missing."""
     return Finding(

@@ -236,8 +236,8 @@ def _covering_names(facts: Facts, old: frozenset[Certificate]) -> Iterator[Findi
         yield Finding(
             Code.SNI_NOT_COVERED,
             files,
-            f"the SNI map assigns {files} to {listed(keys)}, but the certificate does"
-            " not cover that: clients that check the name reject it",
+            f"the SNI map assigns {files} to {listed(keys)}, which the certificate does"
+            " not cover: clients that check the name reject it",
             "obtain the certificate again with these names, or remove them from the SNI"
             " map",
             (SNI_MAPS,),

@@ -5,6 +5,7 @@ smtpd_tls_chain_files; that TLS is off where it cannot, is in the mail log alone
 """
 
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _of_chain(facts: Facts, chain: Chain) -> Iterator[Finding]:
         if chain.parameter == SNI_MAPS:
             consequence = "clients requesting its names get the default certificate"
         if name and facts.lineages.get(name):
-            hint = f"certbot-postfix deploy --cert-name {name}"
+            words = ["--cert-name", name, *facts.configuration.certbot_options]
+            hint = shlex.join(["certbot-postfix", "deploy", *words])
             yield missing(path, consequence, chain.where, hint)
         else:
             yield missing(path, consequence, chain.where)
@@ -108,7 +110,12 @@ def _mismatch(chain: Chain, files: Sequence[File]) -> Fault | None:
     before: Certificate | Key | None = None
     for path, block in blocks:
         if before is None and not isinstance(block, Key):
-            return Code.KEY_MISMATCH, path, "has no private key before it", hint
+            return (
+                Code.KEY_MISMATCH,
+                path,
+                "contains a certificate with no private key before it",
+                hint,
+            )
         if isinstance(before, Key) and isinstance(block, Key):
             return Code.KEY_MISMATCH, path, "follows a key without a certificate", hint
         known = block.spki and before and before.spki

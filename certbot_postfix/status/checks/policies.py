@@ -38,8 +38,8 @@ def _of_map(table: PolicyTable) -> Iterator[Finding]:
         yield Finding(
             Code.POLICY_TABLE,
             table.name,
-            f"{table.name} cannot be queried ({table.fault}); until it can, all"
-            " outbound mail is deferred",
+            f"{table.name} cannot be queried; until it can, all outbound mail is"
+            f" deferred: {table.fault}",
             f"fix it, or remove it from {policy_map.PARAMETER}",
             _PLACES,
         )

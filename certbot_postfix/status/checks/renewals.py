@@ -65,7 +65,7 @@ def _behind(facts: Facts) -> dict[Path, Finding]:
 def _hint(facts: Facts, copy: copies.Outdated) -> str:
     problem = _problems(facts).get(copy.lineage)
     later = f"; for the next renewals: {problem.hint}" if problem else ""
-    return copy.hint(facts.bundles) + later
+    return copy.hint(facts.bundles, facts.configuration.certbot_options) + later
 
 
 def _problems(facts: Facts) -> dict[str, Error]:
