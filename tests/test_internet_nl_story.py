@@ -285,7 +285,7 @@ def test_exclusions_that_leave_no_cipher_for_a_key_are_undone(scene):
 def test_a_limit_for_new_sessions_is_a_warning(scene):
     scene.lineage(NAME)
     scene.postfix.set(
-        smtpd_client_new_tls_session_rate_limit="4",
+        smtpd_client_new_tls_session_rate_limit="2",
         smtpd_client_event_limit_exceptions="",
     )
     scene.postfix.start()

@@ -307,9 +307,13 @@ class Serving:
         purpose = Purpose.INSTALLED
         must, _ = questions.parted(asked, configuration, self.baseline, purpose)
         must = [each for each in must if each.offer or each.key_type]
-        # The certificate was verified already, so nothing hinges on who rejects us.
-        purpose = Purpose.RENEWED
-        unsure = self._demand(must, configuration, self.timeout, purpose)
+        failures = verify(must, timeout=self.timeout, watch=self._must_run)
+        failures = limited(failures, questions.limiting(configuration))
+        # Who rejects us now was verified to present the certificate just before.
+        unsure = [each for each in failures if isinstance(each.error, RefusedError)]
+        if wrong := [each for each in failures if each not in unsure]:
+            self._must_run()
+            raise self._error(wrong)
         if unsure:
             logger.warning(
                 "%s; whether weak TLS is refused there was not verified\nHint: %s",
