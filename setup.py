@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["certbot_postfix*"]),
-    package_data={"certbot_postfix": ["py.typed"]},
+    package_data={"certbot_postfix": ["py.typed", "outbound/providers.txt"]},
     install_requires=[
         "acme>=2.1",
         "certbot>=2.1",

@@ -117,8 +117,9 @@ def _declare_policies(add: Callable[..., None]) -> None:
     add(
         "mta-sts-domains",
         metavar="FILE",
-        type=path,
-        help="recipient domains, a line each, whose MTA-STS policies are looked up"
+        type=domains,
+        help="recipient domains, a line each, whose MTA-STS policies are looked up; or"
+        " auto: those that the queue and the mail log have, or auto,FILE: both"
         "%(default).0s",
     )
     add(
@@ -177,6 +178,14 @@ def places(text: str | list[str]) -> list[str]:
     """Return the paths, absolute, and the URLs in *text*; certbot restores a list."""
     found = [text] if isinstance(text, str) else text
     return [each if "://" in each else path(each) for each in found]
+
+
+def domains(text: str) -> str:
+    """Return the file that *text* names, as an absolute path; auto before it stays."""
+    first, comma, rest = text.partition(",")
+    if first != "auto":
+        return path(text)
+    return f"{first}{comma}{path(rest)}" if rest else first
 
 
 def path(text: str) -> str:

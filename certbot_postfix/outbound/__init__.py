@@ -22,6 +22,7 @@ policy_file         that table as a file
 policy_map          the same as a value
 lists, list_state   our source of STARTTLS Everywhere lists, and what it knows of one
 mta_sts, mta_sts_lookup  our source of MTA-STS policies, and one look at a domain
+learnt              which domains mail is sent to, by the queue and the mail log
 mta_sts_cache       what is known of each domain
 domain_state        what that means: no policy, in force, failing
 progress            what a terminal shows meanwhile

@@ -17,6 +17,7 @@ from certbot_postfix.outbound import (
     domain_state,
     effect,
     last_refresh,
+    learnt,
     main_cf,
     mta_sts_cache,
     policy_file,
@@ -25,7 +26,7 @@ from certbot_postfix.outbound import (
 )
 from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.sources import Context, Settings, Source
-from certbot_postfix.postfix import decisions, tls_levels, trust
+from certbot_postfix.postfix import decisions, tls_levels
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.databases import Databases
@@ -105,6 +106,7 @@ class Collector:
             or header.dane != context.dane
             # A run was killed before Postfix was told.
             or Databases(self.path).backed_up()
+            or (learnt.wanted(header.wanted.domains) and learnt.due(self.cache, now))
             or any(sources.due(source, now) for source in loaded)
         )
 
@@ -123,9 +125,12 @@ class Collector:
         it: another is waited for, *wait* seconds; then `BusyError` is raised.
         """
         self._make_directories()
-        context = self._context(wanted)
-        refreshed = Refreshed(context, *sources.load(context))
         with lock.alone(self.cache, wait=wait):
+            with self.progress.of("mail log and queue"):
+                waiting = learnt.look(self.current, self.cache, wanted.domains, now)
+            self.urgent |= waiting
+            context = self._context(wanted)
+            refreshed = Refreshed(context, *sources.load(context))
             for source in refreshed.sources:
                 with self.progress.of(source.label):
                     raised = sources.refresh(source, now, force=self.force)
@@ -146,7 +151,7 @@ class Collector:
         before = self.settings()
         self._make_directories()
         try:
-            self._refuse_untrusting()
+            effect.refuse_untrusting(self.configuration)
             policies = self._policies(wanted, now, refreshed)
         except Error as error:
             if wanted != before:
@@ -280,20 +285,3 @@ class Collector:
             *domain_state.notes(self.states()),
             *effect.notes(postfix, configuration, self.path, entries.values()),
         ]
-
-    def _refuse_untrusting(self) -> None:
-        configuration = self.current.configuration
-        if level := main_cf.stricter(configuration):
-            raise Error(
-                f"smtp_tls_security_level = {level} is already at least as strict as"
-                " any policy, so no policies were written",
-                hint="with --postfix-policy-list '' --postfix-mta-sts-domains '',"
-                " certbot install ends those there are",
-            )
-        if why := trust.distrust(configuration):
-            raise Error(
-                f"{why}: no server could be verified, and mail to domains with a policy"
-                " would be deferred; no policies were written",
-                hint="set smtp_tls_CAfile ="
-                f" {configuration.ca_bundle or 'a bundle'} in main.cf",
-            )

@@ -7,14 +7,33 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from certbot_postfix.errors import ProgramError, enumerated
+from certbot_postfix.errors import Error, ProgramError, enumerated
 from certbot_postfix.formats.policy import Entry, Mode
 from certbot_postfix.outbound import lookup, main_cf, policy_map, routes
+from certbot_postfix.postfix import trust
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 
 # Seconds in which an hourly timer runs twice.
 _TWICE = 7200
+
+
+def refuse_untrusting(configuration: Configuration) -> None:
+    """Raise `Error` if policies would have no effect, or keep mail here."""
+    if level := main_cf.stricter(configuration):
+        raise Error(
+            f"smtp_tls_security_level = {level} is already at least as strict as"
+            " any policy, so no policies were written",
+            hint="with --postfix-policy-list '' --postfix-mta-sts-domains '',"
+            " certbot install ends those there are",
+        )
+    if why := trust.distrust(configuration):
+        raise Error(
+            f"{why}: no server could be verified, and mail to domains with a policy"
+            " would be deferred; no policies were written",
+            hint="set smtp_tls_CAfile ="
+            f" {configuration.ca_bundle or 'a bundle'} in main.cf",
+        )
 
 
 def notes(

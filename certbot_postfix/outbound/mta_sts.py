@@ -15,7 +15,7 @@ from zope.interface import implementer
 from certbot_postfix.errors import Error, named_logger, shortened
 from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import domain_state, mta_sts_cache
+from certbot_postfix.outbound import domain_state, learnt, mta_sts_cache
 from certbot_postfix.outbound.mta_sts_cache import LABEL, Cache, CachedPolicy
 from certbot_postfix.outbound.mta_sts_lookup import INTERVAL, Lookup, Resolver
 from certbot_postfix.outbound.sources import Context
@@ -63,7 +63,7 @@ class Recipients:
     ) -> None:
         self._context = context
         self._seconds = seconds
-        self._path = Path(context.settings.domains)
+        self._path = learnt.file_in(context.settings.domains)
         self._cache = mta_sts_cache.path_in(context.directory)
         self._resolver = resolver
 
@@ -167,15 +167,11 @@ class Recipients:
         It must name a domain if there are some in the *cache*.
         """
         wanted: dict[str, None] = {}
-        wrong = []
-        try:
-            lines = files.read(self._path, most=_LARGEST).decode().splitlines()
-        except Error as error:
-            lines = []
-            wrong.append(error.message)
-        except UnicodeDecodeError:
-            lines = []
-            wrong.append(f"{self._path} is not in UTF-8")
+        if learnt.wanted(self._context.settings.domains):
+            wanted = dict.fromkeys(learnt.domains(self._context.directory))
+        if not self._path:
+            return wanted, []
+        lines, wrong = _lines(self._path)
         for number, line in enumerate(lines, 1):
             name = line.partition("#")[0].strip().removesuffix(".")
             try:
@@ -188,3 +184,13 @@ class Recipients:
             end = '--postfix-mta-sts-domains "" ends MTA-STS'
             wrong.append(f"{self._path} names no domain; {end}")
         return wanted, shortened(wrong, _NAMED)
+
+
+def _lines(path: Path) -> tuple[list[str], list[str]]:
+    """Return the lines of the file *path*, and what is wrong with it as a whole."""
+    try:
+        return files.read(path, most=_LARGEST).decode().splitlines(), []
+    except Error as error:
+        return [], [error.message]
+    except UnicodeDecodeError:
+        return [], [f"{path} is not in UTF-8"]

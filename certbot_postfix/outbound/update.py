@@ -4,7 +4,7 @@ The table and its database are there before main.cf names them, and as long as i
 Raises `errors.Error`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from certbot_postfix.errors import named_logger
 from certbot_postfix.outbound import (
     fitness,
     installed,
+    learnt,
     main_cf,
     policy_database,
     policy_map,
@@ -115,8 +116,19 @@ class Outbound:
         dropped = ""
         if service == "none":
             dropped = installed.read(self.collector.cache).daemon
+        if learnt.wanted(wanted.domains):
+            notes += self._fit_daemons(daemon)
         notes += policies.notes
         return replace(policies, daemon=daemon, dropped=dropped, notes=notes)
+
+    def _fit_daemons(self, daemon: str) -> Iterator[str]:
+        """Yield that nothing has to be learnt, if a daemon is fit."""
+        named = [daemon] if daemon else resolver_daemon.named(self.configuration)
+        if named and not self.unfit_daemons():
+            yield (
+                f"{named[0]} has policies for all domains, from the first message on:"
+                " recipient domains need not be learnt"
+            )
 
     def unfit_daemons(self) -> list[str]:
         """Return a sentence for each daemon in main.cf that is not fit."""
@@ -177,6 +189,7 @@ class Outbound:
         """
         if changes.edit.after is None:
             self.databases.remove()
+            learnt.forget(self.collector.cache)
         self.databases.discard_backups()
         record = installed.read(self.collector.cache)
         if changes.dropped:

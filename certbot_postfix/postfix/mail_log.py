@@ -37,8 +37,7 @@ class MailLog:
     """The mail log of the Postfix with *configuration*, from now on."""
 
     def __init__(self, configuration: Configuration) -> None:
-        named = configuration.value("maillog_file")
-        self._paths = (Path(named),) if named else _USUAL
+        self._paths = places(configuration)
         self._name = configuration.value("syslog_name") or "postfix"
         self._sizes = {path: size for path in self._paths if (size := _size(path))}
         self._since = time.time()
@@ -78,6 +77,12 @@ class MailLog:
             return run(command, timeout=5).stdout.splitlines()
         except ProgramError:
             return []
+
+
+def places(configuration: Configuration) -> tuple[Path, ...]:
+    """Return where the mail log may be, if it is a file."""
+    named = configuration.value("maillog_file")
+    return (Path(named),) if named else _USUAL
 
 
 def _size(path: Path) -> int:

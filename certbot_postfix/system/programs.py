@@ -5,6 +5,7 @@ Raises `ProgramError`, whose message has the command, fit to be pasted.
 
 import shlex
 import subprocess
+import threading
 from collections.abc import Mapping
 
 from certbot import util
@@ -33,9 +34,6 @@ def run(
     other than 0 raises.  What it prints may be in any encoding; bytes that are not
     UTF-8 become surrogates.
     """
-    outside = util.env_no_snap_for_external_calls()
-    kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
-    inherited = {name: outside[name] for name in kept if name in outside}
     shown = shlex.join(command)
     logger.debug("running: %s", shown)
     try:
@@ -46,7 +44,7 @@ def run(
             **({"input": text} if text else {"stdin": subprocess.DEVNULL}),
             encoding="utf-8",
             errors="surrogateescape",
-            env={**inherited, "LC_ALL": "C", **(environment or {})},
+            env=_environment(**(environment or {})),
             timeout=timeout,
             check=False,
             # Ctrl-C is for us: a program that is under way ends its work.
@@ -71,6 +69,42 @@ def run(
     if check and done.returncode:
         raise ProgramError(f"{shown} failed: {complaint(done)}")
     return done
+
+
+def beginning(command: list[str], most: int, *, timeout: float) -> bytes:
+    """Return the first bytes that a program prints, *most* of them; b"" if it fails.
+
+    It is ended when it has printed more, or after *timeout* seconds.
+    """
+    logger.debug("running: %s", shlex.join(command))
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        logger.debug("%s: %s", command[0], error)
+        return b""
+    alarm = threading.Timer(timeout, process.kill)
+    alarm.start()
+    try:
+        with process:
+            text = process.stdout.read(most) if process.stdout else b""
+            process.kill()
+    finally:
+        alarm.cancel()
+    return text
+
+
+def _environment(**more: str) -> dict[str, str]:
+    outside = util.env_no_snap_for_external_calls()
+    kept = ("PATH", "LD_LIBRARY_PATH", "TZ")
+    inherited = {name: outside[name] for name in kept if name in outside}
+    return {**inherited, "LC_ALL": "C", **more}
 
 
 def complaint(done: Done) -> str:
