@@ -189,7 +189,7 @@ def test_who_listens_in_place_of_a_postfix_that_does_not_run_is_told(
     scene.deploy(wish=LEAST)
 
     (warning,) = caplog.messages
-    assert f"{here} does not run" in warning
+    assert f"({here}) is not running" in warning
     assert f"was started with {running}" in warning
     assert scene.postfix.served() == before
     scene.postfix.config_dir = running

@@ -498,7 +498,7 @@ def test_a_stopped_postfix_is_configured_but_not_started(postfix, certbot, issue
     done = install(certbot, postfix)
 
     assert done.returncode == 0
-    assert f"Postfix in {postfix.config_dir} does not run and was not started" in told(
+    assert f"Postfix ({postfix.config_dir}) is not running and was not started" in told(
         done
     )
     assert "could not be verified" in told(done)
@@ -655,7 +655,7 @@ def test_a_renewal_is_not_forgotten_for_a_main_cf_that_only_postconf_reads(
     assert done.returncode == 1
     assert f"`postfix check` fails for {postfix.config_dir}" in told(done)
     assert "message_size_limit = 50M" in told(done)
-    assert "does not run" not in told(done)
+    assert "is not running" not in told(done)
     assert (postfix.master_pid, certbot.bundle(NAME).read_bytes()) == (master, old)
     postfix.main_cf.write_bytes(whole)
     postfix.settle()
@@ -942,9 +942,7 @@ def test_a_port_that_another_program_has_taken_stops_a(
         done = missed(certbot, postfix) if deployed else install(certbot, postfix)
 
         assert done.returncode == 1
-        assert f"wants port {port} of {LOOPBACK}, which another program has taken" in (
-            told(done)
-        )
+        assert f"port {port} of {LOOPBACK} in " in (told(done))
         assert postfix.master_pid == master
         before.assert_kept()
 

@@ -202,7 +202,7 @@ def test_a_table_that_is_not_there_is_warned_of(shop, name):
     done = shop.command("deploy", "--cert-name", name)
 
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"{table}, which main.cf names, is not there" in told(done)
+    assert f"{table}, which main.cf refers to, is missing" in told(done)
     assert everywhere(shop.postfix) == newest(shop, NAME)
 
 

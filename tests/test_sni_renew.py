@@ -89,7 +89,7 @@ def test_a_renewal_is_refused_that_gives_a_name_a_key_that_is_not_safe_there(clo
     before = identity(closed.certbot.bundle("shop"))
     closed.renew("shop", kind="dsa")
 
-    with pytest.raises(CertificateError, match="a key of type DSA is served by name"):
+    with pytest.raises(CertificateError, match="a key of type DSA is served via SNI"):
         closed.deployment.renew(closed.live("shop"))
 
     assert identity(closed.certbot.bundle("shop")) == before

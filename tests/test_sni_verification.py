@@ -19,6 +19,7 @@ from tests.lab import (
 from tests.lab.clients import SCREENED, everywhere
 from tests.lab.machine import LOOPBACK
 from tests.lab.scene import NAME, SHOP, Scene, impose, private, told
+from tests.lab.terminal import converse
 
 pytestmark = pytest.mark.postfix
 
@@ -120,6 +121,34 @@ def test_a_renewal_is_undone_if_a_service_shows_the_old_one_to_who_asks_for(
     assert (shop.postfix.snapshot(), bundle.read_bytes()) == before
     shown = everywhere(shop.postfix, SHOP[0] if by_name else None)
     assert shown == x509.load_pem_x509_certificate(old.read_bytes())
+
+
+def test_what_fails_is_seen_on_a_terminal_step_by_step(shop, base):
+    bundle = shop.certbot.bundle(NAME)
+    old = shutil.copy2(bundle, base / "old.pem")
+    entry = impose(shop, "smtpd_tls_chain_files", str(old))
+    shop.renew(NAME)
+    deploy = ("deploy", "--cert-name", NAME, "--verify-timeout", "3")
+
+    shown, status = converse(shop.argv(*deploy), shop.certbot.environment)
+
+    assert status == 1
+    lines = [re.sub(r" \.{3,} ", " ... ", line) for line in shown.splitlines()]
+    reloading = f"Reloading Postfix ({shop.postfix.config_dir}) ... done"
+    assert lines[:7] == [
+        "Checking 3 listeners ... done",
+        "Writing files ... done",
+        reloading,
+        "Verifying 3 listeners ... failed",
+        "certbot-postfix: Restored the previous configuration.",
+        reloading,
+        "Verifying 3 listeners ... done",
+    ]
+    assert lines[7].startswith("certbot-postfix: Verified on 3 listeners (")
+    error, hint = lines[-2:]
+    assert error.startswith(f"certbot-postfix: error: {entry.removesuffix('/inet')} ")
+    assert error.endswith("; the previous files were restored")
+    assert hint.startswith("Hint: ")
 
 
 def test_a_renewal_is_undone_if_tlsproxy_shows_the_old_certificate(manifold, base):

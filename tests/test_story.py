@@ -385,7 +385,7 @@ def test_a_rollback_works_while_postfix_is_stopped_and_does_not_start_it(
     printed = rollback(certbot, postfix)
 
     assert postfix.snapshot() == before
-    assert "does not run and was not started" in printed
+    assert "is not running and was not started" in printed
     assert not postfix.running
     postfix.start()
     assert served(postfix) == snake_oil
@@ -554,6 +554,6 @@ def test_a_deployment_without_a_running_postfix_is_served_when_it_starts(
 
     printed = install(certbot, stopped_postfix)
 
-    assert "does not run and was not started" in printed
+    assert "is not running and was not started" in printed
     stopped_postfix.start()
     assert served(stopped_postfix) == everywhere(issued.leaf)

@@ -162,10 +162,14 @@ class Removal:
         for other in inventory.siblings:
             try:
                 if self.path in Inventory(other, inventory.root).deployed():
-                    logger.warning("%s stays: %s uses it", self.path, other.directory)
+                    logger.warning(
+                        "%s is not removed: %s uses it", self.path, other.directory
+                    )
                     return True
             except Error as error:
-                logger.warning("%s stays: %s may use it", self.path, other.directory)
+                logger.warning(
+                    "%s is not removed: %s may use it", self.path, other.directory
+                )
                 logger.debug("%s", error)
                 return True
         return False

@@ -190,13 +190,13 @@ def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]
         return
     old = configuration.explicit.get(SNI_MAPS)
     new = maps.named(old or "", wanted.table, wanted.form)
-    yield Change(SNI_MAPS, old, new, "certificates by the name that is asked for")
+    yield Change(SNI_MAPS, old, new, "certificates by server name (SNI)")
 
 
 def without_table(configuration: Configuration, table: Path) -> list[Decision]:
     """Return what takes our *table* out of main.cf."""
     old = configuration.explicit.get(SNI_MAPS, "")
-    new, why = maps.unnamed(old, table), "no certificate is served by name any more"
+    new, why = maps.unnamed(old, table), "no certificate is served via SNI any more"
     if new:
         return [Change(SNI_MAPS, old, new, why)]
     return [Remove(SNI_MAPS, old, why)] if old else []

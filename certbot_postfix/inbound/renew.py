@@ -204,7 +204,7 @@ def load_and_check(
         return bundle, replacement.check(bundle.leaf, old, host, now)
     except CertificateError as error:
         raise CertificateError(
-            f"lineage {lineage.name} is not deployed: {error.message}",
+            f"certificate {lineage.name} was not installed: {error.message}",
             hint=lineage.advice(error.hint),
         ) from error
 

@@ -26,6 +26,7 @@ from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import domain_state, sources
 from certbot_postfix.outbound.collect import Policies, Refreshed
+from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix.configuration import Configuration, names
 from certbot_postfix.postfix.instance import Postfix
@@ -69,6 +70,7 @@ class Deployment:
             staging=staging,
             cert_name=self._any_name,
         )
+        self.outbound.collector.progress = Progress(reporter.terminal)
         self.rollback = Rollback(self.inventory, self.renewal, self.outbound)
         self.renewals = Renewals(self.renewal)
         self.installation = Installation(self.renewals, self.outbound, staging)

@@ -44,7 +44,7 @@ def refuse_unsafe(key_type: str) -> None:
     """Raise `CertificateError` for a *key_type* that no name may have."""
     if key_type not in KEY_TYPES:
         raise CertificateError(
-            f"OpenSSL may crash when a key of type {key_type} is served by name",
+            f"OpenSSL may crash when a key of type {key_type} is served via SNI",
             hint="renew it with --key-type ecdsa",
         )
 

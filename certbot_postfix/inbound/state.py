@@ -63,9 +63,9 @@ class Inventory:
             return {}
         if self.tables.text() is None:
             logger.warning(
-                "%s, which main.cf names, is not there: what it had for names is lost"
-                "\nHint: certbot install -i postfix --cert-name NAME, for each"
-                " certificate that is to be served by name",
+                "%s, which main.cf refers to, is missing: certificates are no longer"
+                " served via SNI\nHint: certbot install -i postfix --cert-name NAME,"
+                " for each of them",
                 self.tables.path,
             )
         return {

@@ -22,7 +22,6 @@ from certbot_postfix.outbound import (
 )
 from certbot_postfix.outbound.lookup import Answer
 from certbot_postfix.outbound.mta_sts_cache import Cache
-from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import maps
@@ -124,7 +123,6 @@ def _refresh(outbound: Outbound, names: list[str], *, force: bool) -> int:
     domains = {parse_domain(name.removesuffix("."), "DOMAIN") for name in names}
     collector.force = force and not domains
     collector.urgent = frozenset(domains)
-    collector.progress = Progress(sys.stderr)
     before = collector.states()
     refreshed = outbound.refresh_sources(now, wait=lock.PATIENCE)
     after = collector.states()

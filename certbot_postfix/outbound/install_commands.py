@@ -14,7 +14,6 @@ from certbot_postfix.command_line import (
     say,
 )
 from certbot_postfix.errors import named_logger, shown
-from certbot_postfix.outbound.progress import Progress
 from certbot_postfix.outbound.send_only import Proposal, SendOnly
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import databases
@@ -70,7 +69,6 @@ def declare(verbs: Commands, find: Find) -> None:
 def _install(find: Find, arguments: argparse.Namespace) -> int:
     require_root()
     outbound = find(arguments)
-    outbound.collector.progress = Progress(sys.stderr)
     _lock(outbound)
 
     def conf(name: str) -> Any:

@@ -67,10 +67,10 @@ def refuse_taken_ports(configuration: Configuration, process: int) -> None:
     """Raise `MisconfiguredError` if another than *process* has a port of master.cf."""
     for host, port in listeners.foreign(bound(configuration), process):
         raise MisconfiguredError(
-            f"{configuration.directory}/master.cf wants port {port}"
-            f"{f' of {host}' if host else ''}, which another program has taken: a"
+            f"port {port}{f' of {host}' if host else ''} in"
+            f" {configuration.directory}/master.cf is in use by another program: a"
             " reload would stop Postfix, so it is not reloaded",
-            hint="stop the other program, or take the service out of master.cf",
+            hint="stop the other program, or remove the service from master.cf",
         )
 
 

@@ -156,7 +156,7 @@ class Serving:
     def reload(self, configuration: Configuration) -> None:
         """Reload, where no certificate has changed, and see that Postfix lives."""
         if not self.ran:
-            self.reporter.say("Postfix does not run, and was not started.")
+            self.reporter.say("Postfix is not running, and was not started.")
             return
         self.postfix.refuse_fatal_reload(configuration)
         self._signal(configuration)
@@ -231,8 +231,9 @@ class Serving:
         if not self.ran:
             another = f" ({self._started()})" if self._elsewhere else ""
             logger.warning(
-                "Postfix in %s does not run and was not started; what it will serve"
-                " could not be verified%s.",
+                "Postfix (%s) is not running and was not started, so the certificate"
+                " could not be verified%s. It will be used when Postfix starts; run"
+                " `certbot-postfix status` then.",
                 self.postfix.directory,
                 another,
             )
@@ -249,7 +250,7 @@ class Serving:
         purpose: Purpose,
     ) -> None:
         if not timeout:
-            self.reporter.say("Verification is disabled (timeout 0).")
+            self.reporter.say("Verification was skipped (--postfix-verify-timeout 0).")
             return
         sample = sampled(promises, self._affordable(timeout))
         asked = questions.after(configuration, sample)

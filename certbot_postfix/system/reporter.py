@@ -31,7 +31,7 @@ class Reporter:
         pause: float = PAUSE,
     ) -> None:
         self.say = say
-        self._terminal = terminal
+        self.terminal = terminal
         self._pause = pause
 
     @classmethod
@@ -41,11 +41,11 @@ class Reporter:
 
     def result(self, sentence: str, block: Sequence[str]) -> None:
         """Say *sentence*; on a terminal, the *block* of lines in its place."""
-        self.say("\n".join(block) if self._terminal else sentence)
+        self.say("\n".join(block) if self.terminal else sentence)
 
     def details(self, *lines: str) -> None:
         """Say *lines* on a terminal only."""
-        if self._terminal:
+        if self.terminal:
             self.say("\n".join(lines))
 
     @contextmanager
@@ -54,10 +54,10 @@ class Reporter:
 
         One that takes less than *after* seconds is not shown.
         """
-        if not self._terminal:
+        if not self.terminal:
             yield
             return
-        line = _Line(self._terminal, work)
+        line = _Line(self.terminal, work)
         with line.kept_alive(after, self._pause):
             yield
 
