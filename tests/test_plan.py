@@ -502,7 +502,7 @@ def test_what_is_forgotten_is_named_no_more(explicit, decisions):
 
 
 def test_the_last_certificate_is_not_forgotten_without_another():
-    with pytest.raises(Error, match=r"the only certificate that main\.cf names"):
+    with pytest.raises(Error, match=r"the only certificate that Postfix has left"):
         chain_parameters.forget(configured({CHAINED: str(BUNDLE)}), BUNDLE, None)
 
 

@@ -190,7 +190,7 @@ def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]
         return
     old = configuration.explicit.get(SNI_MAPS)
     new = maps.named(old or "", wanted.table, wanted.form)
-    yield Change(SNI_MAPS, old, new, "certificates by server name (SNI)")
+    yield Change(SNI_MAPS, old, new, "certificates are served via SNI")
 
 
 def without_table(configuration: Configuration, table: Path) -> list[Decision]:
