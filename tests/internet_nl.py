@@ -76,7 +76,11 @@ def _versions() -> Iterator[str]:
     for name, command, pattern in (
         ("Postfix", ["postconf", "-dh", "mail_version"], r"(\S+)"),
         ("", ["openssl", "version"], r"(OpenSSL \S+)"),
-        ("testssl.sh", [PROGRAM or "", "--version"], r"testssl(?:\.sh)? +([\d.]+)"),
+        (
+            "testssl.sh",
+            [PROGRAM or "", "--version"],
+            r"testssl\S* +(?:version +)?([\d.]+)",
+        ),
     ):
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         found = re.search(pattern, done.stdout)

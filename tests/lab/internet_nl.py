@@ -58,7 +58,7 @@ def look(postfix: PrivatePostfix, directory: Path) -> list[dict[str, str]]:
     report = directory / "testssl.json"
     report.unlink(missing_ok=True)
     command = [PROGRAM, "--quiet", "--color", "0", "--warnings", "batch"]
-    command += ["--protocols", "--cipher-per-proto", "--pfs", "--server-defaults"]
+    command += ["--protocols", "--cipher-per-proto", "--fs", "--server-defaults"]
     command += ["--renegotiation", "--jsonfile", str(report), "--starttls", "smtp"]
     done = subprocess.run(
         [*command, f"127.0.0.1:{postfix.ports['smtp']}"],
