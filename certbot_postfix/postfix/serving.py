@@ -33,7 +33,6 @@ from certbot_postfix.tls.verification import (
     CLIENTS,
     Failure,
     clauses,
-    told_refused,
     verify,
 )
 
@@ -324,7 +323,7 @@ class Serving:
         skipped = {failure.question for failure in unsure}
         refused = [each for each in must if each.offer and each not in skipped]
         if refused:
-            self.reporter.say(told_refused(refused))
+            self.reporter.say(summary.refusals(refused))
 
     def _demand(
         self,

@@ -10,6 +10,7 @@ from certbot_postfix.errors import enumerated
 from certbot_postfix.tls.certificates import UNKNOWN, Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
+from certbot_postfix.tls.verification import places
 
 # How many services, and how many names of a certificate, are listed one by one.
 SERVICES = 9
@@ -57,6 +58,20 @@ def block(verified: Collection[Question]) -> list[str]:
             for row in rows
         ),
     ]
+
+
+def refusals(verified: Collection[Question]) -> str:
+    """Say who refused what."""
+    where: dict[str, list[Endpoint]] = {}
+    for one in verified:
+        where.setdefault(str(one.offer), []).append(one.endpoint)
+    alike: dict[str, list[str]] = {}
+    for offer, endpoints in where.items():
+        several = len({endpoint.service for endpoint in endpoints}) > 1
+        subject = f"{places(endpoints)} {'refuse' if several else 'refuses'}"
+        alike.setdefault(subject, []).append(offer)
+    parts = (f"{who} {enumerated(what)}" for who, what in alike.items())
+    return f"Verified: {'; '.join(parts)}."
 
 
 def listeners(endpoints: Iterable[Endpoint]) -> str:

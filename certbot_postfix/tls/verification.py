@@ -213,20 +213,6 @@ def places(endpoints: Iterable[Endpoint]) -> str:
     )
 
 
-def told_refused(verified: list[Question]) -> str:
-    """Say who refused what."""
-    where: dict[str, list[Endpoint]] = {}
-    for one in verified:
-        where.setdefault(str(one.offer), []).append(one.endpoint)
-    alike: dict[str, list[str]] = {}
-    for offer, endpoints in where.items():
-        several = len({endpoint.service for endpoint in endpoints}) > 1
-        subject = f"{places(endpoints)} {'refuse' if several else 'refuses'}"
-        alike.setdefault(subject, []).append(offer)
-    parts = (f"{who} {enumerated(what)}" for who, what in alike.items())
-    return f"Verified: {'; '.join(parts)}."
-
-
 def some(names: set[str]) -> str:
     """Return some of *names* for a sentence, the absence of one last."""
     named = sorted(names - {NO_NAME})
