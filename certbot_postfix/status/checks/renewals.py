@@ -11,7 +11,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.inbound import copies, renewal_settings
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
-from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,24 @@ def _behind(facts: Facts) -> dict[Path, Finding]:
     in_use = {path: leaf for path in paths if (leaf := facts.leaf(path))}
     newest = {name: leaf for name, leaf in facts.lineages.items() if leaf}
     outdated = copies.outdated(in_use, newest, facts.bundles)
+    problems = _problems(facts) if outdated else {}
     return {
         path: Finding(
             Code.STALE,
             str(path),
             copy.message(facts.now),
-            _hint(facts, copy),
-            urgent=copy.leaf.not_after <= facts.now,
+            _hint(facts, copy, problems.get(copy.lineage)),
+            urgent=_expired(facts, copy.leaf),
         )
         for path, copy in outdated.items()
     }
 
 
-def _hint(facts: Facts, copy: copies.Outdated) -> str:
-    problem = _problems(facts).get(copy.lineage)
+def _expired(facts: Facts, leaf: Certificate) -> bool:
+    return leaf.not_after != UNKNOWN and leaf.not_after <= facts.now
+
+
+def _hint(facts: Facts, copy: copies.Outdated, problem: Error | None) -> str:
     later = f"; for the next renewals: {problem.hint}" if problem else ""
     return copy.hint(facts.bundles, facts.configuration.certbot_options) + later
 
@@ -121,5 +125,5 @@ def _not_reloaded(facts: Facts, path: Path, presented: Certificate) -> Finding:
         f"Postfix still presents {presented}, which {presented.expiry(facts.now)}, not"
         f" {facts.leaf(path)} in {path}: it was not reloaded, or reads a compiled copy",
         f"postfix -c {directory} reload; for a database, postmap -F first",
-        urgent=presented.not_after <= facts.now,
+        urgent=_expired(facts, presented),
     )
