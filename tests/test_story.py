@@ -285,6 +285,29 @@ def test_a_yes_at_the_terminal_deploys_and_shows_each_step_and_the_result(
     ]
 
 
+def test_a_renewal_at_a_terminal_shows_its_steps_and_nothing_with_q(
+    postfix, base, pebble, executable
+):
+    certbot = Certbot(base, executable=executable, pebble=pebble)
+    run(certbot, postfix)
+    renew = ("renew", "--force-renewal")
+
+    shown, status = converse(certbot.argv(*renew), certbot.environment)
+    quiet = converse(certbot.argv(*renew, "-q"), certbot.environment)
+
+    assert status == 0
+    assert (
+        "Checking 3 listeners ... done\n"
+        "Writing files ... done\n"
+        f"Reloading Postfix ({postfix.config_dir}) ... done\n"
+        "Verifying 3 listeners ... done\n"
+        "Verified on 3 listeners ("
+    ) in shown
+    assert "Undo:" not in shown
+    assert quiet == ("", 0)
+    assert served(postfix) == everywhere(live(certbot))
+
+
 @pytest.mark.parametrize("answer", ["y", "n"])
 def test_a_certificate_and_policies_are_one_diff_and_one_question(
     postfix, certbot, authority, base, answer
