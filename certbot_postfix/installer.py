@@ -188,12 +188,12 @@ class Installer(common.Installer):
         from certbot_postfix.inbound.install import DeployOptions  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
-        self._ready.refuse_unannounced(self._lineage)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first
         with self._ready.reporter.step("Checking the new configuration", after=1):
             proposal = self._ready.installation.propose(
                 self._lineage, DeployOptions.of(self.conf), policies
             )
+            self._ready.refuse_unannounced(proposal)
         self._show(self._lineage.name, proposal)
         self._lineage, self._proposal = None, proposal
         self._ready.installation.apply(proposal, checkpoint)
@@ -343,14 +343,26 @@ class Installer(common.Installer):
         root = bundles.below(self.config.config_dir)
         renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
         pending = Path(self.config.in_progress_dir).is_dir()
-        for bundle, instance in bundles.of_lineage(root, name, directory):
+        found = bundles.of_lineage(root, name, directory)
+        for bundle, instance in found:
             self._warn_if_dropped(renewed, bundle, instance)
             pending = pending or renewed.pending_for(bundle, instance)
         if not pending:
+            self._watch_records([bundle for bundle, _ in found])
             return
         self.prepare()
         with _not_deployed():
             self._ready.renew(renewed)
+
+    def _watch_records(self, paths: Iterable[Path]) -> None:
+        """Look at the TLSA records of bundles that had some; other hosts ask no DNS."""
+        from certbot_postfix.dane import gate, store  # noqa: PLC0415
+
+        now = datetime.now(timezone.utc)
+        for path in paths:
+            if path.exists() and store.path_of(path).exists():
+                for problem in gate.watch(path, gate.Settings.of(self.conf), now):
+                    logger.error("%s", problem)
 
     def _warn_if_dropped(
         self, renewed: "Lineage", bundle: Path, directory: Path

@@ -160,6 +160,16 @@ def test_records_of_no_key_that_is_served_are_a_mismatch():
     assert (decision.state, decision.open) == (State.MISMATCH, False)
 
 
+def test_records_of_another_server_that_shares_the_certificate_hold_nothing():
+    endpoint = Endpoint().look(seen(answers("ns1", OTHER)))
+    served, new = (CHAINS[OLD],), CHAINS[NEW]
+    facts = Facts(HOST, endpoint.last, endpoint.history, served, new, ours=False)
+
+    decision = rollover.decide(facts, NOW)
+
+    assert (decision.state, decision.open) == (State.FOREIGN, True)
+
+
 def test_a_certificate_that_is_pinned_is_held_even_for_the_same_key():
     pinned = Answer("ns1", frozenset({PINNED}), TTL)
     renewed = LAB.issue(HOST)  # any other certificate

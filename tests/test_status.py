@@ -18,7 +18,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certbot_postfix import cli
+from certbot_postfix.dane import store
+from certbot_postfix.dane.history import RRset
+from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats.policy import Entry, Mode, Policy
+from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import last_refresh
 from certbot_postfix.outbound import policy_map as policies
@@ -357,7 +361,35 @@ def no_bundle_of_a_name(site: Site) -> None:
     site.table("texthash", f"{HOST} {site.bundle}\nshop.example.net {missing}\n")
 
 
+def remembered(site: Site, record: Record, **held: datetime) -> None:
+    """Let the records of the host be *record* when DNS was asked last."""
+    rrset = RRset(frozenset({record}), 3600)
+    store.save(site.bundle, Memory({f"_25._tcp.{HOST}": (rrset,)}, **held))
+
+
+def announced(site: Site) -> Record:
+    leaf = Certificate.all_from_pem(site.bundle.read_bytes())[0]
+    return Record.of_key(leaf.spki)
+
+
+def no_record_of_its_key(site: Site) -> None:
+    remembered(site, Record(3, 1, 1, b"x" * 32))
+
+
+def pinned_certificate(site: Site) -> None:
+    leaf = Certificate.all_from_pem(site.bundle.read_bytes())[0]
+    remembered(site, Record(3, 0, 1, bytes.fromhex(leaf.digest)))
+
+
+def held(site: Site) -> None:
+    remembered(site, announced(site), held=ago(days=1), expiry=ago(days=-9))
+    not_deployed(site)
+
+
 BEFORE_START = [
+    (no_record_of_its_key, "tlsa-mismatch"),
+    (pinned_certificate, "tlsa-record"),
+    (held, "renewal-held"),
     (plain_files, "lineage-unlinked"),
     (no_authorities_of_server, "file-missing"),
     (no_authorities_of_client, "file-missing"),

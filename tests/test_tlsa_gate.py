@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -14,7 +15,7 @@ from certbot_postfix.formats.tlsa import Record
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import DOMAIN, HOST, OWNER, Host, PebbleInside, record
 from tests.lab.machine import wait_until
-from tests.lab.network import Network
+from tests.lab.network import RESOLVER, Network
 from tests.lab.pki import Issued
 from tests.lab.scene import options, told
 from tests.lab.zone import Zone
@@ -135,6 +136,28 @@ def test_a_renewal_waits_until_its_record_is_known_and_no_sender_notices(bare):
     assert json.loads(host.remembered.read_text())["held"] is None
 
 
+def test_a_renewal_for_the_key_that_is_announced_needs_no_wait(bare):
+    host = bare
+    run = ("run", "-a", "standalone", *options(host.postfix), *QUICK, "-d", HOST)
+    done = host.certbot_in_network(*run)
+    assert done.returncode == 0, told(done)
+    old, certificate = served(host), host.live(HOST).fullchain.read_bytes()
+    host.publish(old, ttl=TTL)
+    wait_until(lambda: verified(host), "the first record is known")
+    host.certbot_in_network("renew", "--force-renewal", *QUICK)
+    assert (newest(host) == old, served(host)) == (False, old)
+
+    # as docs/howto/dane.rst has it
+    bundle, key = host.certbot.bundle(HOST), host.live(HOST).key.resolve()
+    host.zone.network.must("openssl", "pkey", "-in", str(bundle), "-out", str(key))
+    done = host.certbot_in_network("renew", "--force-renewal", "--reuse-key", *QUICK)
+
+    assert (done.returncode, newest(host)) == (0, old), told(done)
+    assert host.live(HOST).fullchain.read_bytes() in bundle.read_bytes()
+    assert certificate not in bundle.read_bytes()
+    assert (served(host), verified(host)) == (old, True)
+
+
 def newest(host: Host) -> Record:
     path = host.live(HOST).fullchain
     return record(Issued(path.read_bytes(), b"", b""))
@@ -199,6 +222,26 @@ def test_a_record_of_no_key_in_service_is_an_error_at_once(host):
     assert f"{OWNER} announces neither its key nor one that is in service" in told(done)
 
 
+def test_certbot_renew_reports_records_that_match_nothing(host):
+    host.show(*MIN)
+    host.publish(record(host.issue(HOST)), ttl=TTL)
+    wait_until(lambda: not verified(host), "the first record is forgotten")
+
+    done = host.certbot_in_network("renew")
+
+    assert f"the TLSA records (DANE) of {OWNER} do not match the certificate" in told(
+        done
+    )
+    assert f"publish {OWNER}. 3600 IN TLSA {host.key}" in told(done)
+
+
+def cached(host: Host) -> bool:
+    """Whether the resolver has TLSA records of the host."""
+    ask = f"dns.ask('{RESOLVER}', '{OWNER}', 'TLSA', 5)"
+    script = f"from certbot_postfix.system import dns; print({ask}.answer)"
+    return "IN TLSA" in host.zone.network.must(sys.executable, "-c", script).stdout
+
+
 def questions(host: Host) -> int:
     """Return how many questions about TLSA records the resolver got."""
     logs = host.zone.network.base.glob("unbound-*.log")
@@ -207,7 +250,7 @@ def questions(host: Host) -> int:
 
 def test_a_host_without_records_notices_nothing(host):
     host.publish(ttl=TTL)
-    wait_until(lambda: not verified(host), "the record is forgotten")
+    wait_until(lambda: not cached(host), "the record is forgotten")
     host.renew(HOST)
 
     done = host.command("deploy", "--cert-name", HOST)

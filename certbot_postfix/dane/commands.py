@@ -18,7 +18,7 @@ from certbot_postfix.errors import shown
 Find = Callable[[argparse.Namespace], Iterable[Candidate]]
 
 # The states in which nobody has to do anything.
-_WELL = (State.NONE, State.STEADY)
+_WELL = (State.NONE, State.FOREIGN, State.STEADY)
 
 
 def declare(commands: Commands, find: Find) -> None:

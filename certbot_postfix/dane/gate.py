@@ -14,10 +14,13 @@ from typing import Any
 from certbot_postfix.dane import history, hold, observe, rollover, store
 from certbot_postfix.dane.history import FLOOR, Chain
 from certbot_postfix.dane.hold import Endpoint, Hold
-from certbot_postfix.dane.rollover import Facts
+from certbot_postfix.dane.rollover import Facts, State
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.system import files
 from certbot_postfix.system.hostnames import a_labels, is_host
+from certbot_postfix.tls.certificates import Certificate
 
 # SMTP between servers, submission over TLS, submission.
 PORTS = (25, 465, 587)
@@ -51,7 +54,8 @@ class Settings:
 class Candidate:
     """A chain that *hosts* may serve: *new*, in place of *served*.
 
-    What is seen is remembered beside *bundle*, if the certificate is certbot's.
+    The other hosts than *own* may be other servers, too.  What is seen is remembered
+    beside *bundle*, if the certificate is certbot's.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Candidate:
     hosts: tuple[str, ...]
     served: tuple[Chain, ...]
     new: Chain
+    own: str = ""
 
 
 class Gate:
@@ -68,12 +73,15 @@ class Gate:
         self.settings = Settings()
         self._known: dict[Candidate, Hold | None] = {}
 
-    def hold(self, candidate: Candidate, now: datetime) -> Hold | None:
+    def hold(self, candidate: Candidate | None, now: datetime) -> Hold | None:
         """Return why *candidate* must not be served yet, None if it may be.
 
         DNS is asked once about each.
         """
+        if candidate is None:
+            return None
         if self.settings.ignore:
+            _release(candidate.bundle)
             return None
         if candidate not in self._known:
             self._known[candidate] = self._look(candidate, now)
@@ -95,6 +103,12 @@ class Gate:
         return hold.make(closed, (since, served, now)) if since else None
 
 
+def _release(bundle: Path | None) -> None:
+    """Forget that *bundle* was held."""
+    if bundle and (memory := store.load(bundle)).held:
+        store.save(bundle, replace(memory, held=None, expiry=None))
+
+
 def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoint]:
     """Return what DNS says of the endpoints of *candidate*, and remember it."""
     memory = store.load(candidate.bundle) if candidate.bundle else Memory()
@@ -110,12 +124,32 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
         known = memory.endpoints.get(owner, ())
         rrsets = history.updated(known, found[owner], unseen, now)
         rrsets = history.cached(rrsets, now, settings.floor)
-        facts = Facts(host, found[owner], rrsets, candidate.served, candidate.new)
+        ours = host in {a_labels(candidate.own.lower()), *settings.names}
+        facts = Facts(host, found[owner], rrsets, candidate.served, candidate.new, ours)
         decision = rollover.decide(facts, now, settings.floor)
         endpoints.append(Endpoint(facts, decision))
     if candidate.bundle:
         _remember(candidate.bundle, memory, endpoints)
     return endpoints
+
+
+def watch(bundle: Path, settings: Settings, now: datetime) -> Iterator[str]:
+    """Look at records that were seen before; yield what is wrong with them.
+
+    So it is known since when a key is announced, before certbot renews for it.
+    """
+    chain = tuple(Certificate.all_from_pem(files.read(bundle)))
+    owners = store.load(bundle).endpoints
+    hosts = tuple(dict.fromkeys(owner.partition("._tcp.")[2] for owner in owners))
+    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), chain)
+    for endpoint in look(candidate, settings, now) if chain and hosts else ():
+        if endpoint.decision.state is State.MISMATCH:
+            record = Record.of_key(chain[0].spki)
+            yield (
+                f"the TLSA records (DANE) of {endpoint.facts.observation.owner} do not"
+                f" match the certificate in {bundle}: senders that verify DANE deliver"
+                f" no mail\nHint: publish {tlsa.line(endpoint.place, record)}"
+            )
 
 
 def _owners(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:

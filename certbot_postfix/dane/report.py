@@ -69,6 +69,7 @@ def _whose(record: Record, served: Sequence[Chain], new: Chain, host: str) -> st
 
 _NEXT = {
     State.NONE: "to begin with DANE, publish this record if the host is an MX",
+    State.FOREIGN: "nothing to do: the records are of another server",
     State.STEADY: "nothing to do",
     State.UNKNOWN: "not known: {why}",
     State.AGEING: "certbot renew deploys the renewed key after {until}",

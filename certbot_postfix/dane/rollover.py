@@ -18,6 +18,7 @@ class State(Enum):
     """How far an endpoint is, from what lets a certificate pass to what is worst."""
 
     NONE = "none"
+    FOREIGN = "foreign"
     STEADY = "steady"
     UNKNOWN = "unknown"
     AGEING = "ageing"
@@ -30,7 +31,8 @@ class Facts:
     """What is known of an endpoint of *host*.
 
     *history* includes the *observation*; *served* are the chains in service, and *new*
-    is the one that may take the place of one of them.
+    is the one that may take the place of one of them.  *ours*: no other server has that
+    name, as one may that shares the certificate.
     """
 
     host: str
@@ -38,6 +40,7 @@ class Facts:
     history: tuple[RRset, ...]
     served: tuple[Chain, ...]
     new: Chain
+    ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +69,28 @@ def decide(facts: Facts, now: datetime, floor: timedelta = FLOOR) -> Decision:
         return Decision(State.UNKNOWN, open=not live or (known and same_key))
     if not live:
         return Decision(State.NONE, open=True)
+    if not facts.ours and not any(_serves(each, facts) for each in live):
+        return Decision(State.FOREIGN, open=True)
     current = [each for each in live if each.until is None]
     # Whatever a server has that gives no answer: it has this key, as all others do.
     if lacking := () if known and same_key else tuple(_lacking(facts, bool(current))):
-        wrong = any(not each.accepts(facts.served, facts.host) for each in current)
+        in_service = facts.new in facts.served
+        wrong = in_service or not all(_serves(each, facts) for each in current)
         state = State.MISMATCH if wrong else State.HELD
         return Decision(state, open=False, lacking=lacking)
     # Who rejects what is served now anyway loses nothing.
     past = [
         each.gone(floor)
         for each in live
-        if _rejects(each, facts) and each.accepts(facts.served, facts.host)
+        if _rejects(each, facts) and _serves(each, facts)
     ]
     if until := max(filter(None, past), default=None):
         return Decision(State.AGEING, open=False, until=until)
     return Decision(State.STEADY, open=True)
+
+
+def _serves(rrset: RRset, facts: Facts) -> bool:
+    return rrset.accepts(facts.served, facts.host)
 
 
 def _rejects(rrset: RRset, facts: Facts) -> bool:

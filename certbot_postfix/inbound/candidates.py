@@ -3,12 +3,14 @@
 Raises `Error` if Postfix's configuration cannot be read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from certbot_postfix.dane.gate import Candidate
+from certbot_postfix.dane.history import Chain
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.placement import Deployed
 from certbot_postfix.inbound.state import Inventory, certificates_in
 from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate, covers
@@ -19,43 +21,45 @@ def candidates(inventory: Inventory) -> Iterator[Candidate]:
 
     What certbot has renewed since takes the place of what is served.
     """
-    default = [each.path for each in inventory.default()]
-    for path in dict.fromkeys((*default, *inventory.deployed())):
+    default = inventory.default()
+    paths = [each.path for each in default]
+    for path in dict.fromkeys((*paths, *inventory.deployed())):
         if served := tuple(certificates_in(path)):
-            yield Candidate(
-                path.stem,
-                path if is_bundle(path, inventory.root) else None,
-                hosts(inventory, path, served[0].names),
-                (served,),
-                _newest(inventory, path) or served,
-            )
+            new = _newest(inventory, path) or served
+            yield _candidate(inventory, path, (served, new), default)
 
 
-def renewed(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate:
-    """Return *bundle* as what takes the place of the bundle *path*."""
-    default = [each.path for each in inventory.default()]
-    beside = [each for each in default if each != path] if path in default else []
-    served = filter(None, (tuple(certificates_in(each)) for each in (path, *beside)))
+def replacing(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate | None:
+    """Return *bundle* as what takes the place of *path*; None if that has it already.
+
+    It may also be served beside others, or via SNI.
+    """
+    served = tuple(certificates_in(path))
+    if served and served[0] == bundle.leaf:
+        return None
     new = tuple(Certificate.all_from_pem(bundle.pem))
-    names = hosts(inventory, path, new[0].names)
-    return Candidate(path.stem, path, names, tuple(served), new)
+    return _candidate(inventory, path, (served, new), inventory.default())
 
 
-def installed(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate:
-    """Return *bundle* as what is installed as *path*, by default or via SNI."""
-    every = dict.fromkeys((path, *(each.path for each in inventory.default())))
-    served = filter(None, (tuple(certificates_in(each)) for each in every))
-    new = tuple(Certificate.all_from_pem(bundle.pem))
-    names = hosts(inventory, path, new[0].names)
-    return Candidate(path.stem, path, names, tuple(served), new)
-
-
-def hosts(inventory: Inventory, bundle: Path, names: frozenset[str]) -> tuple[str, ...]:
-    """Return the hosts that present *bundle*, whose certificate has *names*."""
-    myhostname = inventory.configuration.value("myhostname")
-    by_default = any(each.path == bundle for each in inventory.default())
-    presents = by_default or covers(names, myhostname)
-    return (*([myhostname] if presents else []), *sorted(names))
+def _candidate(
+    inventory: Inventory,
+    path: Path,
+    chains: tuple[Chain, Chain],
+    default: Collection[Deployed],
+) -> Candidate:
+    served, new = chains
+    own = inventory.configuration.value("myhostname")
+    by_default = path in {each.path for each in default}
+    presents = by_default or covers(new[0].names, own)
+    others = ((each.leaf,) for each in default if each.path != path)
+    return Candidate(
+        path.stem,
+        path if is_bundle(path, inventory.root) else None,
+        (*([own] if presents else []), *sorted(new[0].names)),
+        (*([served] if served else []), *others),
+        new,
+        own,
+    )
 
 
 def _newest(inventory: Inventory, bundle: Path) -> tuple[Certificate, ...]:

@@ -20,7 +20,7 @@ from certbot_postfix.errors import (
 )
 from certbot_postfix.inbound import candidates
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, load_and_check, out_of_date
+from certbot_postfix.inbound.renew import Renewal, load_and_check
 from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.postfix import instances
 from certbot_postfix.postfix.questions import Expectation
@@ -70,10 +70,8 @@ class Turn:
 
         Raises `Error` once that is urgent; until then, certbot reports no failure.
         """
-        bundle, inventory = self.bundles[path], self.renewal.inventory
-        if not out_of_date(path, bundle):
-            return
-        candidate = candidates.renewed(inventory, path, bundle)
+        inventory = self.renewal.inventory
+        candidate = candidates.replacing(inventory, path, self.bundles[path])
         held = self.renewal.gate.hold(candidate, datetime.now(timezone.utc))
         if held:
             message = f"the renewal of {path.stem} is held: {held.reason}"

@@ -17,9 +17,9 @@ from certbot_postfix.errors import CertificateError, Error, named_logger
 from certbot_postfix.inbound import candidates, copies
 from certbot_postfix.inbound.bundles import directories
 from certbot_postfix.inbound.forget import Removal
-from certbot_postfix.inbound.install import Installation
+from certbot_postfix.inbound.install import Installation, Proposal
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, out_of_date
+from certbot_postfix.inbound.renew import Renewal
 from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.rollback import Rollback
 from certbot_postfix.inbound.state import Inventory
@@ -153,16 +153,15 @@ class Deployment:
         used = self.renewals.renew([lineage])
         return self._tell_outdated([lineage]) or used
 
-    def refuse_unannounced(self, lineage: Lineage) -> None:
-        """Raise `CertificateError` if TLSA records forbid to install *lineage* now."""
-        path = self.inventory.bundles.new(lineage.name)
-        bundle = lineage.bundle()
-        if not out_of_date(path, bundle):
+    def refuse_unannounced(self, proposal: Proposal) -> None:
+        """Raise `CertificateError` if TLSA records forbid to serve it now."""
+        if not proposal.stale:
             return
-        candidate = candidates.installed(self.inventory, path, bundle)
+        path, bundle = proposal.path, proposal.bundle
+        candidate = candidates.replacing(self.inventory, path, bundle)
         if held := self.gate.hold(candidate, datetime.now(timezone.utc)):
             raise CertificateError(
-                f"lineage {lineage.name} is not deployed: {held.reason}",
+                f"lineage {path.stem} is not deployed: {held.reason}",
                 hint=f"{held.hint}; --postfix-tlsa-ignore deploys it nevertheless",
             )
 

@@ -69,6 +69,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         lineages=dict(reader.lineages),
         unlinked=dict(reader.unlinked),
         renewals=dict(reader.renewals),
+        tlsa=dict(reader.tlsa),
         roots=reader.roots,
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),

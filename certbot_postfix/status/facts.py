@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from certbot_postfix.dane.store import Memory
 from certbot_postfix.inbound import bundles, chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
@@ -142,8 +143,8 @@ class Facts:
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone; *unlinked* those that have plain files in
     ``live``, with one of these.  *renewals* has what certbot does after it renewed one
-    of those with a bundle, *schedules* what renews them from time to time.  *roots* are
-    the subjects of the machine's CAs.
+    of those with a bundle, *tlsa* what is remembered of its records, *schedules* what
+    renews them from time to time.  *roots* are the subjects of the machine's CAs.
     *running* is None if that is not known.  *elsewhere* is the directory of the Postfix
     that runs, or listens, in its place.
     """
@@ -158,6 +159,7 @@ class Facts:
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
     unlinked: Mapping[str, Path] = field(default_factory=dict)
     renewals: Mapping[str, RenewalSettings] = field(default_factory=dict)
+    tlsa: Mapping[Path, Memory] = field(default_factory=dict)
     schedules: tuple[Schedule, ...] = ()
     roots: frozenset[str] = frozenset()
     handshakes: tuple[Handshake, ...] = ()

@@ -27,6 +27,9 @@ class Code(Enum):
     NOT_YET_VALID = "not-yet-valid"
     UNREADABLE = "certificate-unreadable"
     STALE = "stale"
+    TLSA_MISMATCH = "tlsa-mismatch"
+    TLSA_HELD = "renewal-held"
+    TLSA_RECORD = "tlsa-record"
     NOT_DEPLOYED = "renewal-not-deployed"
     ANOTHER_CERTBOT = "another-certbot"
     SELF_SIGNED = "self-signed"
@@ -76,6 +79,7 @@ _CRITICAL = frozenset(
         Code.READABLE,
         Code.EXPIRED,
         Code.NOT_YET_VALID,
+        Code.TLSA_MISMATCH,
         Code.POLICY_TABLE,
     }
 )

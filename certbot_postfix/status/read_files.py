@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from certbot_postfix.dane import store
+from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import CertificateError
 from certbot_postfix.inbound import bundles, chain_files, copies, sni
 from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
@@ -49,6 +51,7 @@ class FileReader:
         self.lineages: dict[str, Certificate | None] = {}
         self.unlinked: dict[str, Path] = {}
         self.renewals: dict[str, RenewalSettings] = {}
+        self.tlsa: dict[Path, Memory] = {}
         self.roots: frozenset[str] = frozenset()
         self.skipped: list[Skipped] = []
         self._reachable: dict[Path, bool] = {}
@@ -82,6 +85,9 @@ class FileReader:
                 settings := renewals.read(name)
             ):
                 self.renewals[name] = settings
+            if bundles.is_bundle(path, self.bundles):
+                with suppress(OSError):  # only root may look there
+                    self.tlsa[path] = store.load(path)
             if lineages is not None and name:
                 self._read_lineage(name, named=True)
                 self._check_links(name)

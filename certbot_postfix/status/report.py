@@ -10,6 +10,7 @@ from pathlib import Path
 
 from certbot_postfix.status.checks import (
     certificates,
+    dane,
     files,
     parameters,
     policies,
@@ -85,7 +86,11 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from parameters.check(facts)
     yield from policies.check(facts)
     yield from services.check(facts, broken)
-    yield from stale.findings
+    waiting = list(dane.held(facts))
+    held = {finding.object for finding in waiting}
+    yield from waiting
+    yield from dane.records(facts)
+    yield from (each for each in stale.findings if each.object not in held)
     yield from renewals.not_deployed(facts)
     yield from renewals.other_certbots(facts)
     yield from certificates.check(facts, stale.leaves)
