@@ -742,6 +742,45 @@ def test_the_servers_of_a_domain_are_asked(enforced):
     assert "mail to enforce.insecure is not sent as demanded" in done.stdout
 
 
+@pytest.mark.skipif(not shutil.which("posttls-finger"), reason="not installed")
+def test_servers_whose_tlsa_records_do_not_fit_are_not_as_demanded(by_dane):
+    def tested() -> tuple[int, str]:
+        where = ["--postfix-config-dir", str(by_dane.sender.config_dir)]
+        argv = [str(COMMAND), *where, "policy", "test", "dane.test", "--connect"]
+        done = by_dane.network.run(*argv, env=by_dane.certbot.environment)
+        return done.returncode, done.stdout
+
+    status, said = tested()
+    assert (status, "mail to dane.test is sent as demanded" in said) == (0, True)
+
+    by_dane.right.certify("mx.dane.test")  # with another key
+    status, said = tested()
+    assert (status, "mail to dane.test is not sent as demanded" in said) == (3, True)
+
+    by_dane.sender.set(smtp_tls_policy_maps="")  # the level dane
+    status, said = tested()
+    assert (status, "mail to dane.test is not sent as demanded" in said) == (3, True)
+
+
+@pytest.mark.skipif(not shutil.which("posttls-finger"), reason="not installed")
+def test_servers_are_asked_with_the_parameters_of_the_client(enforced):
+    enforced.right.set(smtpd_tls_protocols="<=TLSv1.2")
+    enforced.right.reload()
+    enforced.sender.set(smtp_tls_mandatory_protocols=">=TLSv1.3")
+    where = ["--postfix-config-dir", str(enforced.sender.config_dir)]
+    argv = [str(COMMAND), *where, "policy", "test", "enforce.insecure", "--connect"]
+
+    done = enforced.network.run(*argv, env=enforced.certbot.environment)
+
+    said = "mail to enforce.insecure is not sent as demanded"
+    assert (done.returncode, said in done.stdout) == (3, True)
+    mark = enforced.send(RECIPIENT)
+    assert "Cannot start TLS" in enforced.sender.deferred(RECIPIENT)
+    enforced.sender.set(smtp_tls_mandatory_protocols=">=TLSv1.2")
+    enforced.flush()
+    enforced.arrives(mark)
+
+
 # A resolver daemon
 
 DAEMON = "socketmap:inet:127.0.0.1:8461:postfix"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.errors import Error
-from certbot_postfix.outbound import dnssec, fitness
+from certbot_postfix.outbound import dnssec, fitness, resolver_daemon
 from certbot_postfix.outbound.fitness import Daemon, unfit
 from certbot_postfix.postfix.instance import Postfix
 from tests.lab import COMMAND
@@ -258,12 +258,23 @@ def test_postfix_tlspol_is_fit_beside_the_level_dane(world):
         pytest.param(Daemon(DAEMON, hindrance="x"), 0, id="MTA-STS needs no DNSSEC"),
         pytest.param(Daemon(TLSPOL, hindrance="x"), 1, id="DANE needs DNSSEC"),
         pytest.param(Daemon(DAEMON, level="dane"), 1, id="it would override DANE"),
+        pytest.param(Daemon(f"{TLSPOL}withTLSRPT"), 0, id="attributes that are known"),
+        pytest.param(Daemon(f"{TLSPOL}withTLSRPT", old=True), 1, id="and that are not"),
         pytest.param(Daemon(TLSPOL, level="secure"), 1, id="it would weaken secure"),
         pytest.param(Daemon("tcp:h:1", level="dane"), 0, id="who knows what it does"),
     ],
 )
 def test_a_daemon_is_fit_or_there_is_a_reason(daemon, reasons):
     assert len(unfit(daemon)) == reasons
+
+
+@pytest.mark.parametrize(
+    ("release", "name"), [("3.9.1", "QUERY"), ("3.10.1", "QUERYwithTLSRPT")]
+)
+def test_a_daemon_gets_the_query_whose_answer_its_postfix_understands(release, name):
+    assert resolver_daemon.known(configured(release=release))[1].endswith(
+        f":8642:{name}"
+    )
 
 
 @pytest.mark.parametrize(

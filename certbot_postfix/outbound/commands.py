@@ -255,7 +255,9 @@ def _test(outbound: Outbound, name: str, *, connect: bool) -> int:
         logger.warning("%s", why)
     if not connect:
         return ATTEND if problems else 0
-    fits, answers = lookup.connect(postfix, configuration, domain, answer)
+    # A name in UTF-8 is looked up in DNS as its A-labels.
+    hop = domain if key == written else key
+    fits, answers = lookup.connect(postfix, seen, hop, answer)
     for line in answers:
         print(shown(f"  {line}", sys.stdout))
     fits &= not problems

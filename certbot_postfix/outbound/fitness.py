@@ -23,6 +23,9 @@ _TABLE = re.compile(r"[a-z]+:[^\s,{}$]+")
 # What postfix-tlspol, which is the one that resolves DANE, calls its table.
 _DANE = re.compile(r"socketmap:.*:QUERY(?:withTLSRPT)?", re.IGNORECASE)
 
+# The end of its name where it adds the attributes of TLSRPT_README.
+_TLSRPT = ":querywithtlsrpt"
+
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
@@ -30,7 +33,8 @@ class Daemon:
 
     *fault* and *fault_utf8* are why it does not answer, in general or for a name in
     UTF-8; *level* is the client's; *distrust* is why the client can verify no server,
-    *hindrance* what keeps it from validated answers of DNS.
+    *hindrance* what keeps it from validated answers of DNS.  A client that is *old*
+    knows no attributes of TLSRPT.
     """
 
     table: str
@@ -39,6 +43,7 @@ class Daemon:
     level: str = "may"
     distrust: str = ""
     hindrance: str = ""
+    old: bool = False
 
     @property
     def resolves_dane(self) -> bool:
@@ -66,6 +71,12 @@ def unfit(daemon: Daemon) -> list[str]:
         reasons.append(
             "does not answer for a domain in UTF-8, and mail to every such domain is"
             f" deferred: {daemon.fault_utf8}"
+        )
+    if daemon.old and daemon.table.lower().endswith(_TLSRPT):
+        reasons.append(
+            "adds attributes that Postfix before 3.10 does not know: mail to every"
+            " domain with an MTA-STS policy is deferred (QUERY in place of"
+            " QUERYwithTLSRPT has none)"
         )
     if daemon.distrust:
         reasons.append(
@@ -112,6 +123,7 @@ def look(
         strict[0] if strict else "may",
         trust.distrust(configuration),
         dnssec.hindrance(configuration) if dane else "",
+        old=configuration.version < (3, 10),
     )
 
 

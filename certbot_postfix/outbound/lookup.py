@@ -4,6 +4,7 @@ Tables are asked by postmap(1), servers by posttls-finger(1), which are Postfix'
 Raises `errors.Error`.
 """
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ _MEANING = {
     "verify": "a server must have a trusted certificate with its name",
     "secure": "a server must have a trusted certificate with one of these names",
 }
+
+# Levels at which a server must be verified, and what is said where the level dane has
+# TLSA records that do not fit.
+_VERIFIED = frozenset({"dane-only", "verify", "secure"})
+_UNFIT = re.compile(r"no matching DANE TLSA records|TLSA lookup error")
 
 # Levels that posttls-finger can ask for.
 _ASKED = frozenset({"none", "may", "encrypt", "dane", "dane-only", "verify", "secure"})
@@ -113,7 +119,8 @@ def connect(
 ) -> tuple[bool, list[str]]:
     """Ask the servers of *domain*; return whether one is as *wanted*, and the answers.
 
-    Raises `Error` where posttls-finger(1) is not installed.
+    They are asked as the client of *configuration* would.  Raises `Error` where
+    posttls-finger(1) is not installed.
     """
     program = shutil.which("posttls-finger")
     if not program:
@@ -121,8 +128,10 @@ def connect(
             "posttls-finger is not installed: no server was asked",
             hint="install the package of Postfix that has it",
         )
-    level = wanted.level if wanted.level in _ASKED else "may"
-    command = [program, "-c", "-l", level, *_trust(configuration)]
+    if wanted.level not in _ASKED:
+        return False, [f"posttls-finger cannot test the level {short(wanted.level)}"]
+    level = wanted.level
+    command = [program, "-c", "-l", level, *_as_client(configuration, level)]
     if "servername=hostname" in wanted.value:
         command += ["-s", "hostname"]
     command += [
@@ -134,14 +143,27 @@ def connect(
     done = run(command, check=False, timeout=_CONNECT, environment=config)
     lines = [line.removeprefix("posttls-finger: ") for line in _lines(done.stderr)]
     lines += [line.removeprefix("posttls-finger: ") for line in _lines(done.stdout)]
-    success = {"secure": "Verified TLS", "verify": "Verified TLS"}
-    return any(success.get(level, "TLS connection") in line for line in lines), lines
+    success = "Verified TLS" if level in _VERIFIED else "TLS connection"
+    fits = any(success in line for line in lines)
+    return fits and not any(_UNFIT.search(line) for line in lines), lines
 
 
-def _trust(configuration: Configuration) -> Iterator[str]:
+def _as_client(configuration: Configuration, level: str) -> Iterator[str]:
+    """Yield the options that make posttls-finger do what the client does."""
     for option, name in (("-F", "smtp_tls_CAfile"), ("-P", "smtp_tls_CApath")):
         if value := configuration.value(name):
             yield from (option, str(Path(value)))
+    kind = "" if level in ("none", "may", "dane") else "mandatory_"
+    for option, name in (
+        ("-p", f"smtp_tls_{kind}protocols"),
+        ("-g", f"smtp_tls_{kind}ciphers"),
+        ("-h", "smtp_host_lookup"),
+    ):
+        if value := configuration.value(name):
+            yield from (option, value)
+    family = configuration.value("inet_protocols").lower()
+    if family in ("ipv4", "ipv6"):
+        yield from ("-a", family)
 
 
 def _lines(text: str) -> list[str]:
