@@ -29,6 +29,9 @@ pytestmark = pytest.mark.postfix
 NAME = "mx.example.org"
 FORMS = ("hash", "lmdb", "cdb", "texthash")
 
+# Which full disks are tried each time.
+QUICK = {("half", "hash"), ("half", "lmdb"), ("nothing", "cdb"), ("half", "texthash")}
+
 # So many that a database does not fit into what is left of a full disk.
 MANY = [f"domain{at}.example.org" for at in range(2000)]
 
@@ -208,8 +211,19 @@ def test_a_deployment_of_policies_that_is_killed_never_names_a_missing_table(
         assert scene.leftovers() == [], point
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("free", [8192, 120_000], ids=["nothing", "half"])
+@pytest.mark.parametrize(
+    ("free", "form"),
+    [
+        pytest.param(
+            free,
+            form,
+            id=f"{name}-{form}",
+            marks=() if (name, form) in QUICK else pytest.mark.soak,
+        )
+        for name, free in (("nothing", 8192), ("half", 120_000))
+        for form in FORMS
+    ],
+)
 def test_on_a_full_disk_the_old_policies_stay_and_that_is_told(scene, form, free):
     scene.say(0)
     scene.follow(form)
