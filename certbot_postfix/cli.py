@@ -98,7 +98,9 @@ def parser() -> Parser:
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)
     dane.declare(
         commands,
-        lambda arguments: candidates.candidates(inbound.session(arguments).inventory),
+        lambda arguments: candidates.candidates(
+            inbound.session(arguments).server.read()
+        ),
     )
     for each in parser.every():  # before and after the command
         declare_common(each, None if each is parser else argparse.SUPPRESS)

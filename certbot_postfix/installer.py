@@ -36,8 +36,8 @@ from certbot_postfix import options
 from certbot_postfix.errors import BusyError, Error, MissingError, named_logger, shown
 
 if TYPE_CHECKING:
-    from certbot_postfix.inbound.install import Proposal
     from certbot_postfix.inbound.lineage import Lineage
+    from certbot_postfix.inbound.proposal import Proposal
     from certbot_postfix.inbound.session import Deployment
 
 logger = named_logger(__name__)
@@ -185,7 +185,7 @@ class Installer(common.Installer):
         from certbot_postfix.change.checkpoint import (  # noqa: PLC0415
             CheckpointInProgress,
         )
-        from certbot_postfix.inbound.install import DeployOptions  # noqa: PLC0415
+        from certbot_postfix.inbound.proposal import DeployOptions  # noqa: PLC0415
 
         checkpoint = CheckpointInProgress(self)
         policies = self._ready.policies(self.conf)  # what is wrong there is said first

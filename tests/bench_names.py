@@ -13,8 +13,8 @@ from pathlib import Path
 from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.postfix import map_types
 from certbot_postfix.postfix.instance import Postfix

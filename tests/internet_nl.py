@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator
 
-from certbot_postfix.inbound.install import DeployOptions
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.options import Profile
 from tests.lab import Authority, Certbot, PrivatePostfix, base_directory
 from tests.lab.internet_nl import PROGRAM, Judgement, judged

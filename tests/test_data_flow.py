@@ -50,9 +50,9 @@ def flows(pebble: Pebble) -> Iterator[dict[str, Flow]]:
 @pytest.mark.parametrize(
     ("call", "most"),
     [
-        ("deploy", (18, 17, 6)),
-        ("deploy again", (9, 12, 5)),
-        ("renew", (11, 18, 11)),
+        ("deploy", (18, 14, 3)),
+        ("deploy again", (9, 10, 3)),
+        ("renew", (11, 15, 8)),
         ("nothing due", (0, 4, 0)),
     ],
 )

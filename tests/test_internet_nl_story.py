@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from certbot_postfix.errors import ProofError
-from certbot_postfix.inbound.install import DeployOptions
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.options import Profile
 from certbot_postfix.postfix.profiles import internet_nl
 from tests.lab import PrivatePostfix

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.bundles import Bundles
 from certbot_postfix.inbound.placement import (
-    Deployed,
     Placement,
-    Present,
     heirs,
     place,
     refuse,
 )
+from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
+from certbot_postfix.inbound.state import State
 from certbot_postfix.tls import certificates, replacement
 from certbot_postfix.tls.certificates import Certificate
+from tests.test_rules import configured
 
 BUNDLES = Path("/etc/letsencrypt/postfix")
 HOST = "mx.example.org"
@@ -38,7 +40,7 @@ def lineage(
     age: int = 90,
     issuer: str = "CN=CA",
     directory: Path = BUNDLES,
-) -> Deployed:
+) -> ServedFile:
     """Return what certbot has for *names*, below the *name* of the first."""
     leaf = Certificate(
         der=f"{names} {kind} {days}".encode(),
@@ -50,23 +52,25 @@ def lineage(
         not_before=NOW - age * DAY,
         not_after=NOW + days * DAY,
     )
-    return Deployed(directory / f"{name or names[0]}.pem", leaf)
+    return ServedFile(directory / f"{name or names[0]}.pem", leaf)
 
 
-def files(*deployed: Deployed) -> tuple[str, ...]:
+def files(*deployed: ServedFile) -> tuple[str, ...]:
     """Return what the table has for a name that *deployed* are served for."""
     return tuple(str(each.path) for each in deployed)
 
 
 def standing(
-    *default: Deployed, table: Table | None = None, peers: Iterable[Deployed] = ()
-) -> Present:
+    *default: ServedFile, table: Table | None = None, peers: Iterable[ServedFile] = ()
+) -> State:
     """Return what there is before a lineage is placed."""
-    return Present(default, table or {}, list(peers), BUNDLES)
+    configuration = configured({"myhostname": HOST})
+    places = Bundles(BUNDLES, BUNDLES)
+    return State(configuration, places, default, table or {}, peers=tuple(peers))
 
 
-def placed(new: Deployed, before: Present) -> Placement:
-    return place(new, before, HOST, NOW)
+def placed(new: ServedFile, before: State) -> Placement:
+    return place(new, before, NOW)
 
 
 MX = lineage(HOST)
@@ -484,7 +488,7 @@ _NAMES = st.sets(
 
 
 @st.composite
-def lineages(draw: st.DrawFn) -> Deployed:
+def lineages(draw: st.DrawFn) -> ServedFile:
     return lineage(
         *sorted(draw(_NAMES)),
         name=draw(st.sampled_from("abcd")),
@@ -499,9 +503,9 @@ class Server:
     def __init__(self) -> None:
         self.chain: list[str] = []
         self.table: Table = {}
-        self.there: dict[str, Deployed] = {}
+        self.there: dict[str, ServedFile] = {}
 
-    def deploy(self, new: Deployed) -> Placement | None:
+    def deploy(self, new: ServedFile) -> Placement | None:
         """Place *new*, unless it is refused."""
         path, default = str(new.path), [self.there[each] for each in self.chain]
         if not self._fit(new):
@@ -510,7 +514,7 @@ class Server:
         keys = sni.keys(new.leaf.names)
         found = {each for key in keys for each in self.table.get(key, ())}
         peers = [self.there[each] for each in found]
-        result = placed(new, Present(default, self.table, peers, BUNDLES))
+        result = placed(new, standing(*default, table=self.table, peers=peers))
         if result.by_name:
             try:
                 refuse(new, default, HOST, "")
@@ -521,7 +525,7 @@ class Server:
         self.there[path] = new
         return result
 
-    def _fit(self, new: Deployed) -> bool:
+    def _fit(self, new: ServedFile) -> bool:
         """Whether *new* may replace its bundle, which is asked before it is placed."""
         path = str(new.path)
         beside = sni.beside(self.table, path)
@@ -545,7 +549,7 @@ def _twice(kinds: Iterable[str]) -> bool:
 SERVERS = st.lists(lineages(), max_size=5)
 
 
-def server(history: list[Deployed]) -> Server:
+def server(history: list[ServedFile]) -> Server:
     made = Server()
     for each in history:
         made.deploy(each)

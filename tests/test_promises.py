@@ -4,11 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.inbound.expectations import fallen_back, promised, restored
+from certbot_postfix.inbound import chain_files
+from certbot_postfix.inbound.bundles import Bundles
+from certbot_postfix.inbound.expectations import expected
+from certbot_postfix.inbound.sni import Table
+from certbot_postfix.inbound.state import State
+from certbot_postfix.inbound.transitions import changed_keys
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.questions import Expectation, sampled
 from certbot_postfix.tls.certificates import Certificate
-from tests.test_placement import HOST, MX, MX_RSA, SHOP, SHOP_RSA, WEB, files, lineage
+from tests.test_placement import (
+    BUNDLES,
+    HOST,
+    MX,
+    MX_RSA,
+    SHOP,
+    SHOP_RSA,
+    WEB,
+    files,
+    lineage,
+)
 from tests.test_rules import configured
 
 WILD = lineage("*.example.net", "example.net")
@@ -27,6 +42,29 @@ def asked(promises) -> Asked:
     found = list(promises)
     assert all(promise.services == frozenset() for promise in found)
     return [(promise.server_name, promise.expected) for promise in found]
+
+
+def state(configuration: Configuration, table: Table, files, answered=()) -> State:
+    """Return what is served where *files* are known, and others *answered* first."""
+    chain = chain_files.configured(configuration)
+    default = tuple(file for file in files if file.path in chain)
+    answers = dict.fromkeys(answered, "hash:/own")
+    places = Bundles(BUNDLES, BUNDLES)
+    return State(
+        configuration, places, default, table, peers=tuple(files), answers=answers
+    )
+
+
+def promised(configuration, table, new, answered):
+    """Return what is expected when *new* is deployed."""
+    after = state(configuration, table, new, answered)
+    return expected(after, changed_keys(after, after, new), new)
+
+
+def restored(table, keys, default, peers):
+    """Return what is expected for *keys* when nothing is new."""
+    serves = serving(*(file.path for file in default))
+    return expected(state(serves, table, dict.fromkeys([*default, *peers])), keys)
 
 
 # What follows from a deployment
@@ -148,10 +186,11 @@ def test_what_cannot_be_read_is_not_promised():
     ]
 
 
-def test_who_asks_for_a_name_that_left_the_table_is_shown_the_default():
+def test_the_default_is_promised_for_a_name_that_left_the_table():
     table = {HOST: files(MX)}
 
-    assert asked(fallen_back(table, {HOST, WEB, ".shop.org"}, [MX, MX_RSA])) == [
+    assert asked(restored(table, {WEB, ".shop.org"}, [MX, MX_RSA], [])) == [
+        (None, (MX.leaf, MX_RSA.leaf)),
         ("any.shop.org", (MX.leaf, MX_RSA.leaf)),
         (WEB, (MX.leaf, MX_RSA.leaf)),
     ]
@@ -160,11 +199,11 @@ def test_who_asks_for_a_name_that_left_the_table_is_shown_the_default():
 def test_a_name_that_left_the_table_may_be_covered_by_a_wildcard_there():
     table = {".example.org": files(MX)}
 
-    assert asked(fallen_back(table, {WEB}, [SHOP])) == []
+    assert asked(restored(table, {WEB}, [SHOP], [MX])) == [(None, (SHOP.leaf,))]
 
 
 def test_without_a_default_nothing_is_promised_for_what_left():
-    assert asked(fallen_back({}, {WEB}, [])) == []
+    assert asked(restored({}, {WEB}, [], [])) == []
 
 
 # Which names are asked for

@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 
 from certbot_postfix.errors import CertificateError
+from certbot_postfix.inbound import due
 from tests.lab.clients import everywhere
 from tests.lab.machine import wait_until
 from tests.lab.scene import FOREIGN, NAME, SHOP, Scene, identity, succeeded, told
@@ -197,7 +198,7 @@ def test_a_database_that_no_parameter_names_any_more_goes_with_a_renewal(compile
 
     assert list(compiled.postfix.config_dir.glob("certbot_sni.*")) == []
     assert everywhere(compiled.postfix, SHOP[0]) == issued.leaf
-    assert compiled.deployment.inventory.pending() == []
+    assert due.pending(compiled.deployment.server.read()) == []
 
 
 @pytest.mark.parametrize("way", ["the hook", "certbot"])

@@ -21,8 +21,8 @@ import pytest
 from cryptography import x509
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import DeployOptions
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix.instance import Postfix

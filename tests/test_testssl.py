@@ -2,7 +2,7 @@
 
 import pytest
 
-from certbot_postfix.inbound.install import DeployOptions
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.options import Profile
 from tests.lab import internet_nl
 from tests.lab.internet_nl import Judgement, judge, judged

@@ -15,8 +15,10 @@ from certbot_postfix.change.checkpoint import Checkpoint
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix import databases
+from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files, new_file, signals
 
 
@@ -43,6 +45,19 @@ class Transaction:
         self._checkpoint = checkpoint
         self._bundles: list[Path] = []
         self._plan: Plan | None = None
+        self._note = ""
+
+    def begin(self, serving: Serving, configuration: Configuration) -> None:
+        """Probe each endpoint once, before anything is written: the baseline.
+
+        Raises `MisconfiguredError` if Postfix would not survive a reload.  Where
+        certbot makes a checkpoint, something is installed: raises `RefusedError` if a
+        service lets no client in, since nothing could be verified there.
+        """
+        serving.record_baseline(configuration)
+        if self._checkpoint:
+            serving.refuse_refusals(configuration)
+            self._note = serving.baseline.note() if serving.baseline else ""
 
     def put_bundle(self, path: Path, pem: bytes) -> None:
         """Make *path* a bundle of *pem*, which only its owner can read."""
@@ -72,7 +87,7 @@ class Transaction:
         A map is there before main.cf refers to it, and as long as main.cf does.
         """
         checkpoint = self._checkpoint or NoCheckpoint()
-        checkpoint.before_change(plan.main_cf.path, plan.describe())
+        checkpoint.before_change(plan.main_cf.path, self._note + plan.describe())
         for edit in plan.maps:
             if edit.before is not None and not edit.empty:
                 checkpoint.before_change(edit.path, f"{edit.path}: entries\n")
@@ -106,8 +121,14 @@ class Transaction:
     ) -> Iterator[None]:
         """Undo if anything fails, and have Postfix *restore* what it served.
 
-        Signals that end the process wait until that is done.
+        A signal that ends the process is such a failure; further ones wait until that
+        is done.
         """
+        with signals.ending(), signals.interruptible(), self._undone(restore):
+            yield
+
+    @contextlib.contextmanager
+    def _undone(self, restore: Callable[[list[Path]], None]) -> Iterator[None]:
         try:
             yield
         except BaseException as error:

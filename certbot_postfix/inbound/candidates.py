@@ -3,33 +3,32 @@
 Raises `Error` if Postfix's configuration cannot be read.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.history import Chain
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.placement import Deployed
-from certbot_postfix.inbound.state import Inventory, certificates_in
+from certbot_postfix.inbound.served import certificates_in
+from certbot_postfix.inbound.state import State
 from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate, covers
 
 
-def candidates(inventory: Inventory) -> Iterator[Candidate]:
+def candidates(now: State) -> Iterator[Candidate]:
     """Yield what Postfix serves: ours, and what else main.cf names.
 
     What certbot has renewed since takes the place of what is served.
     """
-    default = inventory.default()
-    paths = [each.path for each in default]
-    for path in dict.fromkeys((*paths, *inventory.deployed())):
+    paths = [file.path for file in now.default]
+    for path in dict.fromkeys((*paths, *now.deployed)):
         if served := tuple(certificates_in(path)):
-            new = _newest(inventory, path) or served
-            yield _candidate(inventory, path, (served, new), default)
+            new = _newest(now, path) or served
+            yield _candidate(now, path, (served, new))
 
 
-def replacing(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate | None:
+def replacing(now: State, path: Path, bundle: Bundle) -> Candidate | None:
     """Return *bundle* as what takes the place of *path*; None if that has it already.
 
     It may also be served beside others, or via SNI.
@@ -38,23 +37,18 @@ def replacing(inventory: Inventory, path: Path, bundle: Bundle) -> Candidate | N
     if served and served[0] == bundle.leaf:
         return None
     new = tuple(Certificate.all_from_pem(bundle.pem))
-    return _candidate(inventory, path, (served, new), inventory.default())
+    return _candidate(now, path, (served, new))
 
 
-def _candidate(
-    inventory: Inventory,
-    path: Path,
-    chains: tuple[Chain, Chain],
-    default: Collection[Deployed],
-) -> Candidate:
+def _candidate(now: State, path: Path, chains: tuple[Chain, Chain]) -> Candidate:
     served, new = chains
-    own = inventory.configuration.value("myhostname")
-    by_default = path in {each.path for each in default}
+    own, default = now.host, now.default
+    by_default = path in {file.path for file in default}
     presents = by_default or covers(new[0].names, own)
-    others = ((each.leaf,) for each in default if each.path != path)
+    others = ((file.leaf,) for file in default if file.path != path)
     return Candidate(
         path.stem,
-        path if is_bundle(path, inventory.root) else None,
+        path if is_bundle(path, now.bundles.root) else None,
         (*([own] if presents else []), *sorted(new[0].names)),
         (*([served] if served else []), *others),
         new,
@@ -62,8 +56,8 @@ def _candidate(
     )
 
 
-def _newest(inventory: Inventory, bundle: Path) -> tuple[Certificate, ...]:
+def _newest(now: State, bundle: Path) -> tuple[Certificate, ...]:
     """Return the chain that certbot has for *bundle*; none if that is no lineage."""
-    if not is_bundle(bundle, inventory.root):
+    if not is_bundle(bundle, now.bundles.root):
         return ()
-    return tuple(certificates_in(Lineage.live(inventory.live, bundle.stem).fullchain))
+    return tuple(certificates_in(Lineage.live(now.bundles.live, bundle.stem).fullchain))

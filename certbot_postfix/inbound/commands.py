@@ -19,6 +19,7 @@ from certbot_postfix.command_line import (
 from certbot_postfix.dane import commands as dane
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
 from certbot_postfix.inbound import bundles as places
+from certbot_postfix.inbound import due
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
 from certbot_postfix.inbound.session import Deployment
@@ -113,7 +114,7 @@ def _warn_if_not_deployed(deployment: Deployment, name: str) -> None:
     """Warn whoever runs ``deploy`` by hand, if nothing will do so for the next one."""
     settings = RenewalReader(deployment.bundles.parent).read(name)
     if settings and not settings.deployed:
-        words = deployment.inventory.configuration.certbot_options
+        words = deployment.configuration.certbot_options
         problem = missing(name, settings.path, words)
         logger.warning("%s", problem)
 
@@ -145,15 +146,14 @@ def _forget(arguments: argparse.Namespace) -> int:
 def known_lineage(deployment: Deployment, name: str) -> Lineage:
     """Return certbot's lineage *name*; raise `Error` if there is none."""
     refuse_path(name)
-    inventory = deployment.inventory
-    lineage = Lineage.live(inventory.live, name)
+    live = deployment.live
+    lineage = Lineage.live(live, name)
     if not lineage.fullchain.exists():
         available = enumerated(
-            sorted(each.name for each in inventory.lineages()), most=20
+            sorted(lineage.name for lineage in due.lineages(live)), most=20
         )
         raise Error(
-            f"no certificate named {name} in {inventory.live}. Available:"
-            f" {available or 'none'}"
+            f"no certificate named {name} in {live}. Available: {available or 'none'}"
         )
     return lineage
 

@@ -1,83 +1,68 @@
-"""What must be presented to whom: the questions of a verification.
+"""Who must be presented what: the one answer to that, for every use case.
 
-Pure: the configuration, the table and certificates in, promises out.
+Pure: a `State` in, expectations out.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from certbot_postfix.inbound import chain_files, sni
-from certbot_postfix.inbound.placement import Deployed
-from certbot_postfix.inbound.sni import Table
-from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
+from certbot_postfix.inbound.served import ServedFile
+from certbot_postfix.inbound.state import State
 from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.postfix.services import own_certificate
-from certbot_postfix.tls.certificates import Certificate
 
 
-def promised(
-    configuration: Configuration,
-    table: Table,
-    new: Collection[Deployed],
-    answered: Collection[str],
-) -> Iterator[Expectation]:
-    """Yield what follows from having *new* deployed.
+def expected(
+    state: State, keys: Collection[str], new: Collection[ServedFile] = ()
+) -> list[Expectation]:
+    """Return what is presented to clients without a server name, and for *keys*.
 
-    The names that the administrator's tables have *answered* are not ours to promise.
+    Each of the files *new* must be presented for itself, also where a service names it
+    in master.cf; of others that are served side by side, any may be.  For keys that the
+    administrator's own SNI maps answer, nothing is expected.
     """
-    default = chain_files.configured(configuration)
-    for each in new:
-        expected = (each.leaf,)
-        if own := _with_own(configuration, each):
-            yield Expectation(None, expected, own)
-        keys = sni.keys_with(table, str(each.path))
-        if each.path in default:
-            yield Expectation(None, expected)
-            if not table:
-                keys = _unlisted(configuration, each.leaf, answered)
-        for key in sorted(keys - set(answered)):
-            yield Expectation(sni.example_name(key, table), expected)
+    return [*_in_services(state, new), *_by_name(state, keys, new)]
 
 
-def _with_own(configuration: Configuration, deployed: Deployed) -> frozenset[str]:
-    """Return the services that name the bundle themselves, in master.cf."""
+def _in_services(state: State, new: Collection[ServedFile]) -> Iterator[Expectation]:
+    for file in new:
+        if own := _with_own(state, file):
+            yield Expectation(None, (file.leaf,), own)
+
+
+def _by_name(
+    state: State, keys: Collection[str], new: Collection[ServedFile]
+) -> Iterator[Expectation]:
+    paths = {file.path for file in new}
+    yield from _chain(None, state.default, paths)
+    files = {str(file.path): file for file in (*state.default, *state.peers)}
+    known = state.table.keys() | state.answers.keys()
+    for key in sorted(set(keys) - state.answers.keys()):
+        chain = [files[path] for path in state.table.get(key, ()) if path in files]
+        if key not in state.table and sni.parents(key).isdisjoint(known):
+            chain = [*state.default]
+        yield from _chain(sni.example_name(key, known), chain, paths)
+
+
+def _chain(
+    server_name: str | None,
+    chain: Collection[ServedFile],
+    new: Collection[Path],
+) -> Iterator[Expectation]:
+    """Yield what is presented where *chain* is served."""
+    apart = [file for file in chain if file.path in new]
+    for file in apart:
+        yield Expectation(server_name, (file.leaf,))
+    if chain and not apart:
+        yield Expectation(server_name, tuple(file.leaf for file in chain))
+
+
+def _with_own(state: State, file: ServedFile) -> frozenset[str]:
+    """Return the services that name the file themselves, in master.cf."""
     return frozenset(
         str(service)
-        for service in chain_files.with_certificates(configuration)
-        if own_certificate(configuration, service)
-        and deployed.path in chain_files.configured(configuration, service)
+        for service in chain_files.with_certificates(state.configuration)
+        if own_certificate(state.configuration, service)
+        and file.path in chain_files.configured(state.configuration, service)
     )
-
-
-def _unlisted(
-    configuration: Configuration, leaf: Certificate, answered: Collection[str]
-) -> set[str]:
-    keys = sni.keys(leaf.names)
-    if not configuration.value(SNI_MAPS):
-        return set(sorted(keys)[:1])  # without any table, no name makes a difference
-    return {key for key in keys if sni.parents(key).isdisjoint(answered)}
-
-
-def restored(
-    table: Table,
-    keys: Iterable[str],
-    default: Collection[Deployed],
-    peers: Collection[Deployed],
-) -> Iterator[Expectation]:
-    """Yield what must be shown again when *default* and *keys* are as they were."""
-    if default:
-        yield Expectation(None, tuple(each.leaf for each in default))
-    leaf = {str(each.path): each.leaf for each in peers}
-    for key in sorted(keys):
-        found = tuple(leaf[path] for path in table.get(key, ()) if path in leaf)
-        if found:
-            yield Expectation(sni.example_name(key, table), found)
-
-
-def fallen_back(
-    table: Table, keys: Iterable[str], default: Collection[Deployed]
-) -> Iterator[Expectation]:
-    """Yield what is shown for *keys* that are in *table* no more: the *default*."""
-    expected = tuple(each.leaf for each in default)
-    for key in sorted(set(keys) - table.keys()):
-        if expected and sni.parents(key).isdisjoint(table):
-            yield Expectation(sni.example_name(key, table), expected)

@@ -15,74 +15,61 @@ from certbot_postfix.inbound import (
     chain_files,
     chain_parameters,
     dropped,
-    expectations,
     main_cf,
+    restore,
     sni,
+    state,
+    transitions,
 )
+from certbot_postfix.inbound.expectations import expected
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, load_and_check
-from certbot_postfix.inbound.sni import Table
-from certbot_postfix.inbound.state import Inventory, leaves
-from certbot_postfix.postfix.decisions import Change
-from certbot_postfix.postfix.serving import Serving
-from certbot_postfix.system import files, signals
+from certbot_postfix.inbound.renew import load_and_check
+from certbot_postfix.inbound.server import Server
+from certbot_postfix.inbound.state import State
+from certbot_postfix.postfix.decisions import Change, Decision
+from certbot_postfix.system import files
 
 logger = named_logger(__name__)
 
 
 class Removal:
-    """The removal of the lineage *name* from the Postfix of *inventory*."""
+    """The removal of the lineage *name* from the Postfix of *server*."""
 
-    def __init__(self, inventory: Inventory, serving: Serving, name: str) -> None:
-        self.inventory = inventory
-        self.serving = serving
-        self.lineage = Lineage.live(inventory.live, name)
-        new = inventory.bundles.new(name)
-        self.path = next(iter(inventory.used(name)), new)
+    def __init__(self, server: Server, name: str) -> None:
+        self.server = server
+        self.before = server.read()
+        self.lineage = Lineage.live(self.before.bundles.live, name)
+        places = [*self.before.used(name), self.before.bundles.new(name)]
+        self.path = places[0]
+        self._after = self._forgotten()
 
     def propose(self, directory: Path | None) -> Plan:
         """Plan it; copies are staged below *directory*, and no live file changes."""
-        inventory = self.inventory
-        if self.path not in inventory.deployed() and not self.path.exists():
-            names = sorted(path.stem for path in inventory.deployed())
+        if self.path not in self.before.deployed and not self.path.exists():
+            names = sorted({path.stem for path in self.before.deployed})
             raise Error(
                 f"Postfix does not use a certificate named {self.lineage.name}."
                 f" Available: {enumerated(names, most=20) or 'none'}"
             )
-        configuration, table = inventory.configuration, self._table()
-        exists = self.lineage.fullchain.exists()
-        plain = (self.lineage.key, self.lineage.fullchain) if exists else None
-        decisions = chain_parameters.forget(configuration, self.path, plain)
-        if exists and chain_files.configured(configuration) == [self.path]:
-            # Postfix will read what certbot has.
-            load_and_check(inventory, self.lineage, self.path)
-        if self.path in inventory.named_by_hand:
-            raise Error(
-                f"an SNI map of your own lists {self.path}; no changes were made",
-                hint="remove it there first",
-            )
+        decisions = self._decisions()
         for path in self._lost():
             logger.warning(
                 "%s and its lineage no longer exist; its names are removed from the SNI"
                 " map, too",
                 path,
             )
-        path, before = inventory.tables.path, inventory.tables.text()
-        edit = Edit(path, before, before)
-        if inventory.form and table:
-            edit = Edit(path, before, sni.render(table), map_type=inventory.form)
-        elif inventory.form:
-            edit = Edit(path, before, None)
-            decisions += main_cf.without_table(configuration, path)
-        edited = staging.stage(inventory.postfix, tuple(decisions), directory)
+        edit = self._sni_map()
+        if edit.after is None:
+            decisions += main_cf.without_table(self.before.configuration, edit.path)
+        edited = staging.stage(self.server.postfix, tuple(decisions), directory)
         return Plan(tuple(decisions), edited, (edit,))
 
     def warning(self, planned: Plan) -> str:
         """Return what is to be said of what is planned, if there is something."""
         fullchain = str(self.lineage.fullchain)
         if not any(
-            isinstance(each, Change) and fullchain in each.new
-            for each in planned.decisions
+            isinstance(item, Change) and fullchain in item.new
+            for item in planned.decisions
         ):
             return ""
         return (
@@ -92,25 +79,51 @@ class Removal:
             f" --cert-name {self.lineage.name} --deploy-hook 'postfix reload'"
         )
 
-    def _table(self) -> Table:
-        """Return the table without the lineage; nothing if the default is all of it."""
-        inventory = self.inventory
-        default = {str(each.path) for each in inventory.default()} - {str(self.path)}
-        rest: Table = inventory.table
-        for path in (str(self.path), *map(str, self._lost())):
-            rest = sni.without(rest, path, sni.keys_with(rest, path))
-        rest = {**rest, **inventory.inherited(rest, {self.path: None})}
-        return {} if sni.bundles(rest) <= default else rest
+    def _decisions(self) -> list[Decision]:
+        """Return what becomes of main.cf; raise `Error` if that cannot be."""
+        configuration = self.before.configuration
+        exists = self.lineage.fullchain.exists()
+        plain = (self.lineage.key, self.lineage.fullchain) if exists else None
+        decisions = chain_parameters.forget(configuration, self.path, plain)
+        if exists and chain_files.configured(configuration) == [self.path]:
+            # Postfix will read what certbot has.
+            load_and_check(self.before, self.lineage, self.path)
+        if self.path in self.before.by_hand:
+            raise Error(
+                f"an SNI map of your own lists {self.path}; no changes were made",
+                hint="remove it there first",
+            )
+        return decisions
+
+    def _sni_map(self) -> Edit:
+        """Return what becomes of the SNI map; None if nothing is left in it."""
+        path, text = self.server.sni_map.path, self.server.sni_map.text()
+        map_type, table = self.before.map_type, self._after.table
+        if not map_type:
+            return Edit(path, text, text)
+        if not table:
+            return Edit(path, text, None)
+        return Edit(path, text, sni.render(table), map_type=map_type)
+
+    def _forgotten(self) -> State:
+        """Return the state after it, without SNI map if the default is all of it."""
+        after = transitions.forgotten(self.before, [self.path, *self._lost()])
+        if self.before.table.keys() - after.table.keys():
+            after = transitions.inherited(self.before, state.with_all(after))
+        default = {str(file.path) for file in after.default}
+        if sni.bundles(after.table) <= default:
+            return transitions.without_sni_map(after)
+        return after
 
     def _lost(self) -> list[Path]:
-        """Return the other bundles in the table that nothing can bring back."""
-        inventory = self.inventory
-        paths = map(Path, sorted(sni.bundles(inventory.table) - {str(self.path)}))
+        """Return the other bundles in the SNI map that nothing can bring back."""
+        live = self.before.bundles.live
+        paths = map(Path, sorted(sni.bundles(self.before.table) - {str(self.path)}))
         return [
             path
             for path in paths
             if not path.exists()
-            and not Lineage.live(inventory.live, path.stem).fullchain.exists()
+            and not Lineage.live(live, path.stem).fullchain.exists()
         ]
 
     def carry_out(self, planned: Plan) -> bool:
@@ -118,18 +131,19 @@ class Removal:
 
         Returns whether that was removed: another instance may use it.
         """
+        server = self.server
+        databases = server.sni_map.databases
         if not planned.empty:
-            self.inventory.postfix.refuse_elsewhere(self.inventory.configuration)
-            self.serving.record_baseline(self.inventory.configuration)
-            change = Transaction((self.inventory.tables.databases,))
-            before = self.inventory.table
-            again = Renewal(self.inventory, self.serving)
-            undone = change.undone_on_failure(lambda _: again.restore(before))
-            with signals.interruptible(), undone:
+            server.postfix.refuse_elsewhere(self.before.configuration)
+            change = Transaction((databases,))
+            change.begin(server.serving, self.before.configuration)
+            with change.undone_on_failure(
+                lambda _: restore.restore(server, self.before.table)
+            ):
                 self._write(planned, change)
-        self.inventory.tables.databases.discard_backups()
+        databases.discard_backups()
         if planned.maps[0].after is None:
-            self.inventory.tables.databases.remove()
+            databases.remove()
         if self._used_elsewhere():
             return False
         leftovers = files.leftovers(self.path)
@@ -138,30 +152,21 @@ class Removal:
         return True
 
     def _write(self, planned: Plan, change: Transaction) -> None:
-        inventory, before = self.inventory, self.inventory.table
-        edit = planned.maps[0]
-        with self.serving.reporter.step("Writing files"):
+        server, edit = self.server, planned.maps[0]
+        with server.serving.reporter.step("Writing files"):
             if edit.map_type and not edit.empty:
-                table = self._table()
-                inventory.tables.build(edit.map_type, table, None, change.register)
+                table = self._after.table
+                server.sni_map.build(edit.map_type, table, None, change.register)
             change.commit(planned)
-        inventory.changed()
-        left = sni.keys_with(before, str(self.path))
-        default = inventory.default()
-        found = (inventory.table.get(key, ()) for key in left)
-        peers = leaves({Path(path) for paths in found for path in paths})
-        answered = inventory.answered(left.union(*map(sni.parents, left)))
-        mine = left - answered.keys()
-        wanted = list(expectations.restored(inventory.table, mine, default, peers))
-        known = {**dict.fromkeys(answered, ()), **inventory.table}
-        wanted += expectations.fallen_back(known, left, default)
-        self.serving.reload_and_verify(inventory.configuration, wanted)
+        server.current.changed()
+        keys = sni.keys_with(self.before.table, str(self.path))
+        after = state.look_up(server.read(), server.postfix, keys)
+        server.serving.reload_and_verify(after.configuration, expected(after, keys))
 
     def _used_elsewhere(self) -> bool:
-        inventory = self.inventory
-        for other in inventory.siblings:
+        for other in self.server.others:
             try:
-                if self.path in Inventory(other, inventory.root).deployed():
+                if self.path in other.read().deployed:
                     logger.warning(
                         "%s is not removed: %s uses it", self.path, other.directory
                     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from certbot_postfix.errors import short
 from certbot_postfix.inbound import chain_files, chain_parameters, sni
-from certbot_postfix.inbound.placement import Deployed, useless
+from certbot_postfix.inbound.placement import useless
+from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import maps, screening, tls_levels
@@ -108,7 +109,7 @@ def lost(
 
 def uncovered(
     configuration: Configuration,
-    default: Collection[Deployed],
+    default: Collection[ServedFile],
     table: Table,
     now: datetime,
 ) -> list[str]:

@@ -10,17 +10,11 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import bundles, sni
+from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
+from certbot_postfix.inbound.state import State
 from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Certificate
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """A file that Postfix reads, and the leaf certificate in it."""
-
-    path: Path
-    leaf: Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +29,8 @@ class Placement:
 
     chain: Mapping[Path, str]
     table: Table
-    displaced: tuple[Deployed, ...] = ()
-    kept: tuple[Deployed, ...] = ()
+    displaced: tuple[ServedFile, ...] = ()
+    kept: tuple[ServedFile, ...] = ()
 
     @property
     def by_name(self) -> bool:
@@ -44,36 +38,15 @@ class Placement:
         return not self.chain
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
-    """What is deployed: by default, and by name.
-
-    *peers* are the bundles that the table has now for the names that matter; ours are
-    those below *root*.
-    """
-
-    default: Collection[Deployed]
-    table: Table
-    peers: Collection[Deployed]
-    root: Path
-
-    @property
-    def ours(self) -> list[Deployed]:
-        """The bundles of ours that are served by default."""
-        return [
-            each for each in self.default if bundles.is_bundle(each.path, self.root)
-        ]
-
-
-def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placement:
+def place(new: ServedFile, state: State, now: datetime) -> Placement:
     """Decide where *new* is served.
 
     It becomes the default if it covers *host*, or if the default there is is good for
     nobody; with the names of the default, but another type of key, it joins that; else
     it is served by name.  For its names, the lineage that was deployed last is served.
     """
-    default = standing.default
-    ours = standing.ours
+    default = state.default
+    ours = state.ours
     present = {each.path: each for each in ours}
     same = [each for each in ours if each.leaf.names == new.leaf.names]
     if new.path in present:
@@ -81,26 +54,26 @@ def place(new: Deployed, standing: Present, host: str, now: datetime) -> Placeme
     elif (
         # A default that was deployed again may have other names than its partner.
         (same and same == ours)
-        or certificates.covers(new.leaf.names, host)
+        or certificates.covers(new.leaf.names, state.host)
         or useless(default, now)
     ):
         beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
         members = [*beside, new]
     else:
-        return Placement({}, _by_name(new, standing))
+        return Placement({}, _by_name(new, state))
     chain = {each.path: each.leaf.key_type for each in members}
     if new.path in present:
-        return Placement(chain, _with_default(new, members, standing))
-    kept = tuple(other_halves(standing, members, now))
+        return Placement(chain, _with_default(new, members, state))
+    kept = tuple(other_halves(state, members, now))
     gone = tuple(
         each for each in default if each.path not in chain and each not in kept
     )
-    return Placement(chain, _with_default(new, members, standing), gone, kept)
+    return Placement(chain, _with_default(new, members, state), gone, kept)
 
 
 def default_after(
-    new: Deployed, placed: Placement, before: Collection[Deployed]
-) -> list[Deployed]:
+    new: ServedFile, placed: Placement, before: Collection[ServedFile]
+) -> list[ServedFile]:
     """Return what is served by default with *placed*, where it was *before*."""
     if placed.by_name:
         return list(before)
@@ -109,14 +82,14 @@ def default_after(
 
 
 def other_halves(
-    standing: Present, members: Collection[Deployed], now: datetime
-) -> Iterator[Deployed]:
+    state: State, members: Collection[ServedFile], now: datetime
+) -> Iterator[ServedFile]:
     """Yield what the administrator serves by default, and can beside *members*.
 
     That is one certificate for each type of key that they lack, valid, not self-signed,
     and for some of their names: clients that know no other type of key depend on it.
     """
-    default, types = standing.default, {each.leaf.key_type for each in members}
+    default, types = state.default, {each.leaf.key_type for each in members}
     if types.isdisjoint(each.leaf.key_type for each in default):
         return  # what is replaced has no other half
     names = {name for each in members for name in each.leaf.names}
@@ -124,7 +97,7 @@ def other_halves(
         leaf = each.leaf
         if (
             leaf.key_type not in types
-            and each not in standing.ours
+            and each not in state.ours
             and not names.isdisjoint(leaf.names)
             and not useless([each], now)
         ):
@@ -133,7 +106,7 @@ def other_halves(
 
 
 def refuse(
-    new: Deployed, default: Collection[Deployed], host: str, why_no_table: str
+    new: ServedFile, default: Collection[ServedFile], host: str, why_no_table: str
 ) -> None:
     """Raise `Error` if *new* cannot be served by name, and so not at all."""
     reason = why_no_table
@@ -155,7 +128,7 @@ def refuse(
 
 
 def heirs(
-    keys: Iterable[str], others: Collection[Deployed], root: Path
+    keys: Iterable[str], others: Collection[ServedFile], root: Path
 ) -> dict[str, tuple[str, ...]]:
     """Return which of the *others* are served for *keys* that lost their bundle.
 
@@ -177,23 +150,23 @@ def heirs(
     return found
 
 
-def useless(default: Collection[Deployed], now: datetime) -> bool:
+def useless(default: Collection[ServedFile], now: datetime) -> bool:
     """Whether all of *default* are self-signed or expired."""
     return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
 
 
-def _by_name(new: Deployed, standing: Present) -> Table:
+def _by_name(new: ServedFile, state: State) -> Table:
     # The default's names are in the table as well, or Postfix would log each time that
     # it did not find one.
     path, keys = str(new.path), sni.keys(new.leaf.names)
-    default = standing.ours
-    table = standing.table or {
+    default = state.ours
+    table = state.table or {
         key: value
         for key, value in _served(default).items()
-        if key not in shared(standing.default, standing.root)
+        if key not in shared(state.default, state.bundles.root)
     }
     result = sni.without(table, path, sni.keys_with(table, path) - keys)
-    known = {str(each.path): each.leaf for each in (*default, *standing.peers)}
+    known = {str(each.path): each.leaf for each in (*default, *state.peers)}
     for key in keys:
         there = result.get(key, ())
         wanted = there if path in there else (*there, path)
@@ -222,15 +195,15 @@ def _pairs(other: Certificate | None, new: Certificate) -> bool:
 
 
 def _with_default(
-    new: Deployed, members: Collection[Deployed], standing: Present
+    new: ServedFile, members: Collection[ServedFile], state: State
 ) -> Table:
     """Return the table for a default that *members* are now, *new* among them.
 
     Of the names that only other members have, nothing changes.
     """
-    table, served = standing.table, _served(members)
+    table, served = state.table, _served(members)
     paths = {each.path for each in members}
-    orphans = _served([each for each in standing.ours if each.path not in paths])
+    orphans = _served([each for each in state.ours if each.path not in paths])
     left = {key: value for key, value in orphans.items() if key not in served}
     if not table and not left:
         return {}
@@ -242,7 +215,7 @@ def _with_default(
     return {**left, **table, **taken}
 
 
-def shared(default: Collection[Deployed], root: Path) -> set[str]:
+def shared(default: Collection[ServedFile], root: Path) -> set[str]:
     """Return the keys of what the administrator serves by default beside ours.
 
     A name that is in the table would get one half only, a name that is not gets both.
@@ -255,7 +228,7 @@ def shared(default: Collection[Deployed], root: Path) -> set[str]:
     )
 
 
-def _served(default: Collection[Deployed]) -> dict[str, tuple[str, ...]]:
+def _served(default: Collection[ServedFile]) -> dict[str, tuple[str, ...]]:
     able = [
         (str(each.path), sni.keys(each.leaf.names))
         for each in default

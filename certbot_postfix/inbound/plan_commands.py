@@ -12,6 +12,7 @@ from typing import Any
 from certbot_postfix import options
 from certbot_postfix.command_line import ATTEND, Commands, require_root
 from certbot_postfix.errors import enumerated, named_logger, shown
+from certbot_postfix.inbound import due
 from certbot_postfix.inbound.commands import (
     declare_name,
     known_lineage,
@@ -19,8 +20,8 @@ from certbot_postfix.inbound.commands import (
     session,
 )
 from certbot_postfix.inbound.imagined import KEY_TYPE, Imagined, choose
-from certbot_postfix.inbound.install import DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.proposal import DeployOptions, Proposal
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.outbound.collect import Collector
 from certbot_postfix.system import files
@@ -128,8 +129,8 @@ def _planned(deployment: Deployment, arguments: argparse.Namespace) -> Lineage:
         return known_lineage(deployment, name)
     if name:
         refuse_path(name)
-    inventory = deployment.inventory
-    return choose(inventory.live, inventory.lineages(), arguments.domains, name)
+    live = deployment.live
+    return choose(live, due.lineages(live), arguments.domains, name)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ is written only if none of them refuses it.
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,13 +18,12 @@ from certbot_postfix.errors import (
     ProgramError,
     named_logger,
 )
-from certbot_postfix.inbound import candidates
+from certbot_postfix.inbound import by_hand, candidates, due, renew
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal, load_and_check
-from certbot_postfix.inbound.state import Inventory
+from certbot_postfix.inbound.server import Server
+from certbot_postfix.inbound.state import State
 from certbot_postfix.postfix import instances
 from certbot_postfix.postfix.questions import Expectation
-from certbot_postfix.postfix.serving import Serving
 from certbot_postfix.system import files
 from certbot_postfix.tls.bundle import Bundle
 
@@ -35,11 +34,14 @@ logger = named_logger(__name__)
 class Turn:
     """What one instance is to serve of *lineages*, and what became of that.
 
-    *refused* has the errors of lineages that it does not serve, *error* its own; *held*
-    are the bundles that must wait for DNS.
+    *bundles* are what it reads of them, *by_hand* what must be presented because the
+    administrator named it.  *refused* has the errors of lineages that it does not
+    serve, *error* its own: then nothing is known of it; *held* are the bundles that
+    must wait for DNS.
     """
 
-    renewal: Renewal
+    server: Server
+    before: State | None = None
     lineages: dict[str, Lineage] = field(default_factory=dict)
     bundles: dict[Path, Bundle] = field(default_factory=dict)
     by_hand: list[Expectation] = field(default_factory=list)
@@ -47,32 +49,41 @@ class Turn:
     held: set[Path] = field(default_factory=set)
     error: Error | None = None
 
-    @property
-    def directory(self) -> Path:
-        """Where the configuration of the instance is."""
-        return self.renewal.inventory.postfix.directory
+    @classmethod
+    def of(cls, server: Server, lineages: Collection[Lineage]) -> "Turn":
+        """Return what is due at *server*: *lineages*, and all that it has missed."""
+        turn = cls(server)
+        try:
+            turn.before = before = server.read()
+            for lineage in (*lineages, *due.pending(before)):
+                if lineage.name not in turn.lineages:
+                    turn.lineages[lineage.name] = lineage
+                    turn._check(before, lineage)
+            every = turn.lineages.values()
+            turn.by_hand = by_hand.expected(before, server.postfix, every)
+        except Error as error:
+            turn.error = error
+        return turn
 
-    def check(self, lineage: Lineage) -> None:
-        """Take the bundles of *lineage* that the instance reads, or refuse them."""
-        inventory = self.renewal.inventory
-        for path in inventory.used(lineage.name):
+    def _check(self, before: State, lineage: Lineage) -> None:
+        for path in before.used(lineage.name):
             try:
-                self.bundles[path], warnings = load_and_check(inventory, lineage, path)
-                self._hold(path)
+                bundle, warnings = renew.load_and_check(before, lineage, path)
+                self._hold(before, path, bundle)
             except Error as error:
                 self.refused[lineage.name] = error
                 return
+            self.bundles[path] = bundle
             for warning in warnings:
                 logger.warning("%s: %s", path.stem, warning)
 
-    def _hold(self, path: Path) -> None:
+    def _hold(self, before: State, path: Path, bundle: Bundle) -> None:
         """Hold the bundle *path* back while TLSA records forbid the new one.
 
         Raises `Error` once that is urgent; until then, certbot reports no failure.
         """
-        inventory = self.renewal.inventory
-        candidate = candidates.replacing(inventory, path, self.bundles[path])
-        held = self.renewal.gate.hold(candidate, datetime.now(timezone.utc))
+        candidate = candidates.replacing(before, path, bundle)
+        held = self.server.gate.hold(candidate, datetime.now(timezone.utc))
         if held:
             message = f"the renewal of {path.stem} is held: {held.reason}"
             if held.urgent:
@@ -80,124 +91,120 @@ class Turn:
             logger.warning("%s\nHint: %s", message, held.hint)
             self.held.add(path)
 
+    def kept(self) -> set[Path]:
+        """Return the bundles that must stay as they are."""
+        used = self.before.used if self.before else lambda _: []
+        return self.held | {path for name in self.refused for path in used(name)}
+
     def take(self, kept: set[Path]) -> None:
         """Put the bundles into service, but for those that must be *kept* as they are.
 
         Postfix is reloaded once.  If that fails, the lineages are tried one by one;
         bundles of what fails again must be kept by further instances, too.
         """
-        names = self.lineages.keys() - self.refused.keys()
-        if self.error:
+        if self.error or not self.before:
             return
+        names = [name for name in self.lineages if name not in self.refused]
         try:
-            self._update(names, self.by_hand, kept)
+            self._renew(self.before, names, self.by_hand, kept)
         except Error as error:
             if len(names) < 2:
                 self._fail(names, error, kept)
                 return
             logger.debug("together, they failed: %s", error)
             for name in names:
-                by_hand = self.renewal.inventory.by_hand([self.lineages[name]])
-                try:
-                    self._update([name], by_hand, kept)
-                except Error as alone:
-                    self._fail([name], alone, kept)
+                self._take_alone(name, kept)
 
-    def _update(
-        self, names: Collection[str], by_hand: list[Expectation], kept: set[Path]
+    def _take_alone(self, name: str, kept: set[Path]) -> None:
+        try:
+            before, postfix = self.server.read(), self.server.postfix
+            mine = by_hand.expected(before, postfix, [self.lineages[name]])
+            self._renew(before, [name], mine, kept)
+        except Error as error:
+            self._fail([name], error, kept)
+
+    def _renew(
+        self,
+        before: State,
+        names: Collection[str],
+        mine: list[Expectation],
+        kept: set[Path],
     ) -> None:
         bundles = {
             path: bundle
             for path, bundle in self.bundles.items()
             if path.stem in names and path not in kept
         }
-        if bundles or by_hand:
-            self.renewal.update(bundles, by_hand)
+        if bundles or mine:
+            renew.renew(self.server, before, bundles, mine)
+
+    def _fail(self, names: Collection[str], error: Error, kept: set[Path]) -> None:
+        kept |= {path for path in self.bundles if path.stem in names}
+        self.refused.update(dict.fromkeys(names, error))
 
     def failures(self, names: Collection[str], *, always: bool) -> list[Error]:
         """Return what failed of the lineages with *names*, and log what failed else.
 
         That the instance cannot be read counts *always*, or if it may use one of them.
         """
-        root = self.renewal.inventory.root
-        places = (root, root / instances.name_of(self.directory))
-        may_use = any(
-            (place / f"{name}.pem").exists() for place in places for name in names
-        )
-        mine = [self.refused[name] for name in names if name in self.refused]
+        failures = [self.refused[name] for name in names if name in self.refused]
         for name in self.refused.keys() - {*names}:
             logger.error("%s", self.refused[name])
-        counts = self.error and (always or may_use)
-        return [*([self.error] if self.error and counts else []), *dict.fromkeys(mine)]
+        if self.error and (always or self._may_use(names)):
+            failures.append(self.error)
+        return list(dict.fromkeys(failures))
 
-    def _fail(self, names: Collection[str], error: Error, kept: set[Path]) -> None:
-        kept |= {path for path in self.bundles if path.stem in names}
-        self.refused.update(dict.fromkeys(names, error))
+    def _may_use(self, names: Collection[str]) -> bool:
+        root = self.server.root
+        places = (root, root / instances.name_of(self.server.directory))
+        return any(
+            (place / f"{name}.pem").exists() for place in places for name in names
+        )
 
 
 class Renewals:
-    """Those of *first*, the instance that is worked on, and of all others."""
+    """Those of *server*, the instance that is worked on, and of all others."""
 
-    def __init__(self, first: Renewal) -> None:
-        self.first = first
-        self._others: list[Renewal] | None = None
-
-    @property
-    def others(self) -> list[Renewal]:
-        """The renewals of the other instances."""
-        if self._others is None:
-            inventory, serving = self.first.inventory, self.first.serving
-            self._others = [
-                Renewal(
-                    Inventory(each, inventory.root),
-                    Serving(each, serving.timeout, serving.reporter),
-                    self.first.gate,
-                )
-                for each in inventory.siblings
-            ]
-        return self._others
+    def __init__(self, server: Server) -> None:
+        self.server = server
 
     def renew(self, lineages: Collection[Lineage]) -> bool:
         """Put the newest certificates of *lineages* into service, where they are used.
 
         With them, each instance gets what it has missed.  Returns whether any is used.
         """
-        mine = _turn(self.first, lineages)
-        others = [] if mine.error else [_turn(each, lineages) for each in self.others]
-        return self._take([mine, *others], lineages)
+        mine = Turn.of(self.server, lineages)
+        # Which others there are is known from this one alone.
+        others = [] if mine.error else self.server.others
+        turns = [mine, *(Turn.of(each, lineages) for each in others)]
+        return self._take(turns, lineages)
 
     def renew_others(self, lineages: Collection[Lineage]) -> None:
         """Do so for the other instances only; raise `Error`."""
-        self._take([_turn(each, lineages) for each in self.others], lineages)
+        self._take([Turn.of(each, lineages) for each in self.server.others], lineages)
 
     def refuse(self, lineage: Lineage, path: Path) -> None:
         """Raise `CertificateError` if another one must not read *lineage* in *path*."""
-        for inventory in [each.inventory for each in self.others]:
-            with contextlib.suppress(MisconfiguredError, ProgramError):  # it is broken
-                if path in inventory.used(lineage.name):
-                    try:
-                        load_and_check(inventory, lineage, path)
-                    except CertificateError as error:
-                        where = inventory.postfix.directory
-                        error.message = f"{where}: {error.message}"
-                        raise
+        for other in self.server.others:
+            try:
+                with contextlib.suppress(MisconfiguredError, ProgramError):
+                    before = other.read()
+                    if path in before.used(lineage.name):
+                        renew.load_and_check(before, lineage, path)
+            except CertificateError as error:
+                error.message = f"{other.directory}: {error.message}"
+                raise
 
     def _take(self, turns: Sequence[Turn], lineages: Collection[Lineage]) -> bool:
-        names = [each.name for each in lineages]
-        kept = {
-            path
-            for turn in turns
-            for name in turn.refused
-            for path in turn.renewal.inventory.used(name)
-        }
-        kept = kept.union(*(turn.held for turn in turns))
+        names = [lineage.name for lineage in lineages]
+        kept = {path for turn in turns for path in turn.kept()}
         for turn in turns:
             turn.take(kept)
         unreadable = any(turn.error for turn in turns)
         for turn in turns:
             for path in turn.bundles.keys() - kept:
                 # One that cannot be read may use it, and have to be reloaded later.
-                if not unreadable or path.parent != turn.renewal.inventory.root:
+                if not unreadable or path.parent != self.server.root:
                     files.discard_backup(path)
         self._report(turns, names)
         return any(
@@ -206,38 +213,25 @@ class Renewals:
         )
 
     def _report(self, turns: Sequence[Turn], names: Collection[str]) -> None:
-        """Raise what failed of the lineages with *names*, log what failed of others."""
+        """Raise what failed of the lineages with *names*, all of it as one."""
         failures: list[Error] = []
         elsewhere: list[str] = []
         for turn in turns:
-            errors = turn.failures(names, always=turn.renewal is self.first)
-            if turn.renewal is self.first:
+            here = turn.server is self.server
+            errors = turn.failures(names, always=here)
+            if here:
                 failures += errors
             else:
-                elsewhere += [f"{turn.directory}: {each.message}" for each in errors]
+                elsewhere += [
+                    f"{turn.server.directory}: {error.message}" for error in errors
+                ]
         if elsewhere:
-            failures.append(
-                Error(
-                    f"{', '.join(names)}: another instance of Postfix than that in"
-                    f" {self.first.inventory.postfix.directory} failed:"
-                    f" {'; '.join(elsewhere)}",
-                    hint="fix that instance; certbot renew tries again",
-                )
+            message = (
+                f"{', '.join(names)}: another instance of Postfix than that in"
+                f" {self.server.directory} failed: {'; '.join(elsewhere)}"
             )
+            hint = "fix that instance; certbot renew tries again"
+            failures.append(Error(message, hint=hint))
         if failures:
-            failures[0].message = "; ".join(each.message for each in failures)
+            failures[0].message = "; ".join(error.message for error in failures)
             raise failures[0]
-
-
-def _turn(renewal: Renewal, lineages: Iterable[Lineage]) -> Turn:
-    """Return what is to be served there of *lineages*, and of those that are due."""
-    turn, inventory = Turn(renewal), renewal.inventory
-    try:
-        for lineage in (*lineages, *inventory.pending()):
-            if lineage.name not in turn.lineages:
-                turn.lineages[lineage.name] = lineage
-                turn.check(lineage)
-        turn.by_hand = inventory.by_hand(turn.lineages.values())
-    except Error as error:
-        turn.error = error
-    return turn

@@ -10,9 +10,9 @@ from pathlib import Path
 from certbot_postfix.change import checkpoint as checkpoints
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.inbound import chain_files
-from certbot_postfix.inbound.renew import Renewal
+from certbot_postfix.inbound.restore import restore
+from certbot_postfix.inbound.server import Server
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.inbound.state import Inventory
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import processes
 from certbot_postfix.system import files
@@ -27,11 +27,8 @@ class Rollback:
     *bundles* are those that were restored beside the files of the checkpoints.
     """
 
-    def __init__(
-        self, inventory: Inventory, renewal: Renewal, outbound: Outbound
-    ) -> None:
-        self.inventory = inventory
-        self.renewal = renewal
+    def __init__(self, server: Server, outbound: Outbound) -> None:
+        self.server = server
         self.outbound = outbound
         self.bundles: list[Path] = []
         self._before: Table | None = None  # the SNI map, before anything was undone
@@ -50,7 +47,7 @@ class Rollback:
         self._refuse_gone(final)
         self._recall(newest_first, interrupted=interrupted)
         if self._before is None:
-            self._before = self.inventory.tables.found()
+            self._before = self.server.sni_map.found()
         self._restored |= final.keys()
         for directory in newest_first:
             self._restore(directory)
@@ -61,9 +58,9 @@ class Rollback:
 
         certbot has no checkpoint of that any more.
         """
-        main_cf, sni_map = self.inventory.postfix.main_cf, self.inventory.tables.path
+        main_cf, sni_map = self.server.postfix.main_cf, self.server.sni_map.path
         try:
-            configuration = self.inventory.configuration
+            configuration = self.server.configuration
         except Error:
             return True
         paths = (main_cf, sni_map, self.outbound.path)
@@ -71,17 +68,18 @@ class Rollback:
 
     def activate(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
-        if self._restored & {self.inventory.postfix.main_cf, self.outbound.path}:
-            self.inventory.forget()
+        if self._restored & {self.server.postfix.main_cf, self.outbound.path}:
+            self.server.current.forget()
             self.outbound.restore_database(changed=self.outbound.path in self._restored)
             self._restored = set()
-        self.renewal.restore(self._before or {}, *self.bundles)
+        restore(self.server, self._before or {}, *self.bundles)
         self._before, self.bundles = None, []
 
     def _refuse_gone(self, final: Mapping[Path, Path]) -> None:
+        root = self.server.root
         for path, saved in final.items():
-            for bundle in chain_files.named(files.read(saved), self.inventory.root):
-                lineage = self.inventory.live / bundle.stem
+            for bundle in chain_files.named(files.read(saved), root):
+                lineage = root.parent / "live" / bundle.stem
                 if not bundle.exists() and not lineage.is_dir():
                     raise Error(
                         f"cannot roll back: the previous {path} refers to certificate"
@@ -90,24 +88,24 @@ class Rollback:
                     )
 
     def _recall(self, newest_first: Sequence[Path], *, interrupted: bool) -> None:
-        serving = self.renewal.serving
+        serving = self.server.serving
         if serving.baseline:
             return  # this process has made the change
         for directory in newest_first[-1:]:
             serving.recall(baseline.noted(checkpoints.notes_in(directory)))
         if not serving.baseline and not interrupted:
             with contextlib.suppress(Error):  # it is to be undone, whatever it is
-                serving.record_before_undo(self.inventory.configuration)
+                serving.record_before_undo(self.server.configuration)
 
     def _restore(self, directory: Path) -> None:
-        edited = self.inventory.root / "main.cf.before-rollback"
+        edited = self.server.root / "main.cf.before-rollback"
         for path in checkpoints.restore(directory, edited):
-            if path != self.inventory.postfix.main_cf:
+            if path != self.server.postfix.main_cf:
                 logger.warning(
                     "%s was restored, of another instance than %s; it is not reloaded"
                     "\nHint: reload the Postfix that it belongs to",
                     path,
-                    self.inventory.postfix.directory,
+                    self.server.directory,
                 )
 
 

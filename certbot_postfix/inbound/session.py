@@ -14,15 +14,16 @@ from typing import Any
 from certbot_postfix.change import transaction
 from certbot_postfix.dane.gate import Gate
 from certbot_postfix.errors import CertificateError, Error, named_logger
-from certbot_postfix.inbound import candidates, copies
+from certbot_postfix.inbound import by_hand, candidates, copies, due
 from certbot_postfix.inbound.bundles import directories
 from certbot_postfix.inbound.forget import Removal
-from certbot_postfix.inbound.install import Installation, Proposal
+from certbot_postfix.inbound.install import Installation
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renew import Renewal
+from certbot_postfix.inbound.proposal import Proposal
 from certbot_postfix.inbound.renew_all import Renewals
 from certbot_postfix.inbound.rollback import Rollback
-from certbot_postfix.inbound.state import Inventory
+from certbot_postfix.inbound.server import Server
+from certbot_postfix.inbound.state import State
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.outbound import domain_state, sources
 from certbot_postfix.outbound.collect import Policies, Refreshed
@@ -58,32 +59,32 @@ class Deployment:
         self.bundles = bundles
         self.staging = staging
         self.reporter = reporter
-        self.inventory = Inventory(postfix, bundles)
-        self.tables = self.inventory.tables
         self.serving = Serving(postfix, timeout, reporter)
         self.gate = Gate()
-        self.renewal = Renewal(self.inventory, self.serving, self.gate)
+        self.server = Server(postfix, bundles, self.serving, self.gate)
+        self.tables = self.server.sni_map
         self.outbound = Outbound(
-            self.inventory.current,
+            self.server.current,
             self.serving,
             bundles,
             staging=staging,
-            cert_name=self._any_name,
+            cert_name=lambda: self.server.read().a_name,
         )
         self.outbound.collector.progress = Progress(reporter.terminal)
-        self.rollback = Rollback(self.inventory, self.renewal, self.outbound)
-        self.renewals = Renewals(self.renewal)
+        self.rollback = Rollback(self.server, self.outbound)
+        self.renewals = Renewals(self.server)
         self.installation = Installation(self.renewals, self.outbound, staging)
         self._complaints: set[str] = set()  # that were reported already
 
     @property
+    def live(self) -> Path:
+        """certbot's directory of lineages."""
+        return self.bundles.parent / "live"
+
+    @property
     def configuration(self) -> Configuration:
         """The configuration as it was when it was last read."""
-        return self.inventory.configuration
-
-    def _any_name(self) -> str:
-        """Return the name of a lineage that is deployed, for an advice."""
-        return next((path.stem for path in self.inventory.deployed()), "NAME")
+        return self.server.configuration
 
     def lock(self, *, patiently: bool) -> None:
         """Be the only one who changes this Postfix, or wait for that, *patiently*."""
@@ -151,14 +152,14 @@ class Deployment:
         Postfix uses the lineage.
         """
         used = self.renewals.renew([lineage])
-        return self._tell_outdated([lineage]) or used
+        return self._report_outdated([lineage]) or used
 
     def refuse_unannounced(self, proposal: Proposal) -> None:
         """Raise `CertificateError` if TLSA records forbid to serve it now."""
         if not proposal.stale:
             return
         path, bundle = proposal.path, proposal.bundle
-        candidate = candidates.replacing(self.inventory, path, bundle)
+        candidate = candidates.replacing(proposal.before, path, bundle)
         if held := self.gate.hold(candidate, datetime.now(timezone.utc)):
             raise CertificateError(
                 f"lineage {path.stem} is not deployed: {held.reason}",
@@ -167,38 +168,44 @@ class Deployment:
 
     def uses(self, lineage: Lineage) -> bool:
         """Whether this instance or another one uses *lineage*."""
+        here = self.server.read()
         return any(
-            inventory.used(lineage.name) for inventory in self._readable()
-        ) or bool(self.inventory.by_hand([lineage]))
+            state.used(lineage.name) for state in (here, *self._others())
+        ) or bool(by_hand.expected(here, self.postfix, [lineage]))
 
-    def _readable(self) -> Iterator[Inventory]:
-        """Yield this instance, and the others that can be read."""
-        yield self.inventory
-        for other in self.renewals.others:
+    def _others(self) -> Iterator[State]:
+        """Yield what other instances serve, as far as they can be read."""
+        for other in self.server.others:
             with contextlib.suppress(Error):  # a renewal reports it
-                _ = other.inventory.configuration
-                yield other.inventory
+                yield other.read()
 
-    def _tell_outdated(self, lineages: Collection[Lineage]) -> bool:
-        """Tell of older copies of *lineages* that Postfix reads; say whether it does.
+    def _report_outdated(self, lineages: Collection[Lineage]) -> bool:
+        """Report older copies of *lineages* that Postfix reads, if there are any.
 
         No configuration is edited, so that the old certificate goes on to be served.
         """
         now, outdated = datetime.now(timezone.utc), False
-        for inventory in self._readable():
-            configuration = inventory.configuration
+        for configuration in self._configurations():
             for copy in copies.read(configuration, self.bundles, lineages):
                 outdated = True
                 hint = copy.hint(self.bundles, configuration.certbot_options)
                 logger.error("%s\nHint: %s", copy.message(now), hint)
         return outdated
 
+    def _configurations(self) -> Iterator[Configuration]:
+        """Yield the configurations of this instance, and of others that can be read."""
+        yield self.configuration
+        for other in self.server.others:
+            with contextlib.suppress(Error):
+                yield other.configuration
+
     def deploy_pending(self) -> None:
         """Put into service what was renewed since the files were as they are again.
 
         That is not what was asked for: if it fails, that is an error in the log.
         """
-        behind = [*self.inventory.pending(), *self.inventory.listed_wrong()]
+        now = self.server.read()
+        behind = [*due.pending(now), *due.misplaced(now)]
         if lineages := list({each.name: each for each in behind}.values()):
             try:
                 self.renewals.renew(lineages)
@@ -210,23 +217,23 @@ class Deployment:
 
         What an administrator has it read in certbot's own directory is reloaded.
         """
-        lineages = self.inventory.pending()
-        there = self.inventory.lineages()
-        by_hand = self.inventory.by_hand(there)
-        outdated = self._tell_outdated(there)
+        now = self.server.read()
+        lineages, every = due.pending(now), due.lineages(now.bundles.live)
+        named = by_hand.expected(now, self.postfix, every)
+        outdated = self._report_outdated(every)
         if lineages:
             self.renewals.renew(lineages)
-        elif by_hand:
+        elif named:
             self.serving.record_baseline(self.configuration)
-            self.serving.reload_and_verify(self.configuration, by_hand)
-        elif not self.inventory.deployed() and not outdated:
+            self.serving.reload_and_verify(self.configuration, named)
+        elif not now.deployed and not outdated:
             self.reporter.say(
                 "Postfix uses no certificate of certbot's; no changes were made."
             )
 
     def removal(self, name: str) -> Removal:
         """Return what takes the lineage *name* out of Postfix."""
-        return Removal(self.inventory, self.serving, name)
+        return Removal(self.server, name)
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs may have left."""

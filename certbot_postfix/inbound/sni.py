@@ -184,3 +184,9 @@ def parents(key: str) -> set[str]:
     """Return the further keys that are looked up when *key* is not found."""
     labels = key.removeprefix(".").split(".")
     return {"." + ".".join(labels[at:]) for at in range(1, len(labels))}
+
+
+def with_parents(keys: Iterable[str]) -> set[str]:
+    """Return *keys*, and those that are looked up after them."""
+    wanted = {*keys}
+    return wanted.union(*map(parents, wanted))

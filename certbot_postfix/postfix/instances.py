@@ -24,11 +24,9 @@ def directory_of(name: str) -> Path | None:
     return Path(directory) if name.startswith("%2F") else None
 
 
-def is_further(configuration: Configuration, siblings: list[Postfix]) -> bool:
-    """Whether this instance is one of several, and not the first of them."""
-    return bool(siblings) and _first(configuration).resolve() != (
-        configuration.directory.resolve()
-    )
+def is_first(configuration: Configuration) -> bool:
+    """Whether this instance is that in the directory compiled into Postfix."""
+    return _first(configuration).resolve() == configuration.directory.resolve()
 
 
 def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from cryptography import x509
 
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.install import DeployOptions, Proposal
 from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.inbound.proposal import DeployOptions, Proposal
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.instance import Postfix
