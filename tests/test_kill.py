@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from certbot_postfix.postfix.profiles import internet_nl
 from tests.lab import (
     Authority,
     Certbot,
@@ -82,7 +83,7 @@ class Trials(Scene):
         self.lineage(NAME)
         self.succeed(*self.installation)
         self.renew(NAME)
-        self.installation += ["--postfix-tls-profile", "intermediate"]
+        self.installation += ["--postfix-tls-profile", "internet-nl"]
         self.killed = self.again = self.installation
 
     def _before_renewal(self) -> None:
@@ -95,6 +96,7 @@ class Trials(Scene):
 
     def _before_rollback(self) -> None:
         self.lineage(NAME)
+        self.installation += ["--postfix-tls-profile", "internet-nl"]
         self.succeed(*self.installation)
         self.killed = self.again = ["rollback", *self.options]
 
@@ -153,7 +155,12 @@ class Trials(Scene):
     def assert_whole(self) -> None:
         """Whatever was under way when certbot was killed, Postfix can live with it."""
         found = self.postfix.snapshot()
-        for passing in (".certbot.lock", ".main.cf.certbot-new"):
+        ours = internet_nl.NAME
+        for passing in (
+            *(".certbot.lock", ".main.cf.certbot-new", f".{ours}.certbot-new"),
+            # It is there before main.cf names it, and as long as it does.
+            *([ours] if ours not in self.postfix.main_cf.read_text() else []),
+        ):
             found.pop(passing, None)
         mixed = [_differing(found, whole) for whole in (self._old, self._new)]
         assert not all(mixed), f"the configuration is a mixture: {mixed}"
