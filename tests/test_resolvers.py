@@ -3,12 +3,15 @@
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import dns.flags
 import dns.message
 import pytest
 
+from certbot_postfix.dane.observation import Status
+from certbot_postfix.dane.observe import BRIEF, observe
 from certbot_postfix.outbound.dnssec import hindrance
 from certbot_postfix.postfix.configuration import Service
 from certbot_postfix.system.dns import nameservers
@@ -89,3 +92,24 @@ def test_a_resolver_that_ends_the_connection_does_not_answer(tmp_path, cut_off):
 
     assert why.startswith(f"the resolver {cut_off} in {tmp_path}")
     assert why.endswith("does not answer")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Give the address of a resolver that never answers."""
+    address = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.78"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as received:
+        received.bind((address, 53))
+        yield address
+
+
+@pytest.mark.postfix
+def test_a_resolver_that_hangs_costs_two_seconds_for_all_tlsa_records(silent):
+    owners = [f"_25._tcp.mx{number}.example.org" for number in range(40)]
+    start = time.monotonic()
+
+    found = observe(owners, silent)
+
+    assert time.monotonic() - start < BRIEF + 1
+    assert {each.status for each in found.values()} == {Status.UNKNOWN}
+    assert found[owners[0]].why == f"{silent} does not answer"

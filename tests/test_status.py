@@ -386,7 +386,12 @@ def held(site: Site) -> None:
     not_deployed(site)
 
 
+def another_key_each_time(site: Site) -> None:
+    remembered(site, announced(site))
+
+
 BEFORE_START = [
+    (another_key_each_time, "key-not-kept"),
     (no_record_of_its_key, "tlsa-mismatch"),
     (pinned_certificate, "tlsa-record"),
     (held, "renewal-held"),
@@ -448,6 +453,15 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
     found = site.examine()
 
     assert codes(found) == [code], found.findings
+
+
+def test_a_key_that_certbot_keeps_is_no_finding(site):
+    another_key_each_time(site)
+    assert "key-not-kept" in codes(site.examine())
+    conf = site.certbot_dir / "renewal" / f"{HOST}.conf"
+    conf.write_text(f"{conf.read_text()}reuse_key = True\n")
+
+    assert "key-not-kept" not in codes(site.examine())
 
 
 @pytest.mark.postfix

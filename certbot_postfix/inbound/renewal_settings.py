@@ -38,12 +38,14 @@ _DEPLOY = re.compile(r"(?m)^(?!\s*#).*\bcertbot-postfix\b(?:.|\\\n)*\bdeploy\b")
 class RenewalSettings:
     """What *path* says, and what certbot does for all lineages.
 
-    Renewals are deployed by our *installer*, or by a hook that runs ``deploy``.
+    Renewals are deployed by our *installer*, or by a hook that runs ``deploy``.  They
+    have the key of the certificate before, or a new one.
     """
 
     path: Path
     installer: bool
     hooked: bool
+    keeps_key: bool
 
     @property
     def deployed(self) -> bool:
@@ -67,8 +69,12 @@ class RenewalReader:
             return None
         here = any(runs_deploy(settings.get(hook, "")) for hook in _HOOKS)
         installers = (settings.get("installer"), self._of_all.get("installer"))
+        keeps = {each.get("reuse_key", "").lower() for each in (settings, self._of_all)}
         return RenewalSettings(
-            path, installer=self.installer in installers, hooked=here or self._hooked
+            path,
+            installer=self.installer in installers,
+            hooked=here or self._hooked,
+            keeps_key="true" in keeps,
         )
 
     @cached_property
@@ -119,6 +125,13 @@ def missing(
         f" has no `installer = {installer}`, and no deploy hook runs certbot-postfix",
         hint=hint,
     )
+
+
+def keep_key(name: str, path: Path) -> str:
+    """Return what has certbot keep the key of the lineage *name*, set at *path*."""
+    if util.parse_loose_version(certbot.__version__) < [2, 3]:
+        return f"put `reuse_key = True` below [renewalparams] in {path}, once"
+    return shlex.join(["certbot", "reconfigure", "--cert-name", name, "--reuse-key"])
 
 
 def _as_settings(options: Sequence[str]) -> Iterable[str]:

@@ -30,6 +30,7 @@ class Code(Enum):
     TLSA_MISMATCH = "tlsa-mismatch"
     TLSA_HELD = "renewal-held"
     TLSA_RECORD = "tlsa-record"
+    TLSA_KEY = "key-not-kept"
     NOT_DEPLOYED = "renewal-not-deployed"
     ANOTHER_CERTBOT = "another-certbot"
     SELF_SIGNED = "self-signed"

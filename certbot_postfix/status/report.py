@@ -90,6 +90,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     held = {finding.object for finding in waiting}
     yield from waiting
     yield from dane.records(facts)
+    yield from dane.keys(facts)
     yield from (each for each in stale.findings if each.object not in held)
     yield from renewals.not_deployed(facts)
     yield from renewals.other_certbots(facts)

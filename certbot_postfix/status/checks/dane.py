@@ -9,6 +9,7 @@ from pathlib import Path
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.tls.certificates import Certificate
@@ -49,6 +50,26 @@ def records(facts: Facts) -> Iterator[Finding]:
         if chain:
             own = facts.configuration.value("myhostname").lower()
             yield from _mismatches(path, memory, chain, own)
+
+
+def keys(facts: Facts) -> Iterator[Finding]:
+    """Yield the lineages whose renewals have new keys, although records pin this one.
+
+    `certbot certonly` without --reuse-key forgets that it was given before.
+    """
+    for path, memory in facts.tlsa.items():
+        settings, leaf = facts.renewals.get(path.stem), facts.leaf(path)
+        if leaf is None or settings is None or settings.keeps_key or memory.held:
+            continue
+        chain, published = (leaf,), {record for _, record in _current(memory)}
+        if any(each.matches(chain, "") and each.selector for each in published):
+            yield Finding(
+                Code.TLSA_KEY,
+                path.stem,
+                f"certbot makes a new key for each renewal of {path.stem}, whose TLSA"
+                " records (DANE) are for the key in service: renewals will be held",
+                renewal_settings.keep_key(path.stem, settings.path),
+            )
 
 
 def _mismatches(
