@@ -143,6 +143,24 @@ def test_records_of_other_keys_are_a_mismatch(host):
     ]
 
 
+def test_both_keys_of_a_host_must_be_announced(host):
+    rsa = record(host.lineage("rsa", HOST, kind="rsa"))
+    host.stand(HOST, "rsa")
+    host.zone.publish(*published(host.key))
+    done = host.command("tlsa", "show")
+    assert done.returncode == 3
+    assert f"{OWNER}, certificate {HOST}: steady" in done.stdout
+    assert f"{OWNER}, certificate rsa: mismatch" in done.stdout
+
+    lines = host.command("tlsa", "show", "--bind").stdout.splitlines()
+    assert [line.partition(" TLSA ")[2] for line in lines] == [str(host.key), str(rsa)]
+    host.zone.publish(*lines)
+
+    text = host.command("tlsa", "show").stdout
+    assert f"{OWNER}, certificate {HOST}: steady" in text
+    assert f"{OWNER}, certificate rsa: ageing" in text  # caches lack its record
+
+
 def test_records_in_a_zone_that_is_not_signed_are_none(host):
     name = "mx.example.insecure"
     other = record(host.issue(name))

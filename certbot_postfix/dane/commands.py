@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -78,9 +78,17 @@ def _show(arguments: argparse.Namespace, find: Find) -> int:
         ]
         print(json.dumps({"version": 1, "endpoints": values}, indent=2))
     else:
-        render = report.as_lines if arguments.bind else report.as_text
-        for _, endpoints in every:
-            for line in render(endpoints):
-                print(shown(line, sys.stdout))
+        for line in dict.fromkeys(_bind(every)) if arguments.bind else _table(every):
+            print(shown(line, sys.stdout))
     states = {each.decision.state for _, endpoints in every for each in endpoints}
     return 0 if states <= {*_WELL} else ATTEND
+
+
+def _bind(every: list[tuple[str, list[Endpoint]]]) -> Iterator[str]:
+    for _, endpoints in every:
+        yield from report.as_lines(endpoints)
+
+
+def _table(every: list[tuple[str, list[Endpoint]]]) -> Iterator[str]:
+    for name, endpoints in every:
+        yield from report.as_text(endpoints, name if len(every) > 1 else "")

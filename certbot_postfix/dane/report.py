@@ -72,7 +72,8 @@ _NEXT = {
     State.FOREIGN: "nothing to do: the records are of another server",
     State.STEADY: "nothing to do",
     State.UNKNOWN: "not known: {why}",
-    State.AGEING: "certbot renew deploys the renewed key after {until}",
+    State.AGEING: "caches may have the records before until {until}; certbot renew"
+    " deploys what was renewed then",
     State.HELD: "publish the record of the renewed key beside the others; not announced"
     " by {lacking}",
     State.MISMATCH: "publish the record of the key in service, or senders that verify"
@@ -99,12 +100,13 @@ def notable(endpoint: Endpoint) -> bool:
     return owner.startswith("_25.") or bool(endpoint.facts.history)
 
 
-def as_text(endpoints: Sequence[Endpoint]) -> Iterator[str]:
-    """Yield the lines of the table."""
+def as_text(endpoints: Sequence[Endpoint], name: str = "") -> Iterator[str]:
+    """Yield the lines of the table, for the certificate *name* if there are others."""
     for endpoint in endpoints:
         observation = endpoint.facts.observation
         at = observation.target
         alias = f" (at {at})" if at not in ("", observation.owner) else ""
+        alias += f", certificate {name}" if name else ""
         yield f"{observation.owner}{alias}: {endpoint.decision.state.value}"
         for row in rows(endpoint):
             yield f"  {row.record}"
