@@ -33,8 +33,9 @@ with suppress(ModuleNotFoundError):  # the tests of the Debian package have none
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = (
-    *("test_kill", "test_sni_story", "test_load", "test_policy_faults"),
-    *("test_table_faults", "test_baseline", "test_secrets"),
+    *("test_kill", "test_sni_story", "test_testssl", "test_instances"),
+    *("test_baseline", "test_load", "test_policy_faults", "test_table_faults"),
+    *("test_secrets", "test_faults"),
 )
 
 
