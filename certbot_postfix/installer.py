@@ -369,7 +369,7 @@ class Installer(common.Installer):
     ) -> None:
         from certbot_postfix.inbound import dropped  # noqa: PLC0415
 
-        if not dropped.untold(bundle, directory):
+        if not dropped.unreported(bundle, directory):
             return
         self.prepare()
         if not self._ready.uses(renewed):
@@ -383,7 +383,7 @@ class Installer(common.Installer):
                 renewed.name,
                 renewed.name,
             )
-        dropped.tell(bundle, directory)
+        dropped.note_reported(bundle, directory)
 
     def _refresh_policies(self, directory: Path) -> None:
         """Refresh the policies of the instance in *directory*."""

@@ -693,7 +693,7 @@ def test_a_master_that_dies_of_a_deployment_is_started_with_the_old_configuratio
     done = install(certbot, postfix, *deadly_reload, "--postfix-verify-timeout", "3")
 
     assert done.returncode == 1
-    assert f"Postfix in {postfix.config_dir} died" in told(done)
+    assert f"Postfix ({postfix.config_dir}) terminated" in told(done)
     assert UNDONE in told(done)
     before.assert_kept()
 
@@ -706,7 +706,7 @@ def test_a_master_that_dies_of_a_renewal_is_started_with_the_old_certificate(
     done = renew(certbot, *deadly_reload, "--postfix-verify-timeout", "3")
 
     assert done.returncode == 1
-    assert f"Postfix in {postfix.config_dir} died" in told(done)
+    assert f"Postfix ({postfix.config_dir}) terminated" in told(done)
     assert "the previous files were restored" in told(done)
     assert live(certbot) != obtained
     before.assert_kept()

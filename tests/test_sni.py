@@ -410,7 +410,7 @@ UNION = "unionmap:{texthash:/a, inline:{x=/x}}"
 def test_our_table_is_found_and_those_that_are_asked_before_it(value, form, before):
     configuration = configured({SNI_MAPS: value, "config_directory": str(TABLE.parent)})
 
-    assert maps.form(configuration.value(SNI_MAPS), TABLE) == form
+    assert maps.map_type(configuration.value(SNI_MAPS), TABLE) == form
     assert maps.before(configuration.value(SNI_MAPS), TABLE) == before
 
 
@@ -482,7 +482,7 @@ def test_what_was_named_is_found_once_and_can_be_taken_out_again(
     new = maps.named(old, path, form)
     configuration = configured({SNI_MAPS: new})
 
-    assert maps.form(configuration.value(SNI_MAPS), path) == form
+    assert maps.map_type(configuration.value(SNI_MAPS), path) == form
     assert len(maps.before(configuration.value(SNI_MAPS), path)) == len(others)
     assert maps.named(new, path, form) == new
     assert maps.unnamed(new, path) == old

@@ -46,8 +46,8 @@ class Edit:
         texts = [text or b"" for text in (self.before, self.after)]
         if not self.empty and max(map(len, texts)) > SHOWN:
             old, new = (text.count(b"\n") for text in texts)
-            told = f"{old} lines become {new}, too many to be shown here"
-            return f"--- {self.path}\n+++ (planned)\n@@ {told} @@\n"
+            message = f"{old} lines become {new}, too many to be shown here"
+            return f"--- {self.path}\n+++ (planned)\n@@ {message} @@\n"
         before, after = (
             list(io.StringIO(text.decode(errors="backslashreplace"), newline="\n"))
             for text in (self.before or b"", self.after or b"")

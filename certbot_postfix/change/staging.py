@@ -146,8 +146,8 @@ def _check(staged: Postfix, postfix: Postfix) -> None:
         try:
             postfix.check()
         except MisconfiguredError as error:
-            told = error.message.replace("` fails for", "` already fails for")
-            error.message = f"{told}; no changes were made"
+            message = error.message.replace("` fails for", "` already fails for")
+            error.message = f"{message}; no changes were made"
             raise
         _, _, reason = refused.message.partition(": ")
         raise MisconfiguredError(

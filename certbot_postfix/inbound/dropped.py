@@ -14,7 +14,7 @@ from certbot_postfix.inbound.lineage import mentions
 from certbot_postfix.system import files
 
 
-def untold(bundle: Path, directory: Path) -> bool:
+def unreported(bundle: Path, directory: Path) -> bool:
     """Whether the files in Postfix's *directory* seem to name *bundle* no more."""
     main_cf, table = directory / "main.cf", directory / sni.NAME
     if not bundle.exists() or not main_cf.is_file():
@@ -28,12 +28,12 @@ def untold(bundle: Path, directory: Path) -> bool:
 
 
 def note(bundle: Path) -> Path:
-    """Return where it is noted of which main.cf was told."""
+    """Return where it is noted which main.cf was reported."""
     return bundle.with_name(f".{bundle.name}.dropped")
 
 
-def tell(bundle: Path, directory: Path) -> None:
-    """Note that it was told of main.cf as it is."""
+def note_reported(bundle: Path, directory: Path) -> None:
+    """Note that main.cf was reported as it is."""
     files.replace(note(bundle), _digest(directory / "main.cf"), mode=0o600)
 
 

@@ -43,14 +43,14 @@ class Wanted:
     """What main.cf is to name.
 
     *chain* has the bundles that are served by default, with their types of key; if it
-    is empty, the default stays.  *table* is the table of names, *form* its type of map;
-    without a type there is none.  What is *kept* of the administrator's is served
+    is empty, the default stays.  *table* is the SNI map, *map_type* its type; without a
+    type there is none.  What is *kept* of the administrator's is served
     beside the chain.
     """
 
     chain: Mapping[Path, str]
     table: Path = Path()
-    form: str = ""
+    map_type: str = ""
     kept: tuple[chain_files.Half, ...] = ()
 
 
@@ -92,7 +92,7 @@ def lost(
     One of the *lineages* may have what is lost.
     """
     good = [old for old in displaced if not old.self_signed and old.not_after > now]
-    told = [
+    messages = [
         f"{old} with its {old.key_type} key will not be served any more, and clients"
         f" that do not know {new.key_type} get no TLS\nHint: if there are such,"
         f" {second(new, old.key_type, lineages)}"
@@ -102,7 +102,7 @@ def lost(
     dropped = {name for old in good for name in old.names - new.names}
     gone = sorted(name for name in dropped if sni.key(name) not in table)
     return [
-        *told,
+        *messages,
         *([f"no longer covered: {listed(gone)}"] if gone else []),
     ]
 
@@ -185,12 +185,12 @@ def overridden(
 
 def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]:
     if (
-        not wanted.form
-        or maps.form(configuration.value(SNI_MAPS), wanted.table) == wanted.form
+        not wanted.map_type
+        or maps.map_type(configuration.value(SNI_MAPS), wanted.table) == wanted.map_type
     ):
         return
     old = configuration.explicit.get(SNI_MAPS)
-    new = maps.named(old or "", wanted.table, wanted.form)
+    new = maps.named(old or "", wanted.table, wanted.map_type)
     yield Change(SNI_MAPS, old, new, "certificates are served via SNI")
 
 

@@ -51,19 +51,19 @@ class Tables:
 
     def build(
         self,
-        form: str,
+        map_type: str,
         table: Table,
         changed: Collection[str] | None = None,
         register: Callable[[Path], None] | None = None,
     ) -> None:
-        """Make the database of type *form* of *table*; the old one is kept for `undo`.
+        """Make the database of *table*, as *map_type*; the old one is backed up.
 
         With *changed*, only these keys are read anew, where the type allows it.  A
         database that is new is told to *register* before it is there.
         """
-        if form == "texthash":  # a database would be out of date, with old keys
+        if map_type == "texthash":  # a database would be out of date, with old keys
             self.databases.retire()
-        if form in ("", "texthash"):
+        if map_type in ("", "texthash"):
             return
         for old in self.databases.existing():
             files.hide(old)
@@ -73,10 +73,14 @@ class Tables:
             few = 0 < len(part) * 10 <= len(table)
             # Whatever has lost its bundle keeps its copy.
             few = few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
-            if not (few and form != "cdb" and self._add(f"{form}:{copy}", copy, part)):
+            if not (
+                few
+                and map_type != "cdb"
+                and self._add(f"{map_type}:{copy}", copy, part)
+            ):
                 _refuse_empty(table)
-                said = self.postfix.map("-F", f"{form}:{copy}")
-                self._refuse_unwritten(f"{form}:{copy}", table, said)
+                said = self.postfix.map("-F", f"{map_type}:{copy}")
+                self._refuse_unwritten(f"{map_type}:{copy}", table, said)
             self.databases.install(copy, register)
 
     def _add(self, database: str, copy: Path, part: Table) -> bool:
@@ -99,7 +103,7 @@ class Tables:
         files.remove(*(path for path in copy.parent.iterdir() if path != copy))
         return False
 
-    def rebuild(self, form: str, before: Table) -> None:
+    def rebuild(self, map_type: str, before: Table) -> None:
         """Make the database fit to the text, which is an old one again.
 
         What this process has built is brought back; the table was *before* another.
@@ -108,22 +112,28 @@ class Tables:
             return
         table = self.read()
         current = before == table and self.databases.existing()
-        if not current or self.databases.backed_up() or not self._answers(form, table):
-            self.build(form, table)
+        if (
+            not current
+            or self.databases.backed_up()
+            or not self._answers(map_type, table)
+        ):
+            self.build(map_type, table)
 
-    def usable(self, form: str) -> bool:
-        """Whether Postfix can look something up in the table as *form*."""
+    def usable(self, map_type: str) -> bool:
+        """Whether Postfix can look something up in the table as *map_type*."""
         try:
-            self.postfix.answers(f"{form}:{self.path}", {"nobody.invalid"})
+            self.postfix.answers(f"{map_type}:{self.path}", {"nobody.invalid"})
         except ProgramError:
             return False
         return True
 
-    def _answers(self, form: str, table: Table) -> bool:
+    def _answers(self, map_type: str, table: Table) -> bool:
         """Whether Postfix finds the last key of *table*, if it has any."""
         key = max(table, default="")
         try:
-            return not key or key in self.postfix.answers(f"{form}:{self.path}", {key})
+            return not key or key in self.postfix.answers(
+                f"{map_type}:{self.path}", {key}
+            )
         except ProgramError:
             return False
 

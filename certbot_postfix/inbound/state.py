@@ -78,7 +78,7 @@ def read(configuration: Configuration, places: Bundles, sni_map: Tables) -> Stat
 
     Raises `Error` if its SNI map, which main.cf names, was not written by us.
     """
-    map_type = maps.form(configuration.value(SNI_MAPS), sni_map.path)
+    map_type = maps.map_type(configuration.value(SNI_MAPS), sni_map.path)
     return State(
         configuration,
         places,

@@ -60,7 +60,7 @@ def refer(configuration: Configuration, target: Target) -> Iterator[Decision]:
     new, last = _split(old, target.daemons)
     if target.map_type:
         new = maps.named(new, target.path, target.map_type)
-    elif maps.form(old, target.path):
+    elif maps.map_type(old, target.path):
         new = maps.unnamed(new, target.path)
     if last == target.dropped:
         last = ""
@@ -100,7 +100,7 @@ def overrides(configuration: Configuration, path: Path) -> list[Override]:
         for service in configuration.services
         if service.command == "smtp"
         and (value := service.overrides.get(PARAMETER)) is not None
-        and not maps.form(value, path)
+        and not maps.map_type(value, path)
     ]
 
 

@@ -147,7 +147,7 @@ def void(configuration: Configuration, route: Route, path: Path, domain: str) ->
         cause = f"{route.cause} sends mail to {route.nexthop[:SHOWN]}"
         return f"{cause}, and Postfix looks up a policy for that instead"
     own = service.overrides.get(PARAMETER) if service else None
-    if own is not None and not maps.form(own, path):
+    if own is not None and not maps.map_type(own, path):
         return f"master.cf overrides {PARAMETER} for {service}"
     return ""
 

@@ -91,7 +91,7 @@ class Outbound:
     @property
     def map_type(self) -> str:
         """The type of map as which main.cf names the table, "" if it does not."""
-        return maps.form(self.configuration.value(policy_map.PARAMETER), self.path)
+        return maps.map_type(self.configuration.value(policy_map.PARAMETER), self.path)
 
     def collect(
         self,

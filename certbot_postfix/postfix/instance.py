@@ -48,8 +48,8 @@ class Postfix:
         It has one name, however *directory* is spelled: files there are known by it.
         """
         # A directory without master.cf: a broken one would make even this fail.
-        told = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
-        usual = Path(told)
+        output = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
+        usual = Path(output)
         wanted = (Path.cwd() / directory).resolve() if directory else usual
         chosen = usual if wanted == usual.resolve() else wanted
         return cls(chosen, postconf=postconf, postfix=postfix)
@@ -235,12 +235,12 @@ class Postfix:
         Up to 3.7 it tells that to a terminal only.  What it dislikes of main.cf, every
         program dislikes: this one says so, and reads nothing else.
         """
-        told = complaints(done)
-        if "fatal: " not in told:
+        reason = complaints(done)
+        if "fatal: " not in reason:
             with suppress(ProgramError):  # it is not there
                 asked = run([*self._postmap(), "-q", "x", "static:y"], check=False)
-                told = complaints(asked) or told
-        return told or NO_REASON
+                reason = complaints(asked) or reason
+        return reason or NO_REASON
 
     def _postmap(self) -> list[str]:
         self._refuse_special()

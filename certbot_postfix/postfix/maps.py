@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 
-def form(value: str, path: Path) -> str:
+def map_type(value: str, path: Path) -> str:
     """Return the type of map as which *value* names the table at *path*, or ""."""
     found = _ours(path, value).search(value)
     return found[1] if found else ""
@@ -43,12 +43,12 @@ def files(value: str) -> list[tuple[str, Path]]:
     return [(kind, Path(path)) for kind, path in matches]
 
 
-def named(old: str, path: Path, form: str) -> str:
-    """Return the value *old* of the parameter with our table in it, as *form*."""
+def named(old: str, path: Path, map_type: str) -> str:
+    """Return the value *old* of the parameter with our table in it, as *map_type*."""
     found = _ours(path, old).search(old)
     if found:
-        return f"{old[: found.start(1)]}{form}{old[found.end(1) :]}"
-    ours = f"{form}:{path}".replace("$", "$$")
+        return f"{old[: found.start(1)]}{map_type}{old[found.end(1) :]}"
+    ours = f"{map_type}:{path}".replace("$", "$$")
     return f"{old}, {ours}" if old else ours
 
 

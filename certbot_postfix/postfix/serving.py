@@ -6,44 +6,34 @@ Success is concluded from handshakes alone.  Raises `ProofError`, `UnansweredErr
 
 import time
 from collections.abc import Collection, Iterable
-from functools import cached_property
 from pathlib import Path
 
 from certbot_postfix.errors import (
-    OtherCertificateError,
     ProgramError,
     ProofError,
     RefusedError,
     UnansweredError,
     named_logger,
 )
-from certbot_postfix.postfix import processes, questions
+from certbot_postfix.postfix import processes, questions, tolerance
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.postfix.mail_log import MailLog
-from certbot_postfix.postfix.questions import NAMES, Expectation, Purpose, sampled
+from certbot_postfix.postfix.questions import Expectation, Purpose, sampled
+from certbot_postfix.postfix.running import SETTLE, Running
 from certbot_postfix.system import signals
 from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.system.reporter import Reporter
 from certbot_postfix.tls import baseline, summary
 from certbot_postfix.tls.baseline import Baseline
 from certbot_postfix.tls.probe import LEAST, Question
-from certbot_postfix.tls.rejections import hint, limited, tolerable, unverified
+from certbot_postfix.tls.rejections import hint, limited, unverified
 from certbot_postfix.tls.verification import (
-    CLIENTS,
     Failure,
     clauses,
     verify,
 )
 
 logger = named_logger(__name__)
-
-# Seconds after a reload at which the master process must still be there: it reads
-# master.cf after `postfix reload` ended, and may die of what it finds.
-SETTLE = 1.0
-
-# Seconds between two looks at whether it is.
-LOOK = 0.02
 
 # Seconds in which the old certificate must be back before Postfix is started anew.
 BACK = 5.0
@@ -61,17 +51,14 @@ class Serving:
         self.reporter = reporter
         # What each endpoint answered before anything was changed, if known.
         self.baseline: Baseline | None = None
-        # The directory with which the Postfix was started that is met, if another.
-        self._elsewhere: Path | None = None
         # Before what that was, in a message.
         self._before = "change"
-        self._log: MailLog | None = None  # from the last reload on
-        self._managers = set[int]()  # before the last reload
+        self._running = Running(postfix, reporter)
 
-    @cached_property
+    @property
     def ran(self) -> bool:
         """Whether Postfix ran when it was first asked."""
-        return self.postfix.running()
+        return self._running.ran
 
     def serves_already(
         self,
@@ -90,13 +77,13 @@ class Serving:
             return False
         if self.baseline is None:
             self._look(configuration)
-        sample = sampled(promises, self._affordable(self.timeout))
+        sample = sampled(promises, tolerance.affordable(self.baseline, self.timeout))
         asked = questions.after(configuration, sample)
         purpose = Purpose.INSTALLED
         must, _ = questions.parted(asked, configuration, self.baseline, purpose)
         must = [each for each in must if each.expected]
         failures = verify(must, timeout=self.timeout, once=True)
-        harmless = self._tolerable(must, failures, configuration, purpose)
+        harmless = self._rejected(must, failures, configuration, purpose)
         return bool(must) and len(harmless) == len(failures)
 
     def record_baseline(self, configuration: Configuration) -> None:
@@ -125,13 +112,7 @@ class Serving:
 
     def refuse_refusals(self, configuration: Configuration) -> None:
         """Raise `RefusedError` if a service to be verified lets no client in."""
-        known = self.baseline.failures if self.baseline else {}
-        failures = [
-            Failure(Question(endpoint, None), error)
-            for endpoint in questions.to_be_verified(configuration)
-            if isinstance(error := known.get(str(endpoint)), RefusedError)
-        ]
-        if failures:
+        if failures := tolerance.refusals(configuration, self.baseline):
             raise RefusedError(
                 f"{'; '.join(clauses(failures))}; no certificate could be verified"
                 " there, so no changes were made",
@@ -149,7 +130,7 @@ class Serving:
         One that could not be verified before is reported, and no more; but where a
         certificate is installed, all that were alive must be verified.
         """
-        if self._reload(configuration):
+        if self._running.reload(configuration):
             self._verify(configuration, promises, self.timeout, purpose)
 
     def reload(self, configuration: Configuration) -> None:
@@ -158,29 +139,8 @@ class Serving:
             self.reporter.say("Postfix is not running, and was not started.")
             return
         self.postfix.refuse_fatal_reload(configuration)
-        self._signal(configuration)
-        self._settle(configuration, Deadline(SETTLE))
-
-    def _signal(self, configuration: Configuration) -> None:
-        self._managers = processes.queue_managers(configuration)
-        another = configuration.certbot_options
-        which = f"Postfix ({self.postfix.directory})" if another else "Postfix"
-        with self.reporter.step(f"Reloading {which}"):
-            self.postfix.reload()
-
-    def _settle(
-        self, configuration: Configuration, deadline: Deadline, *, whole: bool = False
-    ) -> None:
-        """Return when the master process has survived the reload, or at *deadline*.
-
-        Idle processes from before it may live until then: *whole* waits for them.
-        """
-        known = set[int]() if whole else self._managers
-        while deadline.left:
-            if known and processes.queue_managers(configuration) - known:
-                break
-            time.sleep(LOOK)
-        self._must_run()
+        self._running.signal(configuration)
+        self._running.settle(configuration, Deadline(SETTLE))
 
     def restore_and_verify(
         self, configuration: Configuration, promises: Collection[Expectation]
@@ -194,9 +154,9 @@ class Serving:
     ) -> None:
         self.postfix.refuse_fatal_reload(configuration)
         self.reporter.say("Restored the previous configuration.")
-        patience = min(self.timeout, max(BACK, self._patience))
+        patience = min(self.timeout, max(BACK, tolerance.patience(self.baseline)))
         try:
-            if not self._reload(configuration):
+            if not self._running.reload(configuration):
                 return
             self._verify(configuration, promises, patience, Purpose.UNDONE)
         except ProgramError:
@@ -206,7 +166,7 @@ class Serving:
         except UnansweredError:
             # A service that died at its start stays down for a minute, whatever is
             # fixed and reloaded.  One that did not answer before is no reason.
-            if self.baseline is None or self._elsewhere:
+            if self.baseline is None or self._running.elsewhere:
                 raise
             self.postfix.restart()
         else:
@@ -224,23 +184,6 @@ class Serving:
                 error.message += f"; it answered before the {self._before}"
             raise
 
-    def _reload(self, configuration: Configuration) -> bool:
-        """Reload, if Postfix runs; return whether it does."""
-        self._elsewhere = processes.elsewhere(configuration)
-        if not self.ran:
-            another = f" ({self._started()})" if self._elsewhere else ""
-            logger.warning(
-                "Postfix (%s) is not running and was not started, so the certificate"
-                " could not be verified%s. It will be used when Postfix starts; run"
-                " `certbot-postfix status` then.",
-                self.postfix.directory,
-                another,
-            )
-            return False
-        self._log = MailLog(configuration)
-        self._signal(configuration)
-        return True
-
     def _verify(
         self,
         configuration: Configuration,
@@ -251,14 +194,15 @@ class Serving:
         if not timeout:
             self.reporter.say("Verification was skipped (--postfix-verify-timeout 0).")
             return
-        sample = sampled(promises, self._affordable(timeout))
+        sample = sampled(promises, tolerance.affordable(self.baseline, timeout))
         asked = questions.after(configuration, sample)
         must, may = questions.parted(asked, configuration, self.baseline, purpose)
         with self.reporter.step(
             f"Verifying {summary.listeners(each.endpoint for each in (*must, *may))}"
         ):
             unsure = self._demand_all(must, configuration, timeout, purpose)
-            failures = verify(may, timeout=min(timeout, self._patience))
+            patience = tolerance.patience(self.baseline)
+            failures = verify(may, timeout=min(timeout, patience))
         if unsure:
             logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))
         self._tolerate(failures, purpose)
@@ -275,7 +219,7 @@ class Serving:
         if verified or not asked:
             self.reporter.result(summary.sentence(verified), summary.block(verified))
             if len(sample) < len(promises) and not unsure:
-                self.reporter.say(_sampled(sample, promises))
+                self.reporter.say(tolerance.sampled(sample, promises))
 
     def _demand_all(
         self,
@@ -292,7 +236,7 @@ class Serving:
         first = [each for each in must if each.expected]
         unsure = self._demand(first, configuration, timeout, purpose)
         others = [each for each in must if not each.expected]
-        self._settle(configuration, settled, whole=bool(others))
+        self._running.settle(configuration, settled, whole=bool(others))
         return unsure + self._demand(others, configuration, timeout, purpose)
 
     def verify_refusals(
@@ -307,12 +251,12 @@ class Serving:
         purpose = Purpose.INSTALLED
         must, _ = questions.parted(asked, configuration, self.baseline, purpose)
         must = [each for each in must if each.offer or each.key_type]
-        failures = verify(must, timeout=self.timeout, watch=self._must_run)
+        failures = verify(must, timeout=self.timeout, watch=self._running.must_run)
         failures = limited(failures, questions.limiting(configuration))
         # Who rejects us now was verified to present the certificate just before.
         unsure = [each for each in failures if isinstance(each.error, RefusedError)]
         if wrong := [each for each in failures if each not in unsure]:
-            self._must_run()
+            self._running.must_run()
             raise self._error(wrong)
         if unsure:
             logger.warning(
@@ -333,66 +277,42 @@ class Serving:
         purpose: Purpose,
     ) -> list[Failure]:
         """Return what was rejected without a fault of the change; raise all others."""
-        failures = verify(asked, timeout=timeout, watch=self._must_run)
-        unsure = self._tolerable(asked, failures, configuration, purpose)
+        failures = verify(asked, timeout=timeout, watch=self._running.must_run)
+        unsure = self._rejected(asked, failures, configuration, purpose)
         if len(unsure) < len(failures):
-            self._must_run()
+            self._running.must_run()
             raise self._error(failures)
         return unsure
 
-    def _tolerable(
+    def _rejected(
         self,
         asked: list[Question],
         failures: list[Failure],
         configuration: Configuration,
         purpose: Purpose,
     ) -> list[Failure]:
-        known = self.baseline
-        return tolerable(
-            limited(failures, questions.limiting(configuration)),
+        return tolerance.rejected(
             asked,
-            lambda endpoint: bool(known and known.let_in(endpoint)),
+            failures,
+            configuration,
+            self.baseline,
             anywhere=purpose is Purpose.INSTALLED,
         )
-
-    @property
-    def _patience(self) -> float:
-        """Seconds for a service that is not known to be well."""
-        return max(LEAST, 2 * self.baseline.slowest if self.baseline else 0)
-
-    def _affordable(self, timeout: float) -> int:
-        """Return for how many names each service can be asked within *timeout*."""
-        slowest = self.baseline.slowest if self.baseline else 0.0
-        # A tenth of a second each is no reason to ask for fewer.
-        rounds = int(timeout / max(slowest, 0.1))
-        # One round is for those who answer once more as before the change.
-        return min(NAMES, CLIENTS * max(1, rounds - 1) - 1)
 
     def _tolerate(self, failures: list[Failure], purpose: Purpose) -> None:
         """Report what could not be verified before either; raise the first of others.
 
         A service that was alive is so no more, or now presents a wrong certificate.
         """
-        known = self.baseline
-        dead, unverified, new = list[Failure](), list[Failure](), list[Failure]()
-        for failure in failures:
-            silent = isinstance(failure.error, UnansweredError)
-            if isinstance(failure.error, OtherCertificateError):
-                new.append(failure)
-            elif not silent:
-                unverified.append(failure)
-            elif known and known.greeted(failure.question.endpoint):
-                new.append(failure)
-            else:
-                dead.append(failure)
-        if new:
-            raise self._error(new)
+        judged = tolerance.judge(failures, self.baseline)
+        if judged.new:
+            raise self._error(judged.new)
         undone = purpose is Purpose.UNDONE
-        for clause in clauses(dead):
+        for clause in clauses(judged.dead):
             logger.warning(
                 "%s; it did not answer before the %s either", clause, self._before
             )
-        for clause in clauses(unverified):
+        for clause in clauses(judged.unverified):
             logger.warning(
                 "%s; it was like that before the change"
                 if undone
@@ -403,35 +323,15 @@ class Serving:
     def _error(self, failures: list[Failure]) -> ProofError:
         """Return the error for *failures*, of which there is one at least."""
         kinds = {type(failure.error) for failure in failures}
-        if self._elsewhere:
-            return (UnansweredError if UnansweredError in kinds else ProofError)(
-                f"{self._started()} and does not read {self.postfix.directory}",
-                hint=f"name {self._elsewhere} as Postfix's configuration directory, or"
-                f" stop Postfix and start it with {self.postfix.directory}",
+        kind = UnansweredError if UnansweredError in kinds else ProofError
+        if there := self._running.elsewhere:
+            here = self.postfix.directory
+            return kind(
+                f"{self._running.started} and does not read {here}",
+                hint=f"name {there} as Postfix's configuration directory, or stop"
+                f" Postfix and start it with {here}",
             )
         words = clauses(failures)
-        if self._log and kinds & {UnansweredError, ProofError}:
-            words += filter(None, [self._log.cause()])
-        kind = UnansweredError if UnansweredError in kinds else ProofError
+        if kinds & {UnansweredError, ProofError}:
+            words += filter(None, [self._running.cause()])
         return kind("; ".join(words), hint=hint(failures))
-
-    def _started(self) -> str:
-        return f"the Postfix that listens there was started with {self._elsewhere}"
-
-    def _must_run(self) -> None:
-        if not self.postfix.running():
-            raise ProgramError(
-                f"Postfix ({self.postfix.directory}) terminated after the reload",
-                hint='look for "fatal" at the end of the mail log',
-            )
-
-
-def _sampled(sample: Collection[Expectation], promises: Collection[Expectation]) -> str:
-    """Say how many of the names in *promises* are in the *sample*."""
-    few, all_of_them = (
-        sum(each.server_name is not None for each in found)
-        for found in (sample, promises)
-    )
-    return (
-        f"Of {all_of_them:,} names, a sample of {few:,} was verified, with every chain."
-    )

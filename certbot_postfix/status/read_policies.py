@@ -51,14 +51,14 @@ def read(
             continue
         fault = resolver_daemon.fault(postfix, name, seconds)
         table = PolicyTable(name, fault)
-        if maps.form(name, path):
+        if maps.map_type(name, path):
             read = partial(_of_ours, table, postfix, configuration, bundles)
             try:
                 table = deadline.within(read, "judge the policies", _PART)
             except LateError as error:
                 table = replace(table, fault=fault or error.message, unknown=not fault)
         yield table
-    if path.exists() and not maps.form(value, path):
+    if path.exists() and not maps.map_type(value, path):
         yield PolicyTable(str(path), "", unused=True)
 
 

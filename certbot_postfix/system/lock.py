@@ -44,7 +44,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
     Wait for any other process for *wait* seconds, in all calls for that directory; then
     raise `Error`.
     """
-    deadline, told = _deadlines.setdefault(directory, Deadline(wait)), ""
+    deadline, holder = _deadlines.setdefault(directory, Deadline(wait)), ""
     _refuse_special(directory / _NAME)
     while True:
         try:
@@ -52,10 +52,10 @@ def take(directory: Path, *, wait: float = 0) -> None:
         except errors.LockError as error:
             if wait and _held_by_ancestor(directory):
                 return
-            told = told or _told(directory, error)
+            holder = holder or _report(directory, error)
             if not deadline.left:
                 raise Error(
-                    f"could not lock {directory}: {told}",
+                    f"could not lock {directory}: {holder}",
                     hint="wait until it has ended, and run the same command again",
                 ) from error
             time.sleep(PAUSE)
@@ -111,11 +111,11 @@ def _refuse_special(path: Path) -> None:
         )
 
 
-def _told(directory: Path, error: errors.LockError) -> str:
+def _report(directory: Path, error: errors.LockError) -> str:
     """Say in the log why *directory* cannot be locked, and return it."""
-    told = _holder(directory) or str(error)
-    logger.info("%s is locked: %s", directory, told)
-    return told
+    holder = _holder(directory) or str(error)
+    logger.info("%s is locked: %s", directory, holder)
+    return holder
 
 
 def _holder(directory: Path) -> str:
@@ -126,8 +126,8 @@ def _holder(directory: Path) -> str:
         if number != os.getpid() and lock in open_files(number):
             with contextlib.suppress(OSError):
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                told = b" ".join(words[:_WORDS]).decode(errors="replace").strip()
-                return f"process {number} has the lock ({told})"
+                command = b" ".join(words[:_WORDS]).decode(errors="replace")
+                return f"process {number} has the lock ({command.strip()})"
     return ""
 
 

@@ -77,7 +77,7 @@ def _deprecated(configuration: Configuration) -> Iterator[Finding]:
     ours = ((SNI_MAPS, sni.NAME), (policies.PARAMETER, policies.NAME))
     for parameter, table in ours:
         path = configuration.directory / table
-        now = maps.form(configuration.value(parameter), path)
+        now = maps.map_type(configuration.value(parameter), path)
         if map_types.leaving(configuration, now):
             yield Finding(
                 Code.DEPRECATED,
@@ -178,7 +178,7 @@ def _hidden(facts: Facts) -> Iterator[Finding]:
             if names:
                 yield _override(str(service), names)
     path = configuration.directory / policies.NAME
-    if maps.form(configuration.value(policies.PARAMETER), path):
+    if maps.map_type(configuration.value(policies.PARAMETER), path):
         for override in main_cf.overrides(configuration, path):
             yield _override(override.service, [override.name])
 
@@ -207,7 +207,7 @@ def _hiding(facts: Facts, service: Service) -> Iterator[str]:
     table = configuration.directory / sni.NAME
     value = service.overrides.get(SNI_MAPS)
     if (
-        maps.form(configuration.value(SNI_MAPS), table)
+        maps.map_type(configuration.value(SNI_MAPS), table)
         and value is not None
         and str(table) not in value
     ):
