@@ -15,9 +15,14 @@ from zope.interface import implementer
 from certbot_postfix.errors import Error, named_logger, shortened
 from certbot_postfix.formats.policy import Entry, PolicyError, parse_domain
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import domain_state, learnt, mta_sts_cache
+from certbot_postfix.outbound import (
+    domain_state,
+    learnt,
+    mta_sts_cache,
+    mta_sts_lookup,
+)
 from certbot_postfix.outbound.mta_sts_cache import LABEL, Cache, CachedPolicy
-from certbot_postfix.outbound.mta_sts_lookup import INTERVAL, Lookup, Resolver
+from certbot_postfix.outbound.mta_sts_lookup import INTERVAL, Fetch, Lookup, Resolver
 from certbot_postfix.outbound.sources import Context
 from certbot_postfix.system import dns, files
 from certbot_postfix.system.hostnames import is_host
@@ -60,12 +65,14 @@ class Recipients:
         resolver: Resolver | None = None,
         *,
         seconds: float = _SECONDS,
+        fetch: Fetch = mta_sts_lookup.fetch,
     ) -> None:
         self._context = context
         self._seconds = seconds
         self._path = learnt.file_in(context.settings.domains)
         self._cache = mta_sts_cache.path_in(context.directory)
         self._resolver = resolver
+        self._fetch = fetch
 
     def due(self, now: datetime) -> bool:
         """Whether a domain is to be looked up, or the file is wrong."""
@@ -133,6 +140,7 @@ class Recipients:
             self._context.ca_file,
             int(now.timestamp()),
             self._context.dane,
+            self._fetch,
         )
         force, urgent = self._context.force, self._context.urgent
         pool, done = ThreadPoolExecutor(_SIDE_BY_SIDE), 0

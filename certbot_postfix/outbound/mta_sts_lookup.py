@@ -3,6 +3,7 @@
 A look that fails changes no policy: that it failed, and why, is kept beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,18 +36,35 @@ class Resolver(Protocol):
         """Whether DANE protects mail to *domain*."""
 
 
+def fetch(name: str, ca_file: Path | None) -> Published:
+    """Return the policy of the domain *name*; raise `Error` if it serves none."""
+    url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
+    answer = https.get(url, _BOUNDS, ca_file)
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+    if answer.status != 200 or kind.lower() != "text/plain":
+        raise PolicyError(
+            f"{url}: the server answers with the status {answer.status} and the"
+            f" type {excerpt(kind)}, not with a policy"
+        )
+    return mta_sts.parse(answer.body, url)
+
+
+Fetch = Callable[[str, Path | None], Published]
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """Looks by *resolver*, at the time *at*, in seconds since 1970.
 
-    *ca_file* has the CAs that HTTPS servers are verified by.  With *dane*, the client
-    prefers that.
+    *ca_file* has the CAs that HTTPS servers are verified by, where *fetch* gets
+    policies.  With *dane*, the client prefers that.
     """
 
     resolver: Resolver
     ca_file: Path | None
     at: int
     dane: bool = False
+    fetch: Fetch = fetch
 
     def look(
         self, name: str, before: CachedPolicy, *, force: bool = False
@@ -89,7 +107,7 @@ class Lookup:
         """Return the policy that *name* publishes, or still the one *before*."""
         if not identity:  # section 3.3: its end is that of its max_age
             return before if self.at < before.ends else CachedPolicy()
-        published = fetch(name, self.ca_file)
+        published = self.fetch(name, self.ca_file)
         return CachedPolicy(
             id=identity,
             fetched=self.at,
@@ -97,16 +115,3 @@ class Lookup:
             mode=published.mode.value,
             mxs=published.mxs,
         )
-
-
-def fetch(name: str, ca_file: Path | None) -> Published:
-    """Return the policy of the domain *name*; raise `Error` if it serves none."""
-    url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
-    answer = https.get(url, _BOUNDS, ca_file)
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-    if answer.status != 200 or kind.lower() != "text/plain":
-        raise PolicyError(
-            f"{url}: the server answers with the status {answer.status} and the"
-            f" type {excerpt(kind)}, not with a policy"
-        )
-    return mta_sts.parse(answer.body, url)
