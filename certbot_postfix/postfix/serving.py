@@ -206,14 +206,11 @@ class Serving:
         if unsure:
             logger.warning("%s\nHint: %s", unverified(unsure), hint(unsure))
         self._tolerate(failures, purpose)
-        failed = {failure.question.endpoint for failure in failures}
-        seen = {each.endpoint for each in (*must, *may)} - failed
-        skipped = {failure.question for failure in unsure}
-        verified = [
-            each for each in asked if each.endpoint in seen and each not in skipped
-        ]
-        wrong = [*failures, *unsure]
-        silent = all(isinstance(each.error, UnansweredError) for each in wrong)
+        verified = _verified(asked, [*must, *may], failures, unsure)
+        silent = all(
+            isinstance(failure.error, UnansweredError)
+            for failure in (*failures, *unsure)
+        )
         if asked and not verified and silent and purpose is not Purpose.UNDONE:
             raise self._error(failures)
         if verified or not asked:
@@ -335,3 +332,20 @@ class Serving:
         if kinds & {UnansweredError, ProofError}:
             words += filter(None, [self._running.cause()])
         return kind("; ".join(words), hint=hint(failures))
+
+
+def _verified(
+    asked: Collection[Question],
+    put: Collection[Question],
+    failures: Collection[Failure],
+    unsure: Collection[Failure],
+) -> list[Question]:
+    """Return which of the questions *asked* were *put*, and answered as expected."""
+    failed = {failure.question.endpoint for failure in failures}
+    answered = {question.endpoint for question in put} - failed
+    skipped = {failure.question for failure in unsure}
+    return [
+        question
+        for question in asked
+        if question.endpoint in answered and question not in skipped
+    ]
