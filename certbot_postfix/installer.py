@@ -70,7 +70,9 @@ class Phase(enum.Enum):
 class Installer(common.Installer):
     """Deploys certificates into the Postfix mail server."""
 
-    description = "Postfix: install certificates, verify them on every service"
+    description = (
+        "Postfix: install certificates, verify them on every service, keep them current"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
