@@ -41,6 +41,7 @@ from certbot_postfix.postfix.decisions import Decision, Override, applied
 from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.postfix.questions import Expectation, Purpose
 from certbot_postfix.system import files, signals
+from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate
 
 logger = named_logger(__name__)
@@ -73,13 +74,9 @@ class Installation:
 
         No live file changes.
         """
-        before = self.server.read()
+        before, bundle, warnings = self._checked(lineage)
         path = before.bundles.new(lineage.name)
-        old = next(iter(before.used(lineage.name)), path)
-        bundle, warnings = renew.load_and_check(before, lineage, old)
-        self.renewals.refuse(lineage, path)
         new = ServedFile(path, bundle.leaf)
-        before = state.look_up(before, self.server.postfix, sni.keys(new.leaf.names))
         standing = transitions.moved(before, lineage.name)
         placed = placing.place(standing, new, options)
         default = placement.default_after(new, placed, standing.default)
@@ -104,6 +101,20 @@ class Installation:
             draft.policies,
             options.profile is Profile.INTERNET_NL,
         )
+
+    def _checked(self, lineage: Lineage) -> tuple[State, Bundle, list[str]]:
+        """Return what is served now, and the bundle of *lineage* with its warnings.
+
+        Raises `CertificateError` if it must not be served, here or by another instance
+        that reads the same file.
+        """
+        before = self.server.read()
+        path = before.bundles.new(lineage.name)
+        old = next(iter(before.used(lineage.name)), path)
+        bundle, warnings = renew.load_and_check(before, lineage, old)
+        self.renewals.refuse(lineage, path)
+        keys = sni.keys(bundle.leaf.names)
+        return state.look_up(before, self.server.postfix, keys), bundle, warnings
 
     def _draft(
         self,
