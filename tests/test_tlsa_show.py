@@ -172,6 +172,20 @@ def test_records_in_a_zone_that_is_not_signed_are_none(host):
     assert shown["next"].startswith("DANE needs DNSSEC: sign the zone; then, ")
 
 
+def test_without_a_resolver_that_validates_it_is_not_known_whether_to_sign(host):
+    shown = host.show("--dane-resolver", PRIMARY)
+
+    assert (shown["state"], shown["dnssec"]) == ("none", "insecure")
+    assert "no resolver of this machine validates" in shown["next"]
+    assert "sign the zone" not in shown["next"]
+
+
+def test_a_host_name_of_one_label_has_no_records(host):
+    done = host.command("tlsa", "show", "--bind", "--tlsa-name", "snakeoil")
+
+    assert done.stdout == f"{OWNER}. 3600 IN TLSA {host.key}\n"
+
+
 def test_an_alias_is_followed_to_where_the_records_are(host):
     target = f"tlsa.{DOMAIN}"
     host.zone.publish(f"{OWNER}. CNAME {target}.", *published(host.key, name=target))

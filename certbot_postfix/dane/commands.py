@@ -80,6 +80,8 @@ def _show(arguments: argparse.Namespace, find: Find) -> int:
     else:
         for line in dict.fromkeys(_bind(every)) if arguments.bind else _table(every):
             print(shown(line, sys.stdout))
+        if not any(endpoints for _, endpoints in every):
+            print("no certificate is in service for a host in DNS", file=sys.stderr)
     states = {each.decision.state for _, endpoints in every for each in endpoints}
     return 0 if states <= {*_WELL} else ATTEND
 

@@ -153,9 +153,13 @@ def watch(bundle: Path, settings: Settings, now: datetime) -> Iterator[str]:
 
 
 def _owners(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of the records of *hosts*, with the host; wildcards have none."""
-    names = dict.fromkeys(a_labels(host.lower().rstrip(".")) for host in hosts)
-    for port, name in product(PORTS, filter(is_host, names)):
+    """Yield the names of the records of *hosts*, with the host; wildcards have none.
+
+    Nor has a name of one label, such as that in a new system's certificate.
+    """
+    every = dict.fromkeys(a_labels(host.lower().rstrip(".")) for host in hosts)
+    names = [name for name in every if is_host(name) and "." in name]
+    for port, name in product(PORTS, names):
         yield tlsa.owner(name, port), name
 
 

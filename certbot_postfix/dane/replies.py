@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 UNVALIDATED = (
     "there are signed TLSA records, but no resolver of this machine validates them"
 )
+UNKNOWN_ZONE = "no resolver of this machine validates, so the zone may be signed or not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def of_resolver(owner: str, reply: "Message", *, trusted: bool) -> Cut:
     target = text(chain.canonical_name)
     signed = _signatures(reply, target)
     if not trusted:
-        status, why = (unknown, UNVALIDATED) if signed else (insecure, "")
+        status, why = (unknown, UNVALIDATED) if signed else (insecure, UNKNOWN_ZONE)
         return Cut(Observation(owner, status, target, why=why))
     if not reply.flags & dns.flags.AD:
         return Cut(Observation(owner, insecure, target))

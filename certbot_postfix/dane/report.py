@@ -90,7 +90,10 @@ def following(endpoint: Endpoint) -> str:
         lacking=enumerated(decision.lacking),
     )
     if decision.state is State.NONE and observation.status is not Status.SECURE:
-        return f"DANE needs DNSSEC: sign the zone; then, {text}"
+        first = "sign the zone"
+        if observation.why:
+            first = f"{observation.why}; have one that does, and ask again"
+        return f"DANE needs DNSSEC: {first}; then, {text}"
     return text
 
 
