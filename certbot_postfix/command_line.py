@@ -171,7 +171,7 @@ def declare_confirmation(command: argparse.ArgumentParser) -> None:
 
 
 def confirm(question: str, arguments: argparse.Namespace) -> None:
-    """Ask *question* on a terminal; raise `Error` on a no."""
+    """Ask *question* on a terminal; end the command on a no."""
     if arguments.non_interactive or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
     answer = ""
@@ -181,4 +181,5 @@ def confirm(question: str, arguments: argparse.Namespace) -> None:
         except EOFError:
             answer = "no"
     if answer in ("n", "no"):
-        raise Error("Cancelled. No changes were made.")
+        say("Cancelled. No changes were made.")
+        raise SystemExit(1)

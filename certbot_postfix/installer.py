@@ -21,6 +21,7 @@ newest checkpoint back, whoever made it: one of another run stays (DEPLOYING).
 import contextlib
 import enum
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
@@ -225,8 +226,7 @@ class Installer(common.Installer):
             return
         raise Error(
             "Cancelled. No changes were made.",
-            hint=f"to install it later: certbot install -i {self.name}"
-            f" --cert-name {name}",
+            hint=f"to install it later: {self._installation(name)}",
         )
 
     def restart(self) -> None:
@@ -244,6 +244,11 @@ class Installer(common.Installer):
                 self._warn_if_not_deployed(self._proposal.path.stem)
         elif phase not in (Phase.RENEWED, Phase.UNCHANGED):
             self._ready.refresh()
+
+    def _installation(self, name: str) -> str:
+        """Return the command that installs the lineage *name* with these options."""
+        words = ["certbot", "install", "-i", self.name, "--cert-name", name]
+        return shlex.join([*words, *options.given(self.option_name, self.conf)])
 
     def _warn_if_not_deployed(self, name: str) -> None:
         # `certbot install` does not save its options, so renewals may pass us by.
@@ -273,7 +278,7 @@ class Installer(common.Installer):
         if not deployed:
             _notify(
                 f"{name} was renewed, but is not installed in Postfix. To install it:"
-                f" certbot install -i {self.name} --cert-name {name}"
+                f" {self._installation(name)}"
             )
         self._phase = Phase.RENEWED
 

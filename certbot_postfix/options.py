@@ -126,7 +126,7 @@ def _declare_policies(add: Callable[..., None]) -> None:
         "policy-service",
         metavar="T",
         default="auto",
-        help="resolver daemon for policies: auto (wire in one that runs), none, or a"
+        help="resolver daemon for policies: auto (add one that runs), none, or a"
         " table such as socketmap:inet:127.0.0.1:8461:postfix",
     )
 
@@ -138,8 +138,8 @@ def declare_dane(add: Callable[..., None]) -> None:
         metavar="HOST",
         action="extend",
         type=words,
-        help="further host name of this server that has TLSA records; can be repeated"
-        "%(default).0s",
+        help="additional host name of this server that has TLSA records; can be"
+        " repeated%(default).0s",
     )
     add(
         "dane-resolver",
@@ -155,7 +155,7 @@ def declare_dane(add: Callable[..., None]) -> None:
         type=ttl,
         # Some caches keep records for longer than their TTL says.
         default=3600,
-        help="seconds that a TTL of TLSA records counts at least",
+        help="minimum TTL, in seconds, to assume for TLSA records",
     )
 
 

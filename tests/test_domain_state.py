@@ -169,7 +169,7 @@ def test_what_a_domain_publishes_now_is_shown_beside_what_is_in_force(sts):
         "_mta-sts.sts.insecure: 'v=STSv1; id=1;'\n"
         "https://mta-sts.sts.insecure: enforce, max_age 604800, mx.sts.insecure\n"
         "MX mx.sts.insecure, in the policy, no usable TLSA records\n"
-        "here: not looked up for policies\n"
+        "on this host: its policy is not looked up\n"
     )
     assert policy(sts, "query", "sts.insecure") == (0, shown)
 
@@ -182,7 +182,7 @@ def test_what_a_domain_publishes_now_is_shown_beside_what_is_in_force(sts):
     assert "MX mx.sts.insecure, not in the policy" in said
     assert "its own policy does not allow mx.sts.insecure" in said
     assert "publishes another policy than the one that is in force here" in said
-    assert "here: enforce until " in said
+    assert "on this host: enforce until " in said
 
 
 @pytest.mark.postfix

@@ -157,7 +157,7 @@ def test_what_would_be_forgotten_is_shown_and_asked_for(shop):
     diff, again, end = shown.split(question)
     assert f"\n-{SHOP[0]} {bundle}\n" in diff
     assert again == "what?\n"
-    assert end == "no\ncertbot-postfix: error: Cancelled. No changes were made.\n"
+    assert end == "no\ncertbot-postfix: Cancelled. No changes were made.\n"
     assert shop.postfix.snapshot() == before
     assert bundle.exists()
     assert shop.reloads == reloads

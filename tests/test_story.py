@@ -251,6 +251,7 @@ def test_a_no_at_the_terminal_leaves_everything_as_it_was(postfix, certbot, auth
     assert (
         "Cancelled. No changes were made.\n"
         f"Hint: to install it later: certbot install -i postfix --cert-name {NAME}"
+        f" --postfix-config-dir {postfix.config_dir}\n"
     ) in shown
     assert postfix.snapshot() == before
     assert identity(postfix.main_cf) == main_cf

@@ -619,7 +619,7 @@ def test_what_was_edited_since_is_restored_and_kept(
     assert stopped_postfix.snapshot() == before
     assert reversible.kept.read_bytes() == edited
     (warning,) = caplog.messages
-    assert f"{main_cf} was edited after the installation" in warning
+    assert f"{main_cf} was changed after the installation" in warning
     assert f"was saved as {reversible.kept}" in warning
 
 

@@ -184,7 +184,7 @@ def _keep(path: Path, kept: Path) -> None:
     except OSError as error:  # an undo is not to fail of that
         where = f"could not be saved as {kept}: {error.strerror}"
     logger.warning(
-        "%s was edited after the installation that is undone; the edited file %s",
+        "%s was changed after the installation that is undone; that version %s",
         path,
         where,
     )

@@ -68,7 +68,7 @@ def _declare_forget(commands: Commands) -> None:
         "forget",
         help="stop serving a certificate, and remove its bundle",
         description="Stop serving a certificate: remove it from main.cf and the SNI"
-        " table, reload Postfix, verify the remaining certificates, delete the bundle."
+        " map, reload Postfix, verify the remaining certificates, delete the bundle."
         " If it is the only default certificate, main.cf is pointed to certbot's files"
         " in live/ (add a reload hook then).",
     )

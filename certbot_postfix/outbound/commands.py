@@ -40,8 +40,8 @@ def declare(commands: Commands, find: Find) -> None:
     policy = commands.add_parser(
         "policy",
         help="install, refresh, show or test outbound TLS policies",
-        description="Outbound TLS policies, whose sources the options of certbot's"
-        " installer or of `policy install` name.",
+        description="Install, refresh, show or test outbound TLS policies. Their"
+        " sources are options of `policy install`, or of certbot's installer.",
     )
     verbs = policy.add_commands("VERB")
     install_commands.declare(verbs, find)
@@ -49,10 +49,10 @@ def declare(commands: Commands, find: Find) -> None:
     _declare_show(verbs, find)
     query = verbs.add_parser(
         "query",
-        help="show what a domain publishes now, and what is known of it here",
+        help="show what a domain publishes now, and its state on this host",
         description="Show what a domain publishes now: its MTA-STS policy, its MX hosts"
-        " and their TLSA records; and its state here. Exit status 3: something of that"
-        " fails or does not match, or the policy here is another one.",
+        " and their TLSA records; and its state on this host. Exit status 3: one of"
+        " these fails or does not match, or the policy in force here differs.",
     )
     query.add_argument("domain", metavar="DOMAIN", help="recipient domain")
     query.set_defaults(
@@ -80,8 +80,8 @@ def declare(commands: Commands, find: Find) -> None:
 def _declare_refresh(verbs: Commands, find: Find) -> None:
     refresh = verbs.add_parser(
         "refresh",
-        help="query the sources that are due, and update the policy table",
-        description="Query the sources that are due, and update the policy table, as"
+        help="query the sources that are due, and update the policy map",
+        description="Query the sources that are due, and update the policy map, as"
         " certbot renew does. Exit status 1: a source failed, and its earlier"
         " policies stay in force. Exit status 3: a policy could not be renewed.",
     )
@@ -102,7 +102,7 @@ def _declare_refresh(verbs: Commands, find: Find) -> None:
 
 
 def _declare_show(verbs: Commands, find: Find) -> None:
-    show = verbs.add_parser("show", help="show the policies in the table")
+    show = verbs.add_parser("show", help="list the policies in force and in testing")
     show.add_argument("--json", action="store_true", help="print them as JSON")
     show.add_argument(
         "--failing",
@@ -190,6 +190,8 @@ def _show(outbound: Outbound, *, as_json: bool) -> int:
             f" ({short(entry.source, _LABEL)})"
         )
         print(shown(line, sys.stdout))
+    if not entries:
+        print("there are no policies", file=sys.stderr)
     return 0
 
 
@@ -204,6 +206,8 @@ def _show_failing(outbound: Outbound, *, as_json: bool) -> int:
         for name, policy in failing.items():
             line = f"{name}: {domain_state.described(policy, now)}"
             print(shown(line, sys.stdout))
+        if not failing:
+            print("no look-up fails", file=sys.stderr)
     return ATTEND if domain_state.finding(failing, now) else 0
 
 
@@ -216,9 +220,9 @@ def _query(outbound: Outbound, name: str) -> int:
     for line in publication.lines():
         print(shown(line, sys.stdout))
     state = (
-        domain_state.described(known, now) if known else "not looked up for policies"
+        domain_state.described(known, now) if known else "its policy is not looked up"
     )
-    print(shown(f"here: {state}", sys.stdout))
+    print(shown(f"on this host: {state}", sys.stdout))
     for why in publication.problems(known):
         logger.warning("%s", why)
     return 0

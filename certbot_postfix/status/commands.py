@@ -40,7 +40,7 @@ def declare(commands: Commands) -> None:
     for name, run, what in (
         ("json", _printing(monitoring.as_json), "print JSON"),
         ("prometheus", _printing(monitoring.as_prometheus), "print metrics"),
-        ("check", _check, "be a plugin of Nagios: one line, exit status 0 to 3"),
+        ("check", _check, "act as a Nagios plugin: one line, exit status 0 to 3"),
     ):
         form.add_argument(
             f"--{name}", dest="command", action="store_const", const=run, help=what
