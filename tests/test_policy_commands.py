@@ -82,11 +82,14 @@ def test_json_has_the_same(scene, policy, capsys):
 
 
 def test_without_policies_nothing_is_shown_and_nothing_refreshed(policy, capsys):
-    assert policy("show") == 0
-    assert policy("refresh") == 0
-
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", "there are no policies to refresh\n")
+    for words, said in (
+        (["show"], "there are no policies\n"),
+        (["show", "--failing"], "no look-up fails\n"),
+        (["refresh"], "there are no policies to refresh\n"),
+    ):
+        assert policy(*words) == 0
+        told = capsys.readouterr()
+        assert (told.out, told.err) == ("", said)
 
 
 def test_refresh_brings_what_the_source_says_now(scene, policy, capsys):
