@@ -244,7 +244,7 @@ def test_a_file_that_is_lost_fails_the_verification(scene):
     scene.lineage(NAME)
     scene.postfix.start()
     installation = scene.deployment.installation
-    installation.serving.timeout = 3
+    installation.server.serving.timeout = 3
     wish = DeployOptions(Profile.INTERNET_NL)
     proposal = installation.propose(scene.live(), wish)
     installation.apply(proposal, Checkpoint())
