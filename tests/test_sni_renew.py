@@ -12,7 +12,17 @@ from certbot_postfix.errors import CertificateError
 from certbot_postfix.inbound import due
 from tests.lab.clients import everywhere
 from tests.lab.machine import wait_until
-from tests.lab.scene import FOREIGN, NAME, SHOP, Scene, identity, succeeded, told
+from tests.lab.scene import (
+    FOREIGN,
+    NAME,
+    SHOP,
+    Scene,
+    identity,
+    impose,
+    private,
+    succeeded,
+    told,
+)
 
 pytestmark = pytest.mark.postfix
 
@@ -58,6 +68,28 @@ def test_a_name_that_left_a_certificate_goes_to_the_one_that_has_it_now(shop):
 
     assert shop.table[SHOP[1]] == ["heir"]
     assert everywhere(shop.postfix, SHOP[1]) == issued.leaf
+
+
+def test_a_renewal_is_undone_if_what_inherits_a_name_is_not_presented_for_it(
+    shop, base
+):
+    shop.lineage("heir", "heir.example.net", SHOP[1])
+    shop.stand(NAME, by_name=["heir", "shop"])
+    table = shop.postfix.config_dir / "certbot_sni"
+    other, old = base / "other", shop.certbot.bundle("shop")
+    pair = f"{SHOP[1]} {shop.certbot.bundle('heir')},{old}"
+    assert pair in table.read_text()
+    table.write_text(table.read_text().replace(pair, f"{SHOP[1]} {old}"))
+    other.write_text(f"{SHOP[1]} {private(base / 'old.pem', shop.issue(SHOP[1]))}\n")
+    impose(shop, "tls_server_sni_maps", f"texthash:{other}, texthash:{table}")
+    before = table.read_bytes(), old.read_bytes()
+    shop.renew("shop", SHOP[0])
+
+    done = shop.command("deploy", "--cert-name", "shop", "--verify-timeout", "3")
+
+    assert done.returncode == 1
+    assert f"to clients requesting {SHOP[1]}" in told(done)
+    assert (table.read_bytes(), old.read_bytes()) == before
 
 
 @pytest.mark.parametrize("name", ["shop", NAME])

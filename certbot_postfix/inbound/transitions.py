@@ -89,9 +89,10 @@ def changed_keys(before: State, after: State, new: Collection[ServedFile]) -> se
 
     Without any SNI map, no name makes a difference: one is enough.
     """
-    keys = {
-        key for file in new for key in sni.keys_with(after.table, str(file.path))
-    } | (before.table.keys() - after.table.keys())
+    keys = {key for file in new for key in sni.keys_with(after.table, str(file.path))}
+    keys |= {
+        key for key, paths in before.table.items() if after.table.get(key) != paths
+    }
     default = chain_files.configured(after.configuration)
     if not after.table:
         named = sni.keys(
