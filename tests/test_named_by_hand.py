@@ -136,6 +136,27 @@ def test_files_that_are_named_by_hand_and_that_a_service_does_not_show_are_an_er
     assert "restored" not in told(done)
 
 
+def test_a_broken_lineage_that_a_table_names_by_hand_keeps_no_other_from_renewal(
+    own, base
+):
+    own.stand(NAME, "own")
+    own.postfix.set(smtpd_tls_chain_files=str(own.certbot.bundle(NAME)))
+    table = base / "own"
+    table.write_text(f"{SHOP[0]} {own.certbot.bundle('own')}\n")
+    own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    own.postfix.start()
+    shown = everywhere(own.postfix, SHOP[0])
+    own.renew("own")
+    issued = own.renew(NAME)
+    own.live("own").key.write_bytes(own.live(NAME).key.read_bytes())
+
+    done = own.command("deploy", "--cert-name", NAME, "--verify-timeout", "3")
+
+    assert "lineage own: the private key does not belong" in told(done)
+    assert everywhere(own.postfix) == issued.leaf
+    assert everywhere(own.postfix, SHOP[0]) == shown
+
+
 def test_files_that_two_tables_name_by_hand_are_proven_where_the_first_has_the_name(
     own, base
 ):

@@ -13,7 +13,16 @@ import pytest
 
 from certbot_postfix.formats.tlsa import Record
 from tests.lab import Authority, Certbot, base_directory
-from tests.lab.dane import DOMAIN, HOST, OWNER, Host, PebbleInside, record
+from tests.lab.dane import (
+    ADDRESS,
+    DOMAIN,
+    HOST,
+    OWNER,
+    Host,
+    PebbleInside,
+    published,
+    record,
+)
 from tests.lab.machine import wait_until
 from tests.lab.network import RESOLVER, Network
 from tests.lab.pki import Issued
@@ -209,6 +218,54 @@ def test_a_renewal_that_is_held_becomes_an_error_at_half_of_the_time(host):
 
     assert (done.returncode, served(host)) == (1, host.key)
     assert f"error: the renewal of {HOST} is held: " in done.stderr
+
+
+def test_a_renewal_that_is_held_changes_no_table_that_names_the_bundle_by_hand(
+    host, base
+):
+    table = base / "own"
+    table.write_text(f"{HOST} {host.certbot.bundle(HOST)}\n")
+    host.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+    host.postfix.reload()
+    host.renew(HOST)
+
+    done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, served(host)) == (3, host.key), told(done)
+
+
+def test_forget_leaves_no_key_to_postfix_that_is_held(host):
+    host.renew(HOST)
+    before = host.postfix.main_cf.read_bytes()
+
+    done = host.command("forget", HOST)
+
+    assert (done.returncode, served(host)) == (1, host.key), told(done)
+    assert f"{HOST} cannot be removed: Postfix would read its renewed key" in told(done)
+    assert host.postfix.main_cf.read_bytes() == before
+
+
+def test_a_bundle_that_is_lost_is_no_reason_to_wait(host):
+    host.renew(HOST)
+    assert host.command("deploy", "--cert-name", HOST).returncode == 3
+    host.certbot.bundle(HOST).unlink()
+
+    done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, served(host)) == (0, newest(host)), told(done)
+    assert json.loads(host.remembered.read_text())["held"] is None
+
+
+def test_what_is_known_of_a_host_is_kept_when_only_others_are_looked_at(host):
+    alias = f"_25._tcp.alias.{DOMAIN}"
+    records = published(host.key) + published(host.key, name=alias)
+    host.zone.publish(f"mx A {ADDRESS}", *records, ttl=TTL)
+    host.show(*MIN, "--tlsa-name", f"alias.{DOMAIN}", owner=alias)
+    known = json.loads(host.remembered.read_text())["endpoints"][alias]
+
+    host.show(*MIN)
+
+    assert json.loads(host.remembered.read_text())["endpoints"][alias] == known
 
 
 def test_a_record_of_no_key_in_service_is_an_error_at_once(host):

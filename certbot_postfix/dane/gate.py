@@ -81,7 +81,7 @@ class Gate:
         if candidate is None:
             return None
         if self.settings.ignore:
-            _release(candidate.bundle)
+            release(candidate.bundle)
             return None
         if candidate not in self._known:
             self._known[candidate] = self._look(candidate, now)
@@ -103,7 +103,7 @@ class Gate:
         return hold.make(closed, (since, served, now)) if since else None
 
 
-def _release(bundle: Path | None) -> None:
+def release(bundle: Path | None) -> None:
     """Forget that *bundle* was held."""
     if bundle and (memory := store.load(bundle)).held:
         store.save(bundle, replace(memory, held=None, expiry=None))
@@ -164,9 +164,10 @@ def _owners(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _remember(bundle: Path, memory: Memory, endpoints: Sequence[Endpoint]) -> None:
-    known = {
-        each.facts.observation.owner: each.facts.history
-        for each in endpoints
-        if each.facts.history
+    # Another run, or another instance, looks at other hosts: theirs are not forgotten.
+    every = {
+        **memory.endpoints,
+        **{each.facts.observation.owner: each.facts.history for each in endpoints},
     }
+    known = {owner: rrsets for owner, rrsets in every.items() if rrsets}
     store.save(bundle, replace(memory, endpoints=known))

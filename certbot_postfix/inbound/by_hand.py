@@ -23,15 +23,19 @@ logger = named_logger(__name__)
 
 
 def expected(
-    now: State, postfix: Postfix, lineages: Iterable[Lineage]
+    now: State,
+    postfix: Postfix,
+    lineages: Iterable[Lineage],
+    kept: Collection[Path] = (),
 ) -> list[Expectation]:
     """Return what services that read the files of *lineages* themselves must present.
 
     The administrator has named those files in main.cf, master.cf or an SNI map, or our
-    bundle in an SNI map of his own.
+    bundle in an SNI map of his own, unless that is *kept* as it is.
     """
     by_directory = {each.fullchain.parent.resolve(): each for each in lineages}
-    return [*_in_services(now, by_directory), *_in_maps(now, postfix, by_directory)]
+    in_maps = _in_maps(now, postfix, by_directory, kept)
+    return [*_in_services(now, by_directory), *in_maps]
 
 
 def _in_services(now: State, lineages: Mapping[Path, Lineage]) -> Iterator[Expectation]:
@@ -68,7 +72,10 @@ def _newest(
 
 
 def _in_maps(
-    now: State, postfix: Postfix, lineages: Mapping[Path, Lineage]
+    now: State,
+    postfix: Postfix,
+    lineages: Mapping[Path, Lineage],
+    kept: Collection[Path],
 ) -> Iterator[Expectation]:
     ours = now.configuration.directory / sni.NAME
     if not maps.before(now.configuration.value(SNI_MAPS), ours):
@@ -80,7 +87,7 @@ def _in_maps(
         lineage: (
             f"{directory}/",
             f"{lineage.fullchain.parent}/",
-            *map(str, now.used(lineage.name)),
+            *(str(path) for path in now.used(lineage.name) if path not in kept),
         )
         for directory, lineage in lineages.items()
     }

@@ -4,6 +4,7 @@ certbot's checkpoints take no part, since a key must not enter them: what fails 
 undone here, and what was done is shown as a diff.
 """
 
+from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.change import staging
@@ -12,6 +13,7 @@ from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.dane import store
 from certbot_postfix.errors import Error, enumerated, named_logger
 from certbot_postfix.inbound import (
+    candidates,
     chain_files,
     chain_parameters,
     dropped,
@@ -86,14 +88,27 @@ class Removal:
         plain = (self.lineage.key, self.lineage.fullchain) if exists else None
         decisions = chain_parameters.forget(configuration, self.path, plain)
         if exists and chain_files.configured(configuration) == [self.path]:
-            # Postfix will read what certbot has.
-            load_and_check(self.before, self.lineage, self.path)
+            self._check_plain()
         if self.path in self.before.by_hand:
             raise Error(
                 f"an SNI map of your own lists {self.path}; no changes were made",
                 hint="remove it there first",
             )
         return decisions
+
+    def _check_plain(self) -> None:
+        """Raise `Error` if Postfix must not read what certbot has."""
+        bundle, _ = load_and_check(self.before, self.lineage, self.path)
+        candidate = candidates.replacing(self.before, self.path, bundle)
+        now = datetime.now(timezone.utc)
+        if held := self.server.gate.hold(candidate, now):
+            name = self.lineage.name
+            raise Error(
+                f"{name} cannot be removed: Postfix would read its renewed key in"
+                f" {self.lineage.fullchain.parent}; {held.reason}",
+                hint=f"{held.hint}; `certbot-postfix deploy --cert-name {name}"
+                " --tlsa-ignore` deploys it nevertheless",
+            )
 
     def _sni_map(self) -> Edit:
         """Return what becomes of the SNI map; None if nothing is left in it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from certbot_postfix.dane import gate
 from certbot_postfix.errors import (
     CertificateError,
     Error,
@@ -18,12 +19,11 @@ from certbot_postfix.errors import (
     ProgramError,
     named_logger,
 )
-from certbot_postfix.inbound import by_hand, candidates, due, renew
+from certbot_postfix.inbound import by_hand, candidates, due, renew, served
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.server import Server
 from certbot_postfix.inbound.state import State
 from certbot_postfix.postfix import instances
-from certbot_postfix.postfix.questions import Expectation
 from certbot_postfix.system import files
 from certbot_postfix.tls.bundle import Bundle
 
@@ -34,17 +34,16 @@ logger = named_logger(__name__)
 class Turn:
     """What one instance is to serve of *lineages*, and what became of that.
 
-    *bundles* are what it reads of them, *by_hand* what must be presented because the
-    administrator named it.  *refused* has the errors of lineages that it does not
-    serve, *error* its own: then nothing is known of it; *held* are the bundles that
-    must wait for DNS.
+    *bundles* are what it reads of them; *by_hand*: the administrator named some
+    himself.  *refused* has the errors of lineages that it does not serve, *error* its
+    own: then nothing is known of it; *held* are the bundles that must wait for DNS.
     """
 
     server: Server
     before: State | None = None
     lineages: dict[str, Lineage] = field(default_factory=dict)
     bundles: dict[Path, Bundle] = field(default_factory=dict)
-    by_hand: list[Expectation] = field(default_factory=list)
+    by_hand: bool = False
     refused: dict[str, Error] = field(default_factory=dict)
     held: set[Path] = field(default_factory=set)
     error: Error | None = None
@@ -59,8 +58,6 @@ class Turn:
                 if lineage.name not in turn.lineages:
                     turn.lineages[lineage.name] = lineage
                     turn._check(before, lineage)
-            every = turn.lineages.values()
-            turn.by_hand = by_hand.expected(before, server.postfix, every)
         except Error as error:
             turn.error = error
         return turn
@@ -82,6 +79,9 @@ class Turn:
 
         Raises `Error` once that is urgent; until then, certbot reports no failure.
         """
+        if not served.leaf_in(path):
+            gate.release(path)  # nothing is in service that could be left unchanged
+            return
         candidate = candidates.replacing(before, path, bundle)
         held = self.server.gate.hold(candidate, datetime.now(timezone.utc))
         if held:
@@ -102,11 +102,11 @@ class Turn:
         Postfix is reloaded once.  If that fails, the lineages are tried one by one;
         bundles of what fails again must be kept by further instances, too.
         """
-        if self.error or not self.before:
-            return
         names = [name for name in self.lineages if name not in self.refused]
+        if self.error or not self.before or not names:
+            return
         try:
-            self._renew(self.before, names, self.by_hand, kept)
+            self._renew(self.before, names, kept)
         except Error as error:
             if len(names) < 2:
                 self._fail(names, error, kept)
@@ -117,19 +117,14 @@ class Turn:
 
     def _take_alone(self, name: str, kept: set[Path]) -> None:
         try:
-            before, postfix = self.server.read(), self.server.postfix
-            mine = by_hand.expected(before, postfix, [self.lineages[name]])
-            self._renew(before, [name], mine, kept)
+            self._renew(self.server.read(), [name], kept)
         except Error as error:
             self._fail([name], error, kept)
 
-    def _renew(
-        self,
-        before: State,
-        names: Collection[str],
-        mine: list[Expectation],
-        kept: set[Path],
-    ) -> None:
+    def _renew(self, before: State, names: Collection[str], kept: set[Path]) -> None:
+        lineages = [self.lineages[name] for name in names]
+        mine = by_hand.expected(before, self.server.postfix, lineages, kept)
+        self.by_hand = self.by_hand or bool(mine)
         bundles = {
             path: bundle
             for path, bundle in self.bundles.items()
