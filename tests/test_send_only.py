@@ -36,6 +36,8 @@ def test_policies_are_enforced_without_a_certificate_and_go_without_a_trace(sts)
 
     assert (status, "+sts.insecure secure match=mx.sts.insecure" in said) == (0, True)
     assert "+smtp_tls_policy_maps = texthash:" in said
+    undo = f"policy remove --postfix-config-dir {sts.sender.config_dir}\n"
+    assert f"To undo: certbot-postfix {undo}" in said
     names = {name for name in sts.sender.postconf("-n").split() if "smtpd" in name}
     assert names == server
     assert policy(sts, "install") == (0, "certbot-postfix: No changes needed.\n")

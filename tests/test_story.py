@@ -292,6 +292,19 @@ def test_a_yes_at_the_terminal_deploys_and_shows_each_step_and_the_result(
     ]
 
 
+def test_a_terminal_shows_no_writing_where_nothing_is_to_be_written(
+    postfix, certbot, authority
+):
+    lineage(certbot, authority)
+    again = certbot.argv("install", "--cert-name", NAME, *options(postfix))
+    converse(again, certbot.environment)
+
+    shown, status = converse(again, certbot.environment)
+
+    assert (status, "already configured" in shown) == (0, True)
+    assert "Writing files" not in shown
+
+
 def test_a_renewal_at_a_terminal_shows_its_steps_and_nothing_with_q(
     postfix, base, pebble, executable
 ):

@@ -4,6 +4,7 @@ Success means that every service presented the certificate in a handshake.  Rais
 `errors.Error`; what is undone then is certbot's checkpoint, and the bundle by `undo`.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,7 +175,8 @@ class Installation:
         self._change = change = Transaction(maps, checkpoint)
         change.begin(self.server.serving, configuration)
         self.written = not proposal.empty
-        with self.server.serving.reporter.step("Writing files"):
+        step = self.server.serving.reporter.step("Writing files")
+        with step if self.written else contextlib.nullcontext():
             self._write(proposal, change)
 
     def _write(self, proposal: Proposal, change: Transaction) -> None:

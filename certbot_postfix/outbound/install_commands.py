@@ -1,6 +1,7 @@
 """The commands ``certbot-postfix policy install`` and ``policy remove``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +81,10 @@ def _install(find: Find, arguments: argparse.Namespace) -> int:
         say(f"note: {note}")
     for warning in [*proposal.warnings, *proposal.complaints]:
         logger.warning("%s", warning)
-    _carry_out(alone, proposal, arguments)
+    undo = ["certbot-postfix", "policy", "remove"]
+    undo += outbound.configuration.certbot_options
+    done = f"Outbound policies are installed. To undo: {shlex.join(undo)}"
+    _carry_out(alone, proposal, arguments, done)
     return 0
 
 
@@ -89,7 +93,8 @@ def _remove(find: Find, arguments: argparse.Namespace) -> int:
     outbound = find(arguments)
     _lock(outbound)
     alone = SendOnly(outbound)
-    _carry_out(alone, alone.removal(), arguments)
+    done = "Outbound policies are removed."
+    _carry_out(alone, alone.removal(), arguments, done)
     return 0
 
 
@@ -99,7 +104,7 @@ def _lock(outbound: Outbound) -> None:
 
 
 def _carry_out(
-    alone: SendOnly, proposal: Proposal, arguments: argparse.Namespace
+    alone: SendOnly, proposal: Proposal, arguments: argparse.Namespace, done: str
 ) -> None:
     if proposal.empty:
         say("No changes needed.")
@@ -107,3 +112,4 @@ def _carry_out(
     print(shown(proposal.plan.diff(), sys.stdout), end="", flush=True)
     confirm("Apply these changes and reload Postfix?", arguments)
     alone.carry_out(proposal)
+    say(done)
