@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.formats.tlsa import Record
-from tests.lab import Authority, Certbot, base_directory
+from tests.lab import Authority, Certbot, base_directory, pki
 from tests.lab.dane import (
     ADDRESS,
     DOMAIN,
@@ -26,7 +26,7 @@ from tests.lab.dane import (
 from tests.lab.machine import wait_until
 from tests.lab.network import RESOLVER, Network
 from tests.lab.pki import Issued
-from tests.lab.scene import options, told
+from tests.lab.scene import options, private, told
 from tests.lab.zone import Zone
 
 pytestmark = pytest.mark.postfix
@@ -203,6 +203,37 @@ def test_an_installation_that_senders_would_refuse_is_refused(host):
     assert "--postfix-tlsa-ignore deploys it nevertheless" in told(done)
     done = install(host, "--postfix-tlsa-ignore")
     assert (done.returncode, served(host)) == (0, newest(host)), told(done)
+
+
+def test_a_bundle_that_main_cf_names_no_more_is_not_installed_unannounced(host, base):
+    theirs = host.issue(HOST)
+    pem = private(base / "theirs.pem", theirs)
+    host.postfix.set(smtpd_tls_chain_files=str(pem))
+    host.postfix.reload()
+    host.publish(record(theirs), ttl=TTL)
+
+    done = install(host)
+
+    assert (done.returncode, served(host)) == (1, record(theirs)), told(done)
+    assert f"lineage {HOST} is not deployed: {OWNER} " in told(done)
+
+
+def test_a_certificate_for_other_names_takes_no_announced_key_out_of_service(
+    host, base
+):
+    theirs = pki.self_signed(HOST)
+    pem = private(base / "theirs.pem", theirs)
+    host.postfix.set(smtpd_tls_chain_files=str(pem))
+    host.postfix.reload()
+    host.publish(record(theirs), ttl=TTL)
+    host.lineage("other", f"other.{DOMAIN}")
+
+    done = host.certbot_in_network(
+        *("install", "--cert-name", "other", *options(host.postfix), *QUICK)
+    )
+
+    assert (done.returncode, served(host)) == (1, record(theirs)), told(done)
+    assert f"lineage other is not deployed: {OWNER} " in told(done)
 
 
 def test_a_renewal_that_is_held_becomes_an_error_at_half_of_the_time(host):

@@ -10,7 +10,7 @@ from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.history import Chain
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.served import certificates_in
+from certbot_postfix.inbound.served import ServedFile, certificates_in
 from certbot_postfix.inbound.state import State
 from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate, covers
@@ -40,10 +40,29 @@ def replacing(now: State, path: Path, bundle: Bundle) -> Candidate | None:
     return _candidate(now, path, (served, new))
 
 
-def _candidate(now: State, path: Path, chains: tuple[Chain, Chain]) -> Candidate:
+def installing(
+    now: State, path: Path, bundle: Bundle, *, by_name: bool
+) -> Candidate | None:
+    """Return *bundle* as what is installed as *path*; None if it is served so already.
+
+    It may lie there, and not be served, or *by_name* only.
+    """
+    if ServedFile(path, bundle.leaf) in now.default:
+        return None
+    in_use = [*now.deployed] if by_name else [file.path for file in now.default]
+    served = tuple(certificates_in(path)) if path in in_use else ()
+    if served and served[0] == bundle.leaf:
+        return None
+    new = tuple(Certificate.all_from_pem(bundle.pem))
+    return _candidate(now, path, (served, new), by_default=not by_name)
+
+
+def _candidate(
+    now: State, path: Path, chains: tuple[Chain, Chain], *, by_default: bool = False
+) -> Candidate:
     served, new = chains
     own, default = now.host, now.default
-    by_default = path in {file.path for file in default}
+    by_default = by_default or path in {file.path for file in default}
     presents = by_default or covers(new[0].names, own)
     others = ((file.leaf,) for file in default if file.path != path)
     return Candidate(

@@ -101,6 +101,7 @@ class Installation:
             [*plan.notes(), *placing.notes(before, new, placed), *draft.notes],
             draft.policies,
             options.profile is Profile.INTERNET_NL,
+            placed.by_name,
         )
 
     def _checked(self, lineage: Lineage) -> tuple[State, Bundle, list[str]]:

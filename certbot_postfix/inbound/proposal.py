@@ -48,7 +48,7 @@ class Proposal:
     *table* is what the SNI map becomes.  *stale* means that the bundle is to be
     written.  *notes* say what is to be known, and asks for nothing; *policies* is what
     puts outbound policies in force, if they are to change.  If it is *strict*, what
-    the profile excludes must be refused.
+    the profile excludes must be refused.  *by_name*: it is served via SNI only.
     """
 
     plan: Plan
@@ -63,6 +63,7 @@ class Proposal:
     notes: list[str]
     policies: PolicyChanges | None = None
     strict: bool = False
+    by_name: bool = False
 
     @property
     def empty(self) -> bool:

@@ -79,12 +79,11 @@ class Turn:
 
         Raises `Error` once that is urgent; until then, certbot reports no failure.
         """
-        if not served.leaf_in(path):
-            gate.release(path)  # nothing is in service that could be left unchanged
-            return
         candidate = candidates.replacing(before, path, bundle)
         held = self.server.gate.hold(candidate, datetime.now(timezone.utc))
-        if held:
+        if held and not served.leaf_in(path):
+            gate.release(path)  # nothing is in service that could be left unchanged
+        elif held:
             message = f"the renewal of {path.stem} is held: {held.reason}"
             if held.urgent:
                 raise Error(message, hint=held.hint)

@@ -156,10 +156,10 @@ class Deployment:
 
     def refuse_unannounced(self, proposal: Proposal) -> None:
         """Raise `CertificateError` if TLSA records forbid to serve it now."""
-        if not proposal.stale:
-            return
-        path, bundle = proposal.path, proposal.bundle
-        candidate = candidates.replacing(proposal.before, path, bundle)
+        path, bundle, by_name = proposal.path, proposal.bundle, proposal.by_name
+        candidate = candidates.installing(
+            proposal.before, path, bundle, by_name=by_name
+        )
         if held := self.gate.hold(candidate, datetime.now(timezone.utc)):
             raise CertificateError(
                 f"lineage {path.stem} is not deployed: {held.reason}",
