@@ -138,7 +138,6 @@ class Installer(common.Installer):
                 )
         # certbot loads every plugin on every run; few runs come here.
         from certbot_postfix.dane.gate import Settings  # noqa: PLC0415
-        from certbot_postfix.inbound import bundles  # noqa: PLC0415
         from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
         from certbot_postfix.system.reporter import Reporter  # noqa: PLC0415
@@ -149,7 +148,7 @@ class Installer(common.Installer):
                 postconf=self.conf("config-utility"),
                 postfix=self.conf("ctl"),
             ),
-            bundles.below(self.config.config_dir),
+            self._root,
             staging=Path(self.config.work_dir, "postfix"),
             timeout=self.conf("verify-timeout"),
             reporter=Reporter(_notify, None if self.config.quiet else _terminal()),
@@ -298,78 +297,60 @@ class Installer(common.Installer):
             if self._is_time(lineage.lineagename, directory / POLICY_MAP):
                 self._refresh_policies(directory)
 
-    def _is_time(self, name: str, path: Path) -> bool:
-        """Whether the policies in the map at *path* are refreshed with this lineage.
+    def _is_time(self, name: str, policy_map: Path) -> bool:
+        """Whether the policies in *policy_map* are refreshed with the lineage *name*.
 
         That is the last one that certbot renews, so that none waits for sources that
         are slow; or any, if it was not reached for a day, since it cannot be renewed.
         """
-        if path.parent in _refreshed or not path.exists():
+        if policy_map.parent in _refreshed or not policy_map.exists():
             return False
-        from certbot_postfix.inbound import (  # noqa: PLC0415
-            bundles,
-            renewal_settings,
-        )
-        from certbot_postfix.outbound import last_refresh  # noqa: PLC0415
+        from certbot_postfix.inbound import every_renew  # noqa: PLC0415
 
-        # certbot takes them in this order; it comes here for those that name us.
-        later = [
-            conf
-            for conf in Path(self.config.renewal_configs_dir).glob("*.conf")
-            if conf.name > f"{name}.conf"
-            and renewal_settings.names_installer(conf, self.name)
-        ]
-        if self.config.certname or not later:
-            return True
-        directory = bundles.below(self.config.config_dir)
-        cache = last_refresh.cache_directory(path, directory)
-        return last_refresh.overdue(cache, datetime.now(timezone.utc))
+        configurations = Path(self.config.renewal_configs_dir)
+        now = datetime.now(timezone.utc)
+        return (
+            bool(self.config.certname)
+            or every_renew.is_last(name, configurations, self.name)
+            or every_renew.is_overdue(policy_map, self._root, now)
+        )
+
+    @property
+    def _root(self) -> Path:
+        from certbot_postfix.inbound import bundles  # noqa: PLC0415
+
+        return bundles.below(self.config.config_dir)
 
     def _directory(self) -> Path | None:
-        """Return Postfix's configuration directory; None if nothing of ours is there.
-
-        Only where there is, and no option names it, a program is started for it.
-        """
-        from certbot_postfix.inbound import bundles  # noqa: PLC0415
-        from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
-
+        """Return Postfix's directory; None if nothing of ours is there."""
         if self.conf("config-dir"):
             return Path(self.conf("config-dir"))
-        if not bundles.below(self.config.config_dir).is_dir():
-            return None
+        from certbot_postfix.inbound import every_renew  # noqa: PLC0415
+
         postconf = self.conf("config-utility")
         plugin_util.path_surgery(postconf)
-        with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
-            return Postfix.find(None, postconf=postconf, postfix="").directory
-        return None
+        return every_renew.configuration_directory(self._root, postconf)
 
     def _make_up(self, lineage: interfaces.RenewableCert, directory: Path) -> None:
-        from certbot_postfix.inbound import bundles  # noqa: PLC0415
+        from certbot_postfix.dane import gate  # noqa: PLC0415
+        from certbot_postfix.inbound import bundles, every_renew  # noqa: PLC0415
 
         name = lineage.lineagename
-        root = bundles.below(self.config.config_dir)
         renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
         pending = Path(self.config.in_progress_dir).is_dir()
-        found = bundles.of_lineage(root, name, directory)
-        for bundle, instance in found:
+        used = bundles.of_lineage(self._root, name, directory)
+        for bundle, instance in used:
             self._warn_if_dropped(renewed, bundle, instance)
             pending = pending or renewed.pending_for(bundle, instance)
         if not pending:
-            self._watch_records([bundle for bundle, _ in found])
+            paths, settings = [path for path, _ in used], gate.Settings.of(self.conf)
+            now = datetime.now(timezone.utc)
+            for problem in every_renew.problems_of_records(paths, settings, now):
+                logger.error("%s", problem)
             return
         self.prepare()
         with _not_deployed():
             self._ready.renew(renewed)
-
-    def _watch_records(self, paths: Iterable[Path]) -> None:
-        """Look at the TLSA records of bundles that had some; other hosts ask no DNS."""
-        from certbot_postfix.dane import gate, store  # noqa: PLC0415
-
-        now = datetime.now(timezone.utc)
-        for path in paths:
-            if path.exists() and store.path_of(path).exists():
-                for problem in gate.watch(path, gate.Settings.of(self.conf), now):
-                    logger.error("%s", problem)
 
     def _warn_if_dropped(
         self, renewed: "Lineage", bundle: Path, directory: Path
@@ -380,16 +361,8 @@ class Installer(common.Installer):
             return
         self.prepare()
         if not self._ready.uses(renewed):
-            logger.error(  # certbot's -q leaves warnings out
-                "%s does not name %s any more: Postfix does not serve the certificate"
-                " that certbot renews\nHint: certbot install -i %s --cert-name %s; or,"
-                " if that is meant, certbot-postfix forget %s",
-                directory / "main.cf",
-                bundle,
-                self.name,
-                renewed.name,
-                renewed.name,
-            )
+            message = dropped.message(bundle, directory, renewed.name, self.name)
+            logger.error("%s", message)  # certbot's -q leaves warnings out
         dropped.note_reported(bundle, directory)
 
     def _refresh_policies(self, directory: Path) -> None:

@@ -27,6 +27,16 @@ def unreported(bundle: Path, directory: Path) -> bool:
     return not named and not by_name and _noted(bundle) != _digest(main_cf)
 
 
+def message(bundle: Path, directory: Path, name: str, installer: str) -> str:
+    """Return the message that the Postfix in *directory* names *bundle* no more."""
+    return (
+        f"{directory / 'main.cf'} does not name {bundle} any more: Postfix does not"
+        f" serve the certificate that certbot renews\nHint: certbot install -i"
+        f" {installer} --cert-name {name}; or, if that is meant, certbot-postfix forget"
+        f" {name}"
+    )
+
+
 def note(bundle: Path) -> Path:
     """Return where it is noted which main.cf was reported."""
     return bundle.with_name(f".{bundle.name}.dropped")
