@@ -323,6 +323,20 @@ def test_certbot_renew_reports_records_that_match_nothing(host):
     assert f"publish {OWNER}. 3600 IN TLSA {host.key}" in told(done)
 
 
+def test_certbot_renew_reports_them_also_when_the_old_records_are_forgotten(host):
+    def renew() -> str:
+        return told(host.certbot_in_network("renew", *QUICK))
+
+    host.show(*MIN)
+    host.publish(record(host.issue(HOST)), ttl=TTL)
+    wait_until(
+        lambda: renew() and str(host.key) not in host.remembered.read_text(),
+        "the announced record is forgotten",
+    )
+
+    assert f"the TLSA records (DANE) of {OWNER} do not match the certificate" in renew()
+
+
 def cached(host: Host) -> bool:
     """Whether the resolver has TLSA records of the host."""
     ask = f"dns.ask('{RESOLVER}', '{OWNER}', 'TLSA', 5)"

@@ -129,6 +129,7 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
         decision = rollover.decide(facts, now, settings.floor)
         endpoints.append(Endpoint(facts, decision))
     if candidate.bundle:
+        memory = replace(memory, own=candidate.own or memory.own)
         _remember(candidate.bundle, memory, endpoints)
     return endpoints
 
@@ -139,9 +140,10 @@ def watch(bundle: Path, settings: Settings, now: datetime) -> Iterator[str]:
     So it is known since when a key is announced, before certbot renews for it.
     """
     chain = tuple(Certificate.all_from_pem(files.read(bundle)))
-    owners = store.load(bundle).endpoints
-    hosts = tuple(dict.fromkeys(owner.partition("._tcp.")[2] for owner in owners))
-    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), chain)
+    memory = store.load(bundle)
+    owners = [owner.partition("._tcp.")[2] for owner in memory.endpoints]
+    hosts = tuple(dict.fromkeys(owners))
+    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), chain, memory.own)
     for endpoint in look(candidate, settings, now) if chain and hosts else ():
         if endpoint.decision.state is State.MISMATCH:
             record = Record.of_key(chain[0].spki)

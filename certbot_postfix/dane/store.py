@@ -29,12 +29,14 @@ _LARGEST = 1024 * 1024
 class Memory:
     """The RRsets of each endpoint, by the name of its records, and what is held.
 
-    *held* is since when, and *expiry* when what is served instead expires.
+    *held* is since when, *expiry* when what is served instead expires; *own* is the
+    host that no other server is.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
     held: datetime | None = None
     expiry: datetime | None = None
+    own: str = ""
 
 
 def path_of(bundle: Path) -> Path:
@@ -75,6 +77,7 @@ def _plain(memory: Memory) -> dict[str, Any]:
         "version": 1,
         "held": _time(memory.held),
         "expiry": _time(memory.expiry),
+        "own": memory.own,
         "endpoints": {
             owner: [
                 {
@@ -103,7 +106,12 @@ def _parsed(value: Any) -> Memory:
         )
         for owner, rrsets in value["endpoints"].items()
     }
-    return Memory(endpoints, _read(value["held"]), _read(value["expiry"]))
+    return Memory(
+        endpoints,
+        _read(value["held"]),
+        _read(value["expiry"]),
+        str(value.get("own", "")),
+    )
 
 
 def _time(time: datetime | None) -> str | None:
