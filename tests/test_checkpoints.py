@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from certbot_postfix.change.checkpoint import records
 from certbot_postfix.status.checkpoints import as_list
 from tests.lab.postfix import snapshot
@@ -29,6 +31,7 @@ def actions(lines: list[str], number: int) -> dict[str, list[str]]:
     return verbs
 
 
+@pytest.mark.postfix
 def test_each_checkpoint_of_ours_is_listed_with_what_its_rollback_does(scene):
     assert listed(scene) == ["Checkpoints of certbot: 0, of this plugin: 0"]
     scene.lineage(NAME)

@@ -230,6 +230,7 @@ def test_what_no_certificate_can_be_for_is_refused(plan, name, capsys):
     assert "not the names of hosts" in capsys.readouterr().err
 
 
+@pytest.mark.postfix  # sources are found once the package is installed
 def test_policies_are_planned_with_the_certificate_and_nothing_is_written(
     base, stopped_postfix, plan, capsys
 ):

@@ -167,8 +167,8 @@ def test_a_renewal_is_deployed_by_the_installer_or_a_hook(
 
 def machine(root: Path, *, systemd: bool) -> Path:
     """Make the files of a machine with Debian's certbot, and with the snap."""
-    write(root / "usr/bin/certbot", "#!/usr/bin/python3\n")
-    (root / "usr/lib/python3/dist-packages/certbot").mkdir(parents=True)
+    write(root / "usr/bin/certbot", "#!/opt/other/bin/python3\n")
+    (root / "opt/other/lib/python3/dist-packages/certbot").mkdir(parents=True)
     write(
         root / "etc/cron.d/certbot",
         "# certbot renew\nPATH=/usr/bin\n0 */12 * * * root test -x /usr/bin/certbot"
@@ -223,7 +223,9 @@ def test_a_certbot_that_has_the_plugin_is_not_another_one(tmp_path, where):
         certbot = Path(sys.prefix, "bin/certbot")
         write(tmp_path / "usr/bin/certbot", f"#!{certbot.with_name('python3')}\n")
     else:
-        plugin = "usr/local/lib/python3.11/dist-packages/certbot_postfix-1.dist-info"
+        plugin = (
+            "opt/other/local/lib/python3.11/dist-packages/certbot_postfix-1.dist-info"
+        )
         (tmp_path / plugin).mkdir(parents=True)
 
     assert foreign(config_dir, tmp_path) == []
@@ -247,7 +249,7 @@ def test_another_certbot_is_a_finding_unless_a_hook_deploys_what_it_renews(
     scene.stand(NAME)
     config_dir = scene.certbot.config_dir
     entry = f"0 */12 * * * root {RENEW} --config-dir {config_dir}\n"
-    write(base / "root/usr/bin/certbot", "#!/usr/bin/python3\n")
+    write(base / "root/usr/bin/certbot", "#!/opt/other/bin/python3\n")
     write(base / "root/etc/cron.d/own", entry)
     if hooked:
         renew_hook(config_dir, base)

@@ -69,6 +69,10 @@ def observe(
     The *resolver* is believed; by default those of /etc/resolv.conf on this machine.
     *patient*: wait longer for servers, since it is known that there are records.
     """
+    # Not in the threads below: one that imports what another is about to have imported
+    # may find the package without it.
+    import dns.query  # noqa: F401, PLC0415 - certbot loads us on every run
+
     look = Look(resolver, Deadline(PATIENT if patient else BRIEF))
     cuts = look.cuts(list(dict.fromkeys(owners)))
     if not patient and any(cut.observation.cached for cut in cuts):
