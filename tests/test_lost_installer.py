@@ -1,7 +1,6 @@
 """Renewals that a certbot without this plugin has taken from Postfix are found."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -233,9 +232,12 @@ def test_a_certbot_that_has_the_plugin_is_not_another_one(tmp_path, where):
 
 def test_the_timer_s_own_command_may_be_changed(tmp_path):
     config_dir = machine(tmp_path, systemd=True)
+    write(tmp_path / "opt/own/bin/certbot", "#!/opt/own/bin/python3\n")
+    library = tmp_path / "opt/own/lib/python3.11/site-packages"
+    (library / "certbot_postfix-1.dist-info").mkdir(parents=True)
     write(
         tmp_path / "etc/systemd/system/certbot.service.d/own.conf",
-        f"[Service]\nExecStart=\nExecStart={os.path.realpath(NEWEST)} renew\n",
+        "[Service]\nExecStart=\nExecStart=/opt/own/bin/certbot renew\n",
     )
 
     assert foreign(config_dir, tmp_path) == ["snap.certbot.renew.timer"]
