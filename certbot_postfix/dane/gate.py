@@ -120,8 +120,8 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
     )
     endpoints = []
     for owner, host in owners.items():
-        unseen = history.before(found[owner], candidate.served, host)
         known = memory.endpoints.get(owner, ())
+        unseen = history.before(found[owner], known, candidate.served, host)
         rrsets = history.updated(known, found[owner], unseen, now)
         rrsets = history.cached(rrsets, now, settings.floor)
         ours = host in {a_labels(candidate.own.lower()), *settings.names}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certbot_postfix.dane.observation import Observation, Status
+from certbot_postfix.dane.observation import Answer, Observation, Status
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import Certificate
@@ -53,7 +53,7 @@ def updated(
     """Return *history* with what was observed *now*.
 
     What was not seen, before the first time or at a server that gave no answer, may
-    have been *served*: see `before`.
+    have been *served*, with as long a TTL as any that was seen: see `before`.
     """
     if observation.status is Status.UNKNOWN:
         return tuple(history)
@@ -62,7 +62,8 @@ def updated(
     }
     past = [*history]
     if observation.faults or not history:
-        past += served
+        longest = max((each.ttl for each in history), default=0)
+        past += [replace(each, ttl=max(each.ttl, longest)) for each in served]
     if observation.cached:
         cached = observation.cached
         past.append(RRset(cached.records, cached.ttl, now))
@@ -83,20 +84,26 @@ def updated(
     return (*current, *ends)
 
 
-def before(observation: Observation, chains: Iterable[Chain], host: str) -> list[RRset]:
+def before(
+    observation: Observation,
+    history: Iterable[RRset],
+    chains: Iterable[Chain],
+    host: str,
+) -> list[RRset]:
     """Return what caches may have that was not observed.
 
-    That is not known, but what is served was announced: those records that are of
-    *chains*, and no others.
+    That is not known, but what is served was announced: those records of the
+    *observation*, or of *history*, that are of *chains*, and no others.
     """
     every = list(chains)
+    seen: list[Answer | RRset] = [*observation.answers, *history]
     return [
-        RRset(known, answer.ttl)
-        for answer in observation.answers
+        RRset(known, each.ttl)
+        for each in seen
         if (
             known := frozenset(
                 record
-                for record in answer.records
+                for record in each.records
                 if any(record.matches(chain, host) for chain in every)
             )
         )
