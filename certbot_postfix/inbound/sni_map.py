@@ -1,4 +1,4 @@
-"""The table of names on disk: its text, and the database that is made of it.
+"""The SNI map on disk: its text, and the database that is made of it.
 
 A database holds copies of private keys.  It is built beside, in a directory that only
 root may enter, and renamed: readers see the old or the new one, whole, and one that
