@@ -276,8 +276,28 @@ class PrivatePostfix:
         )
 
     def reload(self) -> None:
-        """Reload, as an administrator would."""
+        """Reload, as an administrator would; return when the master process has done so.
+
+        `postfix reload` only signals it: clients that are quicker meet old processes.
+        """
+        before = self._queue_managers()
         self._run("postfix", "reload")
+        if before:
+            wait_until(
+                lambda: not self.running or bool(self._queue_managers() - before),
+                "Postfix has read its files anew",
+            )
+
+    def _queue_managers(self) -> frozenset[str]:
+        """Return the processes of qmgr(8): each generation starts another one."""
+        children = Path(f"/proc/{self.master_pid}/task/{self.master_pid}/children")
+        managers = []
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{child}/comm").read_text() == "qmgr\n":
+                        managers.append(child)
+        return frozenset(managers)
 
     def stop(self) -> None:
         """Stop whatever runs; return when every process is gone."""
