@@ -276,7 +276,7 @@ class PrivatePostfix:
         )
 
     def reload(self) -> None:
-        """Reload, as an administrator would; return when the master process has done so.
+        """Reload, as an administrator would; return when its master has done so.
 
         `postfix reload` only signals it: clients that are quicker meet old processes.
         """
