@@ -1,11 +1,14 @@
 """Policies of recipient domains, and the two formats in which they are published."""
 
+import ast
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -642,6 +645,58 @@ def test_a_hostile_policy_is_refused_or_gives_names_that_fit(body):
     found = unless_refused(lambda: mta_sts.parse(body, "example.com"))
 
     assert UNSAFE.isdisjoint("".join(found.mxs if found else ()))
+
+
+# MTA-STS: what is published
+
+LABELS = st.sampled_from(["mx", "a", "xn--bcher-kva", "_x", "backup-2", "7"])
+HOSTS = st.lists(LABELS, min_size=1, max_size=3).map(lambda some: f"{'.'.join(some)}.z")
+PUBLISHED = st.builds(
+    Published,
+    st.sampled_from(Mode),
+    st.lists(HOSTS | HOSTS.map(".{}".format), min_size=1, max_size=4, unique=True).map(
+        tuple
+    ),
+    st.integers(0, mta_sts.LONGEST),
+)
+
+
+@given(PUBLISHED)
+def test_a_policy_that_is_rendered_is_read_as_the_same(policy):
+    assert mta_sts.parse(mta_sts.render(policy), "example.com") == policy
+
+
+@given(PUBLISHED, PUBLISHED)
+def test_the_id_changes_with_the_policy_and_only_then(policy, other):
+    ids = [mta_sts.content_id(mta_sts.render(each)) for each in (policy, other)]
+
+    assert (ids[0] == ids[1]) is (policy == other)
+    assert mta_sts.policy_id([mta_sts.record(ids[0])]) == ids[0]
+
+
+def test_postfix_mta_sts_resolver_reads_what_is_rendered():
+    script = (
+        "import sys; from postfix_mta_sts_resolver.utils import *\n"
+        "print(parse_mta_sts_policy(sys.argv[1]))\n"
+        "print(parse_mta_sts_record(sys.argv[2]))"
+    )
+    python = Path("/usr/bin/python3")  # Debian's, which has the package
+    if not shutil.which("mta-sts-daemon") or not python.exists():
+        pytest.skip("postfix-mta-sts-resolver is not installed")
+    text, record = mta_sts.render(EXAMPLE_READ), mta_sts.record("20261130")
+
+    done = subprocess.run(
+        [python, "-I", "-c", script, text, record],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    mxs = ["mail.example.com", "*.example.net", "backupmx.example.com"]
+    assert [ast.literal_eval(line) for line in done.stdout.splitlines()] == [
+        {"version": "STSv1", "mode": "enforce", "mx": mxs, "max_age": "604800"},
+        {"v": "STSv1", "id": "20261130"},
+    ]
 
 
 def test_hostile_input_takes_no_time_that_grows_with_its_square():

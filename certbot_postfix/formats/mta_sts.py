@@ -1,8 +1,9 @@
 """What a domain publishes for MTA-STS: the TXT record and the policy, RFC 8461.
 
-Pure: what was received in, values out; raises `PolicyError`.
+Pure: what was received in, values out, and back; raises `PolicyError`.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,6 +36,28 @@ class Published:
     mode: Mode
     mxs: tuple[str, ...]
     max_age: int
+
+
+def render(policy: Published) -> bytes:
+    """Return the text of *policy*, section 3.2; the same for the same policy."""
+    lines = [f"version: {VERSION}", f"mode: {policy.mode.value}"]
+    lines += [f"mx: {'*' if mx[0] == '.' else ''}{mx}" for mx in policy.mxs]
+    lines.append(f"max_age: {policy.max_age}")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def content_id(body: bytes) -> str:
+    """Return the id for a policy with the text *body*.
+
+    Section 3.1: it must be another one when the policy changes.  One of the clock also
+    changes when nothing does, and then every sender fetches the policy again.
+    """
+    return hashlib.sha256(body).hexdigest()[:20]
+
+
+def record(identity: str) -> str:
+    """Return the TXT record of ``_mta-sts`` for the policy with this *identity*."""
+    return f"v={VERSION}; id={identity};"
 
 
 def policy_id(records: Iterable[str]) -> str:
