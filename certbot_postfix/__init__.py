@@ -8,6 +8,7 @@ status       what is served, and what is wrong
 inbound      which certificate is served to whom
 dane         may this key be served yet?
 outbound     what mail that is sent must have
+publish      what DNS and the web must say of this server
 change       how files change, and are restored
 postfix      one instance: its parameters, services, maps and programs
 formats      what RFCs and others define, parsed and rendered

@@ -19,6 +19,7 @@ WINGS = (
     "inbound",
     "dane",
     "outbound",
+    "publish",
     "change",
     "postfix",
     "formats",

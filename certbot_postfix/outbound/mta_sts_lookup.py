@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from certbot_postfix.errors import NetworkError, excerpt
+from certbot_postfix.errors import NetworkError
 from certbot_postfix.formats import mta_sts
 from certbot_postfix.formats.mta_sts import Published
 from certbot_postfix.formats.policy import PolicyError
 from certbot_postfix.outbound.mta_sts_cache import LONGEST_REASON, CachedPolicy
-from certbot_postfix.system import https
-from certbot_postfix.system.https import Bounds
+from certbot_postfix.publish import policy_host
 
 # Seconds: section 3.3 wants a check each day at least, and half of a policy's max_age
 # leaves time for another one.
@@ -22,8 +21,6 @@ INTERVAL = 12 * 3600
 
 # A failure is soon tried again, and so is DANE: what replaces it must not wait long.
 _SOON = 3600
-
-_BOUNDS = Bounds(mta_sts.LARGEST, seconds=20)  # no redirects: section 3.3
 
 
 class Resolver(Protocol):
@@ -38,15 +35,7 @@ class Resolver(Protocol):
 
 def fetch(name: str, ca_file: Path | None) -> Published:
     """Return the policy of the domain *name*; raise `Error` if it serves none."""
-    url = f"https://mta-sts.{name}/.well-known/mta-sts.txt"
-    answer = https.get(url, _BOUNDS, ca_file)
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-    if answer.status != 200 or kind.lower() != "text/plain":
-        raise PolicyError(
-            f"{url}: the server answers with the status {answer.status} and the"
-            f" type {excerpt(kind)}, not with a policy"
-        )
-    return mta_sts.parse(answer.body, url)
+    return mta_sts.parse(policy_host.fetch(name, ca_file), policy_host.url(name))
 
 
 Fetch = Callable[[str, Path | None], Published]

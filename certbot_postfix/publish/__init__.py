@@ -1,0 +1,1 @@
+"""What DNS and the web must say of this server."""
