@@ -19,6 +19,7 @@ help:
 	@echo "make dist       build sdist and wheel, and check them"
 	@echo "make deb        build the Debian package, and check it"
 	@echo "make distro-test  try that package in Debian 12 and 13, and upgrade to 14"
+	@echo "make release    check what a release lacks, or build all of it into build/release"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"
 	@echo "make fuzz       feed garbage to the readers of foreign input"
@@ -77,6 +78,14 @@ reproducible: | packages-to-build
 	    cmp "$$file" "build/again/$${file##*/}" || exit 1; \
 	done
 	@echo "the same, byte for byte"
+
+# The version is that of certbot_postfix/__init__.py.
+.PHONY: release
+release: .venv/.stamp | packages-to-build
+	tools/release check
+	tools/build-dist
+	$(MAKE) reproducible
+	tools/release collect
 
 SUITES = bookworm trixie trixie:forky
 .PHONY: distro-test

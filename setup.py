@@ -22,6 +22,8 @@ setup(
     packages=find_packages(include=["certbot_postfix*"]),
     package_data={"certbot_postfix": ["py.typed", "outbound/providers.txt"]},
     install_requires=[
+        # certbot and acme are released together, with the same number, and certbot's
+        # own plugins require both (https://github.com/certbot/certbot/issues/8761).
         "acme>=2.1",
         "certbot>=2.1",
         "cryptography>=38",
@@ -38,7 +40,15 @@ setup(
             "pytest-xdist",
             "sphinx>=5.3,<10",
         ],
-        "dev": ["build", "codespell", "mypy", "proselint", "ruff", "twine"],
+        "dev": [
+            "build",
+            "codespell",
+            "cyclonedx-bom",
+            "mypy",
+            "proselint",
+            "ruff",
+            "twine",
+        ],
         "fuzz": ["atheris"],
     },
     entry_points={

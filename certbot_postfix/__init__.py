@@ -20,4 +20,4 @@ options      the choices that an administrator has
 errors       one family below certbot's PluginError, with a hint
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
