@@ -8,6 +8,7 @@ from certbot_postfix.change.checkpoint import records
 from certbot_postfix.status.checkpoints import as_list
 from tests.lab.postfix import snapshot
 from tests.lab.scene import NAME, SHOP, Scene, options, succeeded
+from tests.test_status import as_nobody
 
 ROLLBACK = "certbot rollback -i postfix"
 OTHER = "/etc/nginx/nginx.conf"
@@ -29,6 +30,20 @@ def actions(lines: list[str], number: int) -> dict[str, list[str]]:
         verb, _, what = line.strip().partition(" ")
         verbs.setdefault(verb, []).append(what.strip())
     return verbs
+
+
+def test_without_root_they_are_not_said_to_be_none(tmp_path):
+    work = tmp_path / "work"
+    (work / "backups").mkdir(parents=True)
+    work.chmod(0o700)
+
+    done = as_nobody("checkpoints", "--work-dir", str(work))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"certbot-postfix: error: could not read {work}/backups: Permission denied\n"
+        "Hint: run this command as root, for example with sudo\n"
+    )
 
 
 @pytest.mark.postfix

@@ -173,16 +173,19 @@ def test_what_master_cf_has_as_strict_is_told_with_v_only(plan, capsys):
 
 @pytest.mark.parametrize("host", [NAME, "mail.example.org"])
 def test_what_status_would_say_of_the_default_is_said_before(
-    stopped_postfix, plan, host, capsys
+    stopped_postfix, certbot_dir, plan, host, capsys
 ):
     stopped_postfix.set(myhostname=host)
+    settings = certbot_dir / f"renewal/{NAME}.conf"
+    text = settings.read_text()
+    settings.write_text(text.replace("= standalone", "= dns-rfc2136"))
 
     plan()
 
     warning = (
         f"the default certificate ({NAME}) does not cover myhostname ({host}): clients"
         " that check the name will reject it\nHint: obtain it again with that name:"
-        f" certbot run -i postfix --cert-name {NAME} -d {NAME},{host}"
+        f" certbot run -a dns-rfc2136 -i postfix --cert-name {NAME} -d {NAME},{host}"
         f" --postfix-config-dir {stopped_postfix.config_dir}\n"
     )
     assert (warning in capsys.readouterr().err) is (host != NAME)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.test_outbound_mail import (
     world,
 )
 from tests.test_resolver_daemons import findings, policy
+from tests.test_status import UNPRIVILEGED
 
 __all__ = ["sts", "world"]  # fixtures
 
@@ -172,6 +175,14 @@ def test_what_a_domain_publishes_now_is_shown_beside_what_is_in_force(sts):
         "on this host: its policy is not looked up\n"
     )
     assert policy(sts, "query", "sts.insecure") == (0, shown)
+    words = ["policy", "query", "sts.insecure", "--postfix-config-dir"]
+    done = sts.network.run(
+        *(sys.executable, "-c", UNPRIVILEGED, *words, str(sts.sender.config_dir)),
+        env={**sts.certbot.environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    hidden = "only root sees its state"
+    publication = shown.replace("its policy is not looked up", hidden)
+    assert (done.returncode, done.stdout) == (0, publication), done.stderr
 
     sts.install(*with_domains(sts))
     sts.network.policy("sts.insecure", "*.new.insecure")

@@ -243,6 +243,7 @@ def options(**given: object):
     return lambda name: given.get(name.replace("-", "_"))
 
 
+HERE = __file__
 BEFORE = Settings(("/a", "/b"), "/keys", early_adopter=True, domains="/domains")
 
 
@@ -252,9 +253,9 @@ BEFORE = Settings(("/a", "/b"), "/keys", early_adopter=True, domains="/domains")
         pytest.param({}, None, None, id="nobody wants anything"),
         pytest.param({}, BEFORE, BEFORE, id="what was wanted stays"),
         pytest.param(
-            {"policy_list": ["/c"]},
+            {"policy_list": [HERE]},
             BEFORE,
-            Settings(("/c",), "/keys", domains="/domains"),
+            Settings((HERE,), "/keys", domains="/domains"),
             id="other lists, which are not those that were trusted while tested",
         ),
         pytest.param(
@@ -264,15 +265,36 @@ BEFORE = Settings(("/a", "/b"), "/keys", early_adopter=True, domains="/domains")
             id="empty values end it",
         ),
         pytest.param(
-            {"policy_list": ["/c"], "policy_early_adopter": True},
+            {"policy_list": [HERE], "policy_early_adopter": True},
             None,
-            Settings(("/c",), early_adopter=True),
+            Settings((HERE,), early_adopter=True),
             id="lists that are tested",
         ),
     ],
 )
 def test_options_say_what_is_wanted(given, before, after):
     assert sources.merge_options(options(**given), before) == after
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("policy_list", [HERE, "/misspelt"]),
+        ("policy_keyring", "/misspelt"),
+        ("mta_sts_domains", "/misspelt"),
+        ("mta_sts_domains", "auto,/misspelt"),
+    ],
+)
+def test_a_file_that_is_not_there_is_refused_unless_it_was_named_before(name, value):
+    conf = options(**{name: value})
+    known = Settings(("/misspelt",), "/misspelt", domains="/misspelt")
+
+    with pytest.raises(Error, match="/misspelt: no such file") as caught:
+        sources.merge_options(conf, BEFORE)
+
+    assert f"--postfix-{name.replace('_', '-')}," in caught.value.hint
+    if value != "auto,/misspelt":
+        assert sources.merge_options(conf, known)
 
 
 def test_a_table_with_the_title_of_an_earlier_version_is_one_of_ours():

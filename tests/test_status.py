@@ -453,6 +453,9 @@ def test_what_is_broken_is_one_finding(site, break_it, code):
     found = site.examine()
 
     assert codes(found) == [code], found.findings
+    (hint,) = (each.hint for each in found.findings)
+    # certbot, not told how, asks on a terminal, and fails without one.
+    assert ("certbot run" in hint) is ("certbot run -a standalone" in hint)
 
 
 def test_a_key_that_certbot_keeps_is_no_finding(site):
@@ -854,7 +857,7 @@ def test_of_many_chains_some_are_asked_and_it_says_how_many(site):
 UNPRIVILEGED = """
 import os, sys
 from certbot_postfix import cli
-import _strptime
+import _strptime, dns.resolver
 "name".encode("idna")  # what is imported later could not be read
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))

@@ -4,6 +4,7 @@ certbot finalises the one in progress when all is written, and undoes it when an
 fails before.  Keys never enter a checkpoint.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -81,8 +82,10 @@ def records(backups: Path, bundles: Path) -> list[Record]:
 
     One that created a file below *bundles*, our directory, is ours, too.
     """
-    with files.explained("read", backups):
-        names = [path.name for path in backups.iterdir()] if backups.exists() else []
+    # Since Python 3.14, Path.exists() is False where it may not look.
+    names: list[str] = []
+    with files.explained("read", backups), contextlib.suppress(FileNotFoundError):
+        names = [path.name for path in backups.iterdir()]
     return [
         _record(backups / name, bundles)
         for name in sorted(filter(_TIME.fullmatch, names), reverse=True)

@@ -4,7 +4,7 @@ Pure: a `Configuration` in, decisions out; and what is lost, or hidden, by them.
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from certbot_postfix.errors import short
 from certbot_postfix.inbound import chain_files, chain_parameters, sni
 from certbot_postfix.inbound.placement import useless
+from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.options import ClientLevel, Profile
@@ -112,8 +113,12 @@ def uncovered(
     default: Collection[ServedFile],
     table: Table,
     now: datetime,
+    settings_of: Callable[[str], RenewalSettings | None],
 ) -> list[str]:
-    """Say that no certificate covers the server's own name, as `status` would."""
+    """Say that no certificate covers the server's own name, as `status` would.
+
+    *settings_of* returns what certbot has for a lineage.
+    """
     host = configuration.value("myhostname")
     if (
         host not in names(configuration)
@@ -123,7 +128,8 @@ def uncovered(
     ):
         return []
     name, leaf = next((each.path.stem, each.leaf) for each in default)
-    again = obtaining(configuration, name, [*sorted(leaf.names), host])
+    wanted = [*sorted(leaf.names), host]
+    again = obtaining(configuration, wanted, name, settings_of(name))
     return [
         f"{not_covering(leaf, host)}\nHint: obtain it again with that name: {again}"
     ]
@@ -138,10 +144,19 @@ def not_covering(leaf: Certificate, host: str) -> str:
     )
 
 
-def obtaining(configuration: Configuration, name: str, names: Collection[str]) -> str:
-    """Return the command that obtains a lineage for *names*, and installs it."""
+def obtaining(
+    configuration: Configuration,
+    names: Collection[str],
+    name: str = "",
+    settings: RenewalSettings | None = None,
+) -> str:
+    """Return the command that obtains a certificate for *names*, and installs it.
+
+    A lineage of that *name*, with those *settings*, keeps its authenticator.
+    """
     wanted = ",".join(names) if 0 < len(names) <= _SPELLED else "NAMES"
-    words = ["certbot", "run", "-i", "postfix"]
+    authenticator = (settings and settings.authenticator) or "standalone"
+    words = ["certbot", "run", "-a", authenticator, "-i", "postfix"]
     words += ["--cert-name", name] if name else []
     return shlex.join([*words, "-d", wanted, *configuration.certbot_options])
 

@@ -10,6 +10,7 @@ from certbot_postfix.inbound import chain_files, due, main_cf, placement, served
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.placement import Placement
 from certbot_postfix.inbound.proposal import DeployOptions
+from certbot_postfix.inbound.renewal_settings import RenewalReader
 from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.state import State
 from certbot_postfix.postfix.configuration import SNI_MAPS
@@ -56,7 +57,10 @@ def warnings(before: State, new: ServedFile, placed: Placement) -> Iterator[str]
                 f" precedence; this certificate will not be used for {key}"
             )
     default = placement.default_after(new, placed, before.default)
-    yield from main_cf.uncovered(before.configuration, default, placed.table, now)
+    reader = RenewalReader(before.bundles.live.parent)
+    yield from main_cf.uncovered(
+        before.configuration, default, placed.table, now, reader.read
+    )
 
 
 def notes(before: State, new: ServedFile, placed: Placement) -> list[str]:

@@ -39,13 +39,15 @@ class RenewalSettings:
     """What *path* says, and what certbot does for all lineages.
 
     Renewals are deployed by our *installer*, or by a hook that runs ``deploy``.  They
-    have the key of the certificate before, or a new one.
+    have the key of the certificate before, or a new one.  The *authenticator* is how
+    the certificate was obtained, "" if that is unknown.
     """
 
     path: Path
     installer: bool
     hooked: bool
     keeps_key: bool
+    authenticator: str = ""
 
     @property
     def deployed(self) -> bool:
@@ -75,6 +77,7 @@ class RenewalReader:
             installer=self.installer in installers,
             hooked=here or self._hooked,
             keeps_key="true" in keeps,
+            authenticator=settings.get("authenticator", ""),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ is imported or called, it is named, and what the table has from it stays as it i
 certificate waits for it.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from zope.interface.verify import verifyObject
 from certbot_postfix.errors import Error, SignalError, excerpt, named_logger
 from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.interfaces import IPolicySource
-from certbot_postfix.outbound import entries
+from certbot_postfix.outbound import entries, learnt
 
 logger = named_logger(__name__)
 
@@ -215,6 +216,7 @@ def merge_options(
     Raises `Error` where an option makes no sense.
     """
     settings = before or Settings()
+    _refuse_missing(conf, settings)
     if (lists := conf("policy-list")) is not None:
         if wrong := list(filter(_senseless, lists)):
             raise Error(
@@ -230,6 +232,32 @@ def merge_options(
     if conf("policy-early-adopter"):
         settings = replace(settings, early_adopter=True)
     return settings if before or settings != Settings() else None
+
+
+def _refuse_missing(conf: Callable[[str], Any], before: Settings) -> None:
+    """Raise `Error` if an option names a file that is not there.
+
+    One that was named *before* and is gone since costs no certificate: certbot gives
+    the same options again.
+    """
+    known = {*before.lists, before.keyring, before.domains}
+    options = {
+        "policy-list": [place for place in conf("policy-list") or () if _local(place)],
+        "policy-keyring": [conf("policy-keyring")],
+        "mta-sts-domains": [conf("mta-sts-domains")],
+    }
+    for name, values in options.items():
+        for value in filter(None, values):
+            path = learnt.file_in(value)
+            if value not in known and path and not os.path.lexists(path):
+                raise Error(
+                    f"{path}: no such file; no changes were made",
+                    hint=f"correct the option --postfix-{name}, or create the file",
+                )
+
+
+def _local(place: str) -> bool:
+    return "://" not in place or place.startswith("/")
 
 
 def _senseless(place: str) -> bool:

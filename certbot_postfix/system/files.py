@@ -52,8 +52,14 @@ def explained(action: str, path: Path) -> Iterator[None]:
     except OSError as error:
         raise Error(
             f"could not {action} {path}: {error.strerror or error}",
-            hint=_HINTS.get(error.errno or 0, "").format(path),
+            hint=_hint(error.errno or 0).format(path),
         ) from error
+
+
+def _hint(number: int) -> str:
+    if number == errno.EACCES and os.geteuid() != 0:
+        return "run this command as root, for example with sudo"
+    return _HINTS.get(number, "")
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _self_signed(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
         for name, newest in sorted(facts.lineages.items())
         if newest and certificates.covers(newest.names, host)
     ]
-    command = main_cf.obtaining(facts.configuration, "", [host])
+    command = main_cf.obtaining(facts.configuration, [host])
     if fitting:
         words = ["certbot", "install", "-i", "postfix", "--cert-name", fitting[0]]
         command = shlex.join([*words, *facts.configuration.certbot_options])
@@ -104,7 +104,8 @@ def _again(facts: Facts, leaf: Certificate, *names: str) -> str:
     holder = facts.holder(leaf)
     lineage = facts.lineage(holder) if holder else ""
     wanted = dict.fromkeys((*sorted(leaf.names), *names))
-    return main_cf.obtaining(facts.configuration, lineage, wanted)
+    settings = facts.renewals.get(lineage)
+    return main_cf.obtaining(facts.configuration, wanted, lineage, settings)
 
 
 def _unreadable(facts: Facts, leaf: Certificate, places: list[str]) -> Finding:
