@@ -76,6 +76,7 @@ def declare(add: Callable[..., None]) -> None:
     )
     _declare_policies(add)
     declare_dane(add)
+    declare_publisher(add)
     declare_ignore(add)
     add(
         "verify-timeout",
@@ -156,6 +157,17 @@ def declare_dane(add: Callable[..., None]) -> None:
         # Some caches keep records for longer than their TTL says.
         default=3600,
         help="minimum TTL, in seconds, to assume for TLSA records",
+    )
+
+
+def declare_publisher(add: Callable[..., None]) -> None:
+    """Declare the option that says how records get into DNS, by *add*."""
+    add(
+        "tlsa-publisher",
+        metavar="PUBLISHER",
+        default="print",
+        help="how TLSA records get into DNS: print (by hand), or NAME:TEXT for a"
+        " publisher that is installed",
     )
 
 

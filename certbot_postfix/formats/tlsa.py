@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from certbot_postfix.errors import Error, excerpt
+from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.system.hostnames import a_labels, is_host
 from certbot_postfix.tls.certificates import Certificate, covers
 
@@ -36,9 +37,9 @@ class Record:
     data: bytes
 
     @classmethod
-    def of_key(cls, spki: bytes) -> "Record":
-        """Return the record 3 1 1 of a public key: RFC 7671, 5.1, recommends it."""
-        return cls(DANE_EE, SPKI, SHA256, hashlib.sha256(spki).digest())
+    def of_key(cls, spki: bytes, matching: int = SHA256) -> "Record":
+        """Return the record of a public key; RFC 7671, 5.1, recommends 3 1 1."""
+        return cls(DANE_EE, SPKI, matching, _DIGESTS[matching](spki).digest())
 
     @classmethod
     def of_rdata(cls, rdata: Any) -> "Record":
@@ -146,6 +147,11 @@ def owner(host: str, port: int) -> str:
     return f"_{port}._tcp.{name}"
 
 
+def published(name: str, record: Record, ttl: int = TTL) -> ResourceRecord:
+    """Return *record* as one of DNS with that *name*, `owner` or where it leads."""
+    return ResourceRecord(name, ttl, "TLSA", str(record))
+
+
 def line(name: str, record: Record, ttl: int = TTL) -> str:
     """Return *record* as a line of a zone file."""
-    return f"{name}. {ttl} IN TLSA {record}"
+    return str(published(name, record, ttl))

@@ -69,6 +69,7 @@ _OF_A_RUN = (
     "tlsa-name",
     "dane-resolver",
     "tlsa-min-ttl",
+    "tlsa-publisher",
     "tlsa-ignore",
 )
 

@@ -7,8 +7,7 @@ certificate waits for it.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
@@ -18,21 +17,17 @@ from typing import Any
 
 from zope.interface.verify import verifyObject
 
-from certbot_postfix.errors import Error, SignalError, excerpt, named_logger
+from certbot_postfix.errors import Error, excerpt
 from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.outbound import entries, learnt
-
-logger = named_logger(__name__)
+from certbot_postfix.system import strangers
 
 GROUP = "certbot_postfix.policy_sources"
 
 # More than an honest source has of entries, and an honest module of sources.
 _MOST = 2_000_000
 _SOURCES = 1000
-
-# How long a message of a source may be.
-_LONGEST = 1000
 
 # The table has it in a comment: a path or an address, for instance.
 _LABEL = re.compile(r"[!-~](?:[ -~]{0,4094}[!-~])?")
@@ -102,13 +97,13 @@ def load(context: Context) -> tuple[list[Source], list[str]]:
     points = entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
         failures: list[BaseException] = []
-        with _noted(failures):
+        with strangers.noted(failures):
             made = _made(point, context)
             _refuse_double([*sources, *made])
             sources += made
         broken += [
             f"the source of policies {point.name} ({point.value}) is broken, and"
-            f" its earlier policies stay in force: {_reason(error)}"
+            f" its earlier policies stay in force: {strangers.reason(error)}"
             for error in failures
         ]
     return sources, broken
@@ -118,7 +113,7 @@ def due(source: Source, now: datetime) -> bool:
     """Whether *source* has something to do; one that fails has to say so."""
     failures: list[BaseException] = []
     answer = False
-    with _noted(failures):
+    with strangers.noted(failures):
         answer = bool(source.implementation.due(now))
     return answer or bool(failures)
 
@@ -128,7 +123,7 @@ def refresh(
 ) -> list[BaseException]:
     """Let *source* ask whom it has to, if it is due; return what it raised."""
     failures: list[BaseException] = []
-    with _noted(failures):
+    with strangers.noted(failures):
         if force or source.implementation.due(now):
             source.implementation.refresh(now)
     return failures
@@ -143,7 +138,7 @@ def known(
     """
     failures = list(failures)
     checked: list[Entry] | None = None
-    with _noted(failures), gc_paused():
+    with strangers.noted(failures), gc_paused():
         given = islice(source.implementation.policies(now), _MOST + 1)
         checked = list(
             given if source.parsed else entries.checked(given, source.label, now)
@@ -158,43 +153,17 @@ def known(
     return list(dict.fromkeys(messages)), checked
 
 
-@contextmanager
-def _noted(failures: list[BaseException]) -> Iterator[None]:
-    """Add to *failures* whatever a stranger's code raises, `SystemExit` as well.
-
-    Who ends this process is to end it.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, SignalError):
-        raise
-    except BaseException as error:
-        logger.debug("a source of policies fails", exc_info=True)
-        failures.append(error)
-
-
 def _message(source: Source, error: BaseException, end: str) -> str:
     if isinstance(error, Error):
-        with _noted([]):  # a class of theirs may lack what ours has
-            return str(Error(f"{_line(error.message)}; {end}", hint=_line(error.hint)))
-    return f"the source of policies {source.label} is broken: {_reason(error)}; {end}"
-
-
-def _reason(error: BaseException) -> str:
-    """Return what *error* says, which may fail, too."""
-    text = ""
-    with _noted([]):
-        text = _line(str(error))
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({text})"
-    return text or type(error).__name__
-
-
-def _line(text: str) -> str:
-    """Return *text* on one line that fits into a message, in plain characters."""
-    line = " ".join(text[: 2 * _LONGEST].split())
-    line = line if line.isprintable() else excerpt(line)
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        with strangers.noted([]):  # a class of theirs may lack what ours has
+            return str(
+                Error(
+                    f"{strangers.line(error.message)}; {end}",
+                    hint=strangers.line(error.hint),
+                )
+            )
+    reason = strangers.reason(error)
+    return f"the source of policies {source.label} is broken: {reason}; {end}"
 
 
 def options_given(conf: Callable[[str], Any]) -> bool:

@@ -58,9 +58,14 @@ LATER = 4_000_000_000
 
 
 class ThirdParty:
-    """The package below *directory*, which belongs on the path of Python."""
+    """The package below *directory*, which belongs on the path of Python.
 
-    def __init__(self, directory: Path) -> None:
+    What it has is an entry point of *group*.
+    """
+
+    def __init__(
+        self, directory: Path, group: str = "certbot_postfix.policy_sources"
+    ) -> None:
         self.directory = directory
         self._module = directory / "third_party_policies.py"
         information = directory / "third_party_policies-1.dist-info"
@@ -69,7 +74,7 @@ class ThirdParty:
             "Metadata-Version: 2.1\nName: third-party-policies\nVersion: 1\n"
         )
         (information / "entry_points.txt").write_text(
-            "[certbot_postfix.policy_sources]\nthird = third_party_policies:sources\n"
+            f"[{group}]\nthird = third_party_policies:sources\n"
         )
         self.mend()
         self.say({})

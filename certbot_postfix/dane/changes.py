@@ -1,0 +1,132 @@
+"""Which TLSA records an endpoint lacks, and which of ours nothing needs any more.
+
+Pure.  Records of others are neither changed nor counted: several servers may have one
+name, and each adds and removes its own, RFC 7671, 8.4.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from certbot_postfix.dane.history import Chain
+from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.observation import Answer, Status
+from certbot_postfix.dane.rollover import Facts, State
+from certbot_postfix.formats import tlsa
+from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.formats.tlsa import Record
+
+# Nobody publishes for another server, nor without knowing what is there.
+_HANDS_OFF = (State.FOREIGN, State.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A *record* that nothing needs; *observed* is the data of it and those beside."""
+
+    record: ResourceRecord
+    observed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A *record* that nothing needs, but which must stay for a *reason*."""
+
+    record: ResourceRecord
+    reason: str
+
+
+def wanted(facts: Facts) -> Iterator[Record]:
+    """Yield the records that *facts* call for, of all keys that are or will be served.
+
+    Where there are SHA-512 digests, all keys need one: RFC 7671, 8.3 and 9.
+    """
+    published = {
+        record for each in facts.observation.answers for record in each.records
+    }
+    digests = {
+        each.matching
+        for each in published
+        if (each.usage, each.selector) == (tlsa.DANE_EE, tlsa.SPKI) and not each.fault
+    }
+    spkis = dict.fromkeys(chain[0].spki for chain in _chains(facts))
+    for spki in spkis:
+        for matching in sorted({tlsa.SHA256, *digests} - {tlsa.FULL}):
+            yield Record.of_key(spki, matching)
+
+
+def additions(endpoint: Endpoint) -> Iterator[ResourceRecord]:
+    """Yield the records that some server of *endpoint* lacks.
+
+    A host begins with DANE at port 25, if it is ours and its zone is signed.
+    """
+    facts, state = endpoint.facts, endpoint.decision.state
+    observation = facts.observation
+    begins = (
+        observation.status is Status.SECURE
+        and facts.ours
+        and observation.owner.startswith("_25.")
+    )
+    if state in _HANDS_OFF or (state is State.NONE and not begins):
+        return
+    answers = _answers(endpoint)
+    ttl = max((each.ttl for each in answers if each.records), default=tlsa.TTL)
+    for record in wanted(facts):
+        if not answers or any(record not in each.records for each in answers):
+            yield tlsa.published(endpoint.place, record, ttl)
+
+
+def removals(
+    endpoint: Endpoint,
+    ours: Mapping[Record, datetime],
+    now: datetime,
+    floor: timedelta,
+) -> Iterator[Removal | Kept]:
+    """Yield the records of *endpoint* that are *ours*, and that nothing needs.
+
+    *ours* has when each of them was needed for the last time: it stays for two TTLs, in
+    which its key can go back into service.
+    """
+    answers = _answers(endpoint)
+    remaining = {record for each in answers for record in each.records}
+    ttl = max((each.ttl for each in answers), default=0)
+    wait = 2 * max(timedelta(seconds=ttl), floor)
+    for record in sorted(remaining & ours.keys()):
+        if _needed(record, endpoint.facts):
+            continue
+        published = tlsa.published(endpoint.place, record, ttl)
+        due = min(ours[record], now) + wait
+        if reason := _unsettled(endpoint):
+            yield Kept(published, reason)
+        elif now < due:
+            yield Kept(published, f"until {due:%Y-%m-%d %H:%M} UTC")
+        else:
+            yield Removal(published, frozenset(map(str, remaining)))
+            remaining = remaining - {record}
+
+
+def _unsettled(endpoint: Endpoint) -> str:
+    """Return why nothing can be removed now, or "".
+
+    In the state `STEADY`, other records stand for all that is served.
+    """
+    facts, answers = endpoint.facts, endpoint.facts.observation.answers
+    if endpoint.decision.state is not State.STEADY:
+        return f"the state is {endpoint.decision.state.value}"
+    if facts.observation.faults:
+        return f"not every server answers: {facts.observation.faults[0]}"
+    if len({each.records for each in answers}) > 1:
+        return "the servers have different records"
+    return ""
+
+
+def _needed(record: Record, facts: Facts) -> bool:
+    return any(record.matches(chain, facts.host) for chain in _chains(facts))
+
+
+def _chains(facts: Facts) -> Iterator[Chain]:
+    yield from dict.fromkeys((*facts.served, facts.new))
+
+
+def _answers(endpoint: Endpoint) -> list[Answer]:
+    return [each for each in endpoint.facts.observation.answers if not each.fault]

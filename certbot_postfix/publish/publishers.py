@@ -1,0 +1,105 @@
+"""The publishers of records: what the administrator has chosen, and who implements it.
+
+Whatever a third party's module does when it is imported or called is an `errors.Error`
+that names it.
+"""
+
+import re
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from zope.interface.verify import verifyObject
+
+from certbot_postfix.errors import Error, enumerated, excerpt
+from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.interfaces import IRecordPublisher
+from certbot_postfix.publish.printing import Printer
+from certbot_postfix.system import strangers
+
+GROUP = "certbot_postfix.record_publishers"
+
+# The publisher that does nothing but print.
+BY_HAND = "print"
+
+_LABEL = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Whatever provides `IRecordPublisher`, and the *label* that it had at first.
+
+    It may be a third party's, and do anything: here, it raises `Error` only.  What it
+    did is not to be believed, but observed.  *by_hand*: it prints, and somebody has to
+    edit the zone.
+    """
+
+    label: str
+    implementation: Any
+    by_hand: bool = False
+
+    def add(self, record: ResourceRecord) -> None:
+        """Have the records of that name and type include *record*, beside the others.
+
+        Raises `Error` if that failed.  If *record* is there, nothing is done.
+        """
+        self._call(lambda: self.implementation.add(record), f"add {record}")
+
+    def remove(self, record: ResourceRecord, observed: AbstractSet[str]) -> None:
+        """Remove *record*, and no other; without it, nothing is done.
+
+        Raises `Error` if that failed, or if the data of the records of that name and
+        type are not those that were *observed*, *record*'s included.
+        """
+        others = frozenset(observed)
+        self._call(
+            lambda: self.implementation.remove(record, others), f"remove {record}"
+        )
+
+    def _call(self, work: Callable[[], object], what: str) -> None:
+        failures: list[BaseException] = []
+        with strangers.noted(failures):
+            work()
+        for error in failures:
+            raise _refusal(error, f"{self.label} could not {what}") from None
+
+
+def load(text: str) -> Publisher:
+    """Return the publisher that *text* means, ``NAME`` or ``NAME:TEXT``.
+
+    Raises `Error` if nobody implements it, or not as `IRecordPublisher` says.
+    """
+    name, _, rest = text.partition(":")
+    if name == BY_HAND:
+        return Publisher(Printer.label, Printer(), by_hand=True)
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise Error(
+            f"no publisher of records is named {excerpt(name)}",
+            hint=f"use one of {enumerated(sorted({BY_HAND, *points}), most=20)}",
+        )
+    failures: list[BaseException] = []
+    with strangers.noted(failures):
+        made = points[name].load()(rest)
+        verifyObject(IRecordPublisher, made)
+        return Publisher(_label(made.label), made)
+    raise _refusal(
+        failures[0], f"the publisher {name} ({points[name].value}) is broken"
+    ) from None
+
+
+def _label(label: object) -> str:
+    if type(label) is not str or not _LABEL.fullmatch(label):
+        raise TypeError(f"its label {excerpt(label)} is no line of ASCII")
+    return label
+
+
+def _refusal(error: BaseException, what: str) -> Error:
+    """Return *error*, whose text may be anything, as one of ours."""
+    message, hint = strangers.reason(error), ""
+    if isinstance(error, Error):
+        with strangers.noted([]):  # a class of theirs may lack what ours has
+            message, hint = strangers.line(error.message), strangers.line(error.hint)
+    return Error(f"{what}: {message}", hint=hint)

@@ -1,0 +1,167 @@
+"""Publishers of records are anybody's code: whatever they do, they are named."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from certbot_postfix.errors import Error, SignalError
+from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.publish import publishers
+from tests.lab.source import ThirdParty
+
+RECORD = ResourceRecord("_25._tcp.mx.example.org", 3600, "TLSA", "3 1 1 00ff")
+TEXT = ResourceRecord("_smtp._tls.example.org", 600, "TXT", '"v=TLSRPTv1;" "rua="')
+
+GOOD = """
+import asyncio, sys
+from zope.interface import implementer
+from certbot_postfix.errors import Error, SignalError
+from certbot_postfix.interfaces import IRecordPublisher
+
+@implementer(IRecordPublisher)
+class Publisher:
+    label = "third party"
+    def __init__(self, text):
+        self.text, self.done = text, []
+    def add(self, record):
+        self.done.append(("add", record))
+    def remove(self, record, observed):
+        self.done.append(("remove", record, observed))
+
+sources = Publisher
+
+def fail(error):
+    raise error
+
+class Mute(Exception):
+    def __str__(self):
+        sys.exit(0)
+
+class Bare(Error):
+    def __init__(self):
+        pass
+"""
+
+
+@pytest.fixture
+def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThirdParty]:
+    party = ThirdParty(tmp_path / "third", publishers.GROUP)
+    monkeypatch.syspath_prepend(str(party.directory))
+    sys.modules.pop("third_party_policies", None)
+    party.break_(GOOD)
+    yield party
+    sys.modules.pop("third_party_policies", None)
+
+
+@pytest.mark.usefixtures("third")
+def test_a_publisher_gets_its_text_and_records_of_any_type():
+    publisher = publishers.load("third:/etc/third.ini:7")
+
+    publisher.add(TEXT)
+    publisher.remove(RECORD, {"3 1 1 00ff", "3 1 1 ff00"})
+
+    assert (publisher.label, publisher.by_hand) == ("third party", False)
+    assert publisher.implementation.text == "/etc/third.ini:7"
+    assert publisher.implementation.done == [
+        ("add", TEXT),
+        ("remove", RECORD, frozenset({"3 1 1 00ff", "3 1 1 ff00"})),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sys.exit(0)",
+        "sources = None",
+        "sources = lambda text: None",
+        "sources = lambda: Publisher('')",
+        "del Publisher.remove",
+        "Publisher.add = lambda self: None",
+        "Publisher.label = None",
+        "Publisher.label = 'a\\nb'",
+        "Publisher.label = property(lambda self: sys.exit(0))",
+        "fail(asyncio.CancelledError())",
+    ],
+)
+def test_a_publisher_that_is_broken_is_named_before_it_publishes(third, line):
+    third.break_(f"{GOOD}\n{line}")
+
+    with pytest.raises(Error) as refused:
+        publishers.load("third")
+
+    assert str(refused.value).startswith(
+        "the publisher third (third_party_policies:sources) is broken: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("SystemExit(3)", "it called sys.exit(3)"),
+        ("Mute()", "Mute"),
+        ("Bare()", "Bare"),
+        ("asyncio.CancelledError()", "CancelledError"),
+        ("ValueError('a\\nb\\x1b[2J')", "'a b\\x1b[2J'"),
+        ("Error('no way\\nout', hint='go\\nback')", "no way out\nHint: go back"),
+    ],
+)
+def test_whatever_a_publisher_raises_is_one_message(third, error, reason):
+    third.break_(f"{GOOD}\nPublisher.add = lambda self, record: fail({error})")
+    publisher = publishers.load("third")
+
+    with pytest.raises(Error) as refused:
+        publisher.add(RECORD)
+
+    assert str(refused.value) == f"third party could not add {RECORD}: {reason}"
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt()", "SignalError(15)"])
+def test_who_ends_the_process_is_not_stopped_by_a_publisher(third, error):
+    third.break_(f"{GOOD}\nPublisher.add = lambda self, record: fail({error})")
+
+    with pytest.raises((KeyboardInterrupt, SignalError)):
+        publishers.load("third").add(RECORD)
+
+
+@pytest.mark.usefixtures("third")
+def test_a_publisher_that_nobody_has_installed_is_refused_with_those_there_are():
+    with pytest.raises(Error, match="no publisher of records is named 'fourth'") as no:
+        publishers.load("fourth:x")
+
+    assert no.value.hint == "use one of print and third"
+
+
+def test_what_is_to_be_published_by_hand_is_printed_as_a_zone_file_has_it(capsys):
+    publisher = publishers.load("print")
+
+    publisher.add(TEXT)
+    publisher.remove(RECORD, {RECORD.rdata})
+
+    assert publisher.by_hand
+    assert capsys.readouterr().out.splitlines() == [
+        '_smtp._tls.example.org. 600 IN TXT "v=TLSRPTv1;" "rua="',
+        "; remove: _25._tcp.mx.example.org. 3600 IN TLSA 3 1 1 00ff",
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("mx.example.org\n. 0 IN A 1", 0, "TLSA", "3"),
+        ("mx example", 0, "TLSA", "3"),
+        ('"', 0, "TLSA", "3"),
+        ("a." * 600, 0, "TLSA", "3"),
+        ("", 0, "TLSA", "3"),
+        ("mx.example.org", -1, "TLSA", "3"),
+        ("mx.example.org", 2**31, "TLSA", "3"),
+        ("mx.example.org", 0, "TLSA 3", "3"),
+        ("mx.example.org", 0, "TLSA", "3\n1"),
+        ("mx.example.org", 0, "TLSA", ""),
+        ("mx.example.org", 0, "TLSA", "é"),
+    ],
+)
+def test_a_record_that_would_be_read_as_another_one_cannot_be_made(fields):
+    with pytest.raises(Error, match="is not "):
+        ResourceRecord(*fields)
