@@ -15,6 +15,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.inbound import candidates
 from certbot_postfix.inbound import commands as inbound
 from certbot_postfix.inbound import plan_commands as plan
+from certbot_postfix.inbound import rolling_commands as rolling
 from certbot_postfix.outbound import commands as outbound
 from certbot_postfix.status import commands as status
 
@@ -38,6 +39,8 @@ examples:
   certbot-postfix policy query example.org
   certbot-postfix policy test example.org --connect
   certbot-postfix tlsa show
+  certbot-postfix tlsa stage --cert-name mx.example.org
+  certbot-postfix tlsa abandon --cert-name mx.example.org
 """
 
 
@@ -96,12 +99,13 @@ def parser() -> Parser:
     inbound.declare(commands)
     status.declare(commands)
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)
-    dane.declare(
+    verbs = dane.declare(
         commands,
         lambda arguments: candidates.candidates(
             inbound.session(arguments).server.read()
         ),
     )
+    rolling.declare(verbs)
     for each in parser.every():  # before and after the command
         declare_common(each, None if each is parser else argparse.SUPPRESS)
     return parser

@@ -344,8 +344,8 @@ class Installer(common.Installer):
             pending = pending or renewed.pending_for(bundle, instance)
         if not pending:
             paths, settings = [path for path, _ in used], gate.Settings.of(self.conf)
-            now = datetime.now(timezone.utc)
-            for problem in every_renew.problems_of_records(paths, settings, now):
+            now, root = datetime.now(timezone.utc), self._root
+            for problem in every_renew.problems_of_records(paths, root, settings, now):
                 logger.error("%s", problem)
             return
         self.prepare()

@@ -21,11 +21,14 @@ Find = Callable[[argparse.Namespace], Iterable[Candidate]]
 _WELL = (State.NONE, State.FOREIGN, State.STEADY)
 
 
-def declare(commands: Commands, find: Find) -> None:
-    """Declare the commands; *find* gives what the instance serves, or may serve."""
+def declare(commands: Commands, find: Find) -> Commands:
+    """Declare the commands; *find* gives what the instance serves, or may serve.
+
+    Returns where further ones are added.
+    """
     verbs = commands.add_parser(
         "tlsa",
-        help="show which TLSA records (DANE) the certificates need",
+        help="show which TLSA records (DANE) the certificates need; change keys",
         description="TLSA records (DANE) of the certificates that Postfix serves.",
     ).add_commands("VERB")
     show = verbs.add_parser(
@@ -42,6 +45,7 @@ def declare(commands: Commands, find: Find) -> None:
     )
     declare_settings(show)
     show.set_defaults(command=lambda arguments: _show(arguments, find))
+    return verbs
 
 
 def declare_settings(command: Any, *, ignore: bool = False) -> None:

@@ -11,11 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from certbot_postfix.dane import history, hold, observe, rollover, store
+from certbot_postfix.dane import history, hold, observe, rollover, staged, store
 from certbot_postfix.dane.history import FLOOR, Chain
 from certbot_postfix.dane.hold import Endpoint, Hold
 from certbot_postfix.dane.rollover import Facts, State
-from certbot_postfix.dane.store import Memory
+from certbot_postfix.dane.staged import NextKey
+from certbot_postfix.dane.store import Key, Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
@@ -129,23 +130,53 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
         decision = rollover.decide(facts, now, settings.floor)
         endpoints.append(Endpoint(facts, decision))
     if candidate.bundle:
-        memory = replace(memory, own=candidate.own or memory.own)
+        keys = _keys(memory, candidate, now)
+        memory = replace(memory, own=candidate.own or memory.own, keys=keys)
         _remember(candidate.bundle, memory, endpoints)
     return endpoints
 
 
-def watch(bundle: Path, settings: Settings, now: datetime) -> Iterator[str]:
+def _keys(memory: Memory, candidate: Candidate, now: datetime) -> dict[Record, Key]:
+    """Return which keys are ours, of the type of that which *candidate* has.
+
+    A record may be withdrawn once its key is none that is served, staged or renewed.
+    """
+    new = candidate.new[0]
+    served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
+    keys = {
+        record: replace(key, retired=key.retired or now)
+        for record, key in memory.keys.items()
+    }
+    for each in (new, *served):
+        record = Record.of_key(each.spki)
+        if each not in served:
+            since = None
+        elif record in memory.keys:
+            since = memory.keys[record].since or now
+        else:
+            since = min(each.not_before, now)
+        keys[record] = Key(since)
+    return keys
+
+
+def watch(
+    bundle: Path, key: NextKey | None, settings: Settings, now: datetime
+) -> Iterator[str]:
     """Look at records that were seen before; yield what is wrong with them.
 
-    So it is known since when a key is announced, before certbot renews for it.
+    So it is known since when a *key* is announced that is staged, or that certbot will
+    renew for.
     """
     chain = tuple(Certificate.all_from_pem(files.read(bundle)))
     memory = store.load(bundle)
     owners = [owner.partition("._tcp.")[2] for owner in memory.endpoints]
     hosts = tuple(dict.fromkeys(owners))
-    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), chain, memory.own)
+    new = staged.chain(chain, key)
+    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new, memory.own)
     for endpoint in look(candidate, settings, now) if chain and hosts else ():
-        if endpoint.decision.state is State.MISMATCH:
+        facts = replace(endpoint.facts, new=chain)
+        decision = rollover.decide(facts, now, settings.floor)
+        if decision.state is State.MISMATCH:
             record = Record.of_key(chain[0].spki)
             yield (
                 f"the TLSA records (DANE) of {endpoint.facts.observation.owner} do not"

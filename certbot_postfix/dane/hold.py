@@ -93,7 +93,7 @@ def _hint(closed: Sequence[Endpoint]) -> str:
 
 def _lines(closed: Sequence[Endpoint]) -> Iterator[str]:
     for endpoint in closed:
-        if endpoint.decision.state in (State.HELD, State.MISMATCH):
+        if endpoint.decision.lacking:
             record = Record.of_key(endpoint.facts.new[0].spki)
             ttl = max((each.ttl for each in endpoint.facts.history), default=tlsa.TTL)
             yield tlsa.line(endpoint.place, record, ttl)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from certbot_postfix.dane.history import Chain
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.observation import Status
-from certbot_postfix.dane.rollover import State
+from certbot_postfix.dane.rollover import Facts, State
 from certbot_postfix.errors import enumerated
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
@@ -53,7 +52,7 @@ def rows(endpoint: Endpoint) -> Iterator[Row]:
         ]
         yield Row(
             record,
-            _whose(record, facts.served, facts.new, facts.host),
+            _whose(record, facts),
             tuple(each.server for each in having),
             tuple(each.server for each in answers if record not in each.records),
             max(lacking, default=None) if having else None,
@@ -61,19 +60,26 @@ def rows(endpoint: Endpoint) -> Iterator[Row]:
         )
 
 
-def _whose(record: Record, served: Sequence[Chain], new: Chain, host: str) -> str:
-    if any(record.matches(chain, host) for chain in served):
+def _whose(record: Record, facts: Facts) -> str:
+    if any(record.matches(chain, facts.host) for chain in facts.served):
         return "in service"
-    return "renewed" if record.matches(new, host) else "not of this server"
+    if record.matches(facts.new, facts.host):
+        return "next key" if facts.staged else "renewed"
+    return "not of this server"
 
+
+_DEPLOY = "certbot renew deploys what was renewed then"
+_SWITCH = "then certbot-postfix tlsa switch puts the next key into service"
 
 _NEXT = {
     State.NONE: "to begin with DANE, publish this record if the host is an MX",
     State.FOREIGN: "nothing to do: the records are of another server",
     State.STEADY: "nothing to do",
+    State.READY: "certbot-postfix tlsa switch puts the next key into service",
     State.UNKNOWN: "not known: {why}",
-    State.AGEING: "caches may have the records before until {until}; certbot renew"
-    " deploys what was renewed then",
+    State.AGEING: "caches may have the records before until {until}; {then}",
+    State.STAGED: "publish the record of the next key beside the others; not announced"
+    " by {lacking}",
     State.HELD: "publish the record of the renewed key beside the others; not announced"
     " by {lacking}",
     State.MISMATCH: "publish the record of the key in service, or senders that verify"
@@ -87,6 +93,7 @@ def following(endpoint: Endpoint) -> str:
     text = _NEXT[decision.state].format(
         why=observation.why,
         until=f"{decision.until:%Y-%m-%d %H:%M} UTC" if decision.until else "",
+        then=_SWITCH if endpoint.facts.staged else _DEPLOY,
         lacking=enumerated(decision.lacking),
     )
     if decision.state is State.NONE and observation.status is not Status.SECURE:

@@ -21,7 +21,9 @@ class State(Enum):
     FOREIGN = "foreign"
     STEADY = "steady"
     UNKNOWN = "unknown"
+    READY = "ready"
     AGEING = "ageing"
+    STAGED = "staged"
     HELD = "held"
     MISMATCH = "mismatch"
 
@@ -41,6 +43,11 @@ class Facts:
     served: tuple[Chain, ...]
     new: Chain
     ours: bool = True
+
+    @property
+    def staged(self) -> bool:
+        """Whether *new* is a key that has no certificate yet."""
+        return not self.new[0].der
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,8 @@ def decide(facts: Facts, now: datetime, floor: timedelta = FLOOR) -> Decision:
     if lacking := () if known and same_key else tuple(_lacking(facts, bool(current))):
         in_service = facts.new in facts.served
         wrong = in_service or not all(_serves(each, facts) for each in current)
-        state = State.MISMATCH if wrong else State.HELD
+        state = State.STAGED if facts.staged else State.HELD
+        state = State.MISMATCH if wrong else state
         return Decision(state, open=False, lacking=lacking)
     # Who rejects what is served now anyway loses nothing.
     past = [
@@ -86,7 +94,7 @@ def decide(facts: Facts, now: datetime, floor: timedelta = FLOOR) -> Decision:
     ]
     if until := max(filter(None, past), default=None):
         return Decision(State.AGEING, open=False, until=until)
-    return Decision(State.STEADY, open=True)
+    return Decision(State.READY if facts.staged else State.STEADY, open=True)
 
 
 def _serves(rrset: RRset, facts: Facts) -> bool:

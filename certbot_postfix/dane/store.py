@@ -1,8 +1,8 @@
 """What is remembered of TLSA records between two runs, beside the bundle: no keys.
 
 DNS is the truth; remembered is only what it cannot say: which records it had, until
-when, and since when a renewal is held.  A file that cannot be read counts as none, but
-for a warning: then the wait begins anew.
+when, which of them are of keys of ours, and since when a renewal is held.  A file that
+cannot be read counts as none, but for a warning: then the wait begins anew.
 """
 
 import json
@@ -26,17 +26,26 @@ _LARGEST = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A key of ours: served *since* then, if it was, and *retired* if it is no more."""
+
+    since: datetime | None = None
+    retired: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """The RRsets of each endpoint, by the name of its records, and what is held.
 
     *held* is since when, *expiry* when what is served instead expires; *own* is the
-    host that no other server is.
+    host that no other server is.  *keys* are ours, by their records.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
     held: datetime | None = None
     expiry: datetime | None = None
     own: str = ""
+    keys: Mapping[Record, Key] = field(default_factory=dict)
 
 
 def path_of(bundle: Path) -> Path:
@@ -78,6 +87,10 @@ def _plain(memory: Memory) -> dict[str, Any]:
         "held": _time(memory.held),
         "expiry": _time(memory.expiry),
         "own": memory.own,
+        "keys": {
+            str(record): {"since": _time(key.since), "retired": _time(key.retired)}
+            for record, key in memory.keys.items()
+        },
         "endpoints": {
             owner: [
                 {
@@ -106,11 +119,16 @@ def _parsed(value: Any) -> Memory:
         )
         for owner, rrsets in value["endpoints"].items()
     }
+    keys = {
+        Record.from_text(text): Key(_read(key["since"]), _read(key["retired"]))
+        for text, key in value.get("keys", {}).items()
+    }
     return Memory(
         endpoints,
         _read(value["held"]),
         _read(value["expiry"]),
         str(value.get("own", "")),
+        keys,
     )
 
 

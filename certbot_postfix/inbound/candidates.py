@@ -6,6 +6,7 @@ Raises `Error` if Postfix's configuration cannot be read.
 from collections.abc import Iterator
 from pathlib import Path
 
+from certbot_postfix.dane import staged
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.history import Chain
 from certbot_postfix.inbound.bundles import is_bundle
@@ -19,13 +20,27 @@ from certbot_postfix.tls.certificates import Certificate, covers
 def candidates(now: State) -> Iterator[Candidate]:
     """Yield what Postfix serves: ours, and what else main.cf names.
 
-    What certbot has renewed since takes the place of what is served.
+    What certbot has renewed since takes the place of what is served, or else the key
+    that is staged.
     """
     paths = [file.path for file in now.default]
     for path in dict.fromkeys((*paths, *now.deployed)):
         if served := tuple(certificates_in(path)):
             new = _newest(now, path) or served
+            if new == served and is_bundle(path, now.bundles.root):
+                new = _with_next_key(now, path, served)
             yield _candidate(now, path, (served, new))
+
+
+def rolling(now: State, name: str) -> Iterator[Candidate]:
+    """Yield the bundles of the lineage *name* with its staged key, or as they are."""
+    for path in now.used(name):
+        if served := tuple(certificates_in(path)):
+            yield _candidate(now, path, (served, _with_next_key(now, path, served)))
+
+
+def _with_next_key(now: State, path: Path, served: Chain) -> Chain:
+    return staged.chain(served, staged.load(now.bundles.root, path.stem))
 
 
 def replacing(now: State, path: Path, bundle: Bundle) -> Candidate | None:

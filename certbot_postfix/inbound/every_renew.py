@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.dane import gate, store
+from certbot_postfix.dane import gate, staged, store
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.outbound import last_refresh
@@ -47,7 +47,7 @@ def is_overdue(policy_map: Path, root: Path, now: datetime) -> bool:
 
 
 def problems_of_records(
-    bundles: Iterable[Path], settings: gate.Settings, now: datetime
+    bundles: Iterable[Path], root: Path, settings: gate.Settings, now: datetime
 ) -> Iterator[str]:
     """Give what is wrong with the TLSA records of *bundles* that had some.
 
@@ -55,4 +55,5 @@ def problems_of_records(
     """
     for path in bundles:
         if path.exists() and store.path_of(path).exists():
-            yield from gate.watch(path, settings, now)
+            key = staged.load(root, path.stem)
+            yield from gate.watch(path, key, settings, now)

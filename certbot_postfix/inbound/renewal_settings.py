@@ -17,8 +17,10 @@ from pathlib import Path
 import certbot
 from certbot import util
 
+from certbot_postfix.dane.staged import Kind
 from certbot_postfix.errors import Error
 from certbot_postfix.system import files
+from certbot_postfix.tls.certificates import Certificate
 
 INSTALLER = "postfix"
 
@@ -78,6 +80,22 @@ class RenewalReader:
             hooked=here or self._hooked,
             keeps_key="true" in keeps,
             authenticator=settings.get("authenticator", ""),
+        )
+
+    def kind(self, name: str, leaf: Certificate) -> Kind:
+        """Return which kind of key the lineage *name* has; if unsaid, that of *leaf*.
+
+        certbot refuses to renew for a key of another kind than its settings say.
+        """
+        try:
+            settings = _settings(_text(self.config_dir / "renewal" / f"{name}.conf"))
+        except Error:
+            settings = {}
+        bits = settings.get("rsa_key_size", "")
+        return Kind(
+            settings.get("key_type", leaf.key_type).lower(),
+            int(bits) if bits.isdecimal() else leaf.rsa_bits or 2048,
+            settings.get("elliptic_curve") or leaf.curve or "secp256r1",
         )
 
     @cached_property

@@ -10,7 +10,7 @@ import ssl
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from inspect import signature
 from typing import Any, TypeVar
@@ -135,6 +135,19 @@ class Certificate:
         with _reading():
             key = load_der_public_key(self.spki)
         return key.key_size if isinstance(key, RSAPublicKey) else 0
+
+    @property
+    def curve(self) -> str:
+        """The name of its key's curve if that is one of ECDSA, else ""."""
+        if self.key_type != "ECDSA":
+            return ""
+        with _reading():
+            key = load_der_public_key(self.spki)
+        return key.curve.name if isinstance(key, EllipticCurvePublicKey) else ""
+
+    def with_key(self, spki: bytes) -> "Certificate":
+        """Return what stands for a certificate with another key, not issued yet."""
+        return replace(self, der=b"", spki=spki)
 
     @property
     def self_signed(self) -> bool:
