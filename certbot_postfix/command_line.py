@@ -170,9 +170,15 @@ def declare_confirmation(command: argparse.ArgumentParser) -> None:
     )
 
 
+def can_ask(arguments: argparse.Namespace) -> bool:
+    """Whether somebody at a terminal can be asked."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return terminal and not arguments.non_interactive
+
+
 def confirm(question: str, arguments: argparse.Namespace) -> None:
     """Ask *question* on a terminal; end the command on a no."""
-    if arguments.non_interactive or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not can_ask(arguments):
         return
     answer = ""
     while answer not in ("y", "yes", "n", "no"):

@@ -32,7 +32,7 @@ def of_the_help(*words: str) -> Iterator[tuple[str, set[str]]]:
     """Yield each command with its options; the empty one has those of all."""
     with contextlib.redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit):
         cli.main([*words, "--help"])
-    names = re.findall(r"^    ([a-z]+)(?:  |$)", shown.getvalue(), re.MULTILINE)
+    names = re.findall(r"^    ([a-z-]+)(?:  |$)", shown.getvalue(), re.MULTILINE)
     if not (words and names):
         found = re.findall(r"^ +(?:-\w, )?(--[\w-]+)", shown.getvalue(), re.MULTILINE)
         yield " ".join(words), set(found) - USUAL
@@ -57,7 +57,7 @@ def syntax(terms: list[str]) -> Syntax:
     """Return the options that each of the *terms* has after the name of a command."""
     found: Syntax = {}
     for term in terms:
-        words = re.match(r"((?:[a-z]+ ?)+)", term)
+        words = re.match(r"((?:[a-z][a-z-]*(?: |$))+)", term)
         name = words[1].strip() if words else ""
         if name:
             assert name in COMMANDS, f"there is no command {name}"

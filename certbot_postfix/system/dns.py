@@ -91,6 +91,11 @@ class Resolver:
         """Return the preferred server of *domain*, itself if none is published."""
         return self.servers(domain)[0]
 
+    def addresses(self, host: str) -> list[str]:
+        """Return the addresses of *host*, of IPv6 and IPv4."""
+        answers = [self._ask(host, kind).records for kind in ("AAAA", "A")]
+        return [record.address for records in answers for record in records]
+
     def _has_dane(self, host: str) -> bool:
         """Whether a client follows the TLSA records of *host*, as they are or not.
 

@@ -250,11 +250,15 @@ def hide(path: Path) -> None:
                 os.close(fd)
 
 
-def make_directory(path: Path) -> None:
-    """Make the directory *path*, for the caller alone, if it is not there."""
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """Make the directory *path*, for the caller alone, if it is not there.
+
+    Or with another *mode*, whatever the umask is.
+    """
     with explained("create", path):
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(mode)
             sync(path.parent)
 
 

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from certbot_postfix.errors import (
     AcceptedError,
@@ -42,6 +43,8 @@ SHORT = 0.5
 
 # The replies of who does not know EHLO, and so has no STARTTLS: RFC 5321, 4.1.4.
 _NO_EHLO = ("500", "502")
+
+_NO_STARTTLS = "STARTTLS is not offered"
 
 # Which types of key the cipher suites of TLS 1.2 tell apart, and what openssl(1) calls
 # the signatures of each; those of EdDSA have the name of the key.
@@ -116,7 +119,7 @@ def without_tls(question: Question, *, timeout: float) -> str:
                 dialogue.begin()
                 if not dialogue.offers_tls:
                     dialogue.end(dialogue.connection)
-                    return "STARTTLS is not offered"
+                    return _NO_STARTTLS
             return _handshake_fails(question, dialogue)
     except RefusedError as error:
         if error.reason.startswith(_NO_EHLO):
@@ -135,6 +138,31 @@ def _handshake_fails(question: Question, dialogue: Dialogue) -> str:
             dialogue.end(wrapped)
     except (ReplyError, ssl.SSLError) as error:
         return str(error)
+    return ""
+
+
+def distrust(question: Question, ca_file: Path | None, *, timeout: float) -> str:
+    """Return why a sender that verifies servers sends no mail there, "" if it does.
+
+    RFC 8461, 4.2: by the CAs in *ca_file*, or those of the system, for the server name
+    of *question*, which it sends (7.1), with TLS 1.2 at least (7.2).
+    """
+    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with _dialogue(question, timeout) as dialogue:
+        dialogue.begin()
+        if not dialogue.offers_tls:
+            dialogue.end(dialogue.connection)
+            return _NO_STARTTLS
+        dialogue.start_tls()
+        dialogue.connection.settimeout(dialogue.left())
+        try:
+            with context.wrap_socket(
+                dialogue.connection, server_hostname=question.server_name
+            ) as wrapped:
+                dialogue.end(wrapped)
+        except ssl.SSLCertVerificationError as error:
+            return f"its certificate is not valid: {error.verify_message}"
     return ""
 
 
