@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix.inbound import schedules
 from certbot_postfix.inbound.renewal_settings import RenewalReader
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.status import report, schedules
+from certbot_postfix.status import report
 from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import NEWEST, OLDEST, Authority, Certbot, install_lineage

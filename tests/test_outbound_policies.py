@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix import installer
 from certbot_postfix.errors import Error
+from certbot_postfix.inbound import every_renew
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.outbound import last_refresh, policy_file, policy_map
 from certbot_postfix.outbound.send_only import Proposal, SendOnly
@@ -766,7 +766,7 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
 
 def test_certbot_knows_the_table_by_its_name():
-    assert installer.POLICY_MAP == policy_map.NAME
+    assert every_renew.POLICY_MAP == policy_map.NAME
 
 
 def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):

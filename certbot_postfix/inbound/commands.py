@@ -20,8 +20,9 @@ from certbot_postfix.dane import commands as dane
 from certbot_postfix.errors import Error, enumerated, named_logger, shown
 from certbot_postfix.inbound import bundles as places
 from certbot_postfix.inbound import due
+from certbot_postfix.inbound.forget import Removal
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.renewal_settings import RenewalReader, missing
+from certbot_postfix.inbound.renewal_settings import INSTALLER
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system.reporter import SLOW, Reporter
@@ -105,18 +106,10 @@ def _deploy(arguments: argparse.Namespace) -> int:
     deployment.remove_leftovers()
     if not deployment.renew(lineage):
         deployment.reporter.say(f"Postfix does not use {name}: no changes were made.")
-    elif not renewed:
-        _warn_if_not_deployed(deployment, name)
-    return 0
-
-
-def _warn_if_not_deployed(deployment: Deployment, name: str) -> None:
-    """Warn whoever runs ``deploy`` by hand, if nothing will do so for the next one."""
-    settings = RenewalReader(deployment.bundles.parent).read(name)
-    if settings and not settings.deployed:
+    elif not renewed:  # nothing may do so for the next one
         words = deployment.configuration.certbot_options
-        problem = missing(name, settings.path, words)
-        logger.warning("%s", problem)
+        deployment.warn_of_obstacles(name, words, INSTALLER)
+    return 0
 
 
 def _forget(arguments: argparse.Namespace) -> int:
@@ -128,7 +121,7 @@ def _forget(arguments: argparse.Namespace) -> int:
     refuse_path(name)
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
-    removal = deployment.removal(name)
+    removal = Removal(deployment.server, name)
     with deployment.reporter.step("Checking the new configuration", after=SLOW):
         planned = removal.propose(None)
     print(shown(planned.diff(), sys.stdout), end="", flush=True)

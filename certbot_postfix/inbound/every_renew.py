@@ -5,30 +5,145 @@ started only where something of ours is there, and no option names its place.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from certbot import errors
+from certbot.plugins import util as plugin_util
 
 from certbot_postfix.dane import gate, staged, store
-from certbot_postfix.errors import Error
-from certbot_postfix.inbound import renewal_settings
+from certbot_postfix.errors import BusyError, Error, named_logger
+from certbot_postfix.inbound import bundles, dropped, renewal_settings
+from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.outbound import last_refresh
 from certbot_postfix.postfix.instance import Postfix
 
+if TYPE_CHECKING:
+    from certbot_postfix.inbound.session import Deployment
 
-def configuration_directory(root: Path, postconf: str) -> Path | None:
-    """Return Postfix's directory, as *postconf* says; None if nothing of ours is there.
+logger = named_logger(__name__)
 
-    *root* is the directory that has our bundles.
-    """
-    if not root.is_dir():
+# Our map of outbound policies; its name is that of `outbound.policy_map`.
+POLICY_MAP = "certbot_tls_policy"
+
+# The instances whose policies this process has refreshed.
+_refreshed: set[Path] = set()
+
+
+class Plugin(Protocol):
+    """What is needed of certbot's installer, which certbot has not prepared."""
+
+    name: str
+    config: Any
+
+    def conf(self, var: str) -> Any:
+        """Return the value of an option."""
+
+    def find(self) -> "Deployment":
+        """Return what can be done to Postfix, which is not locked for that."""
+
+    def prepared(self) -> "Deployment":
+        """Lock Postfix, and return what can be done to it."""
+
+
+class EveryRenew:
+    """What ``certbot renew`` has *plugin* do."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+        self.root = bundles.below(plugin.config.config_dir)
+
+    def visit(self, lineage: Lineage) -> None:
+        """Deploy a renewal of *lineage* that was missed; refresh outbound policies."""
+        directory = self._directory()
+        if not directory:
+            return
+        try:
+            self._make_up(lineage, directory)
+        finally:
+            if self._is_time(lineage.name, directory / POLICY_MAP):
+                self._refresh_policies(directory)
+
+    def _directory(self) -> Path | None:
+        """Return Postfix's directory; None if nothing of ours is there."""
+        if directory := self.plugin.conf("config-dir"):
+            return Path(directory)
+        postconf = self.plugin.conf("config-utility")
+        plugin_util.path_surgery(postconf)
+        if self.root.is_dir():
+            with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
+                return Postfix.find(None, postconf=postconf, postfix="").directory
         return None
-    with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
-        return Postfix.find(None, postconf=postconf, postfix="").directory
-    return None
+
+    def _make_up(self, lineage: Lineage, directory: Path) -> None:
+        used = bundles.of_lineage(self.root, lineage.name, directory)
+        pending = Path(self.plugin.config.in_progress_dir).is_dir()
+        for bundle, instance in used:
+            self._report_dropped(lineage, bundle, instance)
+            pending = pending or lineage.pending_for(bundle, instance)
+        if pending:
+            self.plugin.prepared().deploy_renewed(lineage)
+            return
+        for bundle, _ in used:
+            for problem in self._problems_of_records(bundle):
+                logger.error("%s", problem)
+
+    def _problems_of_records(self, bundle: Path) -> Iterator[str]:
+        """Yield what is wrong with the TLSA records of *bundle*, if it had some.
+
+        Hosts that had none ask no DNS.
+        """
+        if bundle.exists() and store.path_of(bundle).exists():
+            key = staged.load(self.root, bundle.stem)
+            settings, now = (
+                gate.Settings.of(self.plugin.conf),
+                datetime.now(timezone.utc),
+            )
+            yield from gate.watch(bundle, key, settings, now)
+
+    def _report_dropped(self, lineage: Lineage, bundle: Path, directory: Path) -> None:
+        if not dropped.unreported(bundle, directory):
+            return
+        if not self.plugin.prepared().uses(lineage):
+            message = dropped.message(bundle, directory, lineage.name, self.plugin.name)
+            logger.error("%s", message)  # certbot's -q leaves warnings out
+        dropped.note_reported(bundle, directory)
+
+    def _is_time(self, name: str, policy_map: Path) -> bool:
+        """Whether the policies in *policy_map* are refreshed with the lineage *name*.
+
+        That is the last one that certbot renews, so that none waits for sources that
+        are slow; or any, if it was not reached for a day, since it cannot be renewed.
+        """
+        if policy_map.parent in _refreshed or not policy_map.exists():
+            return False
+        config, now = self.plugin.config, datetime.now(timezone.utc)
+        cache = last_refresh.cache_directory(policy_map, self.root)
+        return (
+            bool(config.certname)
+            or _is_last(name, Path(config.renewal_configs_dir), self.plugin.name)
+            or last_refresh.overdue(cache, now)
+        )
+
+    def _refresh_policies(self, directory: Path) -> None:
+        """Refresh the policies of the instance in *directory*."""
+        _refreshed.add(directory)
+        try:
+            now = datetime.now(timezone.utc)
+            outbound = self.plugin.find().outbound
+            if not outbound.collector.due(now):
+                return
+            refreshed = outbound.refresh_sources(now, wait=0)
+            self.plugin.prepared().refresh_policies(now, refreshed)
+        except BusyError as error:
+            logger.debug("policies are refreshed already: %s", error)
+        except errors.PluginError as error:  # no renewal has failed
+            logger.error("%s", error)  # noqa: TRY400 - it is known why
 
 
-def is_last(name: str, configurations: Path, installer: str) -> bool:
+def _is_last(name: str, configurations: Path, installer: str) -> bool:
     """Whether no lineage that *installer* deploys is renewed after *name*.
 
     certbot takes the files in its directory *configurations* in the order of names.
@@ -38,22 +153,3 @@ def is_last(name: str, configurations: Path, installer: str) -> bool:
         for path in configurations.glob("*.conf")
         if path.name > f"{name}.conf"
     )
-
-
-def is_overdue(policy_map: Path, root: Path, now: datetime) -> bool:
-    """Whether the sources of the *policy_map* were not asked for a day."""
-    cache = last_refresh.cache_directory(policy_map, root)
-    return last_refresh.overdue(cache, now)
-
-
-def problems_of_records(
-    bundles: Iterable[Path], root: Path, settings: gate.Settings, now: datetime
-) -> Iterator[str]:
-    """Give what is wrong with the TLSA records of *bundles* that had some.
-
-    Hosts that had none ask no DNS.
-    """
-    for path in bundles:
-        if path.exists() and store.path_of(path).exists():
-            key = staged.load(root, path.stem)
-            yield from gate.watch(path, key, settings, now)

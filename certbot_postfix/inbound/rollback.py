@@ -68,6 +68,13 @@ class Rollback:
 
     def activate(self) -> None:
         """Make Postfix serve what its files, which are the old ones again, say."""
+        try:
+            self._activate()
+        except Error as error:
+            error.message = f"the previous files were restored, but {error.message}"
+            raise
+
+    def _activate(self) -> None:
         if self._restored & {self.server.postfix.main_cf, self.outbound.path}:
             self.server.current.forget()
             self.outbound.restore_database(changed=self.outbound.path in self._restored)

@@ -6,17 +6,23 @@ success means that every service presented the certificate in a handshake.  Rais
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from certbot.plugins import util as plugin_util
+
 from certbot_postfix.change import transaction
-from certbot_postfix.dane.gate import Gate
-from certbot_postfix.errors import CertificateError, Error, named_logger
-from certbot_postfix.inbound import by_hand, candidates, copies, due
-from certbot_postfix.inbound.bundles import directories
-from certbot_postfix.inbound.forget import Removal
+from certbot_postfix.dane import gate
+from certbot_postfix.errors import (
+    CertificateError,
+    Error,
+    MissingError,
+    named_logger,
+)
+from certbot_postfix.inbound import by_hand, candidates, copies, due, schedules
+from certbot_postfix.inbound.bundles import below, directories
 from certbot_postfix.inbound.install import Installation
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.proposal import Proposal
@@ -60,7 +66,7 @@ class Deployment:
         self.staging = staging
         self.reporter = reporter
         self.serving = Serving(postfix, timeout, reporter)
-        self.gate = Gate()
+        self.gate = gate.Gate()
         self.server = Server(postfix, bundles, self.serving, self.gate)
         self.tables = self.server.sni_map
         self.outbound = Outbound(
@@ -75,6 +81,32 @@ class Deployment:
         self.renewals = Renewals(self.server)
         self.installation = Installation(self.renewals, self.outbound, staging)
         self._complaints: set[str] = set()  # that were reported already
+
+    @classmethod
+    def find(
+        cls, conf: Callable[[str], Any], config: Any, reporter: Reporter
+    ) -> "Deployment":
+        """Return that of the Postfix that our options mean, each read by *conf*.
+
+        *config* has certbot's own.
+        """
+        for option in ("config-utility", "ctl"):
+            if not plugin_util.path_surgery(conf(option)):
+                raise MissingError(
+                    f"the program {conf(option)} of Postfix was not found",
+                    hint=f"install Postfix, or use --postfix-{option}",
+                )
+        deployment = cls(
+            Postfix.find(
+                conf("config-dir"), postconf=conf("config-utility"), postfix=conf("ctl")
+            ),
+            below(config.config_dir),
+            staging=Path(config.work_dir, "postfix"),
+            timeout=conf("verify-timeout"),
+            reporter=reporter,
+        )
+        deployment.gate.settings = gate.Settings.of(conf)
+        return deployment
 
     @property
     def live(self) -> Path:
@@ -154,6 +186,28 @@ class Deployment:
         used = self.renewals.renew([lineage])
         return self._report_outdated([lineage]) or used
 
+    def deploy_renewed(self, lineage: Lineage) -> bool:
+        """Do so for certbot, which reports each error as a renewal that failed."""
+        try:
+            return self.renew(lineage)
+        except Error as error:
+            error.message = (
+                "the certificate was renewed, but could not be installed in Postfix:"
+                f" {error.message}"
+            )
+            raise
+
+    def warn_of_obstacles(
+        self, name: str, words: Sequence[str], installer: str
+    ) -> None:
+        """Warn if renewals of the lineage *name* will not reach Postfix by *installer*.
+
+        *words* are the options that a command needs besides.
+        """
+        directory = self.live.parent
+        for obstacle in schedules.obstacles(directory, name, words, installer):
+            logger.warning("%s", obstacle)
+
     def refuse_unannounced(self, proposal: Proposal) -> None:
         """Raise `CertificateError` if TLSA records forbid to serve it now."""
         path, bundle, by_name = proposal.path, proposal.bundle, proposal.by_name
@@ -230,10 +284,6 @@ class Deployment:
             self.reporter.say(
                 "Postfix uses no certificate of certbot's; no changes were made."
             )
-
-    def removal(self, name: str) -> Removal:
-        """Return what takes the lineage *name* out of Postfix."""
-        return Removal(self.server, name)
 
     def remove_leftovers(self) -> None:
         """Remove what killed runs may have left."""

@@ -16,5 +16,4 @@ report            facts in, report out
 checks            what is wrong: one module for each subject, facts in and findings out
 findings          what is wrong, as a value
 facts             what is known, as values
-schedules         what renews on this host by itself
 """

@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from certbot_postfix.inbound import schedules
 from certbot_postfix.postfix import instances, processes
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.services import endpoints
-from certbot_postfix.status import read_policies, schedules
+from certbot_postfix.status import read_policies
 from certbot_postfix.status.facts import Facts, Skipped
 from certbot_postfix.status.probe_services import probe_services
 from certbot_postfix.status.read_files import FileReader

@@ -14,8 +14,8 @@ from certbot_postfix.dane.store import Memory
 from certbot_postfix.inbound import bundles, chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
+from certbot_postfix.inbound.schedules import Schedule
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
-from certbot_postfix.status.schedules import Schedule
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Seen

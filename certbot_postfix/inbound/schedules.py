@@ -7,7 +7,7 @@ starts no program; what cannot be read is unknown.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,23 @@ class Schedule:
             hint=f"{end}, and run `{sys.prefix}/bin/certbot renew -q` twice a day in"
             " its place",
         )
+
+
+def obstacles(
+    config_dir: Path, name: str, options: Sequence[str], installer: str
+) -> Iterator[Error]:
+    """Yield why renewals of the lineage *name* will not reach Postfix.
+
+    *options* are the words that a command of certbot needs besides.
+    """
+    settings = renewal_settings.RenewalReader(config_dir, installer).read(name)
+    if not settings or settings.hooked:
+        return
+    if not settings.installer:
+        yield renewal_settings.missing(name, settings.path, options, installer)
+    for schedule in read(config_dir):
+        if problem := schedule.problem:
+            yield problem
 
 
 def read(config_dir: Path, root: Path = Path("/")) -> tuple[Schedule, ...]:
