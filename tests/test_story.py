@@ -537,7 +537,10 @@ def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else(
 
     after = parameters(postfix)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
-    assert changed == INTERMEDIATE | RETIRED
+    unneeded = set()
+    if "X25519MLKEM768" in postfix.postconf("-dh", "tls_eecdh_auto_curves"):
+        unneeded = {"tls_eecdh_auto_curves"}  # Postfix 3.11 has a better default
+    assert changed == (INTERMEDIATE | RETIRED) - unneeded
     added = set(re.findall(r"^\+(\w+) = ", printed, re.MULTILINE))
     retired = set(re.findall(r"^\+#(\w+) ?=", printed, re.MULTILINE))
     assert (added, retired) == (INTERMEDIATE, RETIRED)
