@@ -18,7 +18,8 @@ help:
 	@echo "make docs       build documentation and manual page"
 	@echo "make dist       build sdist and wheel, and check them"
 	@echo "make deb        build the Debian package, and check it"
-	@echo "make distro-test  try that package in Debian 12 and 13, and upgrade to 14"
+	@echo "make distro-test  try that package in Debian 12, 13 and 14, and upgrade it with them"
+	@echo "make distro-suite  run all tests in those of SUITES, with their Python and certbot"
 	@echo "make release    check what a release lacks, or build all of it into build/release"
 	@echo "make bench      measure"
 	@echo "make soak       run the tests that take long"
@@ -37,10 +38,12 @@ test: .venv/.stamp .venv-oldest/.stamp
 test-fast: .venv/.stamp .venv-oldest/.stamp
 	$(PYTEST) -m "not postfix and not soak"
 
+# The distributions that .ci/run leaves out take twenty minutes of it.
 .PHONY: soak
 soak: .venv/.stamp .venv-oldest/.stamp .venv/.fuzz-stamp
 	$(PYTEST) -m soak
 	.venv/bin/python -m tests.fuzz --seconds 120
+	$(MAKE) distro-test SUITES="bookworm forky bookworm:trixie:forky"
 
 # FUZZ_SECONDS for each reader of foreign input.
 FUZZ_SECONDS ?= 20
@@ -87,10 +90,16 @@ release: .venv/.stamp | packages-to-build
 	$(MAKE) reproducible
 	tools/release collect
 
-SUITES = bookworm trixie trixie:forky
+# Each takes about five minutes on two processors, and its root directory two more once.
+SUITES = bookworm trixie forky bookworm:trixie:forky
 .PHONY: distro-test
 distro-test: deb
 	tools/distro-test $(SUITES)
+
+# The whole suite there: SUITES="trixie forky".
+.PHONY: distro-suite
+distro-suite: deb
+	tools/distro-test --whole $(SUITES)
 
 # What is written for people: spelling, the terms of tools/terms.txt, style.
 PROSE = README.rst CHANGELOG.md CONTRIBUTING.md SECURITY.md debian/README.Debian debian/control \

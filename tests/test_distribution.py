@@ -4,13 +4,15 @@ These tests change the system that they run on: `make distro-test` runs them in 
 directory of their own, and says in PACKAGE which package to install.
 """
 
+import json
 import os
 import re
 import shutil
 import smtplib
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,9 @@ pytestmark = [
     ),
 ]
 
-NAME = "mx.example.org"
+FIRST = os.environ.get("FIRST", "/nonexistent")
+
+NAME, SHOP = "mx.example.org", "shop.example.net"
 NAMES = {"smtp": 25, "submission": 587}
 
 ETC = Path("/etc/postfix")
@@ -82,9 +86,9 @@ def timer() -> "subprocess.CompletedProcess[str]":
     return run(*command.split(), env=TIMER)
 
 
-def due() -> None:
+def due(name: str = NAME) -> None:
     """Make certbot want to renew, at each of its runs."""
-    conf = LETSENCRYPT / f"renewal/{NAME}.conf"
+    conf = LETSENCRYPT / f"renewal/{name}.conf"
     lines = conf.read_text().splitlines(keepends=True)
     kept = [line for line in lines if "renew_before_expiry" not in line]
     conf.write_text("renew_before_expiry = 100 days\n" + "".join(kept))
@@ -100,13 +104,13 @@ def certbot(*arguments: str) -> str:
     return must("certbot", *arguments, "--non-interactive")
 
 
-def deploy() -> None:
-    certbot("run", "-a", "standalone", "-i", "postfix", "-d", NAME)
+def deploy(*options: str, name: str = NAME) -> None:
+    certbot("run", "-a", "standalone", "-i", "postfix", "-d", name, *options)
 
 
-def live() -> x509.Certificate:
+def live(name: str = NAME) -> x509.Certificate:
     """Return the certificate that certbot has."""
-    pem = (LETSENCRYPT / f"live/{NAME}/cert.pem").read_bytes()
+    pem = (LETSENCRYPT / f"live/{name}/cert.pem").read_bytes()
     return x509.load_pem_x509_certificate(pem)
 
 
@@ -124,8 +128,8 @@ def settings() -> dict[str, Entry]:
     return snapshot(ETC)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def acme() -> Iterator[None]:
+@contextmanager
+def acme_server() -> Iterator[None]:
     """An ACME server that this system trusts, and that its certbot uses."""
     with base_directory() as base, Pebble(base) as pebble:
         authority = Path("/usr/local/share/ca-certificates/pebble.crt")
@@ -138,6 +142,12 @@ def acme() -> Iterator[None]:
             "agree-tos = true\nregister-unsafely-without-email = true\n"
             "max-log-backups = 0\n"
         )
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def acme() -> Iterator[None]:
+    with acme_server():
         yield
 
 
@@ -158,13 +168,13 @@ def postfix() -> Iterator[None]:
         must("/etc/init.d/postfix", "stop")
 
 
-@pytest.fixture
-def package() -> Iterator[str]:
-    """The package, installed; afterwards neither it nor a certificate is there."""
+@contextmanager
+def installed(path: str) -> Iterator[None]:
+    """A package, installed; afterwards neither it nor a certificate is there."""
     before = settings()
-    install_package(os.environ["PACKAGE"])
+    install_package(path)
     try:
-        yield "python3-certbot-postfix"
+        yield
     finally:
         install_package(os.environ["PACKAGE"])
         run("certbot", "rollback", "--checkpoints", "9", "-i", "postfix", "-n")
@@ -172,6 +182,19 @@ def package() -> Iterator[str]:
         for name in ("archive", "live", "renewal", "postfix"):
             shutil.rmtree(LETSENCRYPT / name, ignore_errors=True)
         assert settings() == before
+
+
+@pytest.fixture
+def package() -> Iterator[str]:
+    with installed(os.environ["PACKAGE"]):
+        yield "python3-certbot-postfix"
+
+
+@pytest.fixture
+def first() -> Iterator[None]:
+    """Version 0.1.0."""
+    with installed(FIRST):
+        yield
 
 
 def newer(path: str, place: Path) -> str:
@@ -253,6 +276,55 @@ def test_an_upgrade_keeps_renewals_going(package, tmp_path):
     due()
     assert timer().returncode == 0
     assert served() == {live()} != {old}
+
+
+@pytest.mark.skipif(
+    not Path(FIRST).exists(), reason="this clone lacks the commit of version 0.1.0"
+)
+def test_what_0_1_0_deployed_is_renewed_and_rolled_back_after_an_upgrade(first):
+    before, oil = settings(), served()
+    policies = publish("example.org")
+    deploy("--postfix-tls-profile", "intermediate", "--postfix-policy-list", policies)
+    alone = settings()
+    deploy("--postfix-policy-list", policies, name=SHOP)
+    assert via_sni() == {NAME: live(), SHOP: live(SHOP)}
+    deployed, pid, old = settings(), master(), live()
+
+    install_package(os.environ["PACKAGE"])
+
+    assert (settings(), master(), served()) == (deployed, pid, {old})
+    assert "No problems found" in must("certbot-postfix", "status")
+    due()
+    due(SHOP)
+    quiet = timer()
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert via_sni() == {NAME: live(), SHOP: live(SHOP)}
+    assert live() != old
+    assert settings()["main.cf"] == deployed["main.cf"]
+    publish("example.org", "example.net")
+    must("certbot-postfix", "policy", "refresh")
+    assert "mx.test" in must("certbot-postfix", "policy", "test", "example.net")
+    assert "No problems found" in must("certbot-postfix", "status")
+
+    certbot("rollback", "-i", "postfix")
+    assert via_sni() == {NAME: live(), SHOP: live()}
+    assert settings()["main.cf"] == alone["main.cf"]
+    certbot("rollback", "-i", "postfix")
+    assert (settings(), served()) == (before, oil)
+
+
+def publish(*domains: str) -> str:
+    """Write a list of policies for *domains*; return its path."""
+    policies = {name: {"mode": "enforce", "mxs": ["mx.test"]} for name in domains}
+    times = {"timestamp": time.time() - 60, "expires": time.time() + 86400}
+    path = LETSENCRYPT / "list.json"
+    path.write_text(json.dumps({"version": "0.1", **times, "policies": policies}))
+    return str(path)
+
+
+def via_sni() -> dict[str, x509.Certificate]:
+    """Return what clients that request each name get."""
+    return {name: shown(25, sni=name) for name in (NAME, SHOP)}
 
 
 @pytest.mark.parametrize("how", ["remove", "purge"])

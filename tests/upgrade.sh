@@ -1,5 +1,5 @@
-# The tests of an upgrade: in the root directory of the older distribution, then in that
-# of the newer, which may both be spoiled, as root.
+# The tests of an upgrade: in the root directory of the oldest distribution, then in those
+# of the newer, which may all be spoiled, as root.
 
 apt-get install --quiet --quiet --yes --no-install-recommends \
     "$PWD"/python3-certbot-postfix_*.deb > /dev/null
