@@ -12,12 +12,13 @@ import certbot_postfix
 from certbot_postfix.command_line import ATTEND, CERTBOT, Parser, declare_common, say
 from certbot_postfix.dane import commands as dane
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import bundles, candidates
+from certbot_postfix.inbound import advertised, bundles, candidates
 from certbot_postfix.inbound import commands as inbound
 from certbot_postfix.inbound import plan_commands as plan
 from certbot_postfix.inbound import rolling_commands as rolling
 from certbot_postfix.outbound import commands as outbound
 from certbot_postfix.publish import mta_sts_commands as mta_sts
+from certbot_postfix.publish import records_commands as records
 from certbot_postfix.status import commands as status
 
 EPILOG = """exit status:
@@ -43,6 +44,7 @@ examples:
   certbot-postfix tlsa stage --cert-name mx.example.org
   certbot-postfix tlsa abandon --cert-name mx.example.org
   certbot-postfix mta-sts example.org --webroot /var/www/mta-sts
+  certbot-postfix records example.org
 """
 
 
@@ -110,6 +112,12 @@ def parser() -> Parser:
     rolling.declare(verbs)
     mta_sts.declare(
         commands, lambda arguments: bundles.below(arguments.config_dir or CERTBOT)
+    )
+    records.declare(
+        commands,
+        lambda arguments: advertised.server(
+            inbound.session(arguments).server.read(), dane.settings(arguments)
+        ),
     )
     for each in parser.every():  # before and after the command
         declare_common(each, None if each is parser else argparse.SUPPRESS)

@@ -15,6 +15,9 @@ from certbot_postfix.errors import enumerated
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 
+# Whose a record is that matches no certificate of this server.
+FOREIGN = "not of this server"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -65,7 +68,7 @@ def _whose(record: Record, facts: Facts) -> str:
         return "in service"
     if record.matches(facts.new, facts.host):
         return "next key" if facts.staged else "renewed"
-    return "not of this server"
+    return FOREIGN
 
 
 _DEPLOY = "certbot renew deploys what was renewed then"
@@ -142,7 +145,7 @@ def as_lines(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     for endpoint in endpoints:
         observation = endpoint.facts.observation
         for row in rows(endpoint):
-            if row.whose != "not of this server" and not row.remark:
+            if row.whose != FOREIGN and not row.remark:
                 name = observation.target or observation.owner
                 yield tlsa.line(name, row.record, row.ttl)
 

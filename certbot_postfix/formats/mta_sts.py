@@ -60,13 +60,14 @@ def record(identity: str) -> str:
     return f"v={VERSION}; id={identity};"
 
 
-def policy_id(records: Iterable[str]) -> str:
-    """Return the id in the TXT records of ``_mta-sts``; "" if there is no policy.
+def relevant(records: Iterable[str]) -> list[str]:
+    """Return which of the TXT *records* count: section 3.1, there must be one."""
+    return [text for text in records if text.startswith(f"v={VERSION};")]
 
-    Section 3.1: what does not begin as it should is left out, and then exactly one must
-    be left.
-    """
-    ours = [text for text in records if text.startswith(f"v={VERSION};")]
+
+def policy_id(records: Iterable[str]) -> str:
+    """Return the id in the TXT records of ``_mta-sts``; "" if there is no policy."""
+    ours = relevant(records)
     if len(ours) != 1:
         return ""
     fields = [field.strip(" \t") for field in ours[0].split(";")][1:]

@@ -19,6 +19,8 @@ from certbot import util
 
 from certbot_postfix.dane.staged import Kind
 from certbot_postfix.errors import Error
+from certbot_postfix.formats.caa import Issuance
+from certbot_postfix.inbound import issuance
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import Certificate
 
@@ -41,14 +43,15 @@ class RenewalSettings:
     """What *path* says, and what certbot does for all lineages.
 
     Renewals are deployed by our *installer*, or by a hook that runs ``deploy``.  They
-    have the key of the certificate before, or a new one.  The *authenticator* is how
-    the certificate was obtained, "" if that is unknown.
+    have the key of the certificate before, or a new one; *issuance* is who issues them.
+    The *authenticator* is how the certificate was obtained, "" if that is unknown.
     """
 
     path: Path
     installer: bool
     hooked: bool
     keeps_key: bool
+    issuance: Issuance
     authenticator: str = ""
 
     @property
@@ -79,6 +82,7 @@ class RenewalReader:
             installer=self.installer in installers,
             hooked=here or self._hooked,
             keeps_key="true" in keeps,
+            issuance=issuance.read(self.config_dir, {**self._of_all, **settings}),
             authenticator=settings.get("authenticator", ""),
         )
 

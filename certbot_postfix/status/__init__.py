@@ -7,6 +7,7 @@ commands          parse, call, print
 checkpoints       what a rollback would undo, a command of its own
 collect           the facts about an instance, until a deadline
 probe_services    which certificates the services present, by handshakes
+read_dns          what DNS says of this host, where that is at stake
 read_policies     the outbound TLS policy maps, queried
 read_files        the files of keys and certificates, as far as this user may
 nagios            the report as a line and a status of Nagios

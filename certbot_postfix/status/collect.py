@@ -10,12 +10,13 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from certbot_postfix.errors import Error
 from certbot_postfix.inbound import schedules
 from certbot_postfix.postfix import instances, processes
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.services import endpoints
-from certbot_postfix.status import read_policies
+from certbot_postfix.status import read_dns, read_policies
 from certbot_postfix.status.facts import Facts, Skipped
 from certbot_postfix.status.probe_services import probe_services
 from certbot_postfix.status.read_files import FileReader
@@ -46,6 +47,7 @@ def collect_facts(
     except LateError:
         late = Skipped("whether DANE works", "no resolver answered in time")
         facts = replace(facts, skipped=(*facts.skipped, late))
+    facts = _of_dns(facts, deadline)
     if elsewhere := processes.elsewhere(configuration):
         # Others would answer.
         return replace(facts, running=False, elsewhere=elsewhere)
@@ -75,6 +77,17 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),
     )
+
+
+def _of_dns(facts: Facts, deadline: Deadline) -> Facts:
+    try:
+        relevant = read_dns.caa(facts.renewals, facts.lineages, deadline)
+        policies = read_dns.policies(facts.bundles, deadline)
+    except Error as error:  # resolv.conf cannot be read
+        unseen = Skipped("what DNS says of this server", error.message)
+        return replace(facts, skipped=(*facts.skipped, unseen))
+    skipped = (*facts.skipped, *read_dns.skipped(relevant, policies))
+    return replace(facts, caa=relevant, own_policies=tuple(policies), skipped=skipped)
 
 
 def _siblings(

@@ -16,6 +16,7 @@ from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.inbound.schedules import Schedule
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
+from certbot_postfix.publish.look import Found, Relevant
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Seen
@@ -136,6 +137,23 @@ class PolicyTable:
         return self.unknown or "Permission denied" in self.fault
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPolicy:
+    """The MTA-STS policy that was written here for *domain*, and what DNS says of that.
+
+    Its *text* is that of the file *path* *since* that was written, None without a file;
+    *hidden* says why it could not be read.
+    """
+
+    domain: str
+    path: Path
+    mx: Found
+    sts: Found
+    text: bytes | None = None
+    since: datetime | None = None
+    hidden: str = ""
+
+
 @dataclass(frozen=True)
 class Facts:
     """All that the checks take.
@@ -145,8 +163,9 @@ class Facts:
     ``live``, with one of these.  *renewals* has what certbot does after it renewed one
     of those with a bundle, *tlsa* what is remembered of its records, *schedules* what
     renews them from time to time.  *roots* are the subjects of the machine's CAs.
-    *running* is None if that is not known.  *elsewhere* is the directory of the Postfix
-    that runs, or listens, in its place.
+    *caa* has the CAA records that count for names of lineages.  *running* is None if
+    that is not known.  *elsewhere* is the directory of the Postfix that runs, or
+    listens, in its place.
     """
 
     configuration: Configuration
@@ -167,6 +186,8 @@ class Facts:
     notes: tuple[str, ...] = ()
     policies: tuple[PolicyTable, ...] = ()
     without_dane: str = ""
+    caa: Mapping[str, Relevant] = field(default_factory=dict)
+    own_policies: tuple[OwnPolicy, ...] = ()
 
     @cached_property
     def names(self) -> Entries:

@@ -32,6 +32,7 @@ class Code(Enum):
     TLSA_RECORD = "tlsa-record"
     TLSA_KEY = "key-not-kept"
     NOT_DEPLOYED = "renewal-not-deployed"
+    CAA = "caa-forbids-renewal"
     ANOTHER_CERTBOT = "another-certbot"
     SELF_SIGNED = "self-signed"
     LINEAGE_MISSING = "lineage-missing"
@@ -53,6 +54,9 @@ class Code(Enum):
     POLICY_SOURCE = "policy-source-fails"
     POLICY_RENEWAL = "policy-not-renewed"
     POLICY_UNUSED = "policies-unused"
+    STS_MX = "mta-sts-mx"
+    STS_RECORD = "mta-sts-record"
+    STS_TESTING = "mta-sts-testing"
 
 
 class Severity(Enum):
@@ -84,7 +88,7 @@ _CRITICAL = frozenset(
         Code.POLICY_TABLE,
     }
 )
-_INFO = frozenset({Code.IGNORED, Code.DEPRECATED})
+_INFO = frozenset({Code.IGNORED, Code.DEPRECATED, Code.STS_TESTING})
 
 
 def usual_severity(code: Code) -> Severity:

@@ -14,6 +14,7 @@ from certbot_postfix.status.checks import (
     files,
     parameters,
     policies,
+    publication,
     renewals,
     services,
 )
@@ -94,6 +95,8 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from (each for each in stale.findings if each.object not in held)
     yield from renewals.not_deployed(facts)
     yield from renewals.other_certbots(facts)
+    yield from publication.caa_records(facts)
+    yield from publication.own_policies(facts)
     yield from certificates.check(facts, stale.leaves)
 
 

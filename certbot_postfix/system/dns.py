@@ -7,7 +7,7 @@ record is an answer.
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from certbot_postfix.errors import NetworkError
 from certbot_postfix.system import files
+from certbot_postfix.system.deadline import Deadline
 
 if TYPE_CHECKING:
     from dns.message import Message
@@ -51,24 +52,29 @@ class Records:
 
 
 class Resolver:
-    """A client of the resolvers in /etc/resolv.conf."""
+    """A client of the resolvers at *addresses*; those in /etc/resolv.conf without any.
 
-    def __init__(self) -> None:
+    Nothing is waited for after the *deadline*.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str] = (), deadline: Deadline | None = None
+    ) -> None:
         # certbot loads us on every run.
         import dns.flags  # noqa: PLC0415
         import dns.resolver  # noqa: PLC0415
 
         self._resolver = dns.resolver.Resolver(configure=False)
-        self._resolver.nameservers = [*nameservers()]
+        self._resolver.nameservers = [*(addresses or nameservers())]
+        self._deadline = deadline
         self._resolver.use_edns(0, dns.flags.DO, _PAYLOAD)
         self._resolver.flags = dns.flags.RD | dns.flags.AD  # RFC 6840, 5.7
 
     def texts(self, name: str) -> list[str]:
         """Return the TXT records of *name*, each as one string: RFC 8461, 3.1."""
-        answer = self._ask(name, "TXT")
         return [
             b"".join(record.strings).decode("ascii", "replace")
-            for record in answer.records
+            for record in self.ask(name, "TXT").records
         ]
 
     def has_dane(self, domain: str) -> bool:
@@ -77,7 +83,7 @@ class Resolver:
         RFC 8461, 2: MTA-STS must not override it where it fails.  A policy is for all
         servers of the domain, and one without usable records would be left with none.
         """
-        servers = self._ask(domain, "MX")
+        servers = self.ask(domain, "MX")
         if not servers.secure:
             return False
         hosts = _hosts(servers, domain)
@@ -85,7 +91,7 @@ class Resolver:
 
     def servers(self, domain: str) -> list[str]:
         """Return the MX hosts of *domain*, the preferred one first."""
-        return _hosts(self._ask(domain, "MX"), domain)
+        return _hosts(self.ask(domain, "MX"), domain)
 
     def server(self, domain: str) -> str:
         """Return the preferred server of *domain*, itself if none is published."""
@@ -93,7 +99,7 @@ class Resolver:
 
     def addresses(self, host: str) -> list[str]:
         """Return the addresses of *host*, of IPv6 and IPv4."""
-        answers = [self._ask(host, kind).records for kind in ("AAAA", "A")]
+        answers = [self.ask(host, kind).records for kind in ("AAAA", "A")]
         return [record.address for records in answers for record in records]
 
     def _has_dane(self, host: str) -> bool:
@@ -102,7 +108,7 @@ class Resolver:
         RFC 7672, 2.1.1: while they cannot be looked up, nothing is delivered there.
         Those of a host whose addresses are not secure are not looked up: 2.2.2.
         """
-        answers = [self._ask(host, kind) for kind in ("A", "AAAA")] if host else []
+        answers = [self.ask(host, kind) for kind in ("A", "AAAA")] if host else []
         addresses = [answer for answer in answers if answer.records]
         if not addresses or not all(answer.secure for answer in addresses):
             return False
@@ -115,7 +121,7 @@ class Resolver:
         """Whether *host* has usable TLSA records for mail."""
         if not host:  # a null MX: RFC 7505
             return False
-        answer = self._ask(f"_25._tcp.{host}", "TLSA")
+        answer = self.ask(f"_25._tcp.{host}", "TLSA")
         return answer.secure and any(
             tlsa.usage in _USAGES
             and tlsa.selector in _SELECTORS
@@ -123,7 +129,8 @@ class Resolver:
             for tlsa in answer.records
         )
 
-    def _ask(self, name: str, kind: str) -> Records:
+    def ask(self, name: str, kind: str) -> Records:
+        """Return the records of *name* that are of this *kind*."""
         import dns.exception  # noqa: PLC0415
         import dns.flags  # noqa: PLC0415
         import dns.name  # noqa: PLC0415
@@ -134,7 +141,7 @@ class Resolver:
                 dns.name.from_text(name),
                 kind,
                 raise_on_no_answer=False,
-                lifetime=_ALL,
+                lifetime=min(_ALL, self._deadline.left) if self._deadline else _ALL,
             )
         except dns.resolver.NXDOMAIN:
             return Records((), secure=False)
@@ -173,7 +180,9 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def validating(resolvers: list[str]) -> Iterator[tuple[str, bool]]:
+def validating(
+    resolvers: list[str], seconds: float = _ONE
+) -> Iterator[tuple[str, bool]]:
     """Yield for each of the *resolvers* that answers whether it validates the root.
 
     As Postfix does, postconf(5), dnssec_probe: the AD flag says so, RFC 4035, 3.2.3.
@@ -182,7 +191,7 @@ def validating(resolvers: list[str]) -> Iterator[tuple[str, bool]]:
 
     for address in resolvers:
         try:
-            answer = ask(address, ".", "NS", _ONE)
+            answer = ask(address, ".", "NS", seconds)
         except NetworkError:
             continue
         yield address, bool(answer.flags & dns.flags.AD)

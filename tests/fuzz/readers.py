@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.formats import mta_sts, starttls_everywhere
+from certbot_postfix.formats import caa, mta_sts, starttls_everywhere, tlsrpt
+from certbot_postfix.formats.caa import Issuance, Property
 from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import policy_map as outbound_map
 from certbot_postfix.postfix import configuration, maps, services
@@ -64,6 +65,19 @@ def mta_sts_record(data: bytes) -> None:
     assert not found or (found.isascii() and found.isalnum())
 
 
+def caa_record(data: bytes) -> None:
+    """Read the value of a CAA record, as a CA does."""
+    found = Property(0, "issue", data.decode("latin-1"))
+    ours = Issuance("letsencrypt.org", "https://acme.example/1", "http-01")
+    assert caa.refusal([found], ours, wildcard=False).isprintable()
+
+
+def tlsrpt_record(data: bytes) -> None:
+    """Read TXT records of TLSRPT."""
+    for text in tlsrpt.relevant(data.decode("latin-1").split("\n")):
+        assert all(tlsrpt.addresses(text))
+
+
 def sni_map(data: bytes) -> None:
     """Read SNI maps, ours and an administrator's."""
     sni.entries(data)
@@ -112,6 +126,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         policy_list,
         mta_sts_policy,
         mta_sts_record,
+        caa_record,
+        tlsrpt_record,
         sni_map,
         policy_map,
         postconf,
