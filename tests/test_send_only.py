@@ -75,6 +75,31 @@ def test_what_was_set_since_is_left_unchanged_when_policies_go(sts):
     assert maps(sts) == f"texthash:{own}"
 
 
+def by_rollback(sts, _before: bytes) -> None:
+    where = ("--postfix-config-dir", str(sts.sender.config_dir))
+    sts.succeed(sts.certbot.argv("rollback", "-i", "postfix", *where))
+
+
+def by_an_editor(sts, before: bytes) -> None:
+    sts.sender.main_cf.write_bytes(before)
+
+
+@pytest.mark.parametrize("restore", [by_rollback, by_an_editor])
+def test_what_is_set_after_main_cf_was_restored_is_not_taken_for_ours(sts, restore):
+    before = sts.sender.main_cf.read_bytes()
+    sts.install("--postfix-mta-sts-domains", str(sts.domains))
+    bundle = sts.sender.postconf("-h", "smtp_tls_CAfile")
+    restore(sts, before)
+    assert "smtp_tls_CAfile" not in sts.sender.postconf("-n")
+    sts.sender.set(smtp_tls_CAfile=bundle.strip())
+
+    policy(sts, "install", *domains(sts))
+    policy(sts, "remove")
+
+    assert maps(sts) == ""
+    assert sts.sender.postconf("-h", "smtp_tls_CAfile") == bundle
+
+
 def test_a_daemon_is_wired_in_and_taken_out_again(world):
     start_stand_in(world)
     dnssec = world.sender.postconf("-h", "smtp_dns_support_level")

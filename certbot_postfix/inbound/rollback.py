@@ -78,6 +78,7 @@ class Rollback:
         if self._restored & {self.server.postfix.main_cf, self.outbound.path}:
             self.server.current.forget()
             self.outbound.restore_database(changed=self.outbound.path in self._restored)
+            self.outbound.note_restored()
             self._restored = set()
         restore(self.server, self._before or {}, *self.bundles)
         self._before, self.bundles = None, []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from certbot_postfix.errors import Error
 from certbot_postfix.outbound.policy_map import PARAMETER
+from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.decisions import Change, Decision, Remove
 from certbot_postfix.system import files
@@ -33,6 +34,26 @@ class Installed:
         """Whether anything was set."""
         return bool(self.daemon or self.parameters)
 
+    def standing(self, configuration: Configuration, path: Path) -> "Installed":
+        """Return what main.cf still has of it, beside the map at *path*.
+
+        Where the policies are no longer named, somebody has restored main.cf, as
+        `certbot rollback` does: what has the same value since then is not ours.
+        """
+        named = configuration.value(PARAMETER)
+        daemon = self.daemon if self.daemon in maps.listed(named) else ""
+        policies = self.daemon or path.exists()
+        if policies and not daemon and not maps.map_type(named, path):
+            return Installed()
+        return Installed(
+            daemon,
+            {
+                name: values
+                for name, values in self.parameters.items()
+                if configuration.explicit.get(name) == values[1]
+            },
+        )
+
     def after(self, decisions: Iterable[Decision], daemon: str) -> "Installed":
         """Return it with what *decisions* set, and with the *daemon* if one is added.
 
@@ -45,12 +66,10 @@ class Installed:
                 parameters[change.name] = first, change.new
         return replace(self, daemon=daemon or self.daemon, parameters=parameters)
 
-    def restored(self, configuration: Configuration) -> Iterator[Decision]:
-        """Yield what undoes it, where nobody has set something else since."""
+    def restored(self) -> Iterator[Decision]:
+        """Yield what undoes it."""
         why = "outbound policies are removed"
         for name, (old, new) in self.parameters.items():
-            if configuration.explicit.get(name) != new:
-                continue
             if old is None:
                 yield Remove(name, new, why)
             else:

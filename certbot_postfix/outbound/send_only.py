@@ -71,11 +71,11 @@ class SendOnly:
     def removal(self) -> Proposal:
         """Plan what takes policies out, and undoes what was set for them."""
         outbound = self._outbound
-        record = installed.read(outbound.collector.cache)
+        record = outbound.installed()
         if not outbound.map_type and not outbound.path.exists() and not record.any:
             raise Error("no outbound policies are installed")
         _ = outbound.collector.settings()  # the map must be ours
-        restored = list(record.restored(outbound.configuration))
+        restored = list(record.restored())
         policies = Policies(Settings(), {}, [], [], dropped=record.daemon)
         return replace(self.propose(policies, restored), remove=True)
 

@@ -203,6 +203,14 @@ def merge_options(
     return settings if before or settings != Settings() else None
 
 
+def notes(wanted: Settings) -> list[str]:
+    """Return what is not kept where neither lists nor domains are *wanted*."""
+    if not wanted.keyring:
+        return []
+    why = f"no list is named, so the keyring {wanted.keyring} is not kept"
+    return [f"{why}: name it again with the list"]
+
+
 def _refuse_missing(conf: Callable[[str], Any], before: Settings) -> None:
     """Raise `Error` if an option names a file that is not there.
 

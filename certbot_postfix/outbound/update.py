@@ -4,14 +4,15 @@ The table and its database are there before main.cf names them, and as long as i
 Raises `errors.Error`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
-from certbot_postfix.errors import named_logger
+from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.outbound import (
     fitness,
     installed,
@@ -20,8 +21,10 @@ from certbot_postfix.outbound import (
     policy_database,
     policy_map,
     resolver_daemon,
+    sources,
 )
 from certbot_postfix.outbound.collect import Collector, Policies, Refreshed
+from certbot_postfix.outbound.installed import Installed
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix import databases, map_types, maps, trust
 from certbot_postfix.postfix.configuration import Configuration
@@ -43,7 +46,7 @@ class Changes:
     """What puts policies in force: *decisions*, and the *edit* of the policy map.
 
     *stale* if its database is, or Postfix was not told of it.  The *daemon* is added,
-    and that which is *dropped* taken out.
+    and that which is *dropped* taken out.  What was *installed* before is still there.
     """
 
     decisions: tuple[Decision, ...]
@@ -51,6 +54,7 @@ class Changes:
     stale: bool
     daemon: str = ""
     dropped: str = ""
+    installed: Installed = field(default_factory=Installed)
 
     @property
     def empty(self) -> bool:
@@ -110,12 +114,12 @@ class Outbound:
         configuration = self.collector.configuration
         daemon, notes = fitness.choose(self.postfix, configuration, service)
         if not wanted.lists and not wanted.domains:
-            policies = Policies(wanted, {}, [], _forgotten(wanted))
+            policies = Policies(wanted, {}, [], sources.notes(wanted))
         else:
             policies = self.collector.policies(wanted, now, refreshed)
         dropped = ""
         if service == "none":
-            dropped = installed.read(self.collector.cache).daemon
+            dropped = self.installed().daemon
         if learnt.wanted(wanted.domains):
             notes += self._fit_daemons(daemon)
         notes += policies.notes
@@ -161,21 +165,16 @@ class Outbound:
         if policies.daemon:
             later = applied(configuration, decisions)
             decisions += fitness.needs(later, policies.daemon)
+        daemon, dropped = policies.daemon, policies.dropped
         known = resolver_daemon.known(configuration)
-        target = main_cf.Target(
-            self.path, map_type, policies.daemon, known, policies.dropped
-        )
+        target = main_cf.Target(self.path, map_type, daemon, known, dropped)
         decisions += main_cf.refer(configuration, target)
         before = files.read(self.path) if self.path.exists() else None
         edit = Edit(self.path, before, text, 0o644, map_type)
-        needs_database = map_type not in ("", "texthash")
-        stale = (
-            needs_database != bool(self.databases.existing())
-            or self.databases.backed_up()
-        )
-        return Changes(
-            tuple(decisions), edit, bool(stale), policies.daemon, policies.dropped
-        )
+        database, existing = map_type not in ("", "texthash"), self.databases.existing()
+        stale = database != bool(existing) or bool(self.databases.backed_up())
+        made = tuple(decisions)
+        return Changes(made, edit, stale, daemon, dropped, self.installed())
 
     def build(self, changes: Changes, register: Callable[[Path], None] | None) -> None:
         """Make the database that goes with *changes*: `policy_database.build`."""
@@ -191,11 +190,21 @@ class Outbound:
             self.databases.remove()
             learnt.forget(self.collector.cache)
         self.databases.discard_backups()
-        record = installed.read(self.collector.cache)
+        record = changes.installed
         if changes.dropped:
             record = replace(record, daemon="")
         decisions = (*changes.decisions, *others)
         installed.write(self.collector.cache, record.after(decisions, changes.daemon))
+
+    def installed(self) -> Installed:
+        """Return what was set for policies, as far as main.cf still has it."""
+        record = installed.read(self.collector.cache)
+        return record.standing(self.configuration, self.path) if record.any else record
+
+    def note_restored(self) -> None:
+        """Forget what was set for policies, and main.cf has no more."""
+        with contextlib.suppress(Error):  # it may be unreadable as it was before
+            installed.write(self.collector.cache, self.installed())
 
     def refresh_sources(self, now: datetime, *, wait: float) -> Refreshed | None:
         """Let sources that are due look for something new, before Postfix is locked.
@@ -282,10 +291,3 @@ class Outbound:
         return map_types.chosen(
             self.postfix, self.configuration, self.map_type, size, LARGE
         )
-
-
-def _forgotten(wanted: Settings) -> list[str]:
-    if not wanted.keyring:
-        return []
-    why = f"no list is named, so the keyring {wanted.keyring} is not kept"
-    return [f"{why}: name it again with the list"]
