@@ -69,6 +69,19 @@ def write(log: Path, *domains: str) -> None:
             SENT.format("a.org").replace("/smtp", "/lmtp"), set(), id="delivered here"
         ),
         pytest.param(
+            SENT.format("a.org") + SENT.format("a.org").replace("/smtp", "/lmtp"),
+            {"a.org"},
+            id="sent, and delivered here",
+        ),
+        pytest.param(
+            "".join(
+                SENT.replace("you", "y" * 60).format(name)
+                for name in ("a.org", "b.org")
+            ),
+            {"a.org", "b.org"},
+            id="recipients that begin alike",
+        ),
+        pytest.param(
             "Nov 26 12:00:00 mx postfix/smtpd[7]: NOQUEUE: reject: RCPT from x[::1]:"
             " 554 5.7.1 <b@b.org>: Relay access denied; from=<x@c.org> to=<b@b.org>\n",
             set(),
