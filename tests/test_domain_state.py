@@ -14,6 +14,8 @@ from certbot_postfix.outbound.progress import Progress
 from tests.lab.machine import wait_until
 from tests.lab.network import POLICIES
 from tests.test_outbound_mail import (
+    RIGHT,
+    STRIPPED,
     publish_sts,
     sts,
     with_domains,
@@ -144,12 +146,46 @@ def test_mail_to_a_domain_that_moves_arrives_after_a_forced_refresh(sts):
     sts.network.publish("new.insecure", "mx A 127.0.0.20")
     publish_sts(sts, "@ MX 1 mx.new.insecure.", version="1")  # it forgot the new id
     sts.network.policy("sts.insecure", "mx.new.insecure")
-    sts.sender.start()
-    mark = sts.send("you@sts.insecure")
-    sts.sender.deferred("you@sts.insecure")
+    assert policy(sts, "refresh") == (0, "")  # it is not due
+    assert ", mx.sts.insecure (MTA-STS)" in policy(sts, "show")[1]
+
     status, said = policy(sts, "refresh", "--force")
 
     assert (status, "sts.insecure: enforce until" in said) == (0, True)
+    sts.sender.start()
+    sts.arrives(sts.send("you@sts.insecure"))
+    sts.account()
+
+
+def let_pass(world, by: timedelta) -> None:
+    """Let all that is known of domains be older by so much."""
+    (cache,) = world.certbot.config_dir.glob("postfix/policies/*/mta-sts.json")
+    document = json.loads(cache.read_text())
+    for fields in document["domains"].values():
+        for name in fields.keys() & {"next", "fetched", "seen"}:
+            fields[name] -= int(by.total_seconds()) if fields[name] else 0
+    cache.write_text(json.dumps(document))
+
+
+@pytest.mark.postfix
+def test_mail_does_not_leave_in_clear_while_a_policy_is_valid_for_an_hour_only(sts):
+    sts.network.policy("sts.insecure", "mx.sts.insecure", age=3600)
+    sts.network.serve("strip", RIGHT, address=STRIPPED, port=25)
+    sts.install(*with_domains(sts))
+    sts.sender.start()
+    sts.arrives(sts.send("you@sts.insecure"))
+    for _ in range(2):
+        let_pass(sts, timedelta(minutes=45))
+        sts.refresh()
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    mx = "@ MX 10 mx.sts.insecure."
+    sts.network.publish("sts.insecure", mx, f"mx A {STRIPPED}", *published)
+
+    mark = sts.send("you@sts.insecure")
+
+    reason = sts.sender.deferred("you@sts.insecure")
+    assert "TLS is required, but was not offered" in reason
+    publish_sts(sts)
     sts.flush()
     sts.arrives(mark)
     sts.account()

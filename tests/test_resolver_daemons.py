@@ -1,13 +1,14 @@
 """A resolver daemon is asked by Postfix only where that loses no mail: real servers.
 
-postfix-tlspol is a stand-in that answers as its documentation says, and the real one,
-too, where the environment variable TLSPOL names its program.
+postfix-tlspol is a stand-in that answers as its source says, and the real one, too,
+where the environment variable TLSPOL names its program.
 """
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ from tests.lab import COMMAND
 from tests.lab.network import RESOLVER
 from tests.test_nexthops import client
 from tests.test_outbound_mail import (
+    BUECHER,
     DAEMON,
     NAME,
     POLICIES,
     RIGHT,
+    U_BUECHER,
     World,
     publish_dane,
     start_daemon,
@@ -126,6 +129,60 @@ def test_with_a_daemon_that_demands_dane_comes_dnssec_and_mail_arrives(world, st
     assert "policy-daemon-unfit" not in findings(world)
 
 
+STRICT = "secure match=mx.sts.insecure:.more.insecure servername=hostname"
+REPORT = (
+    " policy_type=sts policy_domain=sts.insecure mx_host_pattern=mx.sts.insecure"
+    " mx_host_pattern=*.more.insecure { policy_string = version: STSv1 }"
+    " { policy_string = mode: enforce } { policy_string = mx: mx.sts.insecure }"
+    " { policy_string = mx: *.more.insecure } { policy_string = max_age: 86400 }"
+)
+ANSWERS = {
+    "QUERY sts.insecure": f"OK {STRICT}",
+    "query STS.Insecure.": f"OK {STRICT}",
+    "QUERYwithTLSRPT sts.insecure": f"OK {STRICT}{REPORT}",
+    "QUERY dane.test": "OK dane-only",
+    "QUERYwithTLSRPT dane.test": "OK dane-only ",
+    "QUERY partly.test": "OK dane",
+    "QUERY implicit.test": "OK dane-only",
+    "QUERY plain.insecure": "NOTFOUND ",
+    "QUERY .sts.insecure": "NOTFOUND ",
+    "QUERY b\u00fccher.insecure": "NOTFOUND ",
+    "QUERY 192.0.2.1": "NOTFOUND ",
+    "QUERY": "NOTFOUND ",
+    "REFUSE sts.insecure": "PERM ",
+}
+ASK = """
+import json, socket, sys
+for query in sys.argv[3:]:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as there:
+        text = query.encode()
+        there.sendall(b"%d:%s," % (len(text), text))
+        answer = b""
+        while not answer.endswith(b","):
+            answer += there.recv(4096)
+    print(json.dumps(answer[answer.index(b":") + 1 : -1].decode()))
+"""
+
+
+@pytest.mark.parametrize("start", [start_stand_in, start_real])
+def test_the_stand_in_answers_as_postfix_tlspol(sts, start):
+    sts.network.policy("sts.insecure", "mx.sts.insecure", "*.more.insecure")
+    record = tlsa(sts.authority.issue("mx.dane.test").cert_pem)
+    publish_dane(sts, record)
+    sts.network.publish("implicit.test", f"@ A {RIGHT}", record.replace(".mx", ""))
+    sts.network.publish(
+        "partly.test",
+        *("@ MX 10 mx.partly.test.", "@ MX 20 mx2.partly.test."),
+        *(f"mx A {RIGHT}", f"mx2 A {RIGHT}", record),
+    )
+    start(sts)
+
+    done = sts.network.run(sys.executable, "-c", ASK, RESOLVER, "8642", *ANSWERS)
+
+    answers = map(json.loads, done.stdout.splitlines())
+    assert dict(zip(ANSWERS, answers, strict=True)) == ANSWERS, done.stderr
+
+
 def test_it_is_left_out_where_the_chroot_has_no_resolver_that_validates(world):
     world.sender.postconf("-F", "smtp/unix/chroot=y")
     resolv = world.sender.base / "queue/etc/resolv.conf"
@@ -195,11 +252,17 @@ def test_debians_daemon_which_fails_for_a_domain_in_utf8_is_left_out(sts):
     told = " ".join(sts.install().split())
     assert maps(sts) == ""
     assert f"{DAEMON} is not added to smtp_tls_policy_maps: it {why}" in told
+    sts.network.publish(BUECHER, f"@ MX 10 mx.{BUECHER}.", f"mx A {RIGHT}")
+    sts.sender.start()
+    sts.arrives(sts.send(f"you@{U_BUECHER}"))
 
     done = certbot(sts, "--postfix-policy-service", DAEMON)
     assert (done.returncode, why in done.stderr) == (1, True)
 
     sts.sender.set(smtp_tls_policy_maps=DAEMON)
+    sts.sender.reload()
+    sts.send(f"you@{U_BUECHER}")
+    sts.sender.deferred(f"you@{U_BUECHER}")
     assert why in findings(sts)["policy-daemon-unfit"]
     status, told = policy_test(sts, "sts.insecure")
     assert (status, why in told) == (3, True)
@@ -220,6 +283,25 @@ def test_beside_the_level_dane_a_daemon_without_dane_is_left_out(sts, option):
     assert f"{DAEMON} is not added to smtp_tls_policy_maps: it does not resolve" in told
     done = certbot(sts, "--postfix-policy-service", DAEMON)
     assert (done.returncode, "does not resolve DANE" in done.stderr) == (1, True)
+
+
+def test_a_daemon_without_dane_lets_no_mail_pass_where_dane_fails(sts):
+    """RFC 8461, section 2.  The server has what MTA-STS demands."""
+    sts.right.certify("mx.dane.test")
+    published = (f"mta-sts A {POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"')
+    publish_dane(sts, tlsa(sts.authority.issue("mx.dane.test").cert_pem), *published)
+    sts.network.policy("dane.test", "mx.dane.test")
+    start_daemon(sts)
+    sts.install("--postfix-client-level", "dane")
+    sts.sender.start()
+
+    mark = sts.send("you@dane.test")
+
+    assert "not verified" in sts.sender.deferred("you@dane.test")
+    publish_dane(sts, tlsa((sts.right.base / "bundle.pem").read_bytes()), *published)
+    sts.flush()
+    sts.arrives(mark)
+    sts.account()
 
 
 def test_the_level_dane_is_refused_beside_a_daemon_without_dane(sts):

@@ -1,12 +1,17 @@
 """Stand-ins for resolver daemons: ``python -m tests.lab.daemons WHAT ADDRESS PORT``.
 
-``tlspol`` answers as postfix-tlspol's documentation says: a domain whose MX hosts all
+``tlspol`` answers as postfix-tlspol does, by its documentation and its source
+(``internal/server.go``, ``dane.go``, ``mta-sts.go``): a domain whose MX hosts all
 have usable TLSA records is ``dane-only``, one with TLSA records that cannot be used, or
 behind an MX record that is not signed, is ``dane``; else what MTA-STS says counts.
+``QUERYwithTLSRPT`` adds the attributes of Postfix 3.10 to the latter.  If DNS fails,
+the answer is ``TEMP`` for DANE, and ``NOTFOUND`` for MTA-STS.
 ``sts`` knows MTA-STS alone, and, unlike Debian 12's postfix-mta-sts-resolver, domains
 in UTF-8.  Both speak socketmap_table(5), in which a request is ``NAME KEY``.
 """
 
+import ipaddress
+import re
 import socketserver
 import sys
 import urllib.request
@@ -16,7 +21,10 @@ import dns.flags
 import dns.resolver
 
 _SECONDS = 5
-_COMMANDS = {"QUERY", "QUERYWITHTLSRPT"}
+_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
+
+# The octets of a digest, by the matching type of a TLSA record.
+_DIGESTS = {1: 32, 2: 64}
 
 
 class NoAnswerError(Exception):
@@ -41,7 +49,7 @@ def resolve(name: str, kind: str) -> tuple[list, bool]:
 def dane(domain: str) -> str:
     """Return the level that TLSA records ask for, "" if there are none."""
     servers, signed = resolve(domain, "MX")
-    hosts = [str(each.exchange) for each in servers]
+    hosts = [str(each.exchange) for each in servers] or [domain] * signed
     found = [records for records in map(_tlsa, hosts) if records]
     if not found:
         return ""
@@ -50,17 +58,23 @@ def dane(domain: str) -> str:
 
 
 def _tlsa(host: str) -> list:
-    _, signed = resolve(host, "A")
-    records, secure = resolve(f"_25._tcp.{host}", "TLSA") if signed else ([], False)
+    if not any(all(resolve(host, kind)) for kind in ("A", "AAAA")):
+        return []
+    records, secure = resolve(f"_25._tcp.{host}", "TLSA")
     return records if secure else []
 
 
 def _usable(record) -> bool:
-    return record.usage in (2, 3) and record.selector in (0, 1) and record.mtype < 3
+    if record.usage not in (2, 3) or record.selector not in (0, 1):
+        return False
+    return record.mtype == 0 or _DIGESTS.get(record.mtype) == len(record.cert)
 
 
-def sts(domain: str) -> str:
-    """Return what a policy of MTA-STS asks for, "" if there is none in force."""
+def sts(domain: str, *, report: bool = False) -> str:
+    """Return what a policy of MTA-STS asks for, "" if there is none in force.
+
+    With *report*, it has the attributes of TLSRPT_README as well.
+    """
     texts, _ = resolve(f"_mta-sts.{domain}", "TXT")
     if not any(b"v=STSv1" in b"".join(each.strings) for each in texts):
         return ""
@@ -73,19 +87,38 @@ def sts(domain: str) -> str:
     fields = [line.split(": ", 1) for line in lines]
     if ["mode", "enforce"] not in fields:
         return ""
-    names = [value.removeprefix("*") for name, value in fields if name == "mx"]
-    return f"secure match={':'.join(names)} servername=hostname"
+    names = [value.lower() for name, value in fields if name == "mx"]
+    matches = ":".join(name.removeprefix("*") for name in names)
+    told = [f"secure match={matches} servername=hostname"]
+    if report:
+        told += ["policy_type=sts", f"policy_domain={domain}"]
+        told += [f"mx_host_pattern={name}" for name in names]
+        told += [f"{{ policy_string = {line} }}" for line in lines]
+    return " ".join(told)
 
 
 def tlspol(command: str, key: str) -> str:
     """Answer as postfix-tlspol does, which knows no names that are not of DNS."""
-    if command.upper() not in _COMMANDS:
+    if command.upper() not in ("QUERY", "QUERYWITHTLSRPT"):
         return "PERM "
-    domain = key.lower().removesuffix(".")
-    if not domain.isascii() or domain.startswith("."):
+    domain, report = key.strip().lower().removesuffix("."), command.upper() != "QUERY"
+    if not _NAME.fullmatch(domain) or _is_address(domain):
         return "NOTFOUND "
-    level = dane(domain) or sts(domain)
-    return f"OK {level}" if level else "NOTFOUND "
+    if level := dane(domain):
+        return f"OK {level}{' ' * report}"
+    try:
+        policy = sts(domain, report=report)
+    except NoAnswerError:
+        policy = ""
+    return f"OK {policy}" if policy else "NOTFOUND "
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def only_sts(_: str, key: str) -> str:
