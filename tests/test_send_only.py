@@ -15,7 +15,7 @@ from tests.test_outbound_mail import (
     sts,
     world,
 )
-from tests.test_resolver_daemons import TLSPOL, maps, policy, start_stand_in
+from tests.test_resolver_daemons import maps, policy, start_stand_in, table
 
 __all__ = ["sts", "world"]  # fixtures
 
@@ -105,7 +105,7 @@ def test_a_daemon_is_wired_in_and_taken_out_again(world):
     dnssec = world.sender.postconf("-h", "smtp_dns_support_level")
 
     status, _ = policy(world, "install")
-    assert (status, maps(world)) == (0, TLSPOL)
+    assert (status, maps(world)) == (0, table(world))
     assert world.sender.postconf("-h", "smtp_dns_support_level").strip() == "dnssec"
 
     status, _ = policy(world, "install", "--policy-service", "none")
