@@ -40,7 +40,7 @@ test-fast: .venv/.stamp .venv-oldest/.stamp
 
 # The distributions that .ci/run leaves out take twenty minutes of it.
 .PHONY: soak
-soak: .venv/.stamp .venv-oldest/.stamp .venv/.fuzz-stamp
+soak: .venv/.stamp .venv-oldest/.stamp .venv/.fuzz-stamp | packages-to-soak
 	$(PYTEST) -m soak
 	.venv/bin/python -m tests.fuzz --seconds 120
 	$(MAKE) distro-test SUITES="bookworm forky bookworm:trixie:forky"
@@ -130,6 +130,10 @@ clean:
 .PHONY: packages
 packages:
 	@tools/install-packages
+
+.PHONY: packages-to-soak
+packages-to-soak:
+	@tools/install-packages --to-soak
 
 .PHONY: packages-to-build
 packages-to-build:

@@ -26,6 +26,7 @@ setup(
         # own plugins require both (https://github.com/certbot/certbot/issues/8761).
         "acme>=2.1",
         "certbot>=2.1",
+        "configobj>=5.0.6",
         "cryptography>=38",
         "dnspython>=2.2",
         "idna>=3.3",

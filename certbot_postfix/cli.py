@@ -6,11 +6,14 @@ Each wing declares its own commands; `command_line` has what they have in common
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import certbot_postfix
 from certbot_postfix.command_line import ATTEND, CERTBOT, Parser, declare_common, say
 from certbot_postfix.dane import commands as dane
+from certbot_postfix.dane import publish_commands as publishing
+from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import advertised, bundles, candidates
 from certbot_postfix.inbound import commands as inbound
@@ -41,6 +44,8 @@ examples:
   certbot-postfix policy query example.org
   certbot-postfix policy test example.org --connect
   certbot-postfix tlsa show
+  certbot-postfix tlsa publish --tlsa-publisher rfc2136:/etc/letsencrypt/rfc2136.ini
+  certbot-postfix tlsa withdraw --tlsa-publisher command:/usr/local/sbin/publish
   certbot-postfix tlsa stage --cert-name mx.example.org
   certbot-postfix tlsa abandon --cert-name mx.example.org
   certbot-postfix mta-sts example.org --webroot /var/www/mta-sts
@@ -103,16 +108,10 @@ def parser() -> Parser:
     inbound.declare(commands)
     status.declare(commands)
     outbound.declare(commands, lambda arguments: inbound.session(arguments).outbound)
-    verbs = dane.declare(
-        commands,
-        lambda arguments: candidates.candidates(
-            inbound.session(arguments).server.read()
-        ),
-    )
+    verbs = dane.declare(commands, _candidates)
+    publishing.declare(verbs, _candidates, _bundles)
     rolling.declare(verbs)
-    mta_sts.declare(
-        commands, lambda arguments: bundles.below(arguments.config_dir or CERTBOT)
-    )
+    mta_sts.declare(commands, _bundles)
     records.declare(
         commands,
         lambda arguments: advertised.server(
@@ -122,6 +121,14 @@ def parser() -> Parser:
     for each in parser.every():  # before and after the command
         declare_common(each, None if each is parser else argparse.SUPPRESS)
     return parser
+
+
+def _candidates(arguments: argparse.Namespace) -> Iterable[Candidate]:
+    return candidates.candidates(inbound.session(arguments).server.read())
+
+
+def _bundles(arguments: argparse.Namespace) -> Path:
+    return bundles.below(arguments.config_dir or CERTBOT)
 
 
 if __name__ == "__main__":

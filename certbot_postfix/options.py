@@ -165,9 +165,11 @@ def declare_publisher(add: Callable[..., None]) -> None:
     add(
         "tlsa-publisher",
         metavar="PUBLISHER",
+        type=publisher,
         default="print",
-        help="how TLSA records get into DNS: print (by hand), or NAME:TEXT for a"
-        " publisher that is installed",
+        help="how TLSA records get into DNS: print (by hand), rfc2136:FILE (dynamic"
+        " updates, with the credentials of certbot-dns-rfc2136), command:PATH, or"
+        " NAME:TEXT for a publisher that is installed",
     )
 
 
@@ -203,6 +205,12 @@ def domains(text: str) -> str:
 def path(text: str) -> str:
     """Return the absolute path that *text* means, or "" if it is empty."""
     return os.path.abspath(text) if text else ""  # noqa: PTH100
+
+
+def publisher(text: str) -> str:
+    """Return the publisher *text*; the file of one of ours has an absolute path."""
+    name, _, rest = text.partition(":")
+    return f"{name}:{path(rest)}" if name in ("rfc2136", "command") else text
 
 
 def given(option_name: Callable[[str], str], conf: Callable[[str], Any]) -> list[str]:

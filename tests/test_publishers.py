@@ -1,14 +1,17 @@
 """Publishers of records are anybody's code: whatever they do, they are named."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from certbot_postfix import options
 from certbot_postfix.errors import Error, SignalError
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.publish import publishers
+from certbot_postfix.publish.command import Command
 from tests.lab.source import ThirdParty
 
 RECORD = ResourceRecord("_25._tcp.mx.example.org", 3600, "TLSA", "3 1 1 00ff")
@@ -17,6 +20,7 @@ TEXT = ResourceRecord("_smtp._tls.example.org", 600, "TXT", '"v=TLSRPTv1;" "rua=
 GOOD = """
 import asyncio, sys
 from zope.interface import implementer
+from certbot_postfix import options
 from certbot_postfix.errors import Error, SignalError
 from certbot_postfix.interfaces import IRecordPublisher
 
@@ -130,7 +134,7 @@ def test_a_publisher_that_nobody_has_installed_is_refused_with_those_there_are()
     with pytest.raises(Error, match="no publisher of records is named 'fourth'") as no:
         publishers.load("fourth:x")
 
-    assert no.value.hint == "use one of print and third"
+    assert no.value.hint == "use one of command, print, rfc2136 and third"
 
 
 def test_what_is_to_be_published_by_hand_is_printed_as_a_zone_file_has_it(capsys):
@@ -165,3 +169,100 @@ def test_what_is_to_be_published_by_hand_is_printed_as_a_zone_file_has_it(capsys
 def test_a_record_that_would_be_read_as_another_one_cannot_be_made(fields):
     with pytest.raises(Error, match="is not "):
         ResourceRecord(*fields)
+
+
+@pytest.fixture
+def program(base: Path) -> Path:
+    """A program that notes its environment, where only root can write."""
+    path = base / "publish"
+    path.write_text(f"#!/bin/sh\nenv >> {base}/noted\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_program_gets_one_record_in_its_environment(program, monkeypatch):
+    monkeypatch.setenv("SECRET", "of somebody else")
+    publisher = publishers.load(f"command:{program}")
+
+    publisher.add(TEXT)
+    publisher.remove(RECORD, {RECORD.rdata})
+
+    noted = program.with_name("noted").read_text().splitlines()
+    assert {each for each in noted if each.startswith("ACTION")} == {
+        "ACTION=add",
+        "ACTION=remove",
+    }
+    assert {
+        "NAME=_smtp._tls.example.org",
+        "TTL=600",
+        "TYPE=TXT",
+        'RDATA="v=TLSRPTv1;" "rua="',
+    } < {*noted}
+    assert not [each for each in noted if "somebody else" in each]
+
+
+def test_a_program_is_not_looked_for_elsewhere(program, monkeypatch):
+    monkeypatch.chdir(program.parent)
+
+    assert publishers.load("command:publish").label == f"the program {program}"
+
+
+def test_a_program_that_fails_is_quoted_in_one_short_line(program):
+    program.write_text("#!/bin/sh\nprintf 'no\\033[2J\\nway %02000d' 7 >&2; exit 3\n")
+
+    with pytest.raises(Error) as failed:
+        publishers.load(f"command:{program}").add(RECORD)
+
+    message = str(failed.value)
+    start = f"the program {program} could not add {RECORD}: exit status 3: "
+    assert message.startswith(f"{start}'no\\x1b[2J way")
+    assert len(message) < len(start) + 100
+
+
+def test_a_program_that_hangs_is_ended(program):
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    began = time.monotonic()
+
+    with pytest.raises(Error, match="did not end within"):
+        Command(program, seconds=0.2).add(RECORD)
+
+    assert time.monotonic() < began + 30
+
+
+@pytest.mark.parametrize(("mode", "directory"), [(0o775, 0o755), (0o755, 0o777)])
+def test_a_program_that_others_can_change_is_not_run(program, base, mode, directory):
+    publisher = publishers.load(f"command:{program}")
+    program.chmod(mode)
+    base.chmod(directory)
+
+    with pytest.raises(Error, match="can be changed by others than root") as failed:
+        publisher.add(RECORD)
+
+    assert "writable by no other" in failed.value.hint
+    assert not program.with_name("noted").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("command:", "no program is named"),
+        ("command:/nowhere/publish", "could not use /nowhere/publish: No such file"),
+        ("command:/", "/ is not a file"),
+        ("rfc2136:", "no credentials file is named"),
+        ("rfc2136:/nowhere/rfc2136.ini", "/nowhere/rfc2136.ini: No such file"),
+    ],
+)
+def test_what_cannot_publish_is_refused_before_anything_is_published(text, reason):
+    with pytest.raises(Error) as refused:
+        publishers.load(text)
+
+    assert reason in str(refused.value)
+
+
+def test_the_file_of_a_publisher_is_found_from_any_directory(monkeypatch):
+    monkeypatch.chdir("/usr")
+
+    assert options.publisher("rfc2136:../etc/a.ini") == "rfc2136:/etc/a.ini"
+    assert options.publisher("command:bin/env") == "command:/usr/bin/env"
+    assert options.publisher("third:bin:7") == "third:bin:7"
+    assert options.publisher("print") == "print"

@@ -40,7 +40,12 @@ def endpoint(
     answers = tuple(
         Answer(f"ns{number}", fault=each)
         if isinstance(each, str)
-        else Answer(f"ns{number}", frozenset(each), 7200 if each else 0)
+        else Answer(
+            f"ns{number}",
+            frozenset(each),
+            7200 if each else 0,
+            wildcard=bool(how.get("wildcard")),
+        )
         for number, each in enumerate(servers)
     )
     status = how.get("status", Status.SECURE)
@@ -85,6 +90,13 @@ def test_a_key_gets_the_digests_that_the_records_of_others_have():
     place = endpoint({OLD, OLD512}, new=CHAINS[1])
 
     assert added(place) == lines(NEW, NEW512)
+
+
+def test_the_records_of_a_wildcard_are_added_before_they_are_hidden():
+    place = endpoint({OTHER, OLD}, new=CHAINS[1], wildcard=True)
+
+    assert added(place) == lines(OLD, OTHER, NEW)
+    assert added(endpoint({OLD}, wildcard=True)) == []
 
 
 def test_records_are_added_where_an_alias_leads():
@@ -157,6 +169,7 @@ def test_a_key_that_is_served_or_renewed_is_needed():
     [
         (switched({OLD}), "the state is mismatch"),
         (switched({OLD, NEW}, "hangs"), "not every server answers: ns1 hangs"),
+        (switched({OLD, NEW}, wildcard=True), "it is a wildcard's"),
         (
             switched({OLD, NEW}, {OLD, NEW, OTHER}),
             "the servers have different records",

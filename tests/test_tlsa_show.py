@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from certbot_postfix.formats.tlsa import Record
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import DOMAIN, HOST, OWNER, Host, published, record
 from tests.lab.network import NAMES, Network
@@ -195,6 +196,22 @@ def test_an_alias_is_followed_to_where_the_records_are(host):
     assert (shown["state"], shown["target"]) == ("steady", target)
     lines = host.command("tlsa", "show", "--bind").stdout.splitlines()
     assert lines == [f"{target}. 3600 IN TLSA {host.key}"]
+
+
+def test_records_that_are_too_many_for_udp_are_read_over_tcp(host):
+    others = [Record.of_key(bytes([number])) for number in range(40)]
+    host.zone.publish(*published(host.key, *others))
+
+    shown = host.show()
+
+    assert shown["records"][0]["servers"] == [NS1, NS2]
+    assert len(shown["records"]) == 41
+
+
+def test_the_records_of_a_wildcard_count(host):
+    host.zone.publish(*published(host.key, name=f"*.{HOST}"))
+
+    assert host.show()["state"] == "steady"
 
 
 def held(host: Host, fault: str) -> None:

@@ -4,7 +4,7 @@ Pure.  Records of others are neither changed nor counted: several servers may ha
 name, and each adds and removes its own, RFC 7671, 8.4.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,12 +12,17 @@ from certbot_postfix.dane.history import Chain
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.observation import Answer, Status
 from certbot_postfix.dane.rollover import Facts, State
+from certbot_postfix.dane.store import Key
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.tls.certificates import UNKNOWN
 
 # Nobody publishes for another server, nor without knowing what is there.
 _HANDS_OFF = (State.FOREIGN, State.UNKNOWN)
+
+# The states in which all that is served is announced everywhere.
+_SETTLED = (State.STEADY, State.READY, State.STAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ def wanted(facts: Facts) -> Iterator[Record]:
 def additions(endpoint: Endpoint) -> Iterator[ResourceRecord]:
     """Yield the records that some server of *endpoint* lacks.
 
-    A host begins with DANE at port 25, if it is ours and its zone is signed.
+    A host begins with DANE at port 25, if it is ours and its zone is signed.  Where a
+    wildcard has the records, all of them must be added, or they would be hidden.
     """
     facts, state = endpoint.facts, endpoint.decision.state
     observation = facts.observation
@@ -71,9 +77,17 @@ def additions(endpoint: Endpoint) -> Iterator[ResourceRecord]:
         return
     answers = _answers(endpoint)
     ttl = max((each.ttl for each in answers if each.records), default=tlsa.TTL)
-    for record in wanted(facts):
-        if not answers or any(record not in each.records for each in answers):
-            yield tlsa.published(endpoint.place, record, ttl)
+    lacking = [
+        record
+        for record in wanted(facts)
+        if not answers or any(record not in each.records for each in answers)
+    ]
+    hidden = {it for each in answers if each.wildcard for it in each.records}
+    if lacking and hidden:
+        # What is served first: the next key alone would be an outage.
+        lacking = [*sorted(hidden, key=lambda it: not _needed(it, facts)), *lacking]
+    for record in dict.fromkeys(lacking):
+        yield tlsa.published(endpoint.place, record, ttl)
 
 
 def removals(
@@ -105,16 +119,47 @@ def removals(
             remaining = remaining - {record}
 
 
+def ours(
+    keys: Mapping[Record, Key], needed: Collection[Record] = ()
+) -> dict[Record, datetime]:
+    """Return when each of our *keys* was needed last that nobody needs; see `removals`.
+
+    Those *needed* are left out.  A key that was never served needs no wait: it cannot
+    go back into service.
+    """
+    return {
+        record: key.retired if key.since else UNKNOWN
+        for record, key in keys.items()
+        if key.retired and record not in needed
+    }
+
+
+def unlike(record: ResourceRecord, endpoint: Endpoint, *, there: bool) -> list[str]:
+    """Return the servers of *endpoint* that lack *record*, or have it, as it is to be.
+
+    Who gives no answer is among them.
+    """
+    if endpoint.place != record.name:
+        return []
+    return [
+        f"{each.server} {each.fault}".rstrip()
+        for each in endpoint.facts.observation.answers
+        if each.fault or (record.rdata in map(str, each.records)) is not there
+    ]
+
+
 def _unsettled(endpoint: Endpoint) -> str:
     """Return why nothing can be removed now, or "".
 
-    In the state `STEADY`, other records stand for all that is served.
+    Where all that is served is announced, other records stand for it.
     """
     facts, answers = endpoint.facts, endpoint.facts.observation.answers
-    if endpoint.decision.state is not State.STEADY:
+    if endpoint.decision.state not in _SETTLED:
         return f"the state is {endpoint.decision.state.value}"
     if facts.observation.faults:
         return f"not every server answers: {facts.observation.faults[0]}"
+    if any(each.wildcard for each in answers):
+        return "it is a wildcard's"
     if len({each.records for each in answers}) > 1:
         return "the servers have different records"
     return ""

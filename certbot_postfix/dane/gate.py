@@ -125,7 +125,7 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
         unseen = history.before(found[owner], known, candidate.served, host)
         rrsets = history.updated(known, found[owner], unseen, now)
         rrsets = history.cached(rrsets, now, settings.floor)
-        ours = host in {a_labels(candidate.own.lower()), *settings.names}
+        ours = host in map(_in_dns, (candidate.own, *settings.names))
         facts = Facts(host, found[owner], rrsets, candidate.served, candidate.new, ours)
         decision = rollover.decide(facts, now, settings.floor)
         endpoints.append(Endpoint(facts, decision))
@@ -190,10 +190,14 @@ def _owners(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
     Nor has a name of one label, such as that in a new system's certificate.
     """
-    every = dict.fromkeys(a_labels(host.lower().rstrip(".")) for host in hosts)
+    every = dict.fromkeys(map(_in_dns, hosts))
     names = [name for name in every if is_host(name) and "." in name]
     for port, name in product(PORTS, names):
         yield tlsa.owner(name, port), name
+
+
+def _in_dns(host: str) -> str:
+    return a_labels(host.lower().rstrip("."))
 
 
 def _remember(bundle: Path, memory: Memory, endpoints: Sequence[Endpoint]) -> None:

@@ -21,13 +21,15 @@ class Status(Enum):
 class Answer:
     """What one authoritative *server* has: *records*, none of them, or a *fault*.
 
-    *ttl* is the original one, in seconds, which no cache has counted down.
+    *ttl* is the original one, in seconds, which no cache has counted down.  Those of a
+    *wildcard* are gone as soon as the name has records of its own, RFC 4592, 2.2.1.
     """
 
     server: str
     records: frozenset[Record] = frozenset()
     ttl: int = 0
     fault: str = ""
+    wildcard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,13 @@ def of_server(
     elif fault := _invalid(rrset, signatures, keys):
         fault = f"has a wrong signature of the records: {fault}"
     else:
+        signature = _signatures(reply, target)[0]
         return Answer(
-            server, _records(rrset), _signatures(reply, target)[0].original_ttl
+            server,
+            _records(rrset),
+            signature.original_ttl,
+            # RFC 4035, 5.3.2; the root is a label of dnspython's.
+            wildcard=signature.labels < len(rrset.name.labels) - 1,
         )
     return Answer(server, fault=fault)
 

@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from certbot_postfix.errors import Error, enumerated, excerpt
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.interfaces import IRecordPublisher
+from certbot_postfix.publish import command, rfc2136
 from certbot_postfix.publish.printing import Printer
 from certbot_postfix.system import strangers
 
@@ -23,6 +24,12 @@ GROUP = "certbot_postfix.record_publishers"
 
 # The publisher that does nothing but print.
 BY_HAND = "print"
+
+_OURS: dict[str, Callable[[str], Any]] = {
+    BY_HAND: lambda _: Printer(),
+    "rfc2136": rfc2136.publisher,
+    "command": command.publisher,
+}
 
 _LABEL = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
@@ -72,13 +79,14 @@ def load(text: str) -> Publisher:
     Raises `Error` if nobody implements it, or not as `IRecordPublisher` says.
     """
     name, _, rest = text.partition(":")
-    if name == BY_HAND:
-        return Publisher(Printer.label, Printer(), by_hand=True)
+    if name in _OURS:
+        ours = _OURS[name](rest)
+        return Publisher(ours.label, ours, by_hand=name == BY_HAND)
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         raise Error(
             f"no publisher of records is named {excerpt(name)}",
-            hint=f"use one of {enumerated(sorted({BY_HAND, *points}), most=20)}",
+            hint=f"use one of {enumerated(sorted({*_OURS, *points}), most=20)}",
         )
     failures: list[BaseException] = []
     with strangers.noted(failures):

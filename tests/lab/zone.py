@@ -6,6 +6,7 @@ import time
 
 from tests.lab.machine import wait_until
 from tests.lab.network import Network
+from tests.lab.primaries import KEYS, knot_keys
 
 PRIMARY, SECONDARY, FORGER = "127.0.0.11", "127.0.0.12", "127.0.0.13"
 
@@ -28,10 +29,13 @@ policy:
 remote:
   - id: primary
     address: {primary}@53
+  - id: secondary
+    address: {secondary}@53
+{keys}
 acl:
   - id: everyone
     address: 127.0.0.0/8
-    action: transfer
+    action: [transfer, notify]
 zone:
   - domain: {domain}.
     storage: {base}
@@ -40,29 +44,45 @@ zone:
     journal-content: all
     {role}
 """
-_SIGNS = """acl: everyone
+_SIGNS = """acl: [everyone{updaters}]
+    {notifies}
     zonefile-load: difference-no-serial
     dnssec-signing: on
     dnssec-policy: signed"""
 
 
 class NameServer:
-    """A server of *domain* in *network*, at *address*; it signs, or copies."""
+    """A server of *domain* in *network*, at *address*; it signs, or copies.
+
+    With *updates*, it takes them from `primaries.KEYS`, and its secondary gets to know.
+    """
 
     def __init__(
-        self, network: Network, domain: str, address: str, *, signs: bool
+        self,
+        network: Network,
+        domain: str,
+        address: str,
+        *,
+        signs: bool,
+        updates: bool = False,
     ) -> None:
         self.base = network.base / f"knot-{address}"
         self.base.mkdir()
         self._network, self._domain = network, domain
         self._config = self.base / "knot.conf"
+        role = _SIGNS.format(
+            updaters="".join(f", {name}" for name in KEYS) if updates else "",
+            notifies="notify: secondary" if updates else "",
+        )
         self._config.write_text(
             _KNOT.format(
                 address=address,
                 base=self.base,
                 domain=domain,
                 primary=PRIMARY,
-                role=_SIGNS if signs else "master: primary",
+                secondary=SECONDARY,
+                keys=knot_keys() if updates else "",
+                role=role if signs else "acl: everyone\n    master: primary",
             )
         )
         self.write("", 1)
@@ -94,6 +114,13 @@ class NameServer:
         """Have the server obey knotc(8)."""
         self._network.must(*self._knotc, *words)
 
+    def records(self, owner: str) -> set[str]:
+        """Return the TLSA records that the server has at *owner*."""
+        question = ("zone-read", f"{self._domain}.", f"{owner}.", "TLSA")
+        lines = self._network.run(*self._knotc, *question).stdout.splitlines()
+        found = {line.partition(" TLSA ")[2].lower() for line in lines}
+        return found - {""}  # that there are none is a line, too
+
     def ds(self) -> str:
         """Return the data of the DS record of the key."""
         argv = ("keymgr", "-c", str(self._config), f"{self._domain}.", "ds")
@@ -111,11 +138,14 @@ class NameServer:
 
 
 class Zone:
-    """A signed zone *domain*, with a primary server and a secondary one."""
+    """A signed zone *domain*, with a primary server and a secondary one.
 
-    def __init__(self, network: Network, domain: str) -> None:
+    With *updates*, the primary takes them, and notifies the other.
+    """
+
+    def __init__(self, network: Network, domain: str, *, updates: bool = False) -> None:
         self.network, self.domain = network, domain
-        self.primary = NameServer(network, domain, PRIMARY, signs=True)
+        self.primary = NameServer(network, domain, PRIMARY, signs=True, updates=updates)
         self.secondary = NameServer(network, domain, SECONDARY, signs=False)
         self.primary.control("zone-reload", f"{domain}.")
         # The resolver knows one server only, and is not confused by the other.

@@ -1,0 +1,232 @@
+"""The commands ``certbot-postfix tlsa publish`` and ``withdraw``: parse, call, print.
+
+No publisher is believed: afterwards, every authoritative server is asked.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from certbot_postfix import options
+from certbot_postfix.command_line import (
+    ATTEND,
+    Commands,
+    confirm,
+    declare_confirmation,
+    require_root,
+    say,
+)
+from certbot_postfix.dane import changes, gate, report, staged, store
+from certbot_postfix.dane.changes import Kept, Removal
+from certbot_postfix.dane.commands import Find, declare_settings, settings
+from certbot_postfix.dane.gate import Candidate
+from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.rollover import State
+from certbot_postfix.errors import enumerated, shown
+from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.publish import publishers
+from certbot_postfix.system import files
+from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls.certificates import Certificate
+
+Work = Callable[[argparse.Namespace, Find], int]
+Bundles = Callable[[argparse.Namespace], Path]
+
+# Seconds between two looks: secondaries have been notified, but are not at once there.
+_PAUSE = 0.5
+
+
+def declare(verbs: Commands, find: Find, bundles: Bundles) -> None:
+    """Declare the commands among the *verbs* of ``tlsa``.
+
+    *find* gives what the instance serves, *bundles* where those of all instances are.
+    """
+    publish = verbs.add_parser(
+        "publish",
+        help="publish the TLSA records that the endpoints lack",
+        description="Publish the TLSA records that `tlsa show` calls missing, beside"
+        " those that exist, and wait until every name server has them. A host without"
+        " TLSA records begins with DANE at port 25. Exit status 3: there is something"
+        " left to do.",
+    )
+    _declare(publish, _publish, find)
+    withdraw = verbs.add_parser(
+        "withdraw",
+        help="remove the TLSA records of former keys of this server",
+        description="Remove the TLSA records of keys that this server has used, if"
+        " nothing that is served or staged has needed them for two TTLs. Records of"
+        " others stay. Exit status 3: there is something left to do.",
+    )
+    _declare(withdraw, _withdraw, find)
+    withdraw.set_defaults(bundles=bundles)
+
+
+def _declare(command: argparse.ArgumentParser, work: Work, find: Find) -> None:
+    def add(name: str, **about: Any) -> None:
+        command.add_argument(f"--{name}", **about)
+
+    declare_settings(command)
+    options.declare_publisher(add)
+    declare_confirmation(command)
+    command.add_argument(
+        "--verify-timeout",
+        metavar="S",
+        type=options.seconds,
+        default=20,
+        help="seconds to wait until every name server has the change; 0 skips"
+        " verification (default: %(default)s)",
+    )
+    command.set_defaults(command=lambda arguments: work(arguments, find))
+
+
+def _look(
+    arguments: argparse.Namespace, find: Find
+) -> list[tuple[Candidate, list[Endpoint]]]:
+    now, wanted = datetime.now(timezone.utc), settings(arguments)
+    return [(each, gate.look(each, wanted, now)) for each in find(arguments)]
+
+
+def _publish(arguments: argparse.Namespace, find: Find) -> int:
+    require_root()
+    publisher = publishers.load(arguments.tlsa_publisher)
+    endpoints = [each for _, every in _look(arguments, find) for each in every]
+    lacking = list(
+        dict.fromkeys(
+            record for each in endpoints for record in changes.additions(each)
+        )
+    )
+    blocked = list(dict.fromkeys(filter(None, map(_obstacle, endpoints))))
+    for line in blocked:
+        say(line)
+    if not lacking:
+        if not blocked:
+            say("every name server has the records of this host")
+        return ATTEND if blocked else 0
+    if publisher.by_hand:
+        say("publish these records, beside those that exist:")
+        for record in lacking:
+            publisher.add(record)
+        return ATTEND
+    _show("+", lacking)
+    confirm("Publish these records?", arguments)
+    for record in lacking:
+        publisher.add(record)
+    done = _verified(arguments, find, lacking, there=True)
+    return ATTEND if blocked else done
+
+
+def _obstacle(endpoint: Endpoint) -> str:
+    """Return why nothing can be published at *endpoint*, which is to have records."""
+    state = endpoint.decision.state
+    none = state is State.NONE and not list(changes.additions(endpoint))
+    notable = report.notable(endpoint) and endpoint.facts.ours
+    if notable and (none or state is State.UNKNOWN):
+        return f"{endpoint.facts.observation.owner}: {report.following(endpoint)}"
+    return ""
+
+
+def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
+    require_root()
+    publisher = publishers.load(arguments.tlsa_publisher)
+    every = dict.fromkeys(_superfluous(arguments, find))
+    for each in every:
+        if isinstance(each, Kept):
+            say(f"not removed: {each.record}: {each.reason}")
+    removals = [each for each in every if isinstance(each, Removal)]
+    if not removals:
+        if not every:
+            say("no name server has a record of a former key of this host")
+        return ATTEND if every else 0
+    if publisher.by_hand:
+        say("remove these records:")
+    else:
+        _show("-", [each.record for each in removals])
+        confirm("Remove these records?", arguments)
+    for each in removals:
+        publisher.remove(each.record, each.observed)
+    if publisher.by_hand:
+        return ATTEND
+    removed = [each.record for each in removals]
+    done = _verified(arguments, find, removed, there=False)
+    return ATTEND if len(removals) < len(every) else done
+
+
+def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal | Kept]:
+    """Yield the records of former keys."""
+    now, floor = datetime.now(timezone.utc), settings(arguments).floor
+    for candidate, endpoints in _look(arguments, find):
+        if not candidate.bundle:
+            continue
+        keys = store.load(candidate.bundle).keys
+        ours = changes.ours(keys, _needed(arguments.bundles(arguments)))
+        for endpoint in endpoints:
+            yield from changes.removals(endpoint, ours, now, floor)
+
+
+def _needed(root: Path) -> set[Record]:
+    """Return the records of all keys below *root*, also of other instances.
+
+    They are those in bundles, and those that are staged.
+    """
+    found = set()
+    for path in (*root.glob("*.pem"), *root.glob("*/*.pem")):
+        name = path.name.removesuffix(staged.SUFFIX)
+        if name != path.name:
+            key = staged.load(path.parent, name)
+            found |= {key.record} if key else set()
+        elif chain := Certificate.all_from_pem(files.read(path)):
+            found.add(Record.of_key(chain[0].spki))
+    return found
+
+
+def _show(sign: str, records: Iterable[ResourceRecord]) -> None:
+    for record in records:
+        print(shown(f"{sign} {record}", sys.stdout))
+
+
+def _verified(
+    arguments: argparse.Namespace,
+    find: Find,
+    records: Iterable[ResourceRecord],
+    *,
+    there: bool,
+) -> int:
+    """Wait until every server has *records*, or none has; return the exit status."""
+    if not arguments.verify_timeout:
+        say("not verified: ask with certbot-postfix tlsa show")
+        return ATTEND
+    deadline = Deadline(arguments.verify_timeout)
+    while late := _unlike(arguments, find, records, there=there):
+        if not deadline.left:
+            what = "lack the new records" if there else "have the old records"
+            say(
+                f"these name servers still {what}: {enumerated(late)}"
+                "\nHint: certbot-postfix tlsa show says how far they are"
+            )
+            return ATTEND
+        time.sleep(min(_PAUSE, deadline.left))
+    say(f"verified: {'every' if there else 'no'} name server has them")
+    return 0
+
+
+def _unlike(
+    arguments: argparse.Namespace,
+    find: Find,
+    records: Iterable[ResourceRecord],
+    *,
+    there: bool,
+) -> list[str]:
+    return list(
+        dict.fromkeys(
+            server
+            for _, endpoints in _look(arguments, find)
+            for endpoint in endpoints
+            for record in records
+            for server in changes.unlike(record, endpoint, there=there)
+        )
+    )

@@ -1,0 +1,207 @@
+"""``tlsa publish`` and ``withdraw``: a host adds and removes its own TLSA records.
+
+The zone is signed, its primary takes updates, and its secondary gets to know.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from certbot_postfix.formats.tlsa import Record
+from tests.lab import Authority, Certbot, base_directory
+from tests.lab.dane import DOMAIN, HOST, OWNER, Host, published, record
+from tests.lab.network import Network
+from tests.lab.primaries import KEYS
+from tests.lab.scene import Done
+from tests.lab.terminal import converse
+from tests.lab.zone import PRIMARY, SECONDARY, Zone
+
+pytestmark = pytest.mark.postfix
+
+NS1, NS2 = f"ns1.{DOMAIN} ({PRIMARY})", f"ns2.{DOMAIN} ({SECONDARY})"
+VERIFIED = "certbot-postfix: verified: every name server has them\n"
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Zone]:
+    with base_directory() as base, ExitStack() as stack:
+        network = Network(base, Authority())
+        stack.callback(network.close)
+        yield Zone(network, DOMAIN, updates=True)
+
+
+@pytest.fixture(scope="module")
+def standing(zone: Zone) -> Iterator[Host]:
+    """A host that serves a certificate."""
+    with base_directory() as base:
+        host = Host(zone, Certbot(base), base)
+        try:
+            host.key = record(host.lineage(HOST))
+            host.stand(HOST)
+            host.credentials = base / "rfc2136.ini"
+            yield host
+        finally:
+            host.postfix.close()
+
+
+@pytest.fixture
+def host(standing: Host) -> Host:
+    """A host that has no records, and has had none."""
+    standing.zone.publish()
+    standing.remembered.unlink(missing_ok=True)
+    return standing
+
+
+def publisher(host: Host, key: str = "ours", name: str = "") -> tuple[str, str]:
+    """Return the option for updates that this *key* signs, under that *name*."""
+    host.credentials.write_text(
+        f"dns_rfc2136_server = {PRIMARY}\ndns_rfc2136_name = {name or key}.\n"
+        f"dns_rfc2136_secret = {KEYS[key]}\ndns_rfc2136_algorithm = HMAC-SHA256\n"
+    )
+    host.credentials.chmod(0o600)
+    return "--tlsa-publisher", f"rfc2136:{host.credentials}"
+
+
+def update(host: Host, verb: str, *options: str) -> Done:
+    """Run ``tlsa publish`` or ``withdraw`` with updates."""
+    return host.command("tlsa", verb, *publisher(host), *options)
+
+
+def everywhere(host: Host) -> set[str]:
+    """Return the records of the host that both servers have."""
+    return host.zone.primary.records(OWNER) & host.zone.secondary.records(OWNER)
+
+
+def line(of: Record, name: str = OWNER, ttl: int = 3600) -> str:
+    return f"{name}. {ttl} IN TLSA {of}"
+
+
+def test_a_host_begins_with_dane_and_every_server_has_its_record(host):
+    done = update(host, "publish")
+
+    assert (done.returncode, done.stderr) == (0, VERIFIED)
+    assert done.stdout == f"+ {line(host.key)}\n"
+    assert host.show()["records"][0]["servers"] == [NS1, NS2]
+    again = update(host, "publish")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr == (
+        "certbot-postfix: every name server has the records of this host\n"
+    )
+
+
+def test_without_a_publisher_the_records_are_printed_as_a_zone_file_has_them(host):
+    done = host.command("tlsa", "publish")
+
+    assert (done.returncode, done.stdout) == (3, f"{line(host.key)}\n")
+    assert done.stderr == (
+        "certbot-postfix: publish these records, beside those that exist:\n"
+    )
+
+
+def test_the_record_is_published_where_an_alias_leads(host):
+    target = f"tlsa.{DOMAIN}"
+    other = record(host.issue(HOST))
+    host.zone.publish(f"{OWNER}. CNAME {target}.", *published(other, name=target))
+
+    done = update(host, "publish")
+
+    assert done.stdout == f"+ {line(host.key, target)}\n"
+    assert host.zone.secondary.records(target) == {str(host.key), str(other)}
+
+
+def test_the_records_of_a_wildcard_are_not_hidden_by_a_new_one(host):
+    other = record(host.issue(HOST))
+    host.zone.publish(*published(other, name=f"*.{HOST}"))
+
+    done = update(host, "publish")
+
+    first, second, *_ = done.stdout.splitlines()  # the wildcard has all ports
+    assert (first, second) == (f"+ {line(other)}", f"+ {line(host.key)}")
+    assert everywhere(host) == {str(host.key), str(other)}
+
+
+def test_the_name_of_an_internationalised_host_is_that_of_its_a_labels(host):
+    options = ("--tlsa-name", f"bücher.{DOMAIN}")
+
+    done = update(host, "publish", *options)
+
+    owner = f"_25._tcp.xn--bcher-kva.{DOMAIN}"
+    assert (done.returncode, done.stderr) == (0, VERIFIED)
+    assert f"+ {line(host.key, owner)}" in done.stdout.splitlines()
+    assert host.zone.secondary.records(owner) == {str(host.key)}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "reason"),
+    [
+        ("ours", "nobody", "it does not know the key nobody., or does not allow it"),
+        ("other", "", "it does not know the key other., or does not allow it"),
+        ("other", "ours", "it answers BADSIG: its key ours. has another secret"),
+    ],
+)
+def test_an_update_that_is_refused_is_a_failure_that_names_both_causes(
+    host, key, name, reason
+):
+    done = host.command("tlsa", "publish", *publisher(host, key, name))
+
+    assert done.returncode == 1
+    assert f"the RFC 2136 server {PRIMARY} could not add {line(host.key)}: " in (
+        done.stderr
+    )
+    assert reason in done.stderr
+    assert f"to update TLSA records of {OWNER}" in done.stderr
+    assert everywhere(host) == set()
+
+
+def test_a_publisher_is_not_believed(host, base):
+    program = base / "publish"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+
+    done = host.command(
+        *("tlsa", "publish", "--tlsa-publisher", f"command:{program}"),
+        *("--verify-timeout", "0.1"),
+    )
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(
+        f"certbot-postfix: these name servers still lack the new records: {NS1} and"
+        f" {NS2}\n"
+    )
+
+
+def test_a_server_that_does_not_answer_is_named(host):
+    host.zone.publish(*published(record(host.issue(HOST))))
+    host.zone.secondary.stop()
+    try:
+        done = update(host, "publish", "--verify-timeout", "0.1")
+    finally:
+        host.zone.secondary.go_on()
+
+    assert done.returncode == 3
+    assert f"still lack the new records: {NS2} does not answer\n" in done.stderr
+
+
+def test_nothing_is_published_in_a_zone_that_is_not_signed_and_it_is_said(host):
+    name = "mx.example.insecure"
+    host.zone.network.publish(name, "@ A 127.0.0.20")
+    host.publish(host.key)
+
+    done = update(host, "publish", "--tlsa-name", name)
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"_25._tcp.{name}: DANE needs DNSSEC: sign the zone" in done.stderr
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_on_a_terminal_it_is_asked_before_a_record_is_published(host, answer):
+    argv = host.argv("tlsa", "publish", *publisher(host))
+
+    said, status = converse(
+        host.zone.network.argv(*argv), host.certbot.environment, answer
+    )
+
+    assert said.startswith(f"+ {line(host.key)}\nPublish these records? ")
+    published = {str(host.key)} if answer == "y" else set()
+    assert (status, everywhere(host)) == (0 if published else 1, published)
