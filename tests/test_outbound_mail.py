@@ -191,11 +191,13 @@ def test_duplicates_in_a_list_cost_no_other_domain_its_protection(enforced):
     twice = f'"enforce.insecure": {policy}, ' + "".join(
         f'"differ.insecure": {each}, ' for each in differing
     )
-    enforced.write_list()
+    enforced.write_list(more_insecure={"mode": "enforce", "mxs": ["mx.more.insecure"]})
     text = enforced.list.read_text().replace('"policies": {', f'"policies": {{{twice}')
     enforced.list.write_text(text)
     enforced.install()
-    assert "differ.insecure" not in enforced.policy("show")
+    shown = enforced.policy("show")
+    assert "more.insecure: enforce" in shown
+    assert "differ.insecure" not in shown
     of_another_name(enforced)
 
     mark = enforced.send(RECIPIENT)

@@ -14,6 +14,13 @@ from certbot_postfix.formats.policy import Mode
 from certbot_postfix.outbound import domain_state, mta_sts_cache
 from certbot_postfix.outbound.mta_sts import Recipients
 from certbot_postfix.outbound.sources import Context, Settings
+from tests import test_outbound_mail as mail
+from tests.lab.machine import wait_until
+from tests.test_domain_state import let_pass
+from tests.test_learning import be_due
+from tests.test_outbound_mail import world
+
+__all__ = ["world"]  # a fixture
 
 BEGIN = datetime(2026, 11, 1, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -132,3 +139,118 @@ def test_nothing_goes_in_clear_nothing_waits_long_and_red_is_what_endangers_mail
     assert world.longest <= 1
     assert world.red == {late}
     assert 1 < lost < 36  # since its policy had ended, which status had said before
+
+
+@dataclass
+class Traffic:
+    """Real mail of one server to so many domains, of which some have policies.
+
+    *moved* is how often each of those has moved; mail to what is *attacked* comes to
+    one who strips STARTTLS.
+    """
+
+    world: mail.World
+    domains: list[str]
+    protected: list[str]
+    moved: Counter[str] = field(default_factory=Counter)
+    attacked: set[str] = field(default_factory=set)
+    sent: dict[str, list[str]] = field(default_factory=dict)
+
+    def server(self, domain: str) -> str:
+        return f"mx{self.moved[domain]}.{domain}"
+
+    def publish(self, domain: str) -> None:
+        address = mail.STRIPPED if domain in self.attacked else mail.RIGHT
+        host = self.server(domain)
+        records = [f"@ MX 10 {host}.", f"mx{self.moved[domain]} A {address}"]
+        if domain in self.protected:
+            records += [f"mta-sts A {mail.POLICIES}"]
+            records += [f'_mta-sts TXT "v=STSv1; id={self.moved[domain]};"']
+            self.world.network.policy(domain, host)
+        self.world.network.publish(domain, *records)
+
+    def change(self, *domains: str, attack: bool = False) -> None:
+        """Let *domains* be attacked, and all others not, or else let them move."""
+        before, self.attacked = self.attacked, set(domains) if attack else set()
+        if not attack:
+            self.moved.update(domains)
+            self.certify()
+        for domain in before.union(domains):
+            self.publish(domain)
+
+    def certify(self) -> None:
+        """Let the servers have a certificate for the names that they have now."""
+        self.world.right.certify(*map(self.server, self.protected))
+
+    def send(self, *domains: str) -> None:
+        for domain in domains:
+            self.sent.setdefault(domain, []).append(self.world.send(f"you@{domain}"))
+
+    def refresh(self) -> None:
+        """Do what the timer does when an hour has passed; try again what waits."""
+        let_pass(self.world, timedelta(hours=1))
+        be_due(self.world)
+        self.world.refresh()
+        self.world.flush()
+
+    def settle(self) -> None:
+        """Wait until nothing is left to be tried now."""
+        waiting, sender = self.world.sender.waiting, self.world.sender
+        wait_until(lambda: sender.queued() == len(waiting()), "mail is sent or waits")
+
+    def in_clear(self) -> set[str]:
+        """Return the messages that came without TLS."""
+        came = self.world.right.arrived()
+        return set(mail.marks(text for text in came if "with ESMTPS" not in text))
+
+
+def live(world: mail.World, *, count: int, hours: int) -> None:
+    """Send mail for so many *hours*; check what came, how, and when."""
+    chance = random.Random(1)
+    domains = [f"d{number}.insecure" for number in range(count)]
+    traffic = Traffic(world, domains, domains[: max(2, count * 3 // 100)])
+    failing = domains[-max(1, count // 100) :]  # which announce a policy, and have none
+    world.network.serve("strip", mail.RIGHT, address=mail.STRIPPED, port=25)
+    world.network.serve_policies(*traffic.protected, *failing)
+    traffic.certify()
+    for domain in domains:
+        traffic.publish(domain)
+    for domain in failing:
+        world.network.publish(
+            domain,
+            *(f"@ MX 10 mx0.{domain}.", f"mx0 A {mail.RIGHT}"),
+            *(f"mta-sts A {mail.POLICIES}", '_mta-sts TXT "v=STSv1; id=1;"'),
+        )
+    world.policy("install", "--mta-sts-domains", "auto")
+    world.sender.start()
+    traffic.send(*traffic.protected)
+    traffic.settle()
+
+    for hour in range(hours):
+        traffic.change(attack=True)  # it is over
+        traffic.refresh()
+        traffic.settle()
+        assert world.sender.queued() == 0, world.sender.waiting()
+        if hour % 48 == 24:
+            traffic.change(traffic.protected[0])
+        else:
+            traffic.change(*traffic.protected[hour % 2 : 1], attack=True)
+        busy = {*traffic.protected[:2], *chance.sample(domains, 3), *failing}
+        traffic.send(*sorted(busy))
+        traffic.settle()
+    traffic.change(attack=True)
+    traffic.refresh()
+    traffic.settle()
+
+    world.account()
+    clear = traffic.in_clear()
+    assert [name for name in traffic.protected if clear & {*traffic.sent[name]}] == []
+    assert traffic.moved.total() == len(range(24, hours, 48))
+
+
+@pytest.mark.postfix
+@pytest.mark.soak
+def test_in_two_weeks_no_real_mail_leaves_in_clear_or_waits_for_more_than_an_hour(
+    world,
+):
+    live(world, count=200, hours=14 * 24)
