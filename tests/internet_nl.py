@@ -4,6 +4,7 @@ Prints the table of docs/profiles.rst, made by testssl.sh and openssl(1) with a 
 Postfix; ``python -m tests.internet_nl internet-nl`` does so for that profile.
 """
 
+import contextlib
 import itertools
 import re
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterator
 from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.options import Profile
 from tests.lab import Authority, Certbot, PrivatePostfix, base_directory
-from tests.lab.internet_nl import PROGRAM, Judgement, judged
+from tests.lab.internet_nl import PROGRAM, judged
 from tests.lab.scene import NAME, Scene
 
 PROFILES = (Profile.OPPORTUNISTIC, Profile.INTERMEDIATE, Profile.INTERNET_NL)
@@ -34,11 +35,14 @@ def main(chosen: Collection[str]) -> int:
     for profile, (title, kinds) in itertools.product(PROFILES, CHAINS.items()):
         if chosen and profile.value not in chosen:
             continue
-        found = _judged(authority, profile, kinds)
+        with served(authority, profile, kinds) as postfix:
+            found = judged(postfix, postfix.base)
         print(f"   * - ``{profile.value}``\n     - {title}")
         for points in found:
             print(f"     - {'; '.join(_summary(points)) or 'none'}", flush=True)
-    print(f"\nWith {', '.join(_versions())}.")
+    testssl = re.compile(r"testssl\S* +(?:version +)?([\d.]+)")
+    program = _version("testssl.sh", [PROGRAM, "--version"], testssl)
+    print(f"\nWith {', '.join([*versions(), program])}.")
     return 0
 
 
@@ -53,15 +57,18 @@ _HEAD = """\
      - to be phased out: points, and a warning"""
 
 
-def _judged(
+@contextlib.contextmanager
+def served(
     authority: Authority, profile: Profile, kinds: tuple[str, ...]
-) -> Judgement:
+) -> Iterator[PrivatePostfix]:
+    """Yield a Postfix that has been given certificates with these *kinds* of key."""
     with base_directory() as base, PrivatePostfix(base) as postfix:
+        postfix.set(smtpd_tls_loglevel="1")
         scene = Scene(postfix, Certbot(base), authority)
         for kind in kinds:
             scene.lineage(kind, NAME, kind=kind)
             scene.deploy(kind, DeployOptions(profile))
-        return judged(postfix, base)
+        yield postfix
 
 
 def _summary(points: Collection[str]) -> Iterator[str]:
@@ -72,19 +79,16 @@ def _summary(points: Collection[str]) -> Iterator[str]:
         yield f"{len(ciphers)} ciphers"
 
 
-def _versions() -> Iterator[str]:
-    for name, command, pattern in (
-        ("Postfix", ["postconf", "-dh", "mail_version"], r"(\S+)"),
-        ("", ["openssl", "version"], r"(OpenSSL \S+)"),
-        (
-            "testssl.sh",
-            [PROGRAM or "", "--version"],
-            r"testssl\S* +(?:version +)?([\d.]+)",
-        ),
-    ):
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        found = re.search(pattern, done.stdout)
-        yield f"{name} {found[1] if found else '?'}".strip()
+def versions() -> Iterator[str]:
+    """Yield the versions of Postfix and OpenSSL."""
+    yield _version("Postfix", ["postconf", "-dh", "mail_version"], re.compile(r"(\S+)"))
+    yield _version("", ["openssl", "version"], re.compile(r"(OpenSSL \S+)"))
+
+
+def _version(name: str, command: list[str], pattern: re.Pattern[str]) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    found = pattern.search(done.stdout)
+    return f"{name} {found[1] if found else '?'}".strip()
 
 
 if __name__ == "__main__":
