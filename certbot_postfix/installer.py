@@ -119,7 +119,6 @@ class Installer(common.Installer):
 
     def find(self) -> "Deployment":
         """Return what can be done to Postfix, which is not locked for that."""
-        # certbot loads every plugin on every run; few runs come here.
         from certbot_postfix.inbound.session import Deployment  # noqa: PLC0415
         from certbot_postfix.system.reporter import Reporter  # noqa: PLC0415
 
@@ -191,29 +190,27 @@ class Installer(common.Installer):
                     self._ready.installation.serve(self._proposal)
                     # `certbot install` does not save its options.
                     name = self._proposal.lineage.name
-                    self._ready.warn_of_obstacles(name, self._given, self.name)
+                    words = options.given(self.option_name, self.conf)
+                    self._ready.warn_of_obstacles(name, words, self.name)
             case "restored":
                 self._ready.rollback.activate()
                 if self.config.verb == "rollback":
                     self._ready.deploy_pending()
 
-    @property
-    def _given(self) -> list[str]:
-        """The options that a command for the same Postfix needs, as words."""
-        return options.given(self.option_name, self.conf)
-
     def _installation(self, name: str) -> str:
         """Return the command that installs the lineage *name* with these options."""
         words = ["certbot", "install", "-i", self.name, "--cert-name", name]
-        return shlex.join([*words, *self._given])
+        return shlex.join([*words, *options.given(self.option_name, self.conf)])
 
     def renew_deploy(
         self, lineage: interfaces.RenewableCert, *args: Any, **kwargs: Any
     ) -> None:
         """Put a renewed certificate into service, or leave the old one there."""
+        from certbot_postfix.inbound import every_renew  # noqa: PLC0415
+
         name = lineage.lineagename
         renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
-        if not self._ready.deploy_renewed(renewed):
+        if not every_renew.deploy(self._ready, renewed):
             _notify(
                 f"{name} was renewed, but is not installed in Postfix. To install it:"
                 f" {self._installation(name)}"

@@ -25,7 +25,7 @@ def candidates(now: State) -> Iterator[Candidate]:
     """
     paths = [file.path for file in now.default]
     for path in dict.fromkeys((*paths, *now.deployed)):
-        if served := tuple(certificates_in(path)):
+        if served := now.chain(path):
             new = _newest(now, path) or served
             if new == served and is_bundle(path, now.bundles.root):
                 new = _with_next_key(now, path, served)
@@ -35,7 +35,7 @@ def candidates(now: State) -> Iterator[Candidate]:
 def rolling(now: State, name: str) -> Iterator[Candidate]:
     """Yield the bundles of the lineage *name* with its staged key, or as they are."""
     for path in now.used(name):
-        if served := tuple(certificates_in(path)):
+        if served := now.chain(path):
             yield _candidate(now, path, (served, _with_next_key(now, path, served)))
 
 
@@ -48,7 +48,7 @@ def replacing(now: State, path: Path, bundle: Bundle) -> Candidate | None:
 
     It may also be served beside others, or via SNI.
     """
-    served = tuple(certificates_in(path))
+    served = now.chain(path)
     if served and served[0] == bundle.leaf:
         return None
     new = tuple(Certificate.all_from_pem(bundle.pem))
@@ -65,7 +65,7 @@ def installing(
     if ServedFile(path, bundle.leaf) in now.default:
         return None
     in_use = [*now.deployed] if by_name else [file.path for file in now.default]
-    served = tuple(certificates_in(path)) if path in in_use else ()
+    served = now.chain(path) if path in in_use else ()
     if served and served[0] == bundle.leaf:
         return None
     new = tuple(Certificate.all_from_pem(bundle.pem))

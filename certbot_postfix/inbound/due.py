@@ -23,10 +23,11 @@ def lineages(live: Path) -> list[Lineage]:
     return [lineage for lineage in every if lineage.fullchain.exists()]
 
 
-def pending(state: State) -> list[Lineage]:
+def pending(state: State, known: Collection[str] = ()) -> list[Lineage]:
     """Return the deployed lineages that are newer than their bundles.
 
-    Only those are read that certbot touched after us, or that are not verified.
+    Those with *known* names are left out.  Only those are read that certbot touched
+    after us, or that are not verified.
     """
     unverified = {
         path
@@ -39,7 +40,8 @@ def pending(state: State) -> list[Lineage]:
     return [
         lineage
         for lineage in lineages(state.bundles.live)
-        if any(
+        if lineage.name not in known
+        and any(
             _is_suspect(lineage, path, unverified) and _is_pending(state, lineage, path)
             for path in used.get(lineage.name, ())
         )

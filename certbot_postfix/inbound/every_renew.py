@@ -28,8 +28,9 @@ logger = named_logger(__name__)
 # Our map of outbound policies; its name is that of `outbound.policy_map`.
 POLICY_MAP = "certbot_tls_policy"
 
-# The instances whose policies this process has refreshed.
+# The instances whose policies this process has refreshed, and what it has deployed.
 _refreshed: set[Path] = set()
+_deployed: set[Lineage] = set()
 
 
 class Plugin(Protocol):
@@ -46,6 +47,23 @@ class Plugin(Protocol):
 
     def prepared(self) -> "Deployment":
         """Lock Postfix, and return what can be done to it."""
+
+
+def deploy(session: "Deployment", lineage: Lineage) -> bool:
+    """Have *session* renew *lineage*; certbot reports an error as a failed renewal.
+
+    Returns whether Postfix uses it.
+    """
+    try:
+        used = session.renew(lineage)
+    except Error as error:
+        error.message = (
+            "the certificate was renewed, but could not be installed in Postfix:"
+            f" {error.message}"
+        )
+        raise
+    _deployed.add(lineage)  # which is not compared with its bundle again
+    return used
 
 
 class EveryRenew:
@@ -82,9 +100,11 @@ class EveryRenew:
         pending = Path(self.plugin.config.in_progress_dir).is_dir()
         for bundle, instance in used:
             self._report_dropped(lineage, bundle, instance)
-            pending = pending or lineage.pending_for(bundle, instance)
+            pending = pending or (
+                lineage not in _deployed and lineage.pending_for(bundle, instance)
+            )
         if pending:
-            self.plugin.prepared().deploy_renewed(lineage)
+            deploy(self.plugin.prepared(), lineage)
             return
         for bundle, _ in used:
             for problem in self._problems_of_records(bundle):

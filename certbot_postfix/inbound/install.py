@@ -201,7 +201,8 @@ class Installation:
     def serve(self, proposal: Proposal) -> None:
         """Make Postfix serve what was applied, and verify it."""
         server, new = self.server, [proposal.new]
-        after = transitions.with_files(server.read(), new)
+        now = proposal.before if proposal.empty else server.read()
+        after = transitions.with_files(now, new)
         keys = transitions.changed_keys(proposal.before, after, new)
         after = state.look_up(after, server.postfix, keys)
         self._activate(proposal, after, expected(after, keys, new))

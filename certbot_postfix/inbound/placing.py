@@ -38,17 +38,19 @@ def halves(before: State, placed: Placement) -> tuple[chain_files.Half, ...]:
     return tuple(filter(None, (_half(before, file) for file in placed.kept)))
 
 
-def leaves(live: Path) -> dict[str, Certificate]:
-    """Return the newest leaf certificate of each lineage in *live*."""
-    every = ((lineage.name, lineage.leaf()) for lineage in due.lineages(live))
-    return {name: leaf for name, leaf in every if leaf}
+def _others(before: State, new: ServedFile) -> dict[str, Certificate]:
+    """Return the newest leaf certificate of each lineage but that of *new*."""
+    live = before.bundles.live
+    every = [each for each in due.lineages(live) if each.name != new.path.stem]
+    leaves = ((lineage.name, lineage.leaf()) for lineage in every)
+    return {name: leaf for name, leaf in leaves if leaf}
 
 
 def warnings(before: State, new: ServedFile, placed: Placement) -> Iterator[str]:
     """Yield what clients lose, and who does not get the new certificate."""
     now = datetime.now(timezone.utc)
     displaced = [file.leaf for file in placed.displaced]
-    lineages = leaves(before.bundles.live) if displaced else {}
+    lineages = _others(before, new) if displaced else {}
     yield from main_cf.lost(new.leaf, displaced, placed.table, now, lineages)
     for key, name in sorted(before.answers.items()):
         if str(new.path) in placed.table.get(key, ()):
@@ -94,7 +96,7 @@ def _refuse_loss(before: State, new: ServedFile, placed: Placement) -> None:
     types = sorted({file.leaf.key_type for file in placed.kept} or {"other"})
     advice = "use --postfix-replace-default if that may be"
     if placed.kept:
-        lineages = leaves(before.bundles.live)
+        lineages = _others(before, new)
         advice += f", and {main_cf.second(new.leaf, types[0], lineages)}"
     raise Error(
         f"main.cf serves a second certificate by default, from {lost[0]}, which"

@@ -157,7 +157,7 @@ def load_and_check(
         replacement.refuse_second(bundle.leaf, [file.leaf for file in beside])
         if not is_default and sni.keys_with(before.table, str(path)):
             sni.refuse_unsafe(bundle.leaf.key_type)
-        old = served.leaf_in(path)
+        old = next(iter(before.chain(path)), None)
         return bundle, replacement.check(bundle.leaf, old, host, now)
     except CertificateError as error:
         raise CertificateError(

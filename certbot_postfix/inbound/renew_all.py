@@ -19,7 +19,7 @@ from certbot_postfix.errors import (
     ProgramError,
     named_logger,
 )
-from certbot_postfix.inbound import by_hand, candidates, due, renew, served
+from certbot_postfix.inbound import by_hand, candidates, due, renew
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.server import Server
 from certbot_postfix.inbound.state import State
@@ -54,10 +54,11 @@ class Turn:
         turn = cls(server)
         try:
             turn.before = before = server.read()
-            for lineage in (*lineages, *due.pending(before)):
-                if lineage.name not in turn.lineages:
-                    turn.lineages[lineage.name] = lineage
-                    turn._check(before, lineage)
+            turn.lineages = {lineage.name: lineage for lineage in lineages}
+            missed = due.pending(before, turn.lineages)
+            turn.lineages |= {lineage.name: lineage for lineage in missed}
+            for lineage in turn.lineages.values():
+                turn._check(before, lineage)
         except Error as error:
             turn.error = error
         return turn
@@ -81,7 +82,7 @@ class Turn:
         """
         candidate = candidates.replacing(before, path, bundle)
         held = self.server.gate.hold(candidate, datetime.now(timezone.utc))
-        if held and not served.leaf_in(path):
+        if held and not before.chain(path):
             gate.release(path)  # nothing is in service that could be left unchanged
         elif held:
             message = f"the renewal of {path.stem} is held: {held.reason}"

@@ -6,7 +6,7 @@ a warning, and stops no renewal.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,16 +19,20 @@ logger = named_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServedFile:
-    """A file that Postfix reads, and the leaf certificate in it."""
+    """A file that Postfix reads, and the leaf certificate in it.
+
+    *chain* is all that it had when it was read, the leaf first; () if it was not.
+    """
 
     path: Path
     leaf: Certificate
+    chain: tuple[Certificate, ...] = field(default=(), compare=False, repr=False)
 
 
 def read(paths: Iterable[Path]) -> tuple[ServedFile, ...]:
     """Return those *paths* that exist and have a certificate."""
-    leaves = ((path, leaf_in(path)) for path in paths)
-    return tuple(ServedFile(path, leaf) for path, leaf in leaves if leaf)
+    chains = ((path, tuple(certificates_in(path))) for path in paths)
+    return tuple(ServedFile(path, chain[0], chain) for path, chain in chains if chain)
 
 
 def leaf_in(path: Path) -> Certificate | None:

@@ -186,17 +186,6 @@ class Deployment:
         used = self.renewals.renew([lineage])
         return self._report_outdated([lineage]) or used
 
-    def deploy_renewed(self, lineage: Lineage) -> bool:
-        """Do so for certbot, which reports each error as a renewal that failed."""
-        try:
-            return self.renew(lineage)
-        except Error as error:
-            error.message = (
-                "the certificate was renewed, but could not be installed in Postfix:"
-                f" {error.message}"
-            )
-            raise
-
     def warn_of_obstacles(
         self, name: str, words: Sequence[str], installer: str
     ) -> None:

@@ -19,6 +19,7 @@ from certbot_postfix.inbound.sni_map import Tables
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.tls.certificates import Certificate
 
 logger = named_logger(__name__)
 
@@ -67,6 +68,11 @@ class State:
         """Return the bundles of the lineage *name* that Postfix reads: mostly one."""
         return [path for path in self.deployed if path.stem == name]
 
+    def chain(self, path: Path) -> tuple[Certificate, ...]:
+        """Return the certificates in *path*, as they were when this was read."""
+        known = {file.path: file.chain for file in (*self.default, *self.peers)}
+        return known.get(path) or tuple(served.certificates_in(path))
+
     @property
     def a_name(self) -> str:
         """The name of a lineage that is deployed, for an advice."""
@@ -108,8 +114,10 @@ def look_up(state: State, postfix: Postfix, keys: Iterable[str]) -> State:
 def with_all(state: State) -> State:
     """Return *state* with all files of its SNI map as *peers*, which takes time."""
     known = {file.path for file in (*state.default, *state.peers)}
-    paths = {*map(Path, sni.bundles(state.table))} - known
-    return replace(state, peers=(*state.peers, *served.read(sorted(paths))))
+    paths = sorted({*map(Path, sni.bundles(state.table))} - known)
+    leaves = ((path, served.leaf_in(path)) for path in paths)  # no chains: of thousands
+    peers = tuple(ServedFile(path, leaf) for path, leaf in leaves if leaf)
+    return replace(state, peers=(*state.peers, *peers))
 
 
 def _answers(
