@@ -163,6 +163,8 @@ def test_a_record_that_no_client_can_use_says_why_and_hinders_nothing(
     value, ours = Record(*parts), chain(lab.issue(HOST))
 
     assert value.fault == fault
+    # A digest of nothing is one as any other for a client, and matches no certificate.
+    assert value.unusable == ("" if value.data == NOTHING else fault)
     assert tlsa.accepts([value], ours, HOST)
     assert not tlsa.accepts(
         [value, record("3 1 1", chain(lab.issue(HOST))[0])], ours, HOST

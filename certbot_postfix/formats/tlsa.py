@@ -61,8 +61,8 @@ class Record:
         return f"{self.usage} {self.selector} {self.matching} {self.data.hex()}"
 
     @property
-    def fault(self) -> str:
-        """Why no SMTP client can use it, or ""."""
+    def unusable(self) -> str:
+        """Why SMTP clients ignore it, as if it were not there, or ""."""
         if self.usage in (0, 1):
             return f"usage {self.usage} (PKIX) is not for SMTP: RFC 7672, 3.1.3"
         for number, known, field in (
@@ -75,9 +75,15 @@ class Record:
         digest = _DIGESTS.get(self.matching)
         if digest and len(self.data) != digest().digest_size:
             return f"{len(self.data)} octets are no {digest().name} digest"
-        if digest and self.data == digest().digest():
-            return f"it is the {digest().name} digest of nothing, as of an empty file"
         return ""
+
+    @property
+    def fault(self) -> str:
+        """Why it is ignored, or can match nothing, or ""."""
+        digest = _DIGESTS.get(self.matching)
+        if not self.unusable and digest and self.data == digest().digest():
+            return f"it is the {digest().name} digest of nothing, as of an empty file"
+        return self.unusable
 
     @property
     def advice(self) -> str:

@@ -13,6 +13,7 @@ fitness             whether a resolver daemon is fit, and which one is wired in
 routes              where mail for a domain goes, and whether a policy counts there
 lookup              what Postfix demands for a domain, and what its servers say
 dnssec              whether DANE can work here
+dane_resolver       whether a domain has DANE, as a client finds out
 resolver_daemon     daemons that resolve policies for Postfix
 main_cf             what main.cf must say, and what stands against it: decisions
 last_refresh        when sources were asked, and what failed then

@@ -21,12 +21,13 @@ from certbot_postfix.outbound import (
     published,
     routes,
 )
+from certbot_postfix.outbound.dane_resolver import DaneResolver
 from certbot_postfix.outbound.lookup import Answer
 from certbot_postfix.outbound.mta_sts_cache import Cache
 from certbot_postfix.outbound.routes import Route
 from certbot_postfix.outbound.update import Outbound
 from certbot_postfix.postfix import maps
-from certbot_postfix.system import dns, lock
+from certbot_postfix.system import lock
 
 logger = named_logger(__name__)
 
@@ -217,7 +218,7 @@ def _query(outbound: Outbound, name: str) -> int:
     now, root = datetime.now(timezone.utc), os.geteuid() == 0
     known = outbound.collector.states().get(domain) if root else None
     ca_file = outbound.configuration.ca_bundle
-    publication = published.look(domain, dns.Resolver(), ca_file)
+    publication = published.look(domain, DaneResolver(), ca_file)
     for line in publication.lines():
         print(shown(line, sys.stdout))
     unknown = "its policy is not looked up" if root else "only root sees its state"

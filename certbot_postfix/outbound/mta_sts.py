@@ -21,10 +21,11 @@ from certbot_postfix.outbound import (
     mta_sts_cache,
     mta_sts_lookup,
 )
+from certbot_postfix.outbound.dane_resolver import DaneResolver
 from certbot_postfix.outbound.mta_sts_cache import LABEL, Cache, CachedPolicy
 from certbot_postfix.outbound.mta_sts_lookup import INTERVAL, Fetch, Lookup, Resolver
 from certbot_postfix.outbound.sources import Context
-from certbot_postfix.system import dns, files
+from certbot_postfix.system import files
 from certbot_postfix.system.hostnames import is_host
 
 logger = named_logger(__name__)
@@ -136,7 +137,7 @@ class Recipients:
         if not names:
             return
         lookup = Lookup(
-            self._resolver or dns.Resolver(),
+            self._resolver or DaneResolver(),
             self._context.ca_file,
             int(now.timestamp()),
             self._context.dane,

@@ -34,14 +34,6 @@ _ALL = 10.0
 # What is not cut to pieces on its way, as the DNS flag day of 2020 agreed.
 _PAYLOAD = 1232
 
-# So many servers of a domain are asked about: more are those of nobody honest.
-_SERVERS = 20
-
-# RFC 7672, 3.1: what SMTP can use; 1.3.2: PKIX-TA(0) and PKIX-EE(1) are not among it.
-_USAGES = frozenset({2, 3})
-_SELECTORS = frozenset({0, 1})
-_MATCHING = frozenset({0, 1, 2})
-
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -77,21 +69,9 @@ class Resolver:
             for record in self.ask(name, "TXT").records
         ]
 
-    def has_dane(self, domain: str) -> bool:
-        """Whether DANE protects mail to *domain*, at each of its servers.
-
-        RFC 8461, 2: MTA-STS must not override it where it fails.  A policy is for all
-        servers of the domain, and one without usable records would be left with none.
-        """
-        servers = self.ask(domain, "MX")
-        if not servers.secure:
-            return False
-        hosts = _hosts(servers, domain)
-        return len(hosts) <= _SERVERS and all(map(self._has_dane, hosts))
-
     def servers(self, domain: str) -> list[str]:
         """Return the MX hosts of *domain*, the preferred one first."""
-        return _hosts(self.ask(domain, "MX"), domain)
+        return hosts(self.ask(domain, "MX"), domain)
 
     def server(self, domain: str) -> str:
         """Return the preferred server of *domain*, itself if none is published."""
@@ -101,33 +81,6 @@ class Resolver:
         """Return the addresses of *host*, of IPv6 and IPv4."""
         answers = [self.ask(host, kind).records for kind in ("AAAA", "A")]
         return [record.address for records in answers for record in records]
-
-    def _has_dane(self, host: str) -> bool:
-        """Whether a client follows the TLSA records of *host*, as they are or not.
-
-        RFC 7672, 2.1.1: while they cannot be looked up, nothing is delivered there.
-        Those of a host whose addresses are not secure are not looked up: 2.2.2.
-        """
-        answers = [self.ask(host, kind) for kind in ("A", "AAAA")] if host else []
-        addresses = [answer for answer in answers if answer.records]
-        if not addresses or not all(answer.secure for answer in addresses):
-            return False
-        try:
-            return self.has_tlsa(host)
-        except NetworkError:
-            return True
-
-    def has_tlsa(self, host: str) -> bool:
-        """Whether *host* has usable TLSA records for mail."""
-        if not host:  # a null MX: RFC 7505
-            return False
-        answer = self.ask(f"_25._tcp.{host}", "TLSA")
-        return answer.secure and any(
-            tlsa.usage in _USAGES
-            and tlsa.selector in _SELECTORS
-            and tlsa.mtype in _MATCHING
-            for tlsa in answer.records
-        )
 
     def ask(self, name: str, kind: str) -> Records:
         """Return the records of *name* that are of this *kind*."""
@@ -151,7 +104,7 @@ class Resolver:
         return Records(tuple(answer.rrset or ()), secure)
 
 
-def _hosts(servers: Records, domain: str) -> list[str]:
+def hosts(servers: Records, domain: str) -> list[str]:
     """Return the hosts of the MX records *servers*; without any, *domain* itself."""
     hosts = sorted((mx.preference, str(mx.exchange)) for mx in servers.records)
     return [host.removesuffix(".") for _, host in hosts] or [domain]
