@@ -190,8 +190,8 @@ def words(text: str | list[str]) -> list[str]:
 
 def places(text: str | list[str]) -> list[str]:
     """Return the paths, absolute, and the URLs in *text*; certbot restores a list."""
-    found = [text] if isinstance(text, str) else text
-    return [each if "://" in each else path(each) for each in found]
+    words = [text] if isinstance(text, str) else text
+    return [each if "://" in each else path(each) for each in words]
 
 
 def domains(text: str) -> str:

@@ -79,13 +79,15 @@ class Host:
             path.write_bytes(issued[number % len(issued)].bundle_pem)
             table[name] = (str(path),)
         deployment = self.deployment()
-        edit = Edit(deployment.tables.path, deployment.tables.text(), sni.render(table))
-        Transaction((deployment.tables.databases,)).write(edit)
+        edit = Edit(
+            deployment.server.sni_map.path, deployment.tables.text(), sni.render(table)
+        )
+        Transaction((deployment.server.sni_map.databases,)).write(edit)
         form = map_types.chosen(
             deployment.postfix, deployment.configuration, "", count, sni.LARGE
         )
-        deployment.tables.build(form, table)
-        self.postfix.set(tls_server_sni_maps=f"{form}:{deployment.tables.path}")
+        deployment.server.sni_map.build(form, table)
+        self.postfix.set(tls_server_sni_maps=f"{form}:{deployment.server.sni_map.path}")
 
     def _lineage(self, name: str) -> Issued:
         issued = self.authority.issue(name)
@@ -135,7 +137,7 @@ class Host:
 
     def compile(self) -> float:
         """Make the whole database as the plugin does; return the seconds."""
-        tables = self.deployment().tables
+        tables = self.deployment().server.sni_map
         table = tables.read()
         began = time.perf_counter()
         tables.build("hash", table)
@@ -146,7 +148,7 @@ class Host:
     def compile_bare(self) -> float:
         """Make it with postmap alone, of the same text; return the seconds."""
         copy = self.postfix.base / "bare"
-        copy.write_bytes(self.deployment().tables.text() or b"")
+        copy.write_bytes(self.deployment().server.sni_map.text() or b"")
         began = time.perf_counter()
         done = self.postfix.command("postmap", "-F", f"hash:{copy}")
         elapsed = time.perf_counter() - began

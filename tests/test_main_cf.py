@@ -12,14 +12,14 @@ from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.inbound import main_cf, sni
-from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.inbound.main_cf import Target
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.decisions import Change, CommentOut
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.services import endpoints
 
 BUNDLE = Path("/etc/letsencrypt/postfix/mx.example.org.pem")
-SERVED = Wanted({BUNDLE: "ECDSA"})
+SERVED = Target({BUNDLE: "ECDSA"})
 
 
 class Checkpoint:

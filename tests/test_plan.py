@@ -10,7 +10,7 @@ from certbot_postfix.change import plan
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import chain_files, chain_parameters, main_cf
-from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.inbound.main_cf import Target
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix.configuration import Configuration, Service
 from certbot_postfix.postfix.decisions import (
@@ -31,20 +31,20 @@ NOW = datetime(2026, 7, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
 
 
-def served(bundle: Path = BUNDLE) -> Wanted:
+def served(bundle: Path = BUNDLE) -> Target:
     """Return the wish that *bundle* be served by default."""
-    return Wanted({bundle: "ECDSA"})
+    return Target({bundle: "ECDSA"})
 
 
 def decided(
-    configuration: Configuration, wanted: Wanted | None = None
+    configuration: Configuration, wanted: Target | None = None
 ) -> tuple[Decision, ...]:
     return main_cf.decide(
         configuration, wanted or served(), Profile.CERTIFICATE, ClientLevel.KEEP
     )
 
 
-def decide(configuration: Configuration, wanted: Wanted | None = None) -> list[str]:
+def decide(configuration: Configuration, wanted: Target | None = None) -> list[str]:
     """Return what is decided about the certificate, in words without the reasons."""
     decisions = decided(configuration, wanted)
     return [
@@ -316,7 +316,7 @@ def test_a_dollar_in_the_path_is_doubled_and_found_again():
 
 RSA = BUNDLES / "rsa.pem"
 FURTHER = BUNDLES / "%2Fetc%2Fpostfix-out" / "mx.example.org.pem"
-BOTH = Wanted({BUNDLE: "ECDSA", RSA: "RSA"})
+BOTH = Target({BUNDLE: "ECDSA", RSA: "RSA"})
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_the_older_parameters_are_not_asked_for_more_than_they_can(kinds):
     chain = {BUNDLES / f"{at}.pem": kind for at, kind in enumerate(kinds)}
 
     with pytest.raises(Error, match="no changes were made") as caught:
-        decide(configured(release="3.3.22"), Wanted(chain))
+        decide(configured(release="3.3.22"), Target(chain))
 
     assert " and ".join(kinds) in caught.value.message
 
@@ -371,7 +371,7 @@ def test_the_reason_names_all_lineages():
 # By name
 
 
-BY_NAME = Wanted({}, TABLE, "texthash")
+BY_NAME = Target({}, TABLE, "texthash")
 
 
 @pytest.mark.parametrize(

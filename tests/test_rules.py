@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbot_postfix.inbound.main_cf import Wanted, decide
+from certbot_postfix.inbound.main_cf import Target, decide
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import tls_levels
 from certbot_postfix.postfix.configuration import Configuration, Service, version
@@ -34,7 +34,7 @@ RELEASES = (
     "3.12-20260821",
 )
 BUNDLE = Path("/etc/letsencrypt/postfix/mx.example.org.pem")
-SERVED = Wanted({BUNDLE: "ECDSA"})
+SERVED = Target({BUNDLE: "ECDSA"})
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 _NO_WEAK_CIPHERS = (

@@ -10,7 +10,7 @@ import pytest
 
 from certbot_postfix.errors import Error, ProofError
 from certbot_postfix.inbound import main_cf
-from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.inbound.main_cf import Target
 from certbot_postfix.options import ClientLevel, Profile
 from certbot_postfix.postfix import screening
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
@@ -26,7 +26,7 @@ from tests.lab.scene import LEAST, NAME, Checkpoint, Scene
 from tests.test_deployment import bundle
 
 NEW = "/etc/letsencrypt/postfix/mx.example.org.pem"
-SERVED = Wanted({Path(NEW): "ECDSA"})
+SERVED = Target({Path(NEW): "ECDSA"})
 
 DEFAULTS = {
     "mail_version": "3.7.11",
@@ -99,7 +99,7 @@ def with_proxy_of_its_own(
 
 def decided(
     configuration: Configuration,
-    wanted: Wanted = SERVED,
+    wanted: Target = SERVED,
     profile: Profile = Profile.CERTIFICATE,
 ) -> dict[str, str | None]:
     """Return what becomes of the parameters, None of one that is commented out."""
@@ -264,7 +264,7 @@ def test_what_a_profile_raises_is_raised_for_tlsproxy_too():
 
 
 def test_what_differs_already_hinders_no_certificate_that_is_served_by_name():
-    by_name = Wanted({}, Path("/etc/postfix/certbot_sni"), "texthash")
+    by_name = Target({}, Path("/etc/postfix/certbot_sni"), "texthash")
     configuration = configured({**IN_CHAIN, "tlsproxy_tls_chain_files": OTHER}, PRESENT)
 
     assert list(decided(configuration, by_name)) == ["tls_server_sni_maps"]

@@ -24,7 +24,7 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.inbound.sni_map import SniMap
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files
 from tests.lab import (
@@ -554,7 +554,7 @@ def test_a_full_disk_stops_the_deployment_that_makes_the_first_database(closed):
 def middle_of(shop: Shop, form: str) -> Call:
     """Return the call in the middle of what postmap does when it makes a database."""
     shop.postmap.watch()
-    device = Tables(Postfix(shop.path.parent, postconf=f"{shop.postmap.directory}/x"))
+    device = SniMap(Postfix(shop.path.parent, postconf=f"{shop.postmap.directory}/x"))
     device.build(form, device.read(), {SHOP[0], SHOP[1]})
     device.databases.restore_backups()
     found = shop.postmap.calls()
@@ -792,7 +792,7 @@ class Clients:
 
 def refresh(shop: Shop, form: str, issued: Issued) -> None:
     """Refresh bundle and database as a renewal does, without reload and proof."""
-    device = Tables(Postfix(shop.path.parent))
+    device = SniMap(Postfix(shop.path.parent))
     files.replace(shop.certbot.bundle("shop"), issued.bundle_pem, mode=0o600)
     device.build(form, device.read(), set(SHOP))
     device.databases.discard_backups()

@@ -23,7 +23,7 @@ from certbot_postfix.change.plan import Edit
 from certbot_postfix.change.transaction import Transaction
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import sni
-from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.inbound.sni_map import SniMap
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files, new_file
@@ -40,7 +40,7 @@ CHANGEABLE = [form for form in FORMS if form != "cdb"]
 COUNT = 40
 
 
-def write(device: Tables, table: sni.Table) -> None:
+def write(device: SniMap, table: sni.Table) -> None:
     """Write the text of *table*; the old one is backed up."""
     edit = Edit(device.path, device.text(), sni.render(table))
     Transaction((device.databases,)).write(edit)
@@ -75,15 +75,15 @@ class Place:
             self.bundle(name, 2)
 
     @property
-    def tables(self) -> Tables:
+    def tables(self) -> SniMap:
         """The device, as a new run of the product has it."""
         postconf = self.postmap.directory / "postconf"  # postmap is beside it
-        return Tables(Postfix(self.directory, postconf=str(postconf)))
+        return SniMap(Postfix(self.directory, postconf=str(postconf)))
 
     def database(self, form: str) -> Path:
         return self.path.with_name(self.path.name + SUFFIXES[form])
 
-    def build(self, form: str, *changed: str, device: Tables | None = None) -> None:
+    def build(self, form: str, *changed: str, device: SniMap | None = None) -> None:
         """Build, for the names that *changed* only if there are some."""
         device = device or self.tables
         write(device, self.table)
@@ -388,7 +388,7 @@ def test_a_table_that_is_not_ours_is_not_read(place):
         place.tables.read()
 
     assert str(place.path) in caught.value.message
-    assert place.tables.found() == {}
+    assert place.tables.read_ours() == {}
 
 
 def test_a_text_is_for_root_alone_and_old_enough_to_be_read_at_once(place):
@@ -613,9 +613,9 @@ import sys
 from pathlib import Path
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.instance import Postfix
-from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.inbound.sni_map import SniMap
 directory, programs, form, *changed = sys.argv[1:]
-tables = Tables(Postfix(Path(directory), postconf=f"{programs}/postconf"))
+tables = SniMap(Postfix(Path(directory), postconf=f"{programs}/postconf"))
 tables.build(form, tables.read(), changed or None)
 """
 

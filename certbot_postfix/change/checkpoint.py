@@ -120,10 +120,10 @@ def restore(checkpoint: Path, kept: Path) -> list[Path]:
     """
     plans, changed = _left_by_plans(checkpoint), []
     for path, saved in saved_in(checkpoint):
-        left = plans.get(plan.ascii_only(str(path)))
-        if left and path.exists():
+        written = plans.get(plan.ascii_only(str(path)))
+        if written and path.exists():
             changed.append(path)
-            known = {*left, plan.digest(files.read(saved))}
+            known = {*written, plan.digest(files.read(saved))}
             if plan.digest(files.read(path)) not in known:
                 _keep(path, kept)
         files.restore(path, saved)
@@ -172,12 +172,12 @@ def _lines(listed: Path) -> list[str]:
 
 def _left_by_plans(checkpoint: Path) -> dict[str, set[str]]:
     """Return the digests of each file as plans left it, from the checkpoint's note."""
-    left: dict[str, set[str]] = {}
+    written: dict[str, set[str]] = {}
     lines = notes_in(checkpoint)
     for path, mark, digest in (line.partition(plan.MARK) for line in lines):
         if mark:
-            left.setdefault(path, set()).add(digest)
-    return left
+            written.setdefault(path, set()).add(digest)
+    return written
 
 
 def _keep(path: Path, kept: Path) -> None:

@@ -56,15 +56,15 @@ class Chain:
 
 def every_chain(configuration: Configuration) -> list[Chain]:
     """Return the chains that main.cf and master.cf name, also for the client, once."""
-    found = list(chains(configuration))
+    every = list(chains(configuration))
     for service in with_certificates(configuration):
-        found += chains(configuration, presenter(configuration, service))
+        every += chains(configuration, presenter(configuration, service))
     for prefix in CLIENTS:
-        found += chains(configuration, prefix=prefix)
+        every += chains(configuration, prefix=prefix)
         for service in configuration.services:
             if service.command in CLIENTS:
-                found += chains(configuration, service, prefix)
-    return list(dict.fromkeys(found))
+                every += chains(configuration, service, prefix)
+    return list(dict.fromkeys(every))
 
 
 def chains(

@@ -27,14 +27,14 @@ def serve(
         return
     wanted: dict[str, tuple[str, Iterable[str]]]
     files = [*map(str, chain), *(file for each in kept for file in each.files)]
-    left: tuple[str, ...] = LEGACY
+    retired: tuple[str, ...] = LEGACY
     why = "the certificate of certbot's lineage " + " and ".join(
         path.stem for path in chain
     )
     if not _by_chain(configuration):
         _refuse_half_pairs(configuration)
         wanted = _legacy(chain, kept)
-        left = tuple(name for name in LEGACY if name not in wanted)
+        retired = tuple(name for name in LEGACY if name not in wanted)
     else:
         _refuse_separators(files)
         wanted = {CHAIN: (", ".join(map(_escaped, files)), files)}
@@ -42,10 +42,10 @@ def serve(
         old = configuration.explicit.get(name)
         # A list of the administrator's that has all bundles in it stays as it is.
         value = configuration.value(name)
-        there = {value, *configuration.words(name)}
-        if old != new and not there.issuperset(in_force):
+        known = {value, *configuration.words(name)}
+        if old != new and not known.issuperset(in_force):
             yield Change(name, old, new, why)
-    yield from _retire(configuration, left, tuple(wanted))
+    yield from _retire(configuration, retired, tuple(wanted))
 
 
 def _refuse_separators(files: Sequence[str]) -> None:

@@ -59,18 +59,18 @@ def outdated(
     index: Index = {}
     for name, leaf in lineages.items():
         index.setdefault((leaf.names, leaf.key_type), []).append((name, leaf))
-    found: dict[Path, Outdated] = {}
+    copies: dict[Path, Outdated] = {}
     for path, old in in_use.items():
         if name := lineage_of(path, root):
             new = lineages.get(name)
             if new and new != old and new.not_before >= old.not_before:
-                found[path] = Outdated(path, old, name)
+                copies[path] = Outdated(path, old, name)
             continue
         for name, new in index.get((old.names, old.key_type), ()):
             if new.not_before > old.not_before and _issuer(old) == _issuer(new):
-                found[path] = Outdated(path, old, name)
+                copies[path] = Outdated(path, old, name)
                 break
-    return found
+    return copies
 
 
 def lineage_of(path: Path, root: Path) -> str:

@@ -26,7 +26,7 @@ from certbot_postfix.inbound import (
 )
 from certbot_postfix.inbound.expectations import expected
 from certbot_postfix.inbound.lineage import Lineage
-from certbot_postfix.inbound.main_cf import Wanted
+from certbot_postfix.inbound.main_cf import Target
 from certbot_postfix.inbound.placement import Placement
 from certbot_postfix.inbound.proposal import DeployOptions, Proposal
 from certbot_postfix.inbound.renew_all import Renewals
@@ -128,7 +128,7 @@ class Installation:
         """Return what makes Postfix serve what is *placed*, and raises TLS."""
         configuration, sni_map = before.configuration, self._sni_map(before, placed)
         halves = placing.halves(before, placed)
-        wanted = Wanted(placed.chain, sni_map.path, sni_map.map_type, halves)
+        wanted = Target(placed.chain, sni_map.path, sni_map.map_type, halves)
         profile, client = options.profile, options.client
         warnings = list[str]()
         if profile is not Profile.CERTIFICATE:

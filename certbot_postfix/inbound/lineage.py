@@ -82,6 +82,8 @@ def mentions(path: Path, bundle: Path) -> bool:
 def _older(directory: Path, bundle: Path) -> bool:
     """Whether there is a database with an older copy, as from a backup."""
     written = bundle.stat().st_mtime
-    found = [path for path in databases.possible(directory / sni.NAME) if path.exists()]
-    older = any(path.stat().st_mtime < written for path in found)
+    existing = [
+        path for path in databases.possible(directory / sni.NAME) if path.exists()
+    ]
+    older = any(path.stat().st_mtime < written for path in existing)
     return older and mentions(directory / sni.NAME, bundle)

@@ -40,23 +40,23 @@ _SPELLED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Target:
     """What main.cf is to name.
 
     *chain* has the bundles that are served by default, with their types of key; if it
-    is empty, the default stays.  *table* is the SNI map, *map_type* its type; without a
+    is empty, the default stays.  *sni_map* is ours, *map_type* its type; without a
     type there is none.  What is *kept* of the administrator's is served
     beside the chain.
     """
 
     chain: Mapping[Path, str]
-    table: Path = Path()
+    sni_map: Path = Path()
     map_type: str = ""
     kept: tuple[chain_files.Half, ...] = ()
 
 
 def decide(
-    configuration: Configuration, wanted: Wanted, profile: Profile, client: ClientLevel
+    configuration: Configuration, wanted: Target, profile: Profile, client: ClientLevel
 ) -> tuple[Decision, ...]:
     """Return what makes Postfix serve what is *wanted*, and raises TLS to *profile*."""
     decisions: list[Decision] = [
@@ -184,8 +184,8 @@ def overridden(
         levels |= set(internet_nl.GOVERNED)
 
     def as_strict(name: str, value: str) -> bool:
-        there = applied(configuration, [Change(name, None, value, "")])
-        raised = {item.name for item in _raised(there, profile, client)}
+        hidden = applied(configuration, [Change(name, None, value, "")])
+        raised = {item.name for item in _raised(hidden, profile, client)}
         return name not in {CHAIN, *LEGACY, SNI_MAPS, *raised}
 
     return [
@@ -198,14 +198,15 @@ def overridden(
     ]
 
 
-def _by_name(configuration: Configuration, wanted: Wanted) -> Iterator[Decision]:
+def _by_name(configuration: Configuration, wanted: Target) -> Iterator[Decision]:
     if (
         not wanted.map_type
-        or maps.map_type(configuration.value(SNI_MAPS), wanted.table) == wanted.map_type
+        or maps.map_type(configuration.value(SNI_MAPS), wanted.sni_map)
+        == wanted.map_type
     ):
         return
     old = configuration.explicit.get(SNI_MAPS)
-    new = maps.named(old or "", wanted.table, wanted.map_type)
+    new = maps.named(old or "", wanted.sni_map, wanted.map_type)
     yield Change(SNI_MAPS, old, new, "certificates are served via SNI")
 
 

@@ -141,13 +141,13 @@ def heirs(
     ]
     ours.sort(key=lambda each: each.leaf.not_before, reverse=True)
     having = [(each, sni.keys(each.leaf.names)) for each in ours]
-    found: dict[str, tuple[str, ...]] = {}
+    bundles_of: dict[str, tuple[str, ...]] = {}
     for key in keys:
         able = [each for each, names in having if key in names]
         if able:
             pair = [each for each in able[1:] if _pairs(each.leaf, able[0].leaf)]
-            found[key] = tuple(str(each.path) for each in (able[0], *pair[:1]))
-    return found
+            bundles_of[key] = tuple(str(each.path) for each in (able[0], *pair[:1]))
+    return bundles_of
 
 
 def useless(default: Collection[ServedFile], now: datetime) -> bool:
@@ -168,14 +168,14 @@ def _by_name(new: ServedFile, state: State) -> Table:
     result = sni.without(table, path, sni.keys_with(table, path) - keys)
     known = {str(each.path): each.leaf for each in (*default, *state.peers)}
     for key in keys:
-        there = result.get(key, ())
-        wanted = there if path in there else (*there, path)
+        paths = result.get(key, ())
+        wanted = paths if path in paths else (*paths, path)
         result[key] = tuple(
             each
             for each in wanted
             if each == path
             or _pairs(known.get(each), new.leaf)
-            or (path in there and _differ(known.get(each), new.leaf))
+            or (path in paths and _differ(known.get(each), new.leaf))
         )
     return result
 
@@ -204,15 +204,15 @@ def _with_default(
     table, served = state.table, _served(members)
     paths = {each.path for each in members}
     orphans = _served([each for each in state.ours if each.path not in paths])
-    left = {key: value for key, value in orphans.items() if key not in served}
-    if not table and not left:
+    unchanged = {key: value for key, value in orphans.items() if key not in served}
+    if not table and not unchanged:
         return {}
     for each in members:
         lost = sni.keys_with(table, str(each.path)) - _served([each]).keys()
         table = sni.without(table, str(each.path), lost)
     ours = _served([new]).keys()
     taken = {key: it for key, it in served.items() if key in ours or key not in table}
-    return {**left, **table, **taken}
+    return {**unchanged, **table, **taken}
 
 
 def shared(default: Collection[ServedFile], root: Path) -> set[str]:

@@ -47,7 +47,7 @@ class Rollback:
         self._refuse_gone(final)
         self._recall(newest_first, interrupted=interrupted)
         if self._before is None:
-            self._before = self.server.sni_map.found()
+            self._before = self.server.sni_map.read_ours()
         self._restored |= final.keys()
         for directory in newest_first:
             self._restore(directory)

@@ -6,7 +6,7 @@ from pathlib import Path
 from certbot_postfix.dane.gate import Gate
 from certbot_postfix.inbound import state
 from certbot_postfix.inbound.bundles import Bundles
-from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.inbound.sni_map import SniMap
 from certbot_postfix.inbound.state import State
 from certbot_postfix.postfix import instances
 from certbot_postfix.postfix.configuration import Configuration
@@ -29,7 +29,7 @@ class Server:
         self.serving = serving
         self.gate = gate
         self.current = Current(postfix)
-        self.sni_map = Tables(postfix)
+        self.sni_map = SniMap(postfix)
 
     @property
     def directory(self) -> Path:

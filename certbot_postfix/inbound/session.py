@@ -68,7 +68,6 @@ class Deployment:
         self.serving = Serving(postfix, timeout, reporter)
         self.gate = gate.Gate()
         self.server = Server(postfix, bundles, self.serving, self.gate)
-        self.tables = self.server.sni_map
         self.outbound = Outbound(
             self.server.current,
             self.serving,
@@ -277,7 +276,7 @@ class Deployment:
     def remove_leftovers(self) -> None:
         """Remove what killed runs may have left."""
         other = self.postfix.directory / internet_nl.NAME
-        ours = (self.tables.path, self.outbound.path, other)
+        ours = (self.server.sni_map.path, self.outbound.path, other)
         places = directories(self.bundles)
         transaction.remove_leftovers(self.postfix, places, self.staging, *ours)
 

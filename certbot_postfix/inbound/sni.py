@@ -140,16 +140,16 @@ def renewed(
     partners |= set(default) if bundle in default else set()
     result = without(table, bundle, keys_with(table, bundle) - now)
     for each in sorted(now - keys_with(table, bundle)):
-        there = result.get(each, ())
-        if partners.issuperset(there):
-            result[each] = (*there, bundle)
+        paths = result.get(each, ())
+        if partners.issuperset(paths):
+            result[each] = (*paths, bundle)
     return result
 
 
 def beside(table: Table, bundle: str) -> set[str]:
     """Return the bundles that are served for a name together with *bundle*."""
-    found = {path for paths in table.values() if bundle in paths for path in paths}
-    return found - {bundle}
+    together = (paths for paths in table.values() if bundle in paths)
+    return {path for paths in together for path in paths} - {bundle}
 
 
 def changed_keys(before: Table, after: Table, *renewed: str) -> set[str]:
@@ -162,11 +162,11 @@ def changed_keys(before: Table, after: Table, *renewed: str) -> set[str]:
 
 
 def without(
-    table: Table, bundle: str, left: Collection[str]
+    table: Table, bundle: str, keys: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return *table* without *bundle* for the keys *left*."""
+    """Return *table* without *bundle* for *keys*."""
     reduced = {
-        key: tuple(path for path in paths if path != bundle or key not in left)
+        key: tuple(path for path in paths if path != bundle or key not in keys)
         for key, paths in table.items()
     }
     return {key: paths for key, paths in reduced.items() if paths}

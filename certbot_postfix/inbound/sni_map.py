@@ -25,8 +25,8 @@ logger = named_logger(__name__)
 _AT_ONCE = 500
 
 
-class Tables:
-    """The table `sni.NAME` of *postfix*, in the configuration directory."""
+class SniMap:
+    """The SNI map `sni.NAME` of *postfix*, in the configuration directory."""
 
     def __init__(self, postfix: Postfix) -> None:
         self.postfix = postfix
@@ -34,16 +34,16 @@ class Tables:
         self.databases = Databases(self.path)
 
     def text(self) -> bytes | None:
-        """Return the text of the table, None if there is none."""
+        """Return the text of the map, None if there is none."""
         return files.read(self.path) if os.path.lexists(self.path) else None
 
     def read(self) -> Table:
-        """Return what the table says, which may be nothing at all."""
+        """Return what the map says, which may be nothing at all."""
         text = self.text()
         return {} if text is None else sni.parse(text, self.path)
 
-    def found(self) -> Table:
-        """Return what the table says, if it is ours."""
+    def read_ours(self) -> Table:
+        """Return what the map says, if it is ours."""
         try:
             return self.read()
         except Error:

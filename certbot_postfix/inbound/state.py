@@ -15,7 +15,7 @@ from certbot_postfix.inbound import bundles, chain_files, served, sni
 from certbot_postfix.inbound.bundles import Bundles
 from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
-from certbot_postfix.inbound.sni_map import Tables
+from certbot_postfix.inbound.sni_map import SniMap
 from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
 from certbot_postfix.postfix.instance import Postfix
@@ -79,7 +79,7 @@ class State:
         return next((path.stem for path in self.deployed), "NAME")
 
 
-def read(configuration: Configuration, places: Bundles, sni_map: Tables) -> State:
+def read(configuration: Configuration, places: Bundles, sni_map: SniMap) -> State:
     """Return what the instance with *configuration* serves, without *peers*.
 
     Raises `Error` if its SNI map, which main.cf names, was not written by us.
@@ -145,7 +145,7 @@ def answers_by_hand(
             logger.warning("%s of main.cf cannot be asked: %s", name, error)
 
 
-def _table(sni_map: Tables) -> Table:
+def _table(sni_map: SniMap) -> Table:
     if sni_map.text() is None:
         served.warn_once(
             f"{sni_map.path}, which main.cf refers to, is missing: certificates are no"

@@ -75,12 +75,12 @@ def inherited(before: State, after: State) -> State:
 
     That is one which is deployed and has the name, by default or by name.
     """
-    left = before.table.keys() - after.table.keys()
-    if not left:
+    lost = before.table.keys() - after.table.keys()
+    if not lost:
         return after
     root = after.bundles.root
-    others = placement.heirs(left, after.peers, root)
-    heirs = {**others, **placement.heirs(left, after.default, root)}
+    others = placement.heirs(lost, after.peers, root)
+    heirs = {**others, **placement.heirs(lost, after.default, root)}
     return replace(after, table={**after.table, **heirs})
 
 

@@ -95,8 +95,8 @@ def words_of(text: str) -> list[str]:
 
 def version(text: str) -> tuple[int, int]:
     """Return major and minor number of a mail_version such as 3.12-20260821."""
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def names(configuration: Configuration) -> set[str]:
@@ -104,11 +104,11 @@ def names(configuration: Configuration) -> set[str]:
 
     Those in domains for special or private use (RFC 6761 and others) are not public.
     """
-    found = {configuration.value("myhostname", each) for each in configuration.services}
-    found.add(configuration.value("myhostname"))
+    hosts = {configuration.value("myhostname", each) for each in configuration.services}
+    hosts.add(configuration.value("myhostname"))
     return {
         name
-        for name in found
+        for name in hosts
         if "." in name and name.rpartition(".")[2].lower() not in _SPECIAL
     }
 

@@ -150,8 +150,8 @@ def _made(usual: Path) -> Path:
 def _clear(table: Path) -> None:
     """Remove the directories that killed runs left: those that are ours."""
     usual, elsewhere = build_directory(table), Path(tempfile.gettempdir())
-    found = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
-    for each in (*found, *elsewhere.glob(f"{_elsewhere(usual)}*")):
+    paths = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
+    for each in (*paths, *elsewhere.glob(f"{_elsewhere(usual)}*")):
         if directories.is_ours(each):
             shutil.rmtree(each, ignore_errors=True)
 

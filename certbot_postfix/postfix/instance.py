@@ -189,11 +189,11 @@ class Postfix:
 
     def refuse_elsewhere(self, configuration: Configuration) -> None:
         """Raise `MisconfiguredError` if what runs does not read this configuration."""
-        if (there := processes.elsewhere(configuration)) and self.running():
+        if (elsewhere := processes.elsewhere(configuration)) and self.running():
             raise MisconfiguredError(
-                f"Postfix was started with {there} and does not read {self.directory}:"
-                " no changes were made",
-                hint=f"name {there} as Postfix's configuration directory, or stop"
+                f"Postfix was started with {elsewhere} and does not read"
+                f" {self.directory}: no changes were made",
+                hint=f"name {elsewhere} as Postfix's configuration directory, or stop"
                 f" Postfix and start it with {self.directory}",
             )
 
@@ -238,8 +238,8 @@ class Postfix:
         reason = complaints(done)
         if "fatal: " not in reason:
             with suppress(ProgramError):  # it is not there
-                asked = run([*self._postmap(), "-q", "x", "static:y"], check=False)
-                reason = complaints(asked) or reason
+                query = run([*self._postmap(), "-q", "x", "static:y"], check=False)
+                reason = complaints(query) or reason
         return reason or NO_REASON
 
     def _postmap(self) -> list[str]:

@@ -48,7 +48,7 @@ class MailLog:
         Without tlsmgr, no process that offers TLS starts: what it says comes first.
         """
         ours = re.compile(rf"\s({re.escape(self._name)}(/[\w.-]+)*/[\w-]+\[\d+\]: .*)")
-        lines = [found[1] for line in self._lines() if (found := ours.search(line))]
+        lines = [match[1] for line in self._lines() if (match := ours.search(line))]
         by_tlsmgr = [
             line
             for line in lines
@@ -58,7 +58,10 @@ class MailLog:
         grave = [line for line in by_tlsmgr or lines if _GRAVE.search(line)]
         reasons = [line for line in by_tlsmgr if not _EFFECT.search(line)]
         line = next(iter(grave or reasons or by_tlsmgr), "")
-        return "".join(one if one.isprintable() else " " for one in line[:_QUOTED])
+        return "".join(
+            character if character.isprintable() else " "
+            for character in line[:_QUOTED]
+        )
 
     def _lines(self) -> list[str]:
         for path in self._paths:

@@ -27,8 +27,8 @@ class Manager:
             groups = (proc / f"{process}/cgroup").read_text()
         except OSError:
             return None
-        found = re.search(r"/([^/\n]+\.service)$", groups, re.MULTILINE)
-        return cls(found[1]) if found else None
+        match = re.search(r"/([^/\n]+\.service)$", groups, re.MULTILINE)
+        return cls(match[1]) if match else None
 
     def in_charge(self) -> bool:
         """Whether it is the service of Postfix.

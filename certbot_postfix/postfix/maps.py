@@ -11,8 +11,8 @@ from pathlib import Path
 
 def map_type(value: str, path: Path) -> str:
     """Return the type of map as which *value* names the table at *path*, or ""."""
-    found = _ours(path, value).search(value)
-    return found[1] if found else ""
+    match = _ours(path, value).search(value)
+    return match[1] if match else ""
 
 
 def before(value: str, path: Path) -> list[str]:
@@ -24,14 +24,14 @@ def before(value: str, path: Path) -> list[str]:
 
 def listed(value: str) -> list[str]:
     """Split a list of tables: braces hold some that have blanks or commas in them."""
-    found, depth = [""], 0
+    words, depth = [""], 0
     for character in value:
         depth += (character == "{") - (character == "}")
         if depth or not (character.isspace() or character == ","):
-            found[-1] += character
-        elif found[-1]:
-            found.append("")
-    return [each for each in found if each]
+            words[-1] += character
+        elif words[-1]:
+            words.append("")
+    return [each for each in words if each]
 
 
 def files(value: str) -> list[tuple[str, Path]]:
@@ -45,9 +45,9 @@ def files(value: str) -> list[tuple[str, Path]]:
 
 def named(old: str, path: Path, map_type: str) -> str:
     """Return the value *old* of the parameter with our table in it, as *map_type*."""
-    found = _ours(path, old).search(old)
-    if found:
-        return f"{old[: found.start(1)]}{map_type}{old[found.end(1) :]}"
+    match = _ours(path, old).search(old)
+    if match:
+        return f"{old[: match.start(1)]}{map_type}{old[match.end(1) :]}"
     ours = f"{map_type}:{path}".replace("$", "$$")
     return f"{old}, {ours}" if old else ours
 

@@ -18,19 +18,19 @@ def pairs(text: str) -> dict[str, str]:
 def services(entries: str, written: str, expanded: str) -> tuple[Service, ...]:
     """Return the services; of several entries for one, the last counts."""
     raw, overrides = by_service(written), by_service(expanded)
-    found: dict[str, Service] = {}
+    by_name: dict[str, Service] = {}
     for line in filter(None, entries.split("\n")):
         # name, type, private, unprivileged, chroot, wakeup, maximum, command
         name, kind, _, _, chroot, _, _, command = line.split(None, 7)
         service = f"{name}/{kind}"
         own, other = raw.get(service, {}), overrides.get(service, {})
-        if service in found:
+        if service in by_name:
             # postconf -P merges the options of all entries.
-            in_force = {one[1] or one[2] for one in _OPTION.finditer(command)}
+            in_force = {match[1] or match[2] for match in _OPTION.finditer(command)}
             own, other = of_names(own, in_force), of_names(other, in_force)
         program = command.split(None, 1)[0]
-        found[service] = Service(name, kind, program, other, own, chroot)
-    return tuple(found.values())
+        by_name[service] = Service(name, kind, program, other, own, chroot)
+    return tuple(by_name.values())
 
 
 # An option as postconf -M prints it, whichever form it has in master.cf.
@@ -43,8 +43,8 @@ def of_names(values: Mapping[str, str], names: Collection[str]) -> dict[str, str
 
 def by_service(text: str) -> dict[str, dict[str, str]]:
     """Read ``service/type/name = value`` lines, as -P prints them."""
-    found: dict[str, dict[str, str]] = {}
+    settings: dict[str, dict[str, str]] = {}
     for key, value in pairs(text).items():
         service, _, parameter = key.rpartition("/")
-        found.setdefault(service, {})[parameter] = value
-    return found
+        settings.setdefault(service, {})[parameter] = value
+    return settings

@@ -73,14 +73,14 @@ class Purpose(Enum):
 
 def before(configuration: Configuration) -> list[Question]:
     """Return a question for every endpoint, for a certificate or for a greeting."""
-    found = [
+    places = [
         *endpoints(configuration)[0],
         *with_own_certificate(configuration),
         *screening.strangers(configuration),
     ]
     plain = without_tls(configuration)
     return [
-        *(Question(each, None) for each in found if is_local(each.host)),
+        *(Question(each, None) for each in places if is_local(each.host)),
         *(Question(each, None, tls=False) for each in plain if is_local(each.host)),
     ]
 
@@ -103,9 +103,9 @@ def after(
 
     With many chains that have names, each of them is asked for at one endpoint.
     """
-    found, _ = endpoints(configuration)
+    by_default, _ = endpoints(configuration)
     everywhere = [
-        *found,
+        *by_default,
         *with_own_certificate(configuration),
         *screening.strangers(configuration),
     ]
@@ -118,23 +118,23 @@ def after(
         for each in places
         if configuration.value(SNI_MAPS, services[each.service]) == table
     ]
-    default = {endpoint.service for endpoint in found}
+    default = {endpoint.service for endpoint in by_default}
     named = [each for each in promises if each.server_name is not None]
     parts = len(having) if len(named) > NAMES else 1
-    asked = [
+    questions = [
         Question(endpoint, None, promise.expected)
         for endpoint in places
         for promise in promises
         if promise.server_name is None
         if endpoint.service in (promise.services or default)
     ]
-    asked += [
+    questions += [
         Question(endpoint, promise.server_name, promise.expected)
         for number, endpoint in enumerate(having)
         for promise in named[number % parts :: parts]
         if endpoint.service in (promise.services or default)
     ]
-    return asked
+    return questions
 
 
 def parted(

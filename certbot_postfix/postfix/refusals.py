@@ -71,8 +71,8 @@ class _Values:
 
     def have_tls12(self) -> bool:
         """Whether clients may use TLS 1.2."""
-        found = [each for name in _PROTOCOLS for each in self._of(name)]
-        return all("TLSv1.2" in (intermediate.protocols(each) or ()) for each in found)
+        values = [each for name in _PROTOCOLS for each in self._of(name)]
+        return all("TLSv1.2" in (intermediate.protocols(each) or ()) for each in values)
 
     def _of(self, name: str) -> set[str]:
         """Return all values that the parameter *name* of smtpd has for them."""

@@ -28,7 +28,7 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
     Those are smtpd and postscreen on the network, unless a service serves no TLS or an
     override names a certificate of its own.
     """
-    found: list[Endpoint] = []
+    places: list[Endpoint] = []
     notes: list[str] = []
     for service in _smtp(configuration):
         if not _speaks_tls(configuration, service):
@@ -38,8 +38,8 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
         elif _behind_proxy(configuration, service):
             notes.append(f"{service} expects a proxy before it and is not verified")
         else:
-            found += _endpoints(configuration, service)
-    return found, notes
+            places += _endpoints(configuration, service)
+    return places, notes
 
 
 def with_own_certificate(configuration: Configuration) -> list[Endpoint]:
@@ -69,12 +69,12 @@ def bound(configuration: Configuration) -> list[tuple[str, int]]:
     """Return the addresses that the master process binds; an empty host means any."""
     interfaces = configuration.words("inet_interfaces")
     everywhere = [""] if "all" in interfaces else _interfaces(configuration)
-    found = []
+    addresses = []
     for service in configuration.services:
         if service.kind == "inet":
             host, port = address(service, configuration)
-            found += [(each, port) for each in ([host] if host else everywhere)]
-    return found
+            addresses += [(each, port) for each in ([host] if host else everywhere)]
+    return addresses
 
 
 # How the parameters begin that each program reads, here or by their defaults.

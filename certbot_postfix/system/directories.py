@@ -38,11 +38,11 @@ def is_guarded(directory: Path) -> bool:
     """Whether others can neither rename what is in *directory*, nor *directory*."""
     try:
         real = directory.resolve()
-        found = [each.lstat() for each in (real, *real.parents)]
+        statuses = [each.lstat() for each in (real, *real.parents)]
     except OSError:
         return False
     return all(
         status.st_uid in (0, os.geteuid())
         and (not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX)
-        for status in found
+        for status in statuses
     )

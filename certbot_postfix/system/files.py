@@ -82,10 +82,10 @@ def read(path: Path, *, most: int = LARGEST) -> bytes:
     """Return the content of *path*, a regular file of so many bytes at *most*."""
     with explained("read", path), opened(path, most=most) as file:
         # A file of the kernel may have more than its size says, and be without end.
-        found = file.read(os.fstat(file.fileno()).st_size + _MORE) or b""
-        if len(found) > most:
+        content = file.read(os.fstat(file.fileno()).st_size + _MORE) or b""
+        if len(content) > most:
             raise too_long(most)
-        return found
+        return content
 
 
 def _refuse_special(status: os.stat_result) -> None:
@@ -127,14 +127,14 @@ def leftovers(path: Path) -> list[Path]:
 
 def remove_all(directory: Path, suffix: str) -> None:
     """Remove what killed runs left in *directory* with our *suffix*."""
-    found = [*directory.glob(f".*{suffix}"), *directory.glob(f".*{suffix}.*")]
-    remove(*filter(_is_regular, found))
+    paths = [*directory.glob(f".*{suffix}"), *directory.glob(f".*{suffix}.*")]
+    remove(*filter(_is_regular, paths))
 
 
 def _others(usual: Path) -> list[Path]:
     """Return the files that have another name because the *usual* one was taken."""
-    found = usual.parent.glob(f"{glob.escape(usual.name)}.*")
-    return sorted(filter(_is_regular, found))
+    paths = usual.parent.glob(f"{glob.escape(usual.name)}.*")
+    return sorted(filter(_is_regular, paths))
 
 
 def _is_regular(path: Path) -> bool:

@@ -68,13 +68,13 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
     with suppress(OSError):
         own = set(open_files(process))
         taken = _listeners()
-        ours = {one for one in taken if f"socket:[{one.inode}]" in own}
+        ours = {listener for listener in taken if f"socket:[{listener.inode}]" in own}
         if ours:  # else it is dead, and a child has the sockets yet
             return [
                 (host, port)
                 for host, port in wanted
-                if not any(one.blocks(host, port) for one in ours)
-                and any(one.blocks(host, port) for one in taken)
+                if not any(listener.blocks(host, port) for listener in ours)
+                and any(listener.blocks(host, port) for listener in taken)
             ]
     return []
 
@@ -82,9 +82,9 @@ def foreign(wanted: Iterable[tuple[str, int]], process: int) -> list[tuple[str, 
 def holders(wanted: Collection[tuple[str, int]]) -> list[int]:
     """Return the processes that listen at one of the addresses *wanted*."""
     sockets = {
-        f"socket:[{one.inode}]"
-        for one in _listeners()
-        if any(one.blocks(host, port) for host, port in wanted)
+        f"socket:[{listener.inode}]"
+        for listener in _listeners()
+        if any(listener.blocks(host, port) for host, port in wanted)
     }
     if not sockets:
         return []
@@ -113,12 +113,12 @@ def environment(process: int, name: str) -> str:
 
 def open_files(process: int) -> list[str]:
     """Return what *process* has open, as the kernel names it; nothing if it is gone."""
-    found = []
+    targets = []
     with suppress(OSError):
         for file in Path(f"/proc/{process}/fd").iterdir():
             with suppress(OSError):  # closed meanwhile
-                found.append(str(file.readlink()))
-    return found
+                targets.append(str(file.readlink()))
+    return targets
 
 
 def started(process: int, programs: Collection[str]) -> list[float]:

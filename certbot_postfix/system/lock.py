@@ -145,5 +145,5 @@ def _parent(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"^PPid:\s*(\d+)$", status, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(r"^PPid:\s*(\d+)$", status, re.MULTILINE)
+    return int(match[1]) if match else 0

@@ -152,10 +152,10 @@ def rename(
 
 def _is_at(name: str | Path, known: os.stat_result, directory: int | None) -> bool:
     try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return os.path.samestat(found, known)
+    return os.path.samestat(status, known)
 
 
 def sync(directory: Path) -> None:

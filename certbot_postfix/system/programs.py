@@ -51,8 +51,8 @@ def run(
             start_new_session=True,
         )
     except subprocess.TimeoutExpired as error:
-        told = f"{shown} did not end within {timeout:g} seconds"
-        raise ProgramError(told) from error
+        message = f"{shown} did not end within {timeout:g} seconds"
+        raise ProgramError(message) from error
     except FileNotFoundError as error:
         raise UnusableProgramError(
             f"the program {command[0]} was not found",

@@ -76,13 +76,13 @@ class Certificate:
         try:
             with _reading():
                 parsed = x509.load_der_x509_certificate(der)
-            found = cls._from_x509(der, parsed)
+            certificate = cls._from_x509(der, parsed)
         except CertificateError as error:
             nothing = ("", "", frozenset[str](), b"", "", UNKNOWN, UNKNOWN)
-            found = cls(der, *nothing, fault=error.message)
-        if found.fault and not _openssl_reads(der):
-            raise CertificateError(f"not a certificate: {found.fault}")
-        return found
+            certificate = cls(der, *nothing, fault=error.message)
+        if certificate.fault and not _openssl_reads(der):
+            raise CertificateError(f"not a certificate: {certificate.fault}")
+        return certificate
 
     @classmethod
     def all_from_pem(cls, pem: bytes) -> list["Certificate"]:
@@ -91,7 +91,7 @@ class Certificate:
         return [cls.from_der(each.der()) for each in found]
 
     @classmethod
-    def _from_x509(cls, der: bytes, found: x509.Certificate) -> "Certificate":
+    def _from_x509(cls, der: bytes, parsed: x509.Certificate) -> "Certificate":
         faults: list[str] = []
 
         def read(get: Callable[[], T], unknown: T) -> T:
@@ -102,16 +102,16 @@ class Certificate:
                 faults.append(error.message)
                 return unknown
 
-        spki, key_type = read(lambda: _public(found.public_key()), (b"", ""))
+        spki, key_type = read(lambda: _public(parsed.public_key()), (b"", ""))
         return cls(
             der=der,
-            subject=read(lambda: _name(found, "subject"), ""),
-            issuer=read(lambda: _name(found, "issuer"), ""),
-            names=read(lambda: _dns_names(found), frozenset()),
+            subject=read(lambda: _name(parsed, "subject"), ""),
+            issuer=read(lambda: _name(parsed, "issuer"), ""),
+            names=read(lambda: _dns_names(parsed), frozenset()),
             spki=spki,
             key_type=key_type,
-            not_before=read(lambda: _time(found, "not_valid_before"), UNKNOWN),
-            not_after=read(lambda: _time(found, "not_valid_after"), UNKNOWN),
+            not_before=read(lambda: _time(parsed, "not_valid_before"), UNKNOWN),
+            not_after=read(lambda: _time(parsed, "not_valid_after"), UNKNOWN),
             fault="; ".join(dict.fromkeys(faults)),
         )
 
@@ -202,19 +202,19 @@ def authorities(text: bytes) -> list[Certificate]:
 
     Bundles have roots that are older than the rules of today, as to serial numbers.
     """
-    found: list[Certificate] = []
+    certificates: list[Certificate] = []
     for block in blocks(text):
         with contextlib.suppress(CertificateError):
-            found += Certificate.all_from_pem(block.pem)
-    return found
+            certificates += Certificate.all_from_pem(block.pem)
+    return certificates
 
 
 def extension(certificate: Certificate, kind: type[E]) -> E | None:
     """Return that extension; None if there is none, or none that can be read."""
     try:
         with _reading():
-            found = x509.load_der_x509_certificate(certificate.der).extensions
-            return found.get_extension_for_class(kind).value
+            extensions = x509.load_der_x509_certificate(certificate.der).extensions
+            return extensions.get_extension_for_class(kind).value
     except CertificateError:
         return None
 

@@ -174,9 +174,9 @@ def accepted(offer: Offer, receive: Callable[[int], bytes]) -> str:
     suite = int.from_bytes(record[end : end + 2], "big")
     if record[0] != _SERVER_HELLO or suite not in offer.value[1]:
         raise ConnectionError("its answer to a ClientHello is not one of TLS")
-    told = f"{_VERSIONS.get(version, 'SSL')} with {(_GOOD | _WEAK)[suite]}"
+    terms = f"{_VERSIONS.get(version, 'SSL')} with {(_GOOD | _WEAK)[suite]}"
     weak = offer is Offer.WEAK_SIGNATURES
-    return f"{told} and a signature with SHA-1 or SHA-224" if weak else told
+    return f"{terms} and a signature with SHA-1 or SHA-224" if weak else terms
 
 
 def _numbers(values: Iterable[int]) -> bytes:

@@ -39,5 +39,5 @@ class Block:
 
 def blocks(text: bytes) -> Iterator[Block]:
     """Yield the certificates and private keys in *text*, in order."""
-    for found in _BLOCK.finditer(text):
-        yield Block(found[1].decode(), found[0])
+    for match in _BLOCK.finditer(text):
+        yield Block(match[1].decode(), match[0])

@@ -269,10 +269,10 @@ def _of_type(
     try:
         timeout = max(deadline.left, SHORT)
         shown = run(command, check=False, timeout=timeout).stdout
-        found = Certificate.all_from_pem(shown.encode(errors="replace"))
+        certificates = Certificate.all_from_pem(shown.encode(errors="replace"))
     except (ProgramError, CertificateError):
         return None
-    return found[0] if found else None
+    return certificates[0] if certificates else None
 
 
 def _context(question: Question) -> ssl.SSLContext:

@@ -81,7 +81,11 @@ def refuse_second(new: Certificate, beside: Iterable[Certificate]) -> None:
 def is_copy_before(text: str, new: Certificate) -> bool:
     """Whether *text*, as tables have it in base64, is a bundle that *new* replaced."""
     try:
-        found = Certificate.all_from_pem(base64.b64decode(text, validate=True))
+        certificates = Certificate.all_from_pem(base64.b64decode(text, validate=True))
     except (ValueError, CertificateError):
         return False
-    return bool(found) and found[0].names == new.names and found[0] != new
+    return (
+        bool(certificates)
+        and certificates[0].names == new.names
+        and certificates[0] != new
+    )

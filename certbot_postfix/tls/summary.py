@@ -63,8 +63,8 @@ def block(verified: Collection[Question]) -> list[str]:
 def refusals(verified: Collection[Question]) -> str:
     """Say who refused what."""
     where: dict[str, list[Endpoint]] = {}
-    for one in verified:
-        where.setdefault(str(one.offer), []).append(one.endpoint)
+    for question in verified:
+        where.setdefault(str(question.offer), []).append(question.endpoint)
     alike: dict[str, list[str]] = {}
     for offer, endpoints in where.items():
         several = len({endpoint.service for endpoint in endpoints}) > 1

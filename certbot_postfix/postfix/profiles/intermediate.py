@@ -122,8 +122,8 @@ def only_modern(value: str) -> bool:
 
 def _numbered(text: str) -> str | None:
     """Return the version that a bound means by OpenSSL's hexadecimal number."""
-    found = re.fullmatch(r"(?:0x)?0?30([0-4])", text, re.IGNORECASE)
-    return _VERSIONS[1:][int(found[1])] if found else None
+    match = re.fullmatch(r"(?:0x)?0?30([0-4])", text, re.IGNORECASE)
+    return _VERSIONS[1:][int(match[1])] if match else None
 
 
 def _protocols(configuration: Configuration, name: str) -> Iterator[Decision]:
@@ -155,12 +155,12 @@ def _list(
 ) -> Iterator[Decision]:
     """Narrow a list that means a set; one that is not wider than ours is kept."""
     value = configuration.value(name)
-    there = frozenset(words_of(value.replace(":", " ")))
-    if there and there <= set(wanted):
+    listed = frozenset(words_of(value.replace(":", " ")))
+    if listed and listed <= set(wanted):
         return
     # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
-    plain = all(re.fullmatch(r"[A-Za-z0-9][\w-]*", word) for word in there)
-    if name not in configuration.explicit or (plain and there > set(wanted)):
+    plain = all(re.fullmatch(r"[A-Za-z0-9][\w-]*", word) for word in listed)
+    if name not in configuration.explicit or (plain and listed > set(wanted)):
         yield change(configuration, name, separator.join(wanted), _GUIDELINE)
     else:
         yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)
@@ -180,8 +180,8 @@ def _curves(configuration: Configuration) -> Iterator[Decision]:
 
 def openssl(configuration: Configuration) -> tuple[int, ...]:
     """Return the version of the OpenSSL that Postfix runs with, empty if unknown."""
-    found = re.match(r"OpenSSL (\d+)\.(\d+)\.(\d+)", configuration.tls_library)
-    return tuple(map(int, found.groups())) if found else ()
+    match = re.match(r"OpenSSL (\d+)\.(\d+)\.(\d+)", configuration.tls_library)
+    return tuple(map(int, match.groups())) if match else ()
 
 
 def _preference(configuration: Configuration) -> Iterator[Decision]:
