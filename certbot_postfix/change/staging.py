@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from string import whitespace
 
@@ -34,25 +34,32 @@ def stage(
     before = files.read(main_cf)
     if directory and set(str(directory)) & set(whitespace):
         directory = None  # Postfix's own scripts do not quote it
-    changes = {item.name: item.new for item in decisions if isinstance(item, Change)}
-    retired = [item.name for item in decisions if isinstance(item, CommentOut)]
-    removed = [item.name for item in decisions if isinstance(item, Remove)]
-    if not changes and not retired and not removed:
+    if not any(isinstance(item, Change | CommentOut | Remove) for item in decisions):
         return Edit(main_cf, before, before)
     with _copy(postfix, before, directory) as staged, _named(staged, postfix):
-        if changes:
-            staged.edit(changes)
-        if retired:
-            staged.comment_out(retired)
-        if removed:
-            staged.remove(removed)
-        added = sum(isinstance(item, Change) and item.old is None for item in decisions)
-        edited = _sorted_end(files.read(staged.directory / "main.cf"), added)
-        after = _in_style(before, edited)
-        _write(staged.directory / "main.cf", after)
-        _accept(staged, changes, [*retired, *removed])
+        after = _edited(staged, before, decisions)
         _check(staged, postfix)
     return Edit(main_cf, before, after)
+
+
+def _edited(staged: Postfix, before: bytes, decisions: Collection[Decision]) -> bytes:
+    """Carry *decisions* out on *staged*; return what main.cf is then."""
+    changes = [item for item in decisions if isinstance(item, Change)]
+    values = {item.name: item.new for item in changes}
+    retired = [item.name for item in decisions if isinstance(item, CommentOut)]
+    removed = [item.name for item in decisions if isinstance(item, Remove)]
+    if values:
+        staged.edit(values)
+    if retired:
+        staged.comment_out(retired)
+    if removed:
+        staged.remove(removed)
+    added = sum(item.old is None for item in changes)
+    edited = _sorted_end(files.read(staged.directory / "main.cf"), added)
+    after = _in_style(before, edited)
+    _write(staged.directory / "main.cf", after)
+    _accept(staged, values, [*retired, *removed])
+    return after
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -98,13 +98,17 @@ def _in_maps(
         answered |= first
         for lineage, leaf in leaves.items():
             for key in sorted(sni.keys(leaf.names) & first):
-                text = answers[key]
-                if any(place in text for place in places[lineage]) or leaf in [
-                    file.leaf for file in _foreign(now, _files(text))
-                ]:
+                if _has(now, answers[key], leaf, places[lineage]):
                     yield Expectation(sni.example_name(key, answers), (leaf,))
-                elif replacement.is_copy_before(text, leaf):
+                elif replacement.is_copy_before(answers[key], leaf):
                     _warn_of_copy(name, key)
+
+
+def _has(now: State, answer: str, leaf: Certificate, places: Iterable[str]) -> bool:
+    """Whether an *answer* of an SNI map names *leaf*, which has these *places*."""
+    if any(place in answer for place in places):
+        return True
+    return leaf in [file.leaf for file in _foreign(now, _files(answer))]
 
 
 def _warn_of_copy(name: str, key: str) -> None:

@@ -85,9 +85,7 @@ class Installation:
         draft = self._draft(before, placed, options, leaves)
         if policies:
             self._add_policies(draft, before, policies)
-        decisions = tuple(draft.decisions)
-        edited = staged_copies.stage(self.server.postfix, decisions, self.staging)
-        plan = Plan(decisions, edited, tuple(draft.edits))
+        plan = self._staged(draft)
         return Proposal(
             plan,
             before,
@@ -144,6 +142,12 @@ class Installation:
             draft.edits += openssl_file.edits(later)
             draft.notes += internet_nl.notes(configuration, decisions, default)
         return draft
+
+    def _staged(self, draft: "_Draft") -> Plan:
+        """Return the plan for *draft*, once Postfix has accepted it on a copy."""
+        decisions = tuple(draft.decisions)
+        edited = staged_copies.stage(self.server.postfix, decisions, self.staging)
+        return Plan(decisions, edited, tuple(draft.edits))
 
     def _add_policies(self, draft: "_Draft", before: State, policies: Policies) -> None:
         later = applied(before.configuration, draft.decisions)

@@ -3,7 +3,7 @@
 Promises in, questions out; nothing is asked here.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -73,15 +73,14 @@ class Purpose(Enum):
 
 def before(configuration: Configuration) -> list[Question]:
     """Return a question for every endpoint, for a certificate or for a greeting."""
-    places = [
-        *endpoints(configuration)[0],
-        *with_own_certificate(configuration),
-        *screening.strangers(configuration),
-    ]
     plain = without_tls(configuration)
     return [
-        *(Question(each, None) for each in places if is_local(each.host)),
-        *(Question(each, None, tls=False) for each in plain if is_local(each.host)),
+        *(Question(endpoint, None) for endpoint in _with_tls(configuration)),
+        *(
+            Question(endpoint, None, tls=False)
+            for endpoint in plain
+            if is_local(endpoint.host)
+        ),
     ]
 
 
@@ -103,22 +102,9 @@ def after(
 
     With many chains that have names, each of them is asked for at one endpoint.
     """
-    by_default, _ = endpoints(configuration)
-    everywhere = [
-        *by_default,
-        *with_own_certificate(configuration),
-        *screening.strangers(configuration),
-    ]
-    places = [each for each in everywhere if is_local(each.host)]
-    table = configuration.value(SNI_MAPS)
-    services = {str(each): each for each in configuration.services}
-    # A service's own table is not ours.
-    having = [
-        each
-        for each in places
-        if configuration.value(SNI_MAPS, services[each.service]) == table
-    ]
-    default = {endpoint.service for endpoint in by_default}
+    places = _with_tls(configuration)
+    default = {endpoint.service for endpoint in endpoints(configuration)[0]}
+    having = _with_sni_map(configuration, places)
     named = [each for each in promises if each.server_name is not None]
     parts = len(having) if len(named) > NAMES else 1
     questions = [
@@ -135,6 +121,29 @@ def after(
         if endpoint.service in (promise.services or default)
     ]
     return questions
+
+
+def _with_tls(configuration: Configuration) -> list[Endpoint]:
+    """Return where a certificate is served, to whom; at addresses of this machine."""
+    everywhere = [
+        *endpoints(configuration)[0],
+        *with_own_certificate(configuration),
+        *screening.strangers(configuration),
+    ]
+    return [endpoint for endpoint in everywhere if is_local(endpoint.host)]
+
+
+def _with_sni_map(
+    configuration: Configuration, places: Iterable[Endpoint]
+) -> list[Endpoint]:
+    """Return those *places* that have main.cf's SNI map, not one of their own."""
+    sni_map = configuration.value(SNI_MAPS)
+    services = {str(service): service for service in configuration.services}
+    return [
+        endpoint
+        for endpoint in places
+        if configuration.value(SNI_MAPS, services[endpoint.service]) == sni_map
+    ]
 
 
 def parted(
