@@ -87,6 +87,12 @@ def test_inside_a_wing_imports_make_no_circle():
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def test_no_module_is_too_long_to_be_read_at_once():
+    lines = {module: len(PATHS[module].read_text().splitlines()) for module in MODULES}
+
+    assert not {module: count for module, count in lines.items() if count >= 300}
+
+
 def test_nothing_private_of_certbot_is_imported():
     assert not [
         (module, name)

@@ -169,6 +169,16 @@ def forget(
         rest = [Path(each) for each in listed if resolved(Path(each)) != bundle]
         new = ", ".join(map(_escaped, rest or _plain(bundle, plain)))
         return [Change(CHAIN, configuration.explicit.get(CHAIN), new, why)]
+    return _forget_pair(configuration, bundle, plain, why)
+
+
+def _forget_pair(
+    configuration: Configuration,
+    bundle: Path,
+    plain: tuple[Path, Path] | None,
+    why: str,
+) -> list[Decision]:
+    """Do so for the older parameters, a pair for each type of key."""
     pairs = [
         pair for pair in PAIRS if resolved(Path(configuration.value(pair[0]))) == bundle
     ]

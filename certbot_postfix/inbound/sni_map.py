@@ -69,15 +69,8 @@ class SniMap:
             files.hide(old)
         part = {key: table[key] for key in changed or () if key in table}
         with self.databases.building(sni.render(table), mode=0o600) as copy:
-            # One by one takes long where each is a transaction of its own (lmdb).
-            few = 0 < len(part) * 10 <= len(table)
-            # Whatever has lost its bundle keeps its copy.
-            few = few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
-            if not (
-                few
-                and map_type != "cdb"
-                and self._add(f"{map_type}:{copy}", copy, part)
-            ):
+            added = map_type != "cdb" and _fits(part, table)
+            if not (added and self._add(f"{map_type}:{copy}", copy, part)):
                 _refuse_empty(table)
                 said = self.postfix.map("-F", f"{map_type}:{copy}")
                 self._refuse_unwritten(f"{map_type}:{copy}", table, said)
@@ -156,6 +149,14 @@ class SniMap:
                         f" {reason(said)}: the SNI map was left unchanged",
                         hint="check the free disk space",
                     )
+
+
+def _fits(part: Table, table: Table) -> bool:
+    """Whether *part* is added to the old database, or all of *table* made anew."""
+    # One by one takes long where each is a transaction of its own (lmdb).
+    few = 0 < len(part) * 10 <= len(table)
+    # Whatever has lost its bundle keeps its copy.
+    return few or bool(part and not all(map(os.path.exists, sni.bundles(table))))
 
 
 def _refuse_empty(table: Table) -> None:

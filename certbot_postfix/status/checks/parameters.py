@@ -149,24 +149,16 @@ def _unheeded(chain: str, names: list[str], place: str) -> Finding:
 
 def _screened(configuration: Configuration) -> Iterator[Finding]:
     """Yield what postscreen has otherwise than smtpd, or than tlsproxy."""
-    if places := screening.differences(configuration):
-        yield Finding(
-            Code.SCREENED,
-            ", ".join(places),
-            "postscreen does not present the certificate that smtpd presents, because"
-            f" of {', '.join(places)}",
-            "remove these settings; they default to those of smtpd",
-            tuple(places),
-        )
-    elif places := screening.mismatches(configuration):
-        yield Finding(
-            Code.SCREENED,
-            ", ".join(places),
-            "postscreen offers TLS, but tlsproxy cannot provide it, because of"
-            f" {', '.join(places)}",
-            "remove these settings; they default to those of smtpd",
-            tuple(places),
-        )
+    places = screening.differences(configuration)
+    problem = "postscreen does not present the certificate that smtpd presents"
+    if not places:
+        places = screening.mismatches(configuration)
+        problem = "postscreen offers TLS, but tlsproxy cannot provide it"
+    if places:
+        listed = ", ".join(places)
+        hint = "remove these settings; they default to those of smtpd"
+        message = f"{problem}, because of {listed}"
+        yield Finding(Code.SCREENED, listed, message, hint, tuple(places))
 
 
 def _hidden(facts: Facts) -> Iterator[Finding]:
