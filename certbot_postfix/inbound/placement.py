@@ -47,8 +47,8 @@ def place(new: ServedFile, state: State, now: datetime) -> Placement:
     """
     default = state.default
     ours = state.ours
-    present = {each.path: each for each in ours}
-    same = [each for each in ours if each.leaf.names == new.leaf.names]
+    present = {file.path: file for file in ours}
+    same = [file for file in ours if file.leaf.names == new.leaf.names]
     if new.path in present:
         members = [*({**present, new.path: new}).values()]
     elif (
@@ -57,16 +57,16 @@ def place(new: ServedFile, state: State, now: datetime) -> Placement:
         or certificates.covers(new.leaf.names, state.host)
         or useless(default, now)
     ):
-        beside = [each for each in same if each.leaf.key_type != new.leaf.key_type]
+        beside = [file for file in same if file.leaf.key_type != new.leaf.key_type]
         members = [*beside, new]
     else:
         return Placement({}, _by_name(new, state))
-    chain = {each.path: each.leaf.key_type for each in members}
+    chain = {file.path: file.leaf.key_type for file in members}
     if new.path in present:
         return Placement(chain, _with_default(new, members, state))
     kept = tuple(other_halves(state, members, now))
     gone = tuple(
-        each for each in default if each.path not in chain and each not in kept
+        file for file in default if file.path not in chain and file not in kept
     )
     return Placement(chain, _with_default(new, members, state), gone, kept)
 
@@ -77,7 +77,7 @@ def default_after(
     """Return what is served by default with *placed*, where it was *before*."""
     if placed.by_name:
         return list(before)
-    others = [each for each in before if each.path in placed.chain.keys() - {new.path}]
+    others = [file for file in before if file.path in placed.chain.keys() - {new.path}]
     return [new, *others, *placed.kept]
 
 
@@ -89,20 +89,20 @@ def other_halves(
     That is one certificate for each type of key that they lack, valid, not self-signed,
     and for some of their names: clients that know no other type of key depend on it.
     """
-    default, types = state.default, {each.leaf.key_type for each in members}
-    if types.isdisjoint(each.leaf.key_type for each in default):
+    default, types = state.default, {file.leaf.key_type for file in members}
+    if types.isdisjoint(file.leaf.key_type for file in default):
         return  # what is replaced has no other half
-    names = {name for each in members for name in each.leaf.names}
-    for each in default:
-        leaf = each.leaf
+    names = {name for file in members for name in file.leaf.names}
+    for file in default:
+        leaf = file.leaf
         if (
             leaf.key_type not in types
-            and each not in state.ours
+            and file not in state.ours
             and not names.isdisjoint(leaf.names)
-            and not useless([each], now)
+            and not useless([file], now)
         ):
             types.add(leaf.key_type)
-            yield each
+            yield file
 
 
 def refuse(
@@ -116,7 +116,7 @@ def refuse(
         reason = "it has no DNS name that can be used with SNI"
     if not reason:
         return
-    served = " and ".join(str(each.leaf) for each in default)
+    served = " and ".join(str(file.leaf) for file in default)
     raise Error(
         f"{new.path.stem} was not installed: it covers"
         f" {certificates.listed(new.leaf.names) or 'no name'}, but not this server's"
@@ -135,24 +135,24 @@ def heirs(
     That is the newest below *root* that has the name, with what it pairs with.
     """
     ours = [
-        each
-        for each in others
-        if bundles.is_bundle(each.path, root) and each.leaf.key_type in sni.KEY_TYPES
+        file
+        for file in others
+        if bundles.is_bundle(file.path, root) and file.leaf.key_type in sni.KEY_TYPES
     ]
-    ours.sort(key=lambda each: each.leaf.not_before, reverse=True)
-    having = [(each, sni.keys(each.leaf.names)) for each in ours]
+    ours.sort(key=lambda file: file.leaf.not_before, reverse=True)
+    having = [(file, sni.keys(file.leaf.names)) for file in ours]
     bundles_of: dict[str, tuple[str, ...]] = {}
     for key in keys:
-        able = [each for each, names in having if key in names]
+        able = [file for file, names in having if key in names]
         if able:
-            pair = [each for each in able[1:] if _pairs(each.leaf, able[0].leaf)]
-            bundles_of[key] = tuple(str(each.path) for each in (able[0], *pair[:1]))
+            pair = [file for file in able[1:] if _pairs(file.leaf, able[0].leaf)]
+            bundles_of[key] = tuple(str(file.path) for file in (able[0], *pair[:1]))
     return bundles_of
 
 
 def useless(default: Collection[ServedFile], now: datetime) -> bool:
     """Whether all of *default* are self-signed or expired."""
-    return all(each.leaf.self_signed or each.leaf.not_after <= now for each in default)
+    return all(file.leaf.self_signed or file.leaf.not_after <= now for file in default)
 
 
 def _by_name(new: ServedFile, state: State) -> Table:
@@ -166,16 +166,16 @@ def _by_name(new: ServedFile, state: State) -> Table:
         if key not in shared(state.default, state.bundles.root)
     }
     result = sni.without(table, path, sni.keys_with(table, path) - keys)
-    known = {str(each.path): each.leaf for each in (*default, *state.peers)}
+    known = {str(file.path): file.leaf for file in (*default, *state.peers)}
     for key in keys:
         paths = result.get(key, ())
         wanted = paths if path in paths else (*paths, path)
         result[key] = tuple(
-            each
-            for each in wanted
-            if each == path
-            or _pairs(known.get(each), new.leaf)
-            or (path in paths and _differ(known.get(each), new.leaf))
+            other
+            for other in wanted
+            if other == path
+            or _pairs(known.get(other), new.leaf)
+            or (path in paths and _differ(known.get(other), new.leaf))
         )
     return result
 
@@ -202,14 +202,14 @@ def _with_default(
     Of the names that only other members have, nothing changes.
     """
     table, served = state.table, _served(members)
-    paths = {each.path for each in members}
-    orphans = _served([each for each in state.ours if each.path not in paths])
+    paths = {file.path for file in members}
+    orphans = _served([file for file in state.ours if file.path not in paths])
     unchanged = {key: value for key, value in orphans.items() if key not in served}
     if not table and not unchanged:
         return {}
-    for each in members:
-        lost = sni.keys_with(table, str(each.path)) - _served([each]).keys()
-        table = sni.without(table, str(each.path), lost)
+    for file in members:
+        lost = sni.keys_with(table, str(file.path)) - _served([file]).keys()
+        table = sni.without(table, str(file.path), lost)
     ours = _served([new]).keys()
     taken = {key: it for key, it in served.items() if key in ours or key not in table}
     return {**unchanged, **table, **taken}
@@ -222,17 +222,17 @@ def shared(default: Collection[ServedFile], root: Path) -> set[str]:
     """
     return sni.keys(
         name
-        for each in default
-        if not bundles.is_bundle(each.path, root)
-        for name in each.leaf.names
+        for file in default
+        if not bundles.is_bundle(file.path, root)
+        for name in file.leaf.names
     )
 
 
 def _served(default: Collection[ServedFile]) -> dict[str, tuple[str, ...]]:
     able = [
-        (str(each.path), sni.keys(each.leaf.names))
-        for each in default
-        if each.leaf.key_type in sni.KEY_TYPES
+        (str(file.path), sni.keys(file.leaf.names))
+        for file in default
+        if file.leaf.key_type in sni.KEY_TYPES
     ]
     return {
         key: tuple(path for path, keys in able if key in keys)

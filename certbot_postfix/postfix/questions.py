@@ -49,14 +49,14 @@ def sampled(promises: Collection[Expectation], most: int = NAMES) -> list[Expect
     A table has one line for each of its names, all made in the same way.  Up to *most*
     names are all asked for.
     """
-    named = [each for each in promises if each.server_name is not None]
+    named = [promise for promise in promises if promise.server_name is not None]
     if len(named) <= most:
         return list(promises)
     chains: dict[tuple[object, ...], list[Expectation]] = {}
-    for each in named:
-        chains.setdefault((each.expected, each.services), []).append(each)
+    for promise in named:
+        chains.setdefault((promise.expected, promise.services), []).append(promise)
     count = min(SAMPLE, max(1, most // len(chains)))
-    chosen = [each for each in promises if each.server_name is None]
+    chosen = [promise for promise in promises if promise.server_name is None]
     for chain in chains.values():
         step = max(1, len(chain) // count)
         chosen += chain[::step][:count]
@@ -105,7 +105,7 @@ def after(
     places = _with_tls(configuration)
     default = {endpoint.service for endpoint in endpoints(configuration)[0]}
     having = _with_sni_map(configuration, places)
-    named = [each for each in promises if each.server_name is not None]
+    named = [promise for promise in promises if promise.server_name is not None]
     parts = len(having) if len(named) > NAMES else 1
     questions = [
         Question(endpoint, None, promise.expected)
@@ -190,4 +190,4 @@ def limiting(configuration: Configuration) -> set[str]:
 
 def from_known_clients(questions: Collection[Question]) -> list[Question]:
     """Return those that every server answers that lets this machine in."""
-    return [each for each in questions if not each.endpoint.source]
+    return [question for question in questions if not question.endpoint.source]
