@@ -3,8 +3,10 @@
 It takes the place of a program of that name in a directory that is looked into first.
 """
 
+import functools
 import re
 import shlex
+import subprocess
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -20,6 +22,14 @@ _REAL = "/usr/sbin/postmap"
 
 # Of the calls that it makes, those that open a file only to read are no change.
 _READING = re.compile(r"openat\(.*O_RDONLY")
+
+
+@functools.cache
+def berkeley_db() -> bool:
+    """Whether this Postfix has it: otherwise, it has neither hash nor btree."""
+    command = ["postconf", "-d", "-h", "default_database_type"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip() in ("hash", "btree")
 
 
 class Call(NamedTuple):
