@@ -193,6 +193,8 @@ def package() -> Iterator[str]:
 @pytest.fixture
 def first() -> Iterator[None]:
     """Version 0.1.0."""
+    if must("postconf", "-dh", "default_database_type").strip() != "hash":
+        pytest.skip("0.1.0 needs a Postfix with Berkeley DB, as Debian 12 and 13 have")
     with installed(FIRST):
         yield
 
