@@ -64,6 +64,9 @@ def changed(policy: OwnPolicy, old: bytes, new: bytes) -> OwnPolicy:
             replace(POLICY, mx=Found(fault="x"), sts=Found(fault="x")), id="DNS is down"
         ),
         pytest.param(replace(POLICY, text=None, sts=Found()), id="it was left"),
+        pytest.param(
+            replace(changed(POLICY, b"enforce", b"none"), sts=Found()), id="it is left"
+        ),
         pytest.param(replace(POLICY, text=None, hidden="denied"), id="not root"),
         pytest.param(
             changed(replace(POLICY, since=NOW), b"enforce", b"testing"), id="new"

@@ -26,7 +26,7 @@ from certbot_postfix.publish.records import POLICY, Row, Server, State
 from certbot_postfix.status.findings import Code
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Certbot, base_directory
-from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host
+from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host, record
 from tests.lab.network import POLICIES, Network
 from tests.lab.zone import Zone
 
@@ -304,13 +304,14 @@ def test_what_strangers_publish_cannot_reach_the_terminal():
     now = seen(
         sts=Found(("v=STSv1;\x1b]0;x\x07\n", *("v=STSv1; id=1",) * 99)),
         policy=b"\x1b[2J" * 1000,
+        tlsrpt=Found(("v=TLSRPTv1; x=\x1b; rua=mailto:a@example.org",)),
         caa=(("mx.example.org", Relevant("org", (Property(0, "issue", "\x9b"),))),),
     )
 
     shown = [
         text
         for each in records.rows(now, SERVER)
-        for text in (*each.published, each.remark)
+        for text in (*each.published, *map(str, each.records), each.remark)
     ]
 
     assert all(text.isprintable() and len(text) < 400 for text in shown)
@@ -428,7 +429,7 @@ def host(zone: Zone) -> Iterator[Host]:
     with base_directory() as base:
         host = Host(zone, Certbot(base), base)
         try:
-            host.lineage(HOST)
+            host.key = record(host.lineage(HOST))
             of_lets_encrypt(host.certbot.config_dir)
             host.stand(HOST)
             yield host
@@ -479,6 +480,33 @@ def test_what_is_wanted_can_be_published_as_it_is_printed(host):
     caa = f'0 issue "{BOUND}{ACCOUNT}"'
     assert after[-1]["published"] == [caa]
     assert mta_sts.parse(text.encode(), "").mode is Mode.TESTING
+
+
+@pytest.mark.postfix
+def test_what_differs_is_handed_to_a_publisher_in_its_order(host):
+    host.zone.publish(
+        f"mx A {ADDRESS}",
+        'mx CAA 0 issue "letsencrypt.org"',
+        'mx CAA 0 issue "ca.example"',
+        "@ MX 0 .",
+    )
+
+    done = host.command("records", DOMAIN, "--publish", "print")
+
+    name = f"_mta-sts.{DOMAIN}"
+    assert f"{name} TXT is not published: its policy is not served yet" in done.stderr
+    reports = f'"v=TLSRPTv1; rua=mailto:postmaster@{DOMAIN}"'
+    assert (done.returncode, done.stdout.splitlines()) == (
+        3,
+        [
+            f"{DOMAIN}. 3600 IN MX 10 {HOST}.",
+            f"; remove: {DOMAIN}. 3600 IN MX 0 .",
+            f"{OWNER}. 3600 IN TLSA {host.key}",
+            f"_smtp._tls.{DOMAIN}. 3600 IN TXT {reports}",
+            f'{HOST}. 3600 IN CAA 0 issue "{BOUND}{ACCOUNT}"',
+            f'; remove: {HOST}. 3600 IN CAA 0 issue "letsencrypt.org"',
+        ],
+    )
 
 
 def contradictions(host: Host) -> dict[str, str]:

@@ -43,6 +43,8 @@ def relevant(records: Iterable[str]) -> list[str]:
 
 def addresses(text: str) -> list[str]:
     """Return where the record *text* wants reports; nothing if it is not valid."""
+    if not (text.isascii() and text.isprintable()):
+        return []
     fields = [field.strip(" \t") for field in text.split(";")][1:]
     values = [match[1] for field in fields if (match := _FIELD.fullmatch(field))]
     every = [each.strip(" \t") for each in values[0].split(",")] if values else []

@@ -45,11 +45,11 @@ def own_policies(facts: Facts) -> Iterator[Finding]:
     for own in facts.own_policies:
         if own.hidden:
             continue
-        yield from _record(own)
         try:
             policy = mta_sts.parse(own.text, str(own.path)) if own.text else None
         except PolicyError:
-            continue  # the command says so
+            policy = None  # the command says so
+        yield from _record(own, policy)
         if policy:
             yield from _unlisted(own, policy)
             yield from _tried(own, policy, facts.now)
@@ -67,10 +67,11 @@ def _tried(own: OwnPolicy, policy: Published, now: datetime) -> Iterator[Finding
         )
 
 
-def _record(own: OwnPolicy) -> Iterator[Finding]:
+def _record(own: OwnPolicy, policy: Published | None) -> Iterator[Finding]:
     texts = mta_sts.relevant(own.sts.values)
-    if own.sts.fault or (own.text is None and not texts):
-        return  # or it was ended as it should
+    ended = own.text is None or (policy and policy.mode is Mode.NONE)
+    if own.sts.fault or (ended and not texts):
+        return
     problem, wanted = "", mta_sts.record(mta_sts.content_id(own.text or b""))
     if len(texts) > 1:
         problem = f"has {len(texts)} MTA-STS records: senders follow none"
