@@ -3,14 +3,17 @@
 The zone is signed, its primary takes updates, and its secondary gets to know.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import DOMAIN, HOST, OWNER, Host, published, record
+from tests.lab.machine import wait_until
 from tests.lab.network import Network
 from tests.lab.primaries import KEYS
 from tests.lab.scene import Done
@@ -205,3 +208,53 @@ def test_on_a_terminal_it_is_asked_before_a_record_is_published(host, answer):
     assert said.startswith(f"+ {line(host.key)}\nPublish these records? ")
     published = {str(host.key)} if answer == "y" else set()
     assert (status, everywhere(host)) == (0 if published else 1, published)
+
+
+def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(zone, base):
+    host = Host(zone, Certbot(base), base)
+    host.credentials = base / "rfc2136.ini"
+    try:
+        host.key = record(host.lineage(HOST))
+        host.stand(HOST)
+        other = record(host.issue(HOST))  # of another host with that name
+        zone.publish(*published(host.key, other), ttl=1)
+        host.show("--tlsa-min-ttl", "0")
+        new = record(host.renew(HOST))
+        _a_key_is_rolled(host, new, other)
+    finally:
+        host.postfix.close()
+
+
+def _a_key_is_rolled(host: Host, new: Record, other: Record) -> None:
+    at_once = ("--tlsa-min-ttl", "0")
+    all_three = {str(host.key), str(new), str(other)}
+
+    done = update(host, "publish", *at_once)
+    assert (done.returncode, done.stderr) == (0, VERIFIED)
+    assert done.stdout == f"+ {line(new, ttl=1)}\n"  # as those beside it
+    assert everywhere(host) == all_three
+
+    done = update(host, "withdraw", *at_once)
+    assert done.stderr == (
+        "certbot-postfix: no name server has a record of a former key of this host\n"
+    )
+
+    def deployed() -> bool:
+        host.command("deploy", "--cert-name", HOST, *at_once)
+        chain = Certificate.all_from_pem(host.certbot.bundle(HOST).read_bytes())
+        return Record.of_key(chain[0].spki) == new
+
+    wait_until(deployed, "the new key is served")
+    # The lab's clock is that of the machine: with the usual minimum, the wait is long.
+    done = update(host, "withdraw")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"not removed: {line(host.key, ttl=1)}: until " in done.stderr
+    assert everywhere(host) == all_three
+
+    time.sleep(2)  # two TTLs
+    done = update(host, "withdraw", *at_once)
+
+    assert done.stdout == f"- {line(host.key, ttl=1)}\n"
+    assert done.stderr == "certbot-postfix: verified: no name server has them\n"
+    assert done.returncode == 0
+    assert everywhere(host) == {str(new), str(other)}

@@ -214,6 +214,16 @@ def test_the_records_of_a_wildcard_count(host):
     assert host.show()["state"] == "steady"
 
 
+def test_a_zone_of_which_the_resolver_finds_no_server_is_unknown(host):
+    host.zone.network.publish("lame.test", f"@ NS ns1.{DOMAIN}.")
+
+    owner = "_25._tcp.mx.lame.test"
+    shown = host.show("--tlsa-name", "mx.lame.test", owner=owner, status=3)
+
+    assert (shown["state"], shown["dnssec"]) == ("unknown", "unknown")
+    assert shown["next"] == "not known: the resolver answers SERVFAIL"
+
+
 def held(host: Host, fault: str) -> None:
     """Expect that a renewed key is held, and the second server named with *fault*."""
     shown = host.show(status=3)
@@ -255,6 +265,13 @@ def test_a_server_that_signs_with_another_key_is_named(renewed, forger):
 
     assert shown["state"] == "held"
     assert f"ns2.{DOMAIN} ({FORGER}) has a wrong signature" in shown["next"]
+
+
+def test_a_server_that_fails_is_named(renewed, forger):
+    forger.control("-f", "zone-purge", f"{DOMAIN}.", "+expire")
+    renewed.zone.publish(*renewed.records, second=FORGER)
+
+    held(renewed, f"ns2.{DOMAIN} ({FORGER}) answers SERVFAIL")
 
 
 def test_a_server_without_an_address_is_named(renewed):
