@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.formats import mta_sts
-from certbot_postfix.publish import written
+from certbot_postfix.publish import publishers, written
 from tests.lab import COMMAND, Authority, base_directory
 from tests.lab.machine import wait_until
 from tests.lab.network import POLICIES, Inside, Network, Sender, marks
 from tests.lab.nginx import PROGRAM, Nginx
+from tests.lab.source import ThirdParty
 from tests.lab.terminal import converse
 from tests.test_resolver_daemons import DAEMON
 
@@ -64,8 +65,11 @@ class Own:
         own = ("--config-dir", str(self.network.base / "letsencrypt"))
         return [str(COMMAND), *own, "mta-sts", DOMAIN, *where, *options]
 
-    def command(self, *options: str) -> "subprocess.CompletedProcess[str]":
-        return self.network.run(*self.argv(*options))
+    def command(
+        self, *options: str, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        env = {**os.environ, **environment}
+        return self.network.run(*self.argv(*options), env=env)
 
     def announced(self, *options: str, status: int = 3) -> str:
         """Publish what the command prints, if anything, and return the rest."""
@@ -263,6 +267,49 @@ def test_an_mx_host_outside_of_the_policy_is_a_warning_or_a_refusal(tested):
     assert tested.policy.mxs == (f".{DOMAIN}",)
 
 
+# Who publishes the record
+
+PUBLISHER = """
+from pathlib import Path
+from zope.interface import implementer
+from certbot_postfix.interfaces import IRecordPublisher
+
+@implementer(IRecordPublisher)
+class Publisher:
+    label = "third party"
+    def __init__(self, text):
+        self.path = Path(text)
+    def note(self, *words):
+        with self.path.open("a") as file:
+            print(*words, sep=" | ", file=file)
+    def add(self, record):
+        self.note("add", record)
+    def remove(self, record, observed):
+        self.note("remove", record, *sorted(observed))
+
+sources = Publisher
+"""
+
+
+def test_a_publisher_puts_the_record_in_the_place_of_the_one_before(tested, tmp_path):
+    party, done = ThirdParty(tmp_path / "third", publishers.GROUP), tmp_path / "done"
+    party.break_(PUBLISHER)
+    old = mta_sts.record(mta_sts.content_id(tested.path.read_bytes()))
+    options = ("-n", "--mode", "enforce", "--publish", f"third:{done}")
+
+    said = tested.command(*options, PYTHONPATH=str(party.directory))
+
+    name = f"_mta-sts.{DOMAIN}. 3600 IN TXT"
+    new = mta_sts.record(mta_sts.content_id(tested.path.read_bytes()))
+    observed = " | ".join(sorted((f'"{old}"', f'"{new}"')))
+    assert (said.returncode, name in said.stdout) == (3, False), said.stderr
+    assert "DNS does not have it yet" in said.stderr
+    assert done.read_text().splitlines() == [
+        f'add | {name} "{new}"',
+        f'remove | {name} "{old}" | {observed}',
+    ]
+
+
 # What is not written, and not announced
 
 
@@ -287,3 +334,18 @@ def test_the_file_of_somebody_else_is_replaced_after_a_question_only(own):
 
     converse(argv, os.environ, "y")
     assert own.policy.mxs == (MX,)
+
+
+def test_two_domains_have_one_file_only_after_a_question(tested):
+    tested.announced("-n", status=0)
+    before = tested.path.read_bytes()
+    argv = tested.argv("-n", "--mx", "mx.example.org")
+    argv[argv.index(DOMAIN)] = f"sub.{DOMAIN}"
+
+    done = tested.network.run(*argv)
+
+    assert (done.returncode, f", the policy of {DOMAIN}, too," in done.stderr) == (
+        1,
+        True,
+    )
+    assert tested.path.read_bytes() == before

@@ -5,7 +5,7 @@ tried as they would.  Raises `errors.Error`.
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,9 +63,41 @@ class Present:
             return True
         return self.policy is not None and mta_sts.render(self.policy) == self.text
 
-    def edit(self, policy: Published) -> Edit:
-        """Return what makes of it the file of *policy*."""
-        return Edit(self.path, self.text, mta_sts.render(policy), mode=0o644)
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The *policy* that *domain* is to have below *webroot*, in place of what is *now*.
+
+    *servers* are its MX hosts, as *resolver* says.
+    """
+
+    domain: str
+    webroot: Path
+    now: Present
+    policy: Published
+    servers: tuple[str, ...]
+    resolver: Resolver
+
+    @property
+    def text(self) -> bytes:
+        """The text of the file."""
+        return mta_sts.render(self.policy)
+
+    @property
+    def edit(self) -> Edit:
+        """What becomes of the file."""
+        return Edit(self.now.path, self.now.text, self.text, mode=0o644)
+
+    def write(self) -> None:
+        """Write the file, if it is still what this was made for."""
+        edit = self.edit
+        if edit.empty:
+            return
+        files.make_directory(edit.path.parent, 0o755)
+        now = files.read(edit.path) if os.path.lexists(edit.path) else None
+        if now != edit.before:
+            raise Error(f"{edit.path} was modified while this command was running")
+        files.replace(edit.path, self.text, mode=edit.mode)
 
 
 def present(webroot: Path) -> Present:
@@ -94,45 +126,34 @@ def wanted(now: Present, mode: Mode | None, names: Collection[str]) -> Published
     """
     before = now.policy
     mode = mode or (before.mode if before else Mode.TESTING)
+    if mode is not Mode.NONE and not names:
+        raise Error("a domain with a null MX (RFC 7505) takes no mail, with no policy")
     same = before is not None and before.mode is mode
     age = before.max_age if before and same else MAX_AGE[mode]
     # Sorted: another order in DNS is no other policy.
     return Published(mode, () if mode is Mode.NONE else tuple(sorted(names)), age)
 
 
-def write(edit: Edit) -> None:
-    """Write the file that *edit* is of, if it is still what the edit was made for."""
-    files.make_directory(edit.path.parent, 0o755)
-    now = files.read(edit.path) if os.path.lexists(edit.path) else None
-    if now != edit.before:
-        raise Error(f"{edit.path} was modified while this command was running")
-    files.replace(edit.path, edit.after or b"", mode=edit.mode)
-
-
 def hosts(domain: str, resolver: Resolver) -> list[str]:
-    """Return the MX hosts of *domain*."""
-    found = resolver.servers(domain)
-    if "" in found:
-        raise Error(f"{domain} takes no mail: it has a null MX (RFC 7505)")
-    return found
+    """Return the MX hosts of *domain*; none if it takes no mail: RFC 7505."""
+    return [host for host in resolver.servers(domain) if host]
 
 
-def unfit(
-    policy: Published, servers: Sequence[str], resolver: Resolver, ca_file: Path | None
-) -> Iterator[str]:
-    """Yield which of the MX hosts *servers* no sender would use that enforces *policy*.
+def unfit(proposal: Proposal, ca_file: Path | None) -> Iterator[str]:
+    """Yield which MX hosts no sender would use that enforces the policy.
 
     They are asked as senders do, which trust the CAs in *ca_file*, or the system's.
     """
-    rule = Policy(policy.mode, policy.mxs)
+    policy = proposal.policy
+    allows = Policy(policy.mode, policy.mxs).allows
     why: dict[str, str] = {}
 
     def work(host: str) -> None:
-        why[host] = _distrust(host, resolver, ca_file)
+        why[host] = _distrust(host, proposal.resolver, ca_file)
 
-    side_by_side(work, [host for host in servers if rule.allows(host)])
-    for host in servers:
-        if not rule.allows(host):
+    side_by_side(work, [host for host in proposal.servers if allows(host)])
+    for host in proposal.servers:
+        if not allows(host):
             yield f"MX {host} is not in the policy"
         elif why[host]:
             yield f"MX {host}: {why[host]}"
@@ -160,19 +181,18 @@ def _distrust(host: str, resolver: Resolver, ca_file: Path | None) -> str:
     return "" if answered else silent
 
 
-def untested(
-    domain: str, now: Present, resolver: Resolver, ca_file: Path | None
-) -> Iterator[str]:
-    """Yield why senders cannot have tested the policy of *domain* that is there *now*.
+def untested(proposal: Proposal, ca_file: Path | None) -> Iterator[str]:
+    """Yield why senders cannot have tested the policy that is there now.
 
     What is to be enforced must have been there for them: as they get it, with a record.
     """
+    domain, now = proposal.domain, proposal.now
     if not now.policy or now.policy.mode is Mode.NONE:
         yield f"{now.path} has no policy in testing mode"
         return
     if why := unserved(domain, now.text or b"", ca_file):
         yield why
-    if not mta_sts.policy_id(resolver.texts(f"_mta-sts.{domain}")):
+    if not mta_sts.policy_id(proposal.resolver.texts(f"_mta-sts.{domain}")):
         yield f"_mta-sts.{domain} has no TXT record of a policy, or several"
 
 

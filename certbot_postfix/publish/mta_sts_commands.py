@@ -14,18 +14,16 @@ from certbot_postfix.command_line import (
     require_root,
     say,
 )
-from certbot_postfix.errors import Error, named_logger, shown
-from certbot_postfix.formats.mta_sts import Published, content_id, policy_id, record
+from certbot_postfix.errors import Error, enumerated, named_logger, shown
+from certbot_postfix.formats.mta_sts import content_id
 from certbot_postfix.formats.policy import Mode, parse_domain, parse_patterns
-from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.publish import mta_sts, written
-from certbot_postfix.publish.mta_sts import Present, Resolver
+from certbot_postfix.publish.announcement import Announcement
+from certbot_postfix.publish.mta_sts import Proposal, Resolver
+from certbot_postfix.publish.publishers import BY_HAND, load
 from certbot_postfix.system import dns
 
 logger = named_logger(__name__)
-
-# Seconds: of the record in a zone.
-_TTL = 3600
 
 
 Root = Callable[[argparse.Namespace], Path]
@@ -41,6 +39,19 @@ def declare(commands: Commands, root: Root) -> None:
         " it, and print the TXT record that announces it. Exit status 3: senders do not"
         " get it, the record is not in DNS yet, or an MX host is unfit.",
     )
+    _declare_policy(command)
+    command.add_argument(
+        "--publish",
+        metavar="PUBLISHER",
+        default=BY_HAND,
+        help="how the record gets into DNS: print (by hand, the default), or NAME:TEXT"
+        " for a publisher that is installed",
+    )
+    declare_confirmation(command)
+    command.set_defaults(command=lambda arguments: _mta_sts(arguments, root))
+
+
+def _declare_policy(command: argparse.ArgumentParser) -> None:
     command.add_argument("domain", metavar="DOMAIN", help="your mail domain")
     command.add_argument(
         "--webroot",
@@ -62,92 +73,120 @@ def declare(commands: Commands, root: Root) -> None:
         help="an MX host of the policy, or a pattern such as '*.example.org'; may be"
         " repeated (default: the MX hosts in DNS)",
     )
-    declare_confirmation(command)
-    command.set_defaults(command=lambda arguments: _mta_sts(arguments, root))
 
 
 def _mta_sts(arguments: argparse.Namespace, root: Root) -> int:
     require_root()
-    domain = parse_domain(arguments.domain.removesuffix("."), "DOMAIN")
-    webroot = arguments.webroot.absolute()
-    resolver, now = dns.Resolver(), mta_sts.present(webroot)
-    servers = mta_sts.hosts(domain, resolver)
-    names = parse_patterns(arguments.mx or servers, "--mx", "*.")
-    mode = Mode(arguments.mode) if arguments.mode else None
-    policy = mta_sts.wanted(now, mode, names)
-    _examine(domain, now, policy, resolver)
-    _write(now, policy, arguments)
-    written.note(root(arguments), domain, webroot)
-    edit = now.edit(policy)
-    text = edit.after or b""
-    if why := mta_sts.unserved(domain, text, None):
+    publisher = load(arguments.publish)
+    proposal = _propose(arguments, dns.Resolver())
+    _examine(proposal)
+    announcement = Announcement(
+        proposal.domain, content_id(proposal.text), proposal.resolver, publisher
+    )
+    others = written.others(root(arguments), proposal.domain, proposal.webroot)
+    _confirm(proposal, announcement, others, arguments)
+    proposal.write()
+    written.note(root(arguments), proposal.domain, proposal.webroot)
+    if why := mta_sts.unserved(proposal.domain, proposal.text, None):
         logger.warning(
             "senders do not get the policy, so its record must not be published yet:"
             " %s\nHint: have the web server of mta-sts.%s serve %s as text/plain, and"
             " run the command again",
             why,
-            domain,
-            now.path,
+            proposal.domain,
+            proposal.now.path,
         )
         return ATTEND
-    say(f"senders get the policy (mode {policy.mode.value})")
-    return _announce(domain, content_id(text), resolver) | _end(now, policy)
+    say(f"senders get the policy (mode {proposal.policy.mode.value})")
+    _say_how_it_ends(proposal)
+    try:
+        return _announce(announcement)
+    except Error as error:  # the file is written
+        logger.warning("%s", error)
+        return ATTEND
 
 
-def _examine(domain: str, now: Present, policy: Published, resolver: Resolver) -> None:
+def _propose(arguments: argparse.Namespace, resolver: Resolver) -> Proposal:
+    domain = parse_domain(arguments.domain.removesuffix("."), "DOMAIN")
+    webroot = arguments.webroot.absolute()
+    now, servers = mta_sts.present(webroot), mta_sts.hosts(domain, resolver)
+    names = parse_patterns(
+        arguments.mx or servers, "--mx" if arguments.mx else "MX", "*."
+    )
+    mode = Mode(arguments.mode) if arguments.mode else None
+    policy = mta_sts.wanted(now, mode, names)
+    return Proposal(domain, webroot, now, policy, tuple(servers), resolver)
+
+
+def _examine(proposal: Proposal) -> None:
     """Warn of MX hosts that do not fit; raise `Error` if mail would not be sent."""
-    if policy.mode is Mode.NONE:
+    if proposal.policy.mode is Mode.NONE:
         return
-    servers = mta_sts.hosts(domain, resolver)
-    problems = list(mta_sts.unfit(policy, servers, resolver, None))
-    if policy.mode is not Mode.ENFORCE:
+    problems = list(mta_sts.unfit(proposal, None))
+    if proposal.policy.mode is Mode.TESTING:
         for problem in problems:
             logger.warning("%s: mode enforce would keep mail from it", problem)
         return
-    problems = [*mta_sts.untested(domain, now, resolver, None), *problems]
+    problems = [*mta_sts.untested(proposal, None), *problems]
     if problems:
         raise Error(
-            f"mode enforce is refused for {domain}, no changes were made:"
+            f"mode enforce is refused for {proposal.domain}, no changes were made:"
             f" {'; '.join(problems)}",
             hint="with --mode testing, senders report what fails, and send mail",
         )
 
 
-def _write(now: Present, policy: Published, arguments: argparse.Namespace) -> None:
-    edit = now.edit(policy)
-    if edit.empty:
-        return
-    if not now.ours and not can_ask(arguments):
-        raise Error(
-            f"{now.path} is not of this command, and was left unchanged",
-            hint="run it at a terminal, where it asks, or move the file away",
-        )
+def _confirm(
+    proposal: Proposal,
+    announcement: Announcement,
+    others: list[str],
+    arguments: argparse.Namespace,
+) -> None:
+    """Show what would be done; end the command if the answer is no."""
+    now, edit, steps = proposal.now, proposal.edit, []
+    if not edit.empty:
+        what = f", the policy of {enumerated(others)}, too" if others else ""
+        if not now.ours:
+            what = ", which is not of this command"
+        if what and not can_ask(arguments):
+            raise Error(
+                f"{now.path}{what}, was left unchanged",
+                hint="run it at a terminal, where it asks, or name another directory",
+            )
+        steps.append(f"Write {now.path}{what}?")
+    publisher = announcement.publisher
+    if not (publisher.by_hand or announcement.seen):
+        steps.append(f"Have {publisher.label} publish its record?")
     print(shown(edit.diff(), sys.stdout), end="", flush=True)
-    foreign = "" if now.ours else ", which is not of this command"
-    confirm(f"Write {now.path}{foreign}?", arguments)
-    mta_sts.write(edit)
+    if steps:
+        confirm(" ".join(steps), arguments)
 
 
-def _announce(domain: str, identity: str, resolver: Resolver) -> int:
-    """Print the record for the policy with this *identity*, unless DNS has it."""
-    name = f"_mta-sts.{domain}"
-    if policy_id(resolver.texts(name)) == identity:
+def _announce(announcement: Announcement) -> int:
+    """Have the record published, or printed, unless DNS has it."""
+    name, publisher = announcement.name, announcement.publisher
+    if announcement.seen:
         say(f"{name} announces it")
         return 0
-    say(f"now publish this record, in place of any other of {name}:")
-    print(ResourceRecord(name, _TTL, "TXT", f'"{record(identity)}"'))
+    if publisher.by_hand:
+        say("now publish this record, in place of any other of that name:")
+    announcement.publish()
+    if announcement.seen:
+        say(f"{publisher.label}: {name} announces it now")
+        return 0
+    if not publisher.by_hand:
+        say(f"{publisher.label} publishes the record; DNS does not have it yet")
     return ATTEND
 
 
-def _end(now: Present, policy: Published) -> int:
+def _say_how_it_ends(proposal: Proposal) -> None:
     """Say how to leave, RFC 8461, 8.3: senders may keep the policy of before."""
-    if policy.mode is not Mode.NONE:
-        return 0
-    before = now.policy
+    if proposal.policy.mode is not Mode.NONE:
+        return
+    before = proposal.now.policy
     age = before.max_age if before and before.mode is not Mode.NONE else 0
     seconds = f"{age} seconds" if age else "the max_age of the policy before"
     say(
         f"keep file and record for {seconds} from when the record is published; then"
         " remove first the record, then the file"
     )
-    return 0

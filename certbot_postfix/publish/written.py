@@ -26,6 +26,12 @@ def read(root: Path) -> dict[str, Path]:
         return {}
 
 
+def others(root: Path, domain: str, webroot: Path) -> list[str]:
+    """Return which domains other than *domain* have the policy below *webroot*."""
+    known = read(root).items()
+    return [name for name, path in known if path == webroot and name != domain]
+
+
 def note(root: Path, domain: str, webroot: Path) -> None:
     """Have *root* say that the policy of *domain* is below *webroot*."""
     known = read(root)
