@@ -1,5 +1,6 @@
 """The lab's parts as fixtures."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import (
+    COMMAND,
     NEWEST,
     OLDEST,
     Authority,
@@ -16,6 +18,7 @@ from tests.lab import (
     Pebble,
     PrivatePostfix,
     base_directory,
+    commands,
 )
 
 # There is no package yet where the tests of a distribution begin.
@@ -30,6 +33,9 @@ with suppress(ModuleNotFoundError):  # the tests of the Debian package have none
         "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("tests")
+
+if sys.prefix != sys.base_prefix:  # a machine's own programs may be upgraded meanwhile
+    commands.spare_imports(NEWEST, OLDEST, COMMAND, OLDEST.with_name(COMMAND.name))
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = (

@@ -5,7 +5,6 @@ A real certbot and a real Postfix, of which one thing is broken before.
 
 import re
 import socket
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.lab import (
     Certbot,
     Issued,
     PrivatePostfix,
+    commands,
     install_lineage,
     renew_lineage,
 )
@@ -32,7 +32,7 @@ NAME = "mx.example.org"
 BRIEF = ("--postfix-verify-timeout", "6")
 UNDONE = "we successfully restored your server to its prior configuration"
 
-Done = subprocess.CompletedProcess[str]
+Done = commands.Done
 
 
 @pytest.fixture
@@ -60,20 +60,12 @@ def renew(
 
 def hook(certbot: Certbot, postfix: PrivatePostfix, *args: str) -> Done:
     """Run the deploy hook; its exit status is a result."""
-    return subprocess.run(
-        [
-            *(str(COMMAND), "--postfix-config-dir", str(postfix.config_dir)),
-            *("--config-dir", str(certbot.config_dir)),
-            *("deploy", "--cert-name", NAME, *args),
-        ],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=certbot.environment,
-        timeout=120,
-        start_new_session=True,
-    )
+    argv = [
+        *(str(COMMAND), "--postfix-config-dir", str(postfix.config_dir)),
+        *("--config-dir", str(certbot.config_dir)),
+        *("deploy", "--cert-name", NAME, *args),
+    ]
+    return commands.run(argv, env=certbot.environment)
 
 
 def override(postfix: PrivatePostfix, services: Iterable[str], **values: str) -> None:

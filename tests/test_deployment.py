@@ -20,6 +20,7 @@ from tests.lab import (
     Certbot,
     Issued,
     PrivatePostfix,
+    commands,
     install_lineage,
     pki,
     renew_lineage,
@@ -421,20 +422,14 @@ def names_by_hand(scene: Scene, chain: Path, key: Path) -> None:
     )
 
 
-def hook(scene: Scene) -> "subprocess.CompletedProcess[str]":
+def hook(scene: Scene) -> commands.Done:
     """Run the deploy hook, as certbot does."""
     where = ["--postfix-config-dir", str(scene.postfix.config_dir)]
-    return subprocess.run(
-        [str(COMMAND), *where, "deploy"],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "RENEWED_LINEAGE": str(scene.certbot.config_dir / "live" / NAME),
-        },
-    )
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "RENEWED_LINEAGE": str(scene.certbot.config_dir / "live" / NAME),
+    }
+    return commands.run([str(COMMAND), *where, "deploy"], env=environment)
 
 
 def outside(scene: Scene, base: Path, issued: Issued, place: str) -> None:
@@ -471,20 +466,7 @@ def test_the_hook_tells_that_an_older_copy_is_still_served(
     assert f"certbot renewed {NAME}, but " in done.stderr
     assert "still has the previous certificate" in done.stderr
     assert f"certbot install -i postfix --cert-name {NAME}" in done.stderr
-    status = subprocess.run(
-        [
-            *(str(COMMAND), "--postfix-config-dir", str(scene.postfix.config_dir)),
-            *(
-                "--config-dir",
-                str(scene.certbot.config_dir),
-                "status",
-                "--json",
-            ),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    status = scene.command("status", "--json")
     (stale,) = [
         each
         for each in json.loads(status.stdout)["findings"]

@@ -19,6 +19,7 @@ from tests.lab import (
     Authority,
     Issued,
     PrivatePostfix,
+    commands,
     install_lineage,
     pki,
     renew_lineage,
@@ -32,7 +33,7 @@ NAME = "mx.example.org"
 NAMES = (NAME, "out.example.org")  # those of both instances
 SHOP, BLOG = "shop.example.net", "blog.example.net"
 
-Done = subprocess.CompletedProcess[str]
+Done = commands.Done
 
 
 # Who belongs together
@@ -155,15 +156,7 @@ class Pair:
         """Run ``certbot-postfix``, *at* an instance other than the first."""
         usual = at is None or at is self.first
         where = () if usual else ("--postfix-config-dir", str(at.config_dir))
-        return subprocess.run(
-            self.certbot.command(*where, *args),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self.certbot.environment,
-            timeout=120,
-        )
+        return self.certbot.run_command(*where, *args)
 
     def deploy(self, name: str = NAME, at: PrivatePostfix | None = None) -> Done:
         """Run ``certbot-postfix deploy``."""

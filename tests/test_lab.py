@@ -7,11 +7,14 @@ from cryptography import x509
 
 from certbot_postfix.tls.bundle import Bundle
 from tests.lab import (
+    COMMAND,
+    NEWEST,
     Authority,
     Certbot,
     Issued,
     Pebble,
     PrivatePostfix,
+    commands,
     install_lineage,
     pki,
     renew_lineage,
@@ -176,3 +179,19 @@ def test_certbot_obtains_a_certificate_from_pebble(base, pebble: Pebble, executa
     assert done.returncode == 0, done.stderr
     assert (certbot.config_dir / "live/mx.example.org/fullchain.pem").exists()
     assert "Successfully received certificate" in certbot.log
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [(NEWEST, "--version"), (NEWEST, "renew", "-x"), (COMMAND, "-h"), (COMMAND, "-x")],
+)
+def test_a_command_that_is_spared_its_imports_says_the_same_as_one_that_is_not(
+    base, argv
+):
+    usual = {"PATH": "/usr/bin:/bin", "HOME": str(base)}
+    spared, started = (
+        commands.run(list(map(str, argv)), env=environment)
+        for environment in (usual, {**usual, "PYTHONUNBUFFERED": "1"})
+    )
+
+    assert vars(spared) == vars(started)

@@ -1,7 +1,6 @@
 """Policies and kill -9, policies and a full disk: Postfix finds the old or the new."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.lab import (
     Authority,
     Certbot,
     PrivatePostfix,
+    commands,
     install_lineage,
 )
 from tests.lab.following import Following
@@ -65,15 +65,9 @@ class Listed(Following):
         super().follow(form)
         self.run()
 
-    def run(self) -> "subprocess.CompletedProcess[str]":
+    def run(self) -> commands.Done:
         self.postfix.settle()
-        return subprocess.run(
-            self.refresh,
-            check=False,
-            capture_output=True,
-            text=True,
-            env=self.environment,
-        )
+        return commands.run(self.refresh, env=self.environment)
 
     def number(self, domain: str = "example.org") -> str:
         """Return of which number what Postfix finds is, "" if it finds nothing."""

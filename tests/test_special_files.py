@@ -3,7 +3,6 @@ what a link leads to is not told."""
 
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,14 @@ from certbot_postfix.inbound import sni
 from certbot_postfix.outbound import last_refresh, policy_map
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import SNI_MAPS
-from tests.lab import COMMAND, Authority, PrivatePostfix, install_lineage, renew_lineage
+from tests.lab import (
+    COMMAND,
+    Authority,
+    PrivatePostfix,
+    commands,
+    install_lineage,
+    renew_lineage,
+)
 from tests.test_policy_faults import Listed
 
 pytestmark = pytest.mark.postfix
@@ -70,16 +76,10 @@ class Place(Listed):
         settings = Settings((str(self.list),), **wanted)
         self.path.write_bytes(policy_map.render(settings, {}, (3, 7)))
 
-    def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, *words: str) -> commands.Done:
         self.postfix.settle()
-        return subprocess.run(
-            [*self.refresh[: self.refresh.index("policy")], *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=60,
-        )
+        argv = [*self.refresh[: self.refresh.index("policy")], *words]
+        return commands.run(argv, env=self.environment, timeout=60)
 
 
 @pytest.fixture

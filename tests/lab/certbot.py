@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 from tests.lab.acme import Pebble
+from tests.lab.commands import Done, run
 
 NEWEST = Path(sys.executable).with_name("certbot")
 """The one beside this Python: in `.venv`, the newest on PyPI."""
@@ -45,20 +46,9 @@ class Certbot:
             command += ["--http-01-port", str(self.pebble.http_port)]
         return command
 
-    def __call__(
-        self, *args: str, timeout: float = 120
-    ) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, *args: str, timeout: float = 120) -> Done:
         """Run ``certbot ARGS``; whether it fails is a result."""
-        return subprocess.run(
-            self.argv(*args),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=timeout,
-            start_new_session=True,  # no terminal to ask on
-        )
+        return run(self.argv(*args), env=self.environment, timeout=timeout)
 
     @property
     def log(self) -> str:

@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from tests.lab.certbot import COMMAND, Certbot
+from tests.lab.commands import Done, run
 from tests.lab.machine import LabError, wait_until
 from tests.lab.postfix import PrivatePostfix
 
@@ -22,6 +23,7 @@ FIRST = Path("/etc/postfix")
 
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _ENTER = f'mount --bind "$0" {FIRST} && exec "$@"'
+_FOREVER = ("sleep", "infinity")
 
 # All else is what programs of Postfix look for in the first directory.
 _OWN = ("main.cf", "master.cf")
@@ -115,9 +117,18 @@ class Family:
             elif path.name not in _OWN:
                 shutil.copy2(path, self.first.config_dir / path.name)
 
+        self._process = subprocess.Popen(_inside(self.first.config_dir, *_FOREVER))
+        self.home = str(self._process.pid)
+        known_by = Path(f"/proc/{self.home}/cmdline")
+        wait_until(
+            lambda: known_by.read_text().split("\0")[:2] == [*_FOREVER],
+            "the family has a home",
+        )
+
     def inside(self, *command: str) -> list[str]:
         """Return the command that runs *command* where the family is at home."""
-        return _inside(self.first.config_dir, *command)
+        entered = ["nsenter", "-t", self.home, "--mount", f"--wd={Path.cwd()}"]
+        return [*entered, *command]
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run *command* there; whether it fails is a result."""
@@ -182,6 +193,8 @@ class Family:
         """Stop what runs and give back the ports."""
         for each in self.members:
             each.close()
+        self._process.kill()
+        self._process.wait()
 
 
 class CertbotInside(Certbot):
@@ -197,5 +210,19 @@ class CertbotInside(Certbot):
 
     def command(self, *args: str) -> list[str]:
         """Return the whole command that stands behind ``certbot-postfix ARGS``."""
-        ours = ("--config-dir", str(self.config_dir))
-        return self.family.inside(str(COMMAND), *ours, *args)
+        return self.family.inside(*self._ours(*args))
+
+    def _ours(self, *args: str) -> list[str]:
+        return [str(COMMAND), "--config-dir", str(self.config_dir), *args]
+
+    def __call__(self, *args: str, timeout: float = 120) -> Done:
+        """Run ``certbot ARGS``; whether it fails is a result."""
+        return self._run(super().argv(*args), timeout)
+
+    def run_command(self, *args: str) -> Done:
+        """Run ``certbot-postfix ARGS``; whether it fails is a result."""
+        return self._run(self._ours(*args))
+
+    def _run(self, argv: list[str], timeout: float = 120) -> Done:
+        home = self.family.home
+        return run(argv, env=self.environment, timeout=timeout, inside=home)

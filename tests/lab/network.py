@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from tests.lab import commands
 from tests.lab.machine import LabError, wait_until
 from tests.lab.pki import Authority
 from tests.lab.postfix import PrivatePostfix
@@ -216,6 +217,8 @@ class Network:
         seconds: float = 120,
     ) -> "subprocess.CompletedProcess[str]":
         """Run *command*, which reads *text*; whether it fails is a result."""
+        if env is not None and text is None:
+            return commands.run(command, env=env, timeout=seconds, inside=self._holder)
         return subprocess.run(
             self.argv(*command),
             check=False,

@@ -1,6 +1,5 @@
 """A Postfix, certbot and its lineages, and the product between them."""
 
-import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,10 +17,12 @@ from tests.lab import (
     Certbot,
     Issued,
     PrivatePostfix,
+    commands,
     install_lineage,
     pki,
     renew_lineage,
 )
+from tests.lab.commands import Done
 from tests.lab.machine import LOOPBACK
 
 NAME = "mx.example.org"
@@ -36,8 +37,6 @@ FOREIGN = "xn--bcher-kva.example"
 # What is wished if nothing is said, and the least that can be wished.
 DEFAULT = DeployOptions()
 LEAST = DeployOptions(Profile.CERTIFICATE, ClientLevel.KEEP)
-
-Done = subprocess.CompletedProcess[str]
 
 
 class Checkpoint:
@@ -143,16 +142,7 @@ class Scene:
 
     def run(self, argv: list[str], **environment: str) -> Done:
         """Run a program as certbot runs its hooks."""
-        return subprocess.run(
-            argv,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env={**self.certbot.environment, **environment},
-            timeout=120,
-            start_new_session=True,
-        )
+        return commands.run(argv, env={**self.certbot.environment, **environment})
 
     def argv(self, *args: str, directory: bool = True) -> list[str]:
         command = [str(self.certbot.executable.with_name("certbot-postfix"))]
