@@ -85,7 +85,13 @@ def every(kinds: tuple[str, ...], *, of: tuple[str, ...] = ("bad", "good")) -> s
     }
 
 
-@pytest.mark.parametrize("kinds", [("rsa",), ("ecdsa",), ("ecdsa", "rsa")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("ecdsa", "rsa"),
+        *(pytest.param((kind,), marks=pytest.mark.soak) for kind in ("ecdsa", "rsa")),
+    ],
+)
 def test_what_internet_nl_calls_bad_succeeds_before_and_fails_after(scene, kinds):
     scene.postfix.start()
     for kind in kinds:

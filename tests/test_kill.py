@@ -263,43 +263,47 @@ def commits(found: list[Point]) -> list[int]:
     ]
 
 
-def each_call(found: list[Point], step: int = 1) -> list[Point]:
-    """Return all just before and after a commit, and the first of each kind of call.
-
-    A *step* leaves kinds of calls out, but no commit.
-    """
-    calls: dict[str, int] = {}
-    for place, point in enumerate(found):
-        calls.setdefault(point.call, place)
-    places = {place + after for place in commits(found) for after in (0, 1)}
-    places |= {*list(calls.values())[::step]}
-    return [found[place] for place in sorted(places) if place < len(found)]
+def chosen(found: list[Point], count: int) -> list[Point]:
+    """Return *count* points: most of them at commits, and all evenly spread."""
+    near = {place + after for place in commits(found) for after in (0, 1)}
+    far = [place for place in range(len(found)) if place not in near]
+    near = sorted(near & {*range(len(found))})
+    picked = evenly(near, (count + 1) // 2)
+    picked += evenly(far, count - len(picked))
+    return [found[place] for place in sorted(picked)]
 
 
-def case(verb: str, *, running: bool, step: int | None = None):
-    """Return the trials for *verb*, at some points or, without a *step*, at all."""
+def evenly(places: list[int], count: int) -> list[int]:
+    """Return *count* of the *places*, or all if they are fewer."""
+    if count >= len(places):
+        return places
+    return [places[(2 * at + 1) * len(places) // (2 * count)] for at in range(count)]
+
+
+def case(verb: str, *, running: bool, count: int = 0):
+    """Return the trials for *verb*, at *count* points or, without one, at all."""
     thing = f"{verb}, " + (
         "Postfix running, from the first commit on" if running else "Postfix stopped"
     )
     return pytest.param(
         thing,
-        (verb, running, step),
-        marks=[] if step else [pytest.mark.soak],
-        id=f"{thing}, {'some' if step else 'all'} points",
+        (verb, running, count),
+        marks=[] if count else [pytest.mark.soak],
+        id=f"{thing}, {'some' if count else 'all'} points",
     )
 
 
 @pytest.mark.parametrize(
     ("thing", "plan"),
     [
-        case("deploy", running=False, step=5),
-        case("rollback", running=False, step=4),
-        case("redeploy", running=False, step=20),
-        case("renewal", running=False, step=4),
-        case("deploy", running=True, step=12),
-        case("renewal", running=True, step=5),
-        case("missed renewal", running=True, step=6),
-        case("rollback", running=True, step=11),
+        case("deploy", running=False, count=5),
+        case("rollback", running=False, count=3),
+        case("redeploy", running=False, count=5),
+        case("renewal", running=False, count=4),
+        case("deploy", running=True, count=3),
+        case("renewal", running=True, count=3),
+        case("missed renewal", running=True, count=2),
+        case("rollback", running=True, count=2),
         *(
             case(verb, running=running)
             for verb in ("deploy", "redeploy", "renewal", "rollback")
@@ -311,7 +315,7 @@ def case(verb: str, *, running: bool, step: int | None = None):
 def test_a_killed_certbot_leaves_old_or_new_and_is_completed_by_the_next(
     thing, plan, base, stopped_postfix, authority, request, record_property
 ):
-    verb, running, step = plan
+    verb, running, count = plan
     pebble = request.getfixturevalue("pebble") if "renewal" in verb else None
     with base_directory() as saved:
         certbot = Certbot(base, pebble=pebble)
@@ -320,11 +324,10 @@ def test_a_killed_certbot_leaves_old_or_new_and_is_completed_by_the_next(
         assert commits(found) or verb == "redeploy"
         if running:  # what is done before that does not depend on it
             found = found[commits(found)[0] :]
-        sampled = found[:: step or 1] if running else each_call(found, step or 1)
-        tried = sampled if step else found
+        tried = chosen(found, count) if count else found
         record_property("killed at", [thing, len(tried), len(found)])
 
-        thorough = running or not step
+        thorough = running or not count
         wrong = [
             complaint
             for point in tried

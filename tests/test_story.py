@@ -125,7 +125,9 @@ def test_a_second_run_writes_nothing_and_says_so(postfix, base, pebble, executab
     assert (snapshot(certbot.config_dir / "postfix"), snapshot(checkpoints)) == before
 
 
-def test_a_deployment_adds_no_file_but_the_bundle(postfix, certbot, authority):
+def test_a_deployment_adds_no_file_but_the_bundle_and_a_rollback_leaves_nothing(
+    postfix, certbot, authority
+):
     issued = lineage(certbot, authority)
     before = set(postfix.snapshot())
 
@@ -135,6 +137,13 @@ def test_a_deployment_adds_no_file_but_the_bundle(postfix, certbot, authority):
     assert list((certbot.config_dir / "postfix").iterdir()) == [certbot.bundle(NAME)]
     assert certbot.bundle(NAME).read_bytes() == issued.bundle_pem
     assert not list(certbot.work_dir.rglob("main.cf"))
+
+    rollback(certbot, postfix)
+
+    assert list((certbot.config_dir / "postfix").iterdir()) == []
+    assert list((certbot.work_dir / "backups").iterdir()) == []
+    assert not (certbot.work_dir / "postfix").exists()
+    assert not list(postfix.config_dir.glob(".*"))
 
 
 def test_a_second_deployment_replaces_the_bundle_and_keeps_no_old_one(
@@ -151,18 +160,6 @@ def test_a_second_deployment_replaces_the_bundle_and_keeps_no_old_one(
     assert certbot.bundle(NAME).read_bytes() == newer.bundle_pem
     assert identity(postfix.main_cf) == main_cf
     assert served(postfix) == everywhere(newer.leaf)
-
-
-def test_a_rollback_leaves_nothing_of_the_plugin_behind(postfix, certbot, authority):
-    lineage(certbot, authority)
-    install(certbot, postfix)
-
-    rollback(certbot, postfix)
-
-    assert list((certbot.config_dir / "postfix").iterdir()) == []
-    assert list((certbot.work_dir / "backups").iterdir()) == []
-    assert not (certbot.work_dir / "postfix").exists()
-    assert not list(postfix.config_dir.glob(".*"))
 
 
 def test_a_rehearsal_of_a_renewal_changes_nothing(postfix, certbot):
@@ -182,39 +179,23 @@ def test_a_rehearsal_of_a_renewal_changes_nothing(postfix, certbot):
     assert postfix.log().count("reload --") == reloads
 
 
-def test_a_quiet_renewal_prints_nothing(postfix, certbot):
+def test_a_quiet_renewal_prints_nothing_reloads_once_and_keeps_what_was_added_by_hand(
+    postfix, certbot
+):
     run(certbot, postfix)
-    first = live(certbot)
+    with postfix.main_cf.open("a") as file:
+        file.write("# by hand\nsmtpd_banner = hello\n")
+    postfix.settle()
+    first, main_cf = live(certbot), identity(postfix.main_cf)
+    reloads = postfix.log().count("reload --")
 
     done = certbot("-q", "renew", "--force-renewal")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert live(certbot) != first
     assert served(postfix) == everywhere(live(certbot))
-
-
-def test_a_renewal_reloads_once(postfix, certbot):
-    run(certbot, postfix)
-    reloads = postfix.log().count("reload --")
-
-    done = certbot("renew", "--force-renewal")
-
-    assert done.returncode == 0, done.stderr
-    assert postfix.log().count("reload --") == reloads + 1
-
-
-def test_a_renewal_keeps_what_an_administrator_added_meanwhile(postfix, certbot):
-    run(certbot, postfix)
-    with postfix.main_cf.open("a") as file:
-        file.write("# by hand\nsmtpd_banner = hello\n")
-    postfix.settle()
-    main_cf = identity(postfix.main_cf)
-
-    done = certbot("renew", "--force-renewal")
-
-    assert done.returncode == 0, done.stderr
     assert identity(postfix.main_cf) == main_cf
-    assert served(postfix) == everywhere(live(certbot))
+    assert postfix.log().count("reload --") == reloads + 1
 
 
 # At a terminal
@@ -527,7 +508,7 @@ def test_the_profile_intermediate_ends_old_protocols_and_ciphers_on_every_servic
         assert modern.startswith("TLSv1.3 ")
 
 
-def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else(
+def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else_in_one_run(
     postfix, certbot, authority
 ):
     issued = lineage(certbot, authority)
@@ -545,17 +526,12 @@ def test_the_profile_intermediate_sets_what_it_lists_and_nothing_else(
     retired = set(re.findall(r"^\+#(\w+) ?=", printed, re.MULTILINE))
     assert (added, retired) == (INTERMEDIATE, RETIRED)
     assert served(postfix) == everywhere(issued.leaf)
+    main_cf = identity(postfix.main_cf)
 
+    again = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
 
-def test_the_profile_intermediate_is_reached_in_one_run(postfix, certbot, authority):
-    lineage(certbot, authority)
-    install(certbot, postfix, "--postfix-tls-profile", "intermediate")
-    before = identity(postfix.main_cf)
-
-    printed = install(certbot, postfix, "--postfix-tls-profile", "intermediate")
-
-    assert "is already configured" in printed
-    assert identity(postfix.main_cf) == before
+    assert "is already configured" in again
+    assert identity(postfix.main_cf) == main_cf
 
 
 # Services that go their own way
