@@ -145,7 +145,7 @@ def test_a_renewal_waits_until_its_record_is_known_and_no_sender_notices(bare):
     assert json.loads(host.remembered.read_text())["held"] is None
 
 
-def test_a_renewal_for_the_key_that_is_announced_needs_no_wait(bare):
+def test_a_renewal_that_is_held_is_abandoned_for_the_key_in_service(bare):
     host = bare
     run = ("run", "-a", "standalone", *options(host.postfix), *QUICK, "-d", HOST)
     done = host.certbot_in_network(*run)
@@ -156,10 +156,9 @@ def test_a_renewal_for_the_key_that_is_announced_needs_no_wait(bare):
     host.certbot_in_network("renew", "--force-renewal", *QUICK)
     assert (newest(host) == old, served(host)) == (False, old)
 
-    # as docs/howto/dane.rst has it
-    bundle, key = host.certbot.bundle(HOST), host.live(HOST).key.resolve()
-    host.zone.network.must("openssl", "pkey", "-in", str(bundle), "-out", str(key))
-    done = host.certbot_in_network("renew", "--force-renewal", "--reuse-key", *QUICK)
+    bundle, certbot = host.certbot.bundle(HOST), host.certbot
+    directories = ("--work-dir", str(certbot.work_dir), "--logs-dir")
+    done = host.command(*("tlsa", "abandon", *MIN, *directories, str(certbot.logs_dir)))
 
     assert (done.returncode, newest(host)) == (0, old), told(done)
     assert host.live(HOST).fullchain.read_bytes() in bundle.read_bytes()

@@ -1,8 +1,12 @@
 """A key changes without an outage: real name servers, certbot, CA and senders."""
 
+import os
+import signal
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import public_half
 from tests.lab import Authority, Certbot, base_directory
-from tests.lab.dane import DOMAIN, HOST, OWNER, Host, record
+from tests.lab.certbot import NEWEST, OLDEST
+from tests.lab.dane import DOMAIN, HOST, OWNER, Host, PebbleInside, record
+from tests.lab.machine import wait_until
 from tests.lab.network import Network
-from tests.lab.scene import told
+from tests.lab.pki import Issued
+from tests.lab.scene import options, told
 from tests.lab.zone import Zone
 
 pytestmark = pytest.mark.postfix
@@ -41,6 +48,68 @@ def host(zone: Zone, base: Path) -> Iterator[Host]:
         host.stand(HOST)
         host.publish(host.key, ttl=TTL)
         yield host
+
+
+@pytest.fixture(
+    params=[NEWEST, pytest.param(OLDEST, marks=pytest.mark.soak)],
+    ids=["newest", "oldest"],
+)
+def served(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[Host]:
+    """A host with a certificate of certbot's, whose key is announced, and a CA."""
+    if not request.param.exists():
+        pytest.skip("certbot 2.1 is not installed")
+    with PebbleInside(base, zone.network) as pebble:
+        certbot = Certbot(base, pebble=pebble, executable=request.param)
+        host = Host(zone, certbot, base)
+        host.pebble = pebble
+        with closing(host.postfix):
+            host.publish(ttl=TTL)
+            host.postfix.start()
+            run = ("run", "-a", "standalone", *options(host.postfix), "-d", HOST)
+            min_ttl = ("--postfix-tlsa-min-ttl", "0", "--reuse-key")
+            done = host.certbot_in_network(*run, *min_ttl)
+            assert done.returncode == 0, told(done)
+            host.key = newest(host)
+            host.publish(host.key, ttl=TTL)
+            yield host
+
+
+def newest(host: Host) -> Record:
+    """Return the record of the key for which certbot has a certificate."""
+    return record(Issued(host.live(HOST).fullchain.read_bytes(), b"", b""))
+
+
+def in_service(host: Host) -> Record:
+    """Return the record of the key that Postfix serves."""
+    env = {"MAIL_CONFIG": str(host.postfix.config_dir), "PATH": "/usr/sbin:/usr/bin"}
+    argv = ("posttls-finger", "-c", "-C", "-l", "encrypt", f"[{HOST}]:25")
+    text = host.zone.network.run(*argv, env=env).stdout
+    start = text.index("-----BEGIN CERTIFICATE")
+    return record(Issued(text[start:].encode(), b"", b""))
+
+
+def matches(host: Host) -> bool:
+    """Whether certbot's key is that of its certificate."""
+    lineage = host.live(HOST)
+    spki = public_half(lineage.key.read_bytes())
+    return Record.of_key(spki) == newest(host)
+
+
+def switch(host: Host, *args: str) -> list[str]:
+    certbot = host.certbot
+    directories = ("--work-dir", str(certbot.work_dir), "--logs-dir")
+    return ["tlsa", "switch", *MIN, *directories, str(certbot.logs_dir), *args]
+
+
+def announced(host: Host) -> Record:
+    """Stage a key and publish it; return its record when all caches know it."""
+    done = host.command("tlsa", "stage", *MIN)
+    assert done.returncode == 0, told(done)
+    key = staged(host)
+    host.publish(newest(host), key, ttl=TTL)
+    until = datetime.fromisoformat(host.show(*MIN, status=3)["until"])
+    wait_until(lambda: datetime.now(timezone.utc) > until, "two TTLs are over")
+    return key
 
 
 def next_key(host: Host) -> Path:
@@ -79,7 +148,7 @@ def test_a_staged_key_waits_in_dns_until_it_is_abandoned(host):
     assert [each["whose"] for each in shown["records"]] == ["in service", "next key"]
     assert "tlsa switch puts the next key into service" in shown["next"]
 
-    withdraw = line(staged(host))
+    withdraw = f"; remove: {line(staged(host))}"
     done = host.command("tlsa", "abandon", *MIN)
 
     assert (done.returncode, done.stdout) == (0, withdraw), told(done)
@@ -140,3 +209,77 @@ def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
     path = host.certbot.bundle("rsa").with_suffix(".next.pem")
     key = load_pem_private_key(path.read_bytes(), None)
     assert (done.returncode, key.key_size) == (0, 3072), told(done)
+
+
+def test_a_key_is_served_once_every_cache_knows_it(served):
+    host, old = served, served.key
+    done = host.command(*switch(host))
+    assert (done.returncode, f"no key is staged for {HOST}" in done.stderr) == (1, True)
+    host.command("tlsa", "stage", *MIN)
+    done = host.command(*switch(host, "--now"))
+    assert (done.returncode, in_service(host)) == (1, old)
+    assert f"{OWNER} does not announce its key" in done.stderr
+    assert line(staged(host)) in f"{done.stderr}\n"
+    key = announced(host)
+    first = host.live(HOST).key.resolve()
+
+    done = host.command(*switch(host))
+
+    assert (done.returncode, in_service(host)) == (0, key), told(done)
+    assert (newest(host), matches(host), next_key(host).exists()) == (key, True, False)
+    assert Record.of_key(public_half(first.read_bytes())) == old
+    conf = host.certbot.config_dir / "renewal" / f"{HOST}.conf"
+    assert "reuse_key = True" in conf.read_text()
+    assert host.show(*MIN)["state"] == "steady"
+
+
+def test_without_a_ca_the_key_in_service_stays(served):
+    host, old = served, served.key
+    announced(host)
+    host.pebble.close()
+
+    done = host.command(*switch(host))
+
+    assert (done.returncode, in_service(host)) == (1, old), told(done)
+    assert f"certbot obtained no certificate of {HOST}" in done.stderr
+    assert (newest(host), matches(host), next_key(host).exists()) == (old, True, True)
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
+def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(served):
+    host, old = served, served.key
+    key = announced(host)
+    host.pebble.stop()
+    argv = host.zone.network.argv(*host.argv(*switch(host)))
+    command = subprocess.Popen(argv, env=host.certbot.environment)
+    wait_until(lambda: not matches(host), "certbot's key is another one")
+    wait_until(lambda: children(command.pid), "certbot runs")
+    child = children(command.pid)[0]
+    for process in (command.pid, child):
+        os.kill(process, signal.SIGKILL)
+    command.wait()
+    host.pebble.go_on()
+    assert not matches(host)
+
+    done = host.certbot_in_network("renew")
+
+    assert (done.returncode, in_service(host)) == (0, old), told(done)
+    assert (newest(host), matches(host), staged(host)) == (old, True, key)
+
+
+def test_a_key_that_leaked_is_replaced_at_once(served):
+    host = served
+    host.command("tlsa", "stage", *MIN)
+    key = staged(host)
+    host.publish(newest(host), key, ttl=TTL)
+    long = ("--tlsa-min-ttl", "604800")
+    done = host.command(*switch(host), *long)
+    assert (done.returncode, "tlsa switch --now" in done.stderr) == (1, True)
+
+    done = host.command(*switch(host), *long, "--now")
+
+    assert (done.returncode, in_service(host)) == (0, key), told(done)

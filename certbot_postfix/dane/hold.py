@@ -50,14 +50,28 @@ def make(
     """
     since, expiry, now = times
     states = {each.decision.state for each in closed}
-    reasons = list(dict.fromkeys(map(_reason, closed)))
     urgent = State.MISMATCH in states or expiry - now <= (expiry - since) / 2
     return Hold(
-        f"{enumerated(reasons, most=_MOST)}; the certificate in service, which expires"
-        f" at {expiry:{_TIME}}, is left unchanged",
+        f"{enumerated(reasons(closed), most=_MOST)}; the certificate in service, which"
+        f" expires at {expiry:{_TIME}}, is left unchanged",
         _hint(closed),
         urgent,
     )
+
+
+def reasons(closed: Sequence[Endpoint]) -> list[str]:
+    """Return why a key cannot be served at the endpoints that are *closed*."""
+    return list(dict.fromkeys(map(_reason, closed)))
+
+
+def advice(closed: Sequence[Endpoint]) -> str:
+    """Return what to do for a staged key, at the endpoints that are *closed*."""
+    if {each.decision.state for each in closed} <= {State.AGEING}:
+        return (
+            "wait; if the key in service has leaked: certbot-postfix tlsa switch --now"
+        )
+    lines = "\n".join(dict.fromkeys(_lines(closed)))
+    return f"publish, beside the records that exist:\n{lines}" if lines else ""
 
 
 def _reason(endpoint: Endpoint) -> str:

@@ -4,34 +4,54 @@ DNS and the files are the truth; the staged key is all that is kept.  Raises `Er
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix.dane import gate, records, staged, store
+from certbot_postfix.dane import changes, gate, hold, staged, steps, store
+from certbot_postfix.dane.changes import Removal
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
-from certbot_postfix.dane.records import Published
-from certbot_postfix.errors import Error, named_logger
-from certbot_postfix.inbound import candidates, renewal_settings, served
+from certbot_postfix.dane.rollover import State as EndpointState
+from certbot_postfix.dane.steps import Rolling, Step
+from certbot_postfix.dane.store import Memory
+from certbot_postfix.errors import Error, enumerated, named_logger
+from certbot_postfix.inbound import candidates, key_swap, renewal_settings, served
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.inbound.state import State
-from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.publish.publishers import Publisher, load
+from certbot_postfix.system import files
+from certbot_postfix.tls.certificates import UNKNOWN, Certificate
+from certbot_postfix.tls.pem import blocks
 
 logger = named_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a change of keys needs besides: who publishes, certbot's *options*.
+
+    What was done is *told*.
+    """
+
+    publisher: Publisher
+    options: Sequence[str]
+    tell: Callable[[str], None]
 
 
 class Roll:
     """The change of the key of *lineage*, at all instances of Postfix that use it."""
 
-    def __init__(self, deployment: Deployment, lineage: Lineage) -> None:
+    def __init__(self, deployment: Deployment, lineage: Lineage, means: Means) -> None:
         self.deployment = deployment
         self.lineage = lineage
         self.name = lineage.name
         self.root = deployment.bundles
         self.settings = deployment.gate.settings
+        self.means = means
         self.now = datetime.now(timezone.utc)
 
     @property
@@ -44,51 +64,42 @@ class Roll:
 
     @property
     def bundles(self) -> list[Path]:
-        """The bundles of the lineage that are in service."""
+        """The bundles of the lineage that are in service; raises if none is."""
         used = (path for state in self._states for path in state.used(self.name))
-        return list(dict.fromkeys(used))
+        if found := [path for path in dict.fromkeys(used) if served.leaf_in(path)]:
+            return found
+        raise Error(
+            f"Postfix does not use the certificate {self.name}",
+            hint=f"certbot install -i postfix --cert-name {self.name}",
+        )
 
-    @property
-    def leaves(self) -> list[Certificate]:
-        """The certificates of the lineage that are in service; raises if none is."""
-        leaves = [leaf for each in self.bundles if (leaf := served.leaf_in(each))]
-        if not leaves:
-            raise Error(
-                f"Postfix does not use the certificate {self.name}",
-                hint=f"certbot install -i postfix --cert-name {self.name}",
-            )
-        return leaves
+    def _keys(self) -> set[bytes]:
+        leaves = map(served.leaf_in, self.bundles)
+        return {leaf.spki for leaf in leaves if leaf}
 
-    @property
-    def candidates(self) -> list[Candidate]:
-        """What each bundle is to serve next: the staged key, if there is one."""
-        every = (
-            candidate
+    def _look(self) -> list[tuple[Candidate, list[Endpoint]]]:
+        """Return what DNS says of each bundle, with the staged key if there is one."""
+        return [
+            (candidate, gate.look(candidate, self.settings, self.now))
             for state in self._states
             for candidate in candidates.rolling(state, self.name)
-        )
-        return list(every)
-
-    def look(self) -> list[Endpoint]:
-        """Return what DNS says of the endpoints."""
-        return [
-            endpoint
-            for candidate in self.candidates
-            for endpoint in gate.look(candidate, self.settings, self.now)
         ]
 
     def settle(self) -> None:
         """Forget the staged key if it is the one in service."""
         key = staged.load(self.root, self.name)
-        if key and {each.spki for each in self.leaves} == {key.spki}:
+        if key and self._keys() == {key.spki}:
             staged.abandon(self.root, self.name)
 
-    def stage(self) -> list[Published]:
-        """Stage the next key, if none is; return the records that announce it."""
-        leaf = self.leaves[0]
+    # Stage and abandon
+
+    def stage(self) -> None:
+        """Stage the next key, if none is, and have its records published."""
+        leaf = served.leaf_in(self.bundles[0])
         self.settle()
         reader = RenewalReader(self.root.parent, renewal_settings.INSTALLER)
-        staged.stage(self.root, self.name, reader.kind(self.name, leaf))
+        if leaf:
+            staged.stage(self.root, self.name, reader.kind(self.name, leaf))
         settings = reader.read(self.name)
         if settings and not settings.keeps_key:
             logger.warning(
@@ -97,25 +108,141 @@ class Roll:
                 self.name,
                 renewal_settings.keep_key(self.name, settings.path),
             )
-        endpoints = self.look()
-        if records.in_use(endpoints):
-            return records.to_add(endpoints)
-        return records.to_begin(endpoints)
+        self.means.tell(f"the next key of {self.name} is staged")
+        every = [each for _, endpoints in self._look() for each in endpoints]
+        # Nobody begins with DANE by the way.
+        begins = not steps.in_use(every)
+        self._publish(every, load("print") if begins else self.means.publisher)
 
-    def abandon(self) -> list[Published]:
-        """Remove the staged key; return the records that are to be withdrawn."""
-        if not staged.path_of(self.root, self.name).exists():
+    def _publish(self, endpoints: Sequence[Endpoint], publisher: Publisher) -> None:
+        """Have the records published that *endpoints* lack which have some."""
+        every = steps.in_use(endpoints) or endpoints
+        lacking = dict.fromkeys(it for each in every for it in changes.additions(each))
+        if lacking and publisher.by_hand:
+            self.means.tell("publish, beside the records that exist:")
+        for record in lacking:
+            publisher.add(record)
+
+    def abandon(self) -> None:
+        """Remove the staged key, withdraw its records, and keep the key in service."""
+        path = staged.path_of(self.root, self.name)
+        newest = self.lineage.leaf()
+        held = newest is not None and newest.spki not in self._keys()
+        if not path.exists() and not held:
             raise Error(f"no key is staged for {self.name}; no changes were made")
-        staged.abandon(self.root, self.name)
-        return self.withdrawn()
+        if held:
+            self.rescue()
+        if path.exists():
+            staged.abandon(self.root, self.name)
+            self.means.tell(f"the next key of {self.name} is removed")
+        self._withdraw(self._look())
 
-    def withdrawn(self) -> list[Published]:
-        """Return the records of keys of ours that are no longer used."""
-        found: list[Published] = []
-        for candidate in self.candidates:
-            endpoints = gate.look(candidate, self.settings, self.now)
-            if candidate.bundle:
-                keys = store.load(candidate.bundle).keys
+    def _withdraw(self, looks: Sequence[tuple[Candidate, list[Endpoint]]]) -> None:
+        """Withdraw the records of keys of ours that nothing needs any more."""
+        publisher = self.means.publisher
+        for candidate, endpoints in looks:
+            memory = store.load(candidate.bundle) if candidate.bundle else Memory()
+            ours = {
+                # What was never served cannot go back into service.
+                record: key.retired if key.since else UNKNOWN
+                for record, key in memory.keys.items()
+                if key.retired
+            }
+            for endpoint in endpoints:
                 floor = self.settings.floor
-                found += records.to_remove(endpoints, keys, self.now, floor)
-        return list(dict.fromkeys(found))
+                for each in changes.removals(endpoint, ours, self.now, floor):
+                    if isinstance(each, Removal):
+                        publisher.remove(each.record, each.observed)
+
+    # Switch
+
+    def switch(self, *, at_once: bool = False) -> None:
+        """Put the staged key into service, once all caches know its record.
+
+        *at_once*: as soon as every server has it, since the key in service is worse.
+        """
+        self.settle()
+        key = staged.load(self.root, self.name)
+        if key is None:
+            raise Error(
+                f"no key is staged for {self.name}; no changes were made",
+                hint=f"certbot-postfix tlsa stage --cert-name {self.name}",
+            )
+        self._refuse_unready(at_once=at_once)
+        if at_once:
+            self.deployment.gate.forced = frozenset({key.spki})
+        self._renew_for(key.pem, key.spki)
+        staged.abandon(self.root, self.name)
+        self.means.tell(f"the next key of {self.name} is in service")
+
+    def _refuse_unready(self, *, at_once: bool) -> None:
+        endpoints = [each for _, found in self._look() for each in found]
+        passing = {EndpointState.AGEING} if at_once else set()
+        closed = [
+            each
+            for each in endpoints
+            if not each.decision.open and each.decision.state not in passing
+        ]
+        if closed:
+            raise Error(
+                f"the next key of {self.name} cannot be served yet:"
+                f" {enumerated(hold.reasons(closed))}; no changes were made",
+                hint=hold.advice(closed),
+            )
+
+    def rescue(self) -> None:
+        """Have certbot renew for the key in service, in place of one that is held."""
+        path = self.bundles[0]
+        leaf, every = served.leaf_in(path), blocks(files.read(path))
+        key = next((block.pem for block in every if not block.public), b"")
+        if leaf:
+            self._renew_for(key, leaf.spki)
+            self.means.tell(f"{self.name} is renewed for the key in service")
+
+    def _renew_for(self, key: bytes, spki: bytes) -> None:
+        """Have a certificate for *key* served, whose public one is *spki*.
+
+        certbot may have obtained it before, in a run that was killed.
+        """
+        if not self._has(self.lineage.leaf(), spki):
+            key_swap.obtain(self.lineage, key, spki, self.means.options)
+        self.deployment.renew(self.lineage)
+        late = [path for path in self.bundles if not self._served(path, spki)]
+        if late:
+            raise Error(
+                f"{late[0]} is left unchanged, although certbot has the certificate",
+                hint="certbot renew deploys it when it is time",
+            )
+
+    def _served(self, path: Path, spki: bytes) -> bool:
+        return self._has(served.leaf_in(path), spki)
+
+    def _has(self, leaf: Certificate | None, spki: bytes) -> bool:
+        return leaf is not None and leaf.spki == spki
+
+    # Advance
+
+    def advance(self, rolling: Rolling) -> Step:
+        """Do what comes next, and return it."""
+        self.settle()
+        looks = self._look()
+        endpoints = [each for _, found in looks for each in found]
+        memories = [store.load(each.bundle) for each, _ in looks if each.bundle]
+        memory = next((it for it in memories if steps.is_late(it, self.now)), None)
+        memory = memory or next(iter(memories), Memory())
+        step = steps.step(endpoints, memory, rolling, self.now)
+        match step:
+            case Step.STAGE:
+                self.stage()
+            case Step.PUBLISH:
+                self._publish(endpoints, self.means.publisher)
+            case Step.READY:
+                command = f"certbot-postfix tlsa switch --cert-name {self.name}"
+                self.means.tell(f"the next key of {self.name} can be served: {command}")
+            case Step.SWITCH:
+                self.switch()
+            case Step.RESCUE:
+                self.rescue()
+            case _:
+                self._withdraw(looks)
+        return step

@@ -21,7 +21,14 @@ from certbot_postfix.errors import (
     MissingError,
     named_logger,
 )
-from certbot_postfix.inbound import by_hand, candidates, copies, due, schedules
+from certbot_postfix.inbound import (
+    by_hand,
+    candidates,
+    copies,
+    due,
+    key_swap,
+    schedules,
+)
 from certbot_postfix.inbound.bundles import below, directories
 from certbot_postfix.inbound.install import Installation
 from certbot_postfix.inbound.lineage import Lineage
@@ -80,6 +87,7 @@ class Deployment:
         self.renewals = Renewals(self.server)
         self.installation = Installation(self.renewals, self.outbound, staging)
         self._complaints: set[str] = set()  # that were reported already
+        self._guest = False  # under the lock of an ancestor
 
     @classmethod
     def find(
@@ -120,7 +128,8 @@ class Deployment:
     def lock(self, *, patiently: bool) -> None:
         """Be the only one who changes this Postfix, or wait for that, *patiently*."""
         with self.reporter.step("Waiting for another process", after=SLOW):
-            lock.take(self.postfix.directory, wait=lock.PATIENCE if patiently else 0)
+            wait = lock.PATIENCE if patiently else 0
+            self._guest = lock.take(self.postfix.directory, wait=wait)
             if self.bundles.is_dir():  # other instances share them
                 lock.take(self.bundles, wait=lock.PATIENCE)
 
@@ -182,6 +191,8 @@ class Deployment:
         verified is undone, and the old one verified, when this raises.  Returns whether
         Postfix uses the lineage.
         """
+        if self._guest and key_swap.under_way(lineage):
+            return True  # who had certbot started deploys it
         used = self.renewals.renew([lineage])
         return self._report_outdated([lineage]) or used
 
@@ -279,6 +290,8 @@ class Deployment:
         ours = (self.server.sni_map.path, self.outbound.path, other)
         places = directories(self.bundles)
         transaction.remove_leftovers(self.postfix, places, self.staging, *ours)
+        if not self._guest:
+            key_swap.repair(self.bundles.parent)
 
     def undo(self) -> None:
         """Restore the bundle that was replaced, once certbot restored the rest."""

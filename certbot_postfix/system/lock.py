@@ -38,11 +38,11 @@ PAUSE = 0.2
 _deadlines: dict[Path, Deadline] = {}
 
 
-def take(directory: Path, *, wait: float = 0) -> None:
+def take(directory: Path, *, wait: float = 0) -> bool:
     """Lock *directory* until this process ends, or be under the lock of an ancestor.
 
     Wait for any other process for *wait* seconds, in all calls for that directory; then
-    raise `Error`.
+    raise `Error`.  Returns whether the lock is an ancestor's.
     """
     deadline, holder = _deadlines.setdefault(directory, Deadline(wait)), ""
     _refuse_special(directory / _NAME)
@@ -51,7 +51,7 @@ def take(directory: Path, *, wait: float = 0) -> None:
             util.lock_dir_until_exit(str(directory))
         except errors.LockError as error:
             if wait and _held_by_ancestor(directory):
-                return
+                return True
             holder = holder or _report(directory, error)
             if not deadline.left:
                 raise Error(
@@ -61,13 +61,13 @@ def take(directory: Path, *, wait: float = 0) -> None:
             time.sleep(PAUSE)
         except OSError as error:
             if error.errno == errno.EROFS:
-                return  # nobody can change anything there; a bundle is elsewhere
+                return False  # nobody can change anything; a bundle is elsewhere
             raise Error(
                 f"could not lock {directory}: {error.strerror}",
                 hint="see that it exists, and is Postfix's configuration directory",
             ) from error
         else:
-            return
+            return False
 
 
 @contextlib.contextmanager

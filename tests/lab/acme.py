@@ -4,6 +4,7 @@ It believes every client without looking, since the names of the tests do not re
 """
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -89,6 +90,16 @@ class Pebble:
         if self._process.poll() is not None:
             raise LabError(f"pebble ended: {(self.base / 'pebble.log').read_text()}")
         return self.accepts(self._port)
+
+    def stop(self) -> None:
+        """Have it answer nothing, until it may go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End the process and give back the ports."""

@@ -1,0 +1,81 @@
+"""What is to be done next for a key that changes, or that is held back.
+
+Pure: what DNS says of the endpoints, what is remembered and a time in, a step out.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.rollover import State
+from certbot_postfix.dane.store import Memory
+
+# Time enough for somebody to help, where a certificate lasts for days only.
+_DAY = timedelta(days=1)
+
+
+class Step(Enum):
+    """What comes next."""
+
+    NOTHING = "nothing"
+    STAGE = "stage"
+    PUBLISH = "publish"
+    WAIT = "wait"
+    READY = "ready"  # for somebody who says so
+    SWITCH = "switch"
+    RESCUE = "rescue"
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """How keys change: by themselves, *every* so often, or not at all (None)."""
+
+    every: timedelta | None = None
+
+
+def step(
+    endpoints: Collection[Endpoint], memory: Memory, rolling: Rolling, now: datetime
+) -> Step:
+    """Return what comes next for a key that may be staged.
+
+    *endpoints* are those of all that serves it.
+    """
+    if is_late(memory, now):
+        return Step.RESCUE
+    states = {each.decision.state for each in endpoints}
+    if not any(each.facts.staged for each in endpoints):
+        old = rolling.every is not None and _since(memory, now) <= now - rolling.every
+        return Step.STAGE if old and in_use(endpoints) else Step.NOTHING
+    if states & {State.STAGED, State.MISMATCH}:
+        return Step.PUBLISH
+    if not all(each.decision.open for each in endpoints):
+        return Step.WAIT
+    return Step.SWITCH if rolling.every is not None else Step.READY
+
+
+def _since(memory: Memory, now: datetime) -> datetime:
+    """Return since when the key in service is, as far as that is known."""
+    keys = memory.keys.values()
+    return max(
+        (key.since for key in keys if key.since and not key.retired), default=now
+    )
+
+
+def is_late(memory: Memory, now: datetime) -> bool:
+    """Whether a renewal is held for so long that what is served soon expires."""
+    if not memory.held or not memory.expiry:
+        return False
+    span = memory.expiry - memory.held
+    return memory.expiry - now <= max(span / 4, min(_DAY, span / 2))
+
+
+def in_use(endpoints: Collection[Endpoint]) -> list[Endpoint]:
+    """Return the endpoints that have records, and of this server."""
+    return [
+        each
+        for each in endpoints
+        if each.decision.state is not State.FOREIGN
+        and any(rrset.until is None for rrset in each.facts.history)
+    ]

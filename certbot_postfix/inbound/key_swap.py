@@ -1,0 +1,86 @@
+"""certbot renews for a key of ours: in place of its own, for as long as that takes.
+
+With ``reuse_key``, certbot renews for the private key that ``live/NAME/privkey.pem``
+leads to, and copies it into a new version; no option names another one (certbot 2.1 to
+5.8: ``--key-path`` is ignored, and with the link led to an older version, 5.8 makes a
+new key).  What was there is kept as a hard link before it is replaced, so whoever finds
+that link puts it back: this run, or after a kill the next one of ours.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from certbot_postfix.errors import Error, short
+from certbot_postfix.inbound.lineage import Lineage
+from certbot_postfix.system import files, new_file, programs, signals
+
+# certbot of this environment, whatever PATH has; it has no ``-m``.
+_CERTBOT = "import sys; from certbot.main import main; sys.exit(main())"
+
+# Seconds.  DNS plugins wait for minutes.
+_LONGEST = 3600
+
+_KEYS = "privkey*.pem"
+
+
+def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) -> None:
+    """Have certbot obtain a certificate of *lineage* for *key*, whose public one is
+    *spki*; raise `Error` if it does not.
+
+    *options* are certbot's directories.
+    """
+    words = ["renew", "--cert-name", lineage.name, "--force-renewal", "--reuse-key"]
+    words += ["--no-random-sleep-on-renew", "--non-interactive", *options]
+    with signals.interruptible(), _swapped(lineage.key.resolve(), key):
+        done = programs.run(
+            [sys.executable, "-c", _CERTBOT, *words],
+            check=False,
+            timeout=_LONGEST,
+            environment=os.environ,  # proxies, CAs, and what hooks need
+        )
+    leaf = lineage.leaf()
+    if leaf is None or leaf.spki != spki:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise Error(
+            f"certbot obtained no certificate of {lineage.name} for the key"
+            f" ({short(lines[-1] if lines else programs.NO_REASON, 200)}); the one in"
+            " service is left unchanged",
+            hint=f"certbot renew --cert-name {lineage.name} --dry-run says more",
+        )
+
+
+@contextlib.contextmanager
+def _swapped(path: Path, key: bytes) -> Iterator[None]:
+    """Let the private key *path* of certbot's be *key* meanwhile."""
+    files.back_up(path)
+    try:
+        files.rewrite(path, key)
+        yield
+    finally:
+        with signals.uninterruptible():
+            files.restore_backup(path)
+
+
+def under_way(lineage: Lineage) -> bool:
+    """Whether somebody has certbot renew *lineage* for a key of ours."""
+    return bool(_kept(lineage.key.resolve().parent))
+
+
+def repair(config_dir: Path) -> None:
+    """Put back, below certbot's *config_dir*, what a killed run left replaced."""
+    for directory in (config_dir / "archive").glob("*/"):
+        for path in _kept(directory):
+            files.restore_backup(path)
+            files.remove(new_file.staging_name(path))
+
+
+def _kept(directory: Path) -> list[Path]:
+    """Return the private keys of which another one is kept in *directory*."""
+    found = directory.glob(f".{_KEYS}{files.OLD}")
+    return [
+        each.with_name(each.name.removeprefix(".").removesuffix(files.OLD))
+        for each in found
+    ]
