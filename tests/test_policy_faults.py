@@ -96,10 +96,8 @@ def sample(found: list[Point], count: int) -> Iterator[Point]:
 @pytest.mark.parametrize(
     ("form", "count"),
     [
-        ("hash", 4),
-        ("texthash", 2),
-        ("lmdb", 1),
-        ("cdb", 1),
+        ("hash", 3),
+        ("texthash", 1),
         *(pytest.param(form, 10_000, marks=pytest.mark.soak) for form in FORMS),
     ],
 )
@@ -172,7 +170,7 @@ def test_a_transport_map_that_hangs_does_not_hold_up_status(
 
 
 @pytest.mark.parametrize(
-    "count", [3, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
+    "count", [2, pytest.param(10_000, marks=pytest.mark.soak)], ids=["some", "all"]
 )
 def test_a_deployment_of_policies_that_is_killed_never_names_a_missing_table(
     scene, authority: Authority, count
