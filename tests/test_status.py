@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from certbot_postfix import cli
 from certbot_postfix.dane import store
 from certbot_postfix.dane.history import RRset
+from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats.policy import Entry, Mode, Policy
 from certbot_postfix.formats.tlsa import Record
@@ -30,7 +31,7 @@ from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.configuration import CHAIN, Configuration, Service
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import monitoring, nagios, report, terminal
-from certbot_postfix.status.checks import parameters
+from certbot_postfix.status.checks import dane, parameters
 from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.status.facts import Facts, File, Handshake, Key, Skipped, SniMap
 from certbot_postfix.status.findings import (
@@ -1126,6 +1127,8 @@ def awkward(authority: Authority) -> Report:
             )
         ),
         findings=(Finding(Code.STALE, odd, odd, odd, (odd, odd)),),
+        held=(dane.Held(Path(odd), NOW, NOW),),
+        tlsa=(dane.Endpoint(odd, Path(odd), State.HELD),),
     )
 
 
@@ -1290,6 +1293,32 @@ def test_metrics_survive_the_real_parser(awkward):
     assert info.labels["object"].startswith('a"b\\n\nd\\x1b[31m')
     (end,) = by_name["certbot_postfix_not_after_timestamp_seconds"]
     assert end.value == awkward.handshakes[0].leaf.not_after.timestamp()
+
+
+def test_a_renewal_that_is_held_counts_down(authority):
+    served, renewed = (certificate(authority.issue(HOST)) for _ in range(2))
+    bundle, day = BUNDLES / f"{HOST}.pem", timedelta(days=1)
+    rrset = RRset(frozenset({Record.of_key(served.spki)}), 3600)
+    other = replace(rrset, records=frozenset({Record.of_key(renewed.spki)}))
+    endpoints = {
+        f"_25._tcp.{HOST}": (rrset,),
+        f"_465._tcp.{HOST}": (replace(rrset, until=NOW), replace(rrset, ttl=60)),
+        f"_587._tcp.{HOST}": (other,),
+    }
+    facts = Facts(
+        configured({"myhostname": HOST}),
+        NOW,
+        BUNDLES,
+        files={bundle: File(bundle, (served,))},
+        lineages={HOST: renewed},
+        tlsa={bundle: Memory(endpoints, NOW - day, NOW + 2 * day)},
+    )
+
+    text = monitoring.as_prometheus(report.make(facts))
+
+    assert f'certbot_postfix_held_seconds_left{{lineage="{HOST}"}} 172800\n' in text
+    states = re.findall(r'tlsa_state{owner="(\w+).*,state="(\w+)"} 1', text)
+    assert states == [("_25", "held"), ("_465", "held"), ("_587", "mismatch")]
 
 
 def schema() -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from certbot_postfix.errors import printable
+from certbot_postfix.status.checks.dane import Held
 from certbot_postfix.status.facts import Handshake
 from certbot_postfix.status.findings import Code, Finding, Severity, usual_severity
 from certbot_postfix.status.report import CertificateInUse, Report
@@ -33,6 +34,15 @@ def as_json(report: Report) -> str:
         "services": list(map(_service, report.handshakes)),
         "certificates": [_certificate(report, used) for used in report.certificates],
         "names": {"known": report.names, "requested": report.requested},
+        "tlsa": [
+            {
+                "owner": printable(each.owner),
+                "lineage": printable(each.bundle.stem),
+                "state": each.state.value,
+            }
+            for each in report.tlsa
+        ],
+        "held": [_held(report, each) for each in report.held],
         "findings": list(map(_finding, report.findings)),
         "not_checked": [
             {"object": printable(skipped.object), "reason": printable(skipped.reason)}
@@ -91,6 +101,15 @@ def _certificate(report: Report, used: CertificateInUse) -> dict[str, object]:
     }
 
 
+def _held(report: Report, held: Held) -> dict[str, object]:
+    return {
+        "lineage": printable(held.bundle.stem),
+        "since": _time(held.since),
+        "not_after": _time(held.not_after),
+        "seconds_left": int(report.remaining(held).total_seconds()),
+    }
+
+
 def _time(time: datetime) -> str | None:
     if time == UNKNOWN:
         return None
@@ -105,7 +124,7 @@ Family = tuple[str, str, Iterable[Sample]]
 
 def as_prometheus(report: Report) -> str:
     """Return the report as metrics for the textfile collector of node_exporter."""
-    families = [*_of_services(report), *_of_findings(report)]
+    families = [*_of_services(report), *_of_dane(report), *_of_findings(report)]
     return "".join(line for family in families for line in _family(*family))
 
 
@@ -142,6 +161,32 @@ def _expiry(handshake: Handshake) -> Sample | None:
         return None
     labels = {**_labels(handshake), "key_type": leaf.key_type}
     return labels, leaf.not_after.timestamp()
+
+
+def _of_dane(report: Report) -> Iterator[Family]:
+    yield (
+        "tlsa_state",
+        "1 for the state of each name with TLSA records.",
+        [
+            (
+                {
+                    "owner": each.owner,
+                    "lineage": each.bundle.stem,
+                    "state": each.state.value,
+                },
+                1,
+            )
+            for each in report.tlsa
+        ],
+    )
+    yield (
+        "held_seconds_left",
+        "While a renewal is held: until the certificate in service expires.",
+        [
+            ({"lineage": each.bundle.stem}, report.remaining(each).total_seconds())
+            for each in report.held
+        ],
+    )
 
 
 def _of_findings(report: Report) -> Iterator[Family]:

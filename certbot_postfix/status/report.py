@@ -39,7 +39,8 @@ class CertificateInUse:
 class Report:
     """All that is reported.
 
-    *names* counts the names in SNI maps, *requested* those that were requested.
+    *names* counts the names in SNI maps, *requested* those that were requested.  *held*
+    are the renewals that wait for DNS, *tlsa* the endpoints that have TLSA records.
     """
 
     time: datetime
@@ -53,8 +54,10 @@ class Report:
     notes: tuple[str, ...]
     names: int
     requested: int
+    held: tuple[dane.Held, ...] = ()
+    tlsa: tuple[dane.Endpoint, ...] = ()
 
-    def remaining(self, leaf: Certificate) -> timedelta:
+    def remaining(self, leaf: Certificate | dane.Held) -> timedelta:
         """Return for how long *leaf* is still valid; less than nothing if it is not."""
         return leaf.not_after - self.time
 
@@ -74,6 +77,8 @@ def make(facts: Facts) -> Report:
         notes=facts.notes,
         names=len(facts.names),
         requested=len(requested & facts.names.keys()),
+        held=tuple(dane.waiting(facts)),
+        tlsa=tuple(dane.endpoints(facts)),
     )
 
 

@@ -3,42 +3,96 @@
 Pure: facts in, findings out.  `certbot renew` and ``tlsa show`` observe.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
+from certbot_postfix.dane import rollover
+from certbot_postfix.dane.history import RRset
+from certbot_postfix.dane.observation import Answer, Observation, Status
+from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
-from certbot_postfix.tls.certificates import Certificate
 
 _SHOW = "certbot-postfix tlsa show"
 
 
-def held(facts: Facts) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A renewal that is held *since* then; what *bundle* serves instead ends."""
+
+    bundle: Path
+    since: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The records named *owner*, and how far they are with the keys of *bundle*."""
+
+    owner: str
+    bundle: Path
+    state: State
+
+
+def waiting(facts: Facts) -> Iterator[Held]:
     """Yield the renewals that wait until DNS announces their keys."""
     for path, memory in facts.tlsa.items():
         newest = facts.lineages.get(path.stem)
         waits = newest is not None and newest != facts.leaf(path)
         if waits and memory.held and memory.expiry:
-            half = memory.held + (memory.expiry - memory.held) / 2
-            yield Finding(
-                Code.TLSA_HELD,
-                str(path),
-                f"the renewal of {path.stem} is held since {memory.held:%Y-%m-%d}:"
-                " TLSA records (DANE) do not announce its key everywhere yet; the"
-                f" certificate expires at {memory.expiry:%Y-%m-%d %H:%M} UTC",
-                f"{_SHOW} has the records to publish",
-                urgent=facts.now >= half,
+            yield Held(path, memory.held, memory.expiry)
+
+
+def endpoints(facts: Facts) -> Iterator[Endpoint]:
+    """Yield the endpoints that have records, or had some that caches may have."""
+    for path, memory in facts.tlsa.items():
+        chain = facts.files[path].certificates if path in facts.files else ()
+        own = facts.configuration.value("myhostname").lower()
+        for owner, rrsets in memory.endpoints.items() if chain else ():
+            newest = facts.lineages.get(path.stem) or chain[0]
+            host = owner.partition("._tcp.")[2]
+            known = rollover.Facts(
+                host, _observed(owner, rrsets), rrsets, (chain,), chain, host == own
             )
+            states = [
+                rollover.decide(replace(known, new=new), facts.now).state
+                for new in (chain, (newest, *chain[1:]))
+            ]
+            # What is served comes first: the next key repairs nothing now.
+            worst = State.MISMATCH in states
+            yield Endpoint(owner, path, State.MISMATCH if worst else states[1])
+
+
+def _observed(owner: str, rrsets: Iterable[RRset]) -> Observation:
+    answers = (Answer("", each.records, each.ttl) for each in rrsets if not each.until)
+    return Observation(owner, Status.SECURE, owner, tuple(answers))
+
+
+def held(facts: Facts) -> Iterator[Finding]:
+    """Yield the renewals that wait as findings."""
+    for each in waiting(facts):
+        name = each.bundle.stem
+        half = each.since + (each.not_after - each.since) / 2
+        yield Finding(
+            Code.TLSA_HELD,
+            str(each.bundle),
+            f"the renewal of {name} is held since {each.since:%Y-%m-%d}:"
+            " TLSA records (DANE) do not announce its key everywhere yet; the"
+            f" certificate expires at {each.not_after:%Y-%m-%d %H:%M} UTC",
+            f"{_SHOW} has the records to publish",
+            urgent=facts.now >= half,
+        )
 
 
 def records(facts: Facts) -> Iterator[Finding]:
     """Yield the records that match nothing that is served, and those that are odd."""
-    for path, memory in facts.tlsa.items():
-        chain = facts.files[path].certificates if path in facts.files else ()
+    for memory in facts.tlsa.values():
         for owner, record in _current(memory):
             if remark := record.fault or record.advice:
                 yield Finding(
@@ -47,9 +101,16 @@ def records(facts: Facts) -> Iterator[Finding]:
                     f"the TLSA record {record} of {owner}: {remark}",
                     f"{_SHOW} has the records to publish",
                 )
-        if chain:
-            own = facts.configuration.value("myhostname").lower()
-            yield from _mismatches(path, memory, chain, own)
+    for each in endpoints(facts):
+        leaf = facts.leaf(each.bundle)
+        if leaf and each.state is State.MISMATCH:
+            yield Finding(
+                Code.TLSA_MISMATCH,
+                each.owner,
+                f"the TLSA records (DANE) of {each.owner} do not match the certificate"
+                f" in {each.bundle}: senders that verify DANE deliver no mail",
+                f"publish {tlsa.line(each.owner, Record.of_key(leaf.spki))}",
+            )
 
 
 def keys(facts: Facts) -> Iterator[Finding]:
@@ -69,25 +130,6 @@ def keys(facts: Facts) -> Iterator[Finding]:
                 f"certbot makes a new key for each renewal of {path.stem}, whose TLSA"
                 " records (DANE) are for the key in service: renewals will be held",
                 renewal_settings.keep_key(path.stem, settings.path),
-            )
-
-
-def _mismatches(
-    path: Path, memory: Memory, chain: tuple[Certificate, ...], own: str
-) -> Iterator[Finding]:
-    for owner, rrsets in memory.endpoints.items():
-        host = owner.partition("._tcp.")[2]
-        current = [each for each in rrsets if each.until is None]
-        # Another server may have the name, and share the certificate.
-        ours = host == own or any(each.accepts([chain], host) for each in rrsets)
-        if ours and not all(each.accepts([chain], host) for each in current):
-            line = tlsa.line(owner, Record.of_key(chain[0].spki))
-            yield Finding(
-                Code.TLSA_MISMATCH,
-                owner,
-                f"the TLSA records (DANE) of {owner} do not match the certificate in"
-                f" {path}: senders that verify DANE deliver no mail",
-                f"publish {line}",
             )
 
 
