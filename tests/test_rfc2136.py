@@ -221,6 +221,19 @@ def test_credentials_that_are_wrong_are_refused_without_the_secret(
     assert "b3Vy" not in everything
 
 
+def test_a_line_that_cannot_be_read_is_in_no_message(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "rfc2136.ini"
+    path.write_text("# the key\ndns_rfc2136_secret b3Vy\n")
+    path.chmod(0o600)
+
+    with pytest.raises(Error) as error:
+        publishers.load(f"rfc2136:{path}")
+
+    assert str(error.value) == f"{path}: line 2 is not as NAME = VALUE"
+    assert "b3Vy" not in caplog.text + "".join(traceback.format_exception(error.value))
+
+
 def test_credentials_that_everybody_can_read_are_warned_of(primary, tmp_path, caplog):
     file(tmp_path, primary).chmod(0o644)
 
