@@ -27,8 +27,10 @@ from certbot_postfix.status.findings import Code
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host, record
+from tests.lab.machine import wait_until
 from tests.lab.network import POLICIES, Network
-from tests.lab.zone import Zone
+from tests.lab.primaries import KEYS
+from tests.lab.zone import PRIMARY, Zone
 
 ACCOUNT = "https://acme-v02.api.letsencrypt.org/acme/acct/7"
 OURS = Issuance("letsencrypt.org", ACCOUNT, "http-01")
@@ -420,7 +422,7 @@ def zone() -> Iterator[Zone]:
         network = Network(base, Authority())
         stack.callback(network.close)
         network.serve_policies(DOMAIN)
-        yield Zone(network, DOMAIN)
+        yield Zone(network, DOMAIN, updates=True)
 
 
 @pytest.fixture(scope="module")
@@ -507,6 +509,33 @@ def test_what_differs_is_handed_to_a_publisher_in_its_order(host):
             f'; remove: {HOST}. 3600 IN CAA 0 issue "letsencrypt.org"',
         ],
     )
+
+
+@pytest.mark.postfix
+def test_what_differs_is_published_by_dynamic_updates(host, base):
+    host.zone.publish(f"mx A {ADDRESS}", 'mx CAA 0 issue "letsencrypt.org"', "@ MX 0 .")
+    credentials = base / "rfc2136.ini"
+    credentials.touch(mode=0o600)
+    credentials.write_text(
+        f"dns_rfc2136_server = {PRIMARY}\ndns_rfc2136_name = lab.\n"
+        f"dns_rfc2136_secret = {KEYS['lab']}\ndns_rfc2136_algorithm = HMAC-SHA256\n"
+    )
+
+    done = host.command("records", DOMAIN, "--publish", f"rfc2136:{credentials}")
+
+    assert "done; caches may" in done.stderr
+    # The secondary server, which the resolver may ask, has them later.
+    mx = [f"10 {HOST}."]
+    wait_until(lambda: asked(host)[1][0]["published"] == mx, "the MX is published")
+    _, rows = asked(host)
+    published = {each["name"]: each["published"] for each in rows}
+    assert published[OWNER] == [str(host.key)]
+    assert published[HOST] == [f'0 issue "{BOUND}{ACCOUNT}"']
+    assert {each["name"] for each in rows if each["state"] != "ok"} <= {
+        OWNER,  # the other server may not have it yet
+        f"_mta-sts.{DOMAIN}",
+        policy_host.url(DOMAIN),
+    }
 
 
 def contradictions(host: Host) -> dict[str, str]:
