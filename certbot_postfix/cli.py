@@ -48,6 +48,7 @@ examples:
   certbot-postfix tlsa withdraw --tlsa-publisher command:/usr/local/sbin/publish
   certbot-postfix tlsa stage --cert-name mx.example.org
   certbot-postfix tlsa switch --cert-name mx.example.org
+  certbot-postfix tlsa advance --cert-name mx.example.org
   certbot-postfix tlsa abandon --cert-name mx.example.org
   certbot-postfix mta-sts example.org --webroot /var/www/mta-sts
   certbot-postfix records example.org

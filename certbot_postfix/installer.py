@@ -150,9 +150,8 @@ class Installer(common.Installer):
                 hint="use --fullchain-path, or --cert-name",
             )
         directory = Path(fullchain_path).parent
-        name = (
-            domain if directory.parent != Path(self.config.live_dir) else directory.name
-        )
+        managed = directory.parent == Path(self.config.live_dir)
+        name = directory.name if managed else domain
         self._lineage = self._lineage or _lineage(name, key_path, fullchain_path)
 
     def save(self, title: str | None = None, temporary: bool = False) -> None:
@@ -225,11 +224,11 @@ class Installer(common.Installer):
         certbot calls this for every lineage on every ``renew``, and has not prepared
         the plugin: when there is nothing to do, a few files are read, and no more.
         """
-        from certbot_postfix.inbound.every_renew import EveryRenew  # noqa: PLC0415
+        from certbot_postfix.inbound import every_renew  # noqa: PLC0415
 
-        name = lineage.lineagename
-        renewed = _lineage(name, lineage.key_path, lineage.fullchain_path)
-        EveryRenew(self).visit(renewed)
+        names = lineage.lineagename, lineage.key_path, lineage.fullchain_path
+        _at_end.append(every_renew.run_afterwards)
+        every_renew.EveryRenew(self).visit(_lineage(*names))
 
     def rollback_checkpoints(self, rollback: int = 1) -> None:
         """Undo *rollback* checkpoints, each file in one step; see the table above."""
@@ -292,5 +291,8 @@ def _notify(text: str) -> None:
     display_util.notify(shown(text, sys.stdout))
 
 
+# certbot has its locks released at exit, and registers that later: this comes after it.
+_at_end: list[Callable[[], None]] = []
+util.atexit_register(lambda: [run() for run in _at_end])
 interfaces.RenewDeployer.register(Installer)
 interfaces.GenericUpdater.register(Installer)

@@ -6,7 +6,9 @@ certbot loads this on each of its runs, to know the options: it imports nothing 
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
@@ -77,6 +79,7 @@ def declare(add: Callable[..., None]) -> None:
     _declare_policies(add)
     declare_dane(add)
     declare_publisher(add)
+    declare_rolling(add)
     declare_ignore(add)
     add(
         "verify-timeout",
@@ -173,6 +176,33 @@ def declare_publisher(add: Callable[..., None]) -> None:
     )
 
 
+def declare_rolling(add: Callable[..., None]) -> None:
+    """Declare the options that say whether keys change by themselves, by *add*."""
+    add(
+        "tlsa-roll",
+        metavar="WHEN",
+        choices=["auto", "manual"],
+        default="manual",
+        help="change keys that TLSA records announce: auto (by certbot renew) or manual"
+        " (by certbot-postfix tlsa switch)",
+    )
+    add(
+        "tlsa-roll-every",
+        metavar="DAYS",
+        type=days,
+        default="90d",
+        help="how long a key is in service before the next one is staged, with"
+        " tlsa-roll auto",
+    )
+
+
+def rolls_every(conf: Callable[[str], Any]) -> timedelta | None:
+    """Return how often keys change by themselves, as *conf* says; None if never."""
+    if conf("tlsa-roll") != "auto":
+        return None
+    return timedelta(days=int(conf("tlsa-roll-every").removesuffix("d")))
+
+
 def declare_ignore(add: Callable[..., None]) -> None:
     """Declare the option that lets each certificate pass, by *add*."""
 
@@ -245,6 +275,13 @@ def address(text: str) -> str:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not an IP address") from None
+
+
+def days(text: str) -> str:
+    """Return *text*, a number of days such as 90d; raise if it is none."""
+    if not re.fullmatch(r"[0-9]{1,4}d", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days such as 90d")
+    return text
 
 
 def ttl(text: str) -> int:

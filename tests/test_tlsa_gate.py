@@ -3,9 +3,8 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -22,6 +21,9 @@ from tests.lab.dane import (
     PebbleInside,
     published,
     record,
+    sampled,
+    served,
+    verified,
 )
 from tests.lab.machine import wait_until
 from tests.lab.network import RESOLVER, Network
@@ -67,45 +69,6 @@ def host(zone: Zone, base: Path) -> Iterator[Host]:
         host.postfix.start()
         host.publish(host.key, ttl=TTL)
         yield host
-
-
-def finger(host: Host, *args: str) -> str:
-    """Return what posttls-finger(1) says, which asks the resolver of the network."""
-    env = {"MAIL_CONFIG": str(host.postfix.config_dir), "PATH": "/usr/sbin:/usr/bin"}
-    done = host.zone.network.run("posttls-finger", "-c", *args, env=env)
-    return done.stdout + done.stderr
-
-
-def served(host: Host) -> Record:
-    """Return the record of the key that Postfix serves."""
-    text = finger(host, "-C", "-l", "encrypt", f"[{HOST}]:25")
-    start = text.index("-----BEGIN CERTIFICATE")
-    return record(Issued(text[start:].encode(), b"", b""))
-
-
-def verified(host: Host) -> bool:
-    """Whether a sender that does DANE verifies the host, through the warm cache."""
-    text = finger(host, "-l", "dane", "-L", "summary", HOST)
-    return "Verified TLS connection" in text
-
-
-@contextmanager
-def sampled(host: Host) -> Iterator[list[bool]]:
-    """Have a sender try again and again; yield whether it verified the host."""
-    samples, ended = [], threading.Event()
-
-    def sample() -> None:
-        while not ended.is_set():
-            samples.append(verified(host))
-            ended.wait(0.3)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
 
 
 def install(host: Host, *args: str) -> subprocess.CompletedProcess:

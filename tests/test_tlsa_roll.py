@@ -1,6 +1,7 @@
 """A key changes without an outage: real name servers, certbot, CA and senders."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,7 +17,17 @@ from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import public_half
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.certbot import NEWEST, OLDEST
-from tests.lab.dane import DOMAIN, HOST, OWNER, Host, PebbleInside, record
+from tests.lab.dane import (
+    DOMAIN,
+    HOST,
+    OWNER,
+    Host,
+    PebbleInside,
+    record,
+    sampled,
+    served,
+    verified,
+)
 from tests.lab.machine import wait_until
 from tests.lab.network import Network
 from tests.lab.pki import Issued
@@ -28,6 +39,10 @@ pytestmark = pytest.mark.postfix
 # The TTL of the records, in seconds, and what makes it count as it is.
 TTL = 2
 MIN = ("--tlsa-min-ttl", "0")
+
+# What certbot saves for renewals.
+SAVED = ("--reuse-key", "--postfix-tlsa-min-ttl", "0")
+AUTO = ("--postfix-tlsa-roll", "auto", "--postfix-tlsa-roll-every", "0d")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +69,7 @@ def host(zone: Zone, base: Path) -> Iterator[Host]:
     params=[NEWEST, pytest.param(OLDEST, marks=pytest.mark.soak)],
     ids=["newest", "oldest"],
 )
-def served(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[Host]:
+def with_ca(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[Host]:
     """A host with a certificate of certbot's, whose key is announced, and a CA."""
     if not request.param.exists():
         pytest.skip("certbot 2.1 is not installed")
@@ -66,8 +81,7 @@ def served(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[H
             host.publish(ttl=TTL)
             host.postfix.start()
             run = ("run", "-a", "standalone", *options(host.postfix), "-d", HOST)
-            min_ttl = ("--postfix-tlsa-min-ttl", "0", "--reuse-key")
-            done = host.certbot_in_network(*run, *min_ttl)
+            done = host.certbot_in_network(*run, *SAVED)
             assert done.returncode == 0, told(done)
             host.key = newest(host)
             host.publish(host.key, ttl=TTL)
@@ -77,15 +91,6 @@ def served(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[H
 def newest(host: Host) -> Record:
     """Return the record of the key for which certbot has a certificate."""
     return record(Issued(host.live(HOST).fullchain.read_bytes(), b"", b""))
-
-
-def in_service(host: Host) -> Record:
-    """Return the record of the key that Postfix serves."""
-    env = {"MAIL_CONFIG": str(host.postfix.config_dir), "PATH": "/usr/sbin:/usr/bin"}
-    argv = ("posttls-finger", "-c", "-C", "-l", "encrypt", f"[{HOST}]:25")
-    text = host.zone.network.run(*argv, env=env).stdout
-    start = text.index("-----BEGIN CERTIFICATE")
-    return record(Issued(text[start:].encode(), b"", b""))
 
 
 def matches(host: Host) -> bool:
@@ -211,13 +216,13 @@ def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
     assert (done.returncode, key.key_size) == (0, 3072), told(done)
 
 
-def test_a_key_is_served_once_every_cache_knows_it(served):
-    host, old = served, served.key
+def test_a_key_is_served_once_every_cache_knows_it(with_ca):
+    host, old = with_ca, with_ca.key
     done = host.command(*switch(host))
     assert (done.returncode, f"no key is staged for {HOST}" in done.stderr) == (1, True)
     host.command("tlsa", "stage", *MIN)
     done = host.command(*switch(host, "--now"))
-    assert (done.returncode, in_service(host)) == (1, old)
+    assert (done.returncode, served(host)) == (1, old)
     assert f"{OWNER} does not announce its key" in done.stderr
     assert line(staged(host)) in f"{done.stderr}\n"
     key = announced(host)
@@ -225,7 +230,7 @@ def test_a_key_is_served_once_every_cache_knows_it(served):
 
     done = host.command(*switch(host))
 
-    assert (done.returncode, in_service(host)) == (0, key), told(done)
+    assert (done.returncode, served(host)) == (0, key), told(done)
     assert (newest(host), matches(host), next_key(host).exists()) == (key, True, False)
     assert Record.of_key(public_half(first.read_bytes())) == old
     conf = host.certbot.config_dir / "renewal" / f"{HOST}.conf"
@@ -233,14 +238,14 @@ def test_a_key_is_served_once_every_cache_knows_it(served):
     assert host.show(*MIN)["state"] == "steady"
 
 
-def test_without_a_ca_the_key_in_service_stays(served):
-    host, old = served, served.key
+def test_without_a_ca_the_key_in_service_stays(with_ca):
+    host, old = with_ca, with_ca.key
     announced(host)
     host.pebble.close()
 
     done = host.command(*switch(host))
 
-    assert (done.returncode, in_service(host)) == (1, old), told(done)
+    assert (done.returncode, served(host)) == (1, old), told(done)
     assert f"certbot obtained no certificate of {HOST}" in done.stderr
     assert (newest(host), matches(host), next_key(host).exists()) == (old, True, True)
 
@@ -250,8 +255,8 @@ def children(process: int) -> list[int]:
     return [int(word) for word in path.read_text().split()]
 
 
-def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(served):
-    host, old = served, served.key
+def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(with_ca):
+    host, old = with_ca, with_ca.key
     key = announced(host)
     host.pebble.stop()
     argv = host.zone.network.argv(*host.argv(*switch(host)))
@@ -267,12 +272,12 @@ def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(served):
 
     done = host.certbot_in_network("renew")
 
-    assert (done.returncode, in_service(host)) == (0, old), told(done)
+    assert (done.returncode, served(host)) == (0, old), told(done)
     assert (newest(host), matches(host), staged(host)) == (old, True, key)
 
 
-def test_a_key_that_leaked_is_replaced_at_once(served):
-    host = served
+def test_a_key_that_leaked_is_replaced_at_once(with_ca):
+    host = with_ca
     host.command("tlsa", "stage", *MIN)
     key = staged(host)
     host.publish(newest(host), key, ttl=TTL)
@@ -282,4 +287,36 @@ def test_a_key_that_leaked_is_replaced_at_once(served):
 
     done = host.command(*switch(host), *long, "--now")
 
-    assert (done.returncode, in_service(host)) == (0, key), told(done)
+    assert (done.returncode, served(host)) == (0, key), told(done)
+
+
+def published_by(host: Host, records: set[str], text: str) -> set[str]:
+    """Publish *records* as changed by what *text* says, as its reader would."""
+    line = rf"{OWNER}. \d+ IN TLSA (.*)$"
+    added = set(re.findall(rf"(?m)^{line}", text))
+    changed = (records | added) - set(re.findall(rf"(?m)^; remove: {line}", text))
+    if changed != records:
+        host.publish(*map(Record.from_text, changed), ttl=TTL)
+    return changed
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.soak)])
+def test_keys_change_by_themselves_and_no_sender_notices(with_ca, count):
+    host, records, keys = with_ca, {str(with_ca.key)}, [with_ca.key]
+    wait_until(lambda: verified(host), "the first record is known")
+    host.show(*MIN)
+
+    with sampled(host) as samples:
+        for _ in range(30 * count):
+            done = host.certbot_in_network("renew", *AUTO)
+            assert done.returncode == 0, told(done)
+            records = published_by(host, records, done.stdout)
+            if (key := served(host)) != keys[-1]:
+                keys.append(key)
+            if len(keys) > count:
+                break
+
+    assert len(set(keys)) == count + 1
+    assert len(samples) > 10 * count
+    assert samples == [True] * len(samples)
+    assert len(records) < 4

@@ -134,22 +134,31 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
         decision = rollover.decide(facts, now, settings.floor)
         endpoints.append(Endpoint(facts, decision))
     if candidate.bundle:
-        keys = _keys(memory, candidate, now)
+        keys = _keys(memory, candidate, endpoints, now)
         memory = replace(memory, own=candidate.own or memory.own, keys=keys)
         _remember(candidate.bundle, memory, endpoints)
     return endpoints
 
 
-def _keys(memory: Memory, candidate: Candidate, now: datetime) -> dict[Record, Key]:
+def _keys(
+    memory: Memory, candidate: Candidate, endpoints: Sequence[Endpoint], now: datetime
+) -> dict[Record, Key]:
     """Return which keys are ours, of the type of that which *candidate* has.
 
     A record may be withdrawn once its key is none that is served, staged or renewed.
     """
+    known = {
+        record
+        for each in endpoints
+        for rrset in each.facts.history
+        for record in rrset.records
+    }
     new = candidate.new[0]
     served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
     keys = {
         record: replace(key, retired=key.retired or now)
         for record, key in memory.keys.items()
+        if record in known
     }
     for each in (new, *served):
         record = Record.of_key(each.spki)

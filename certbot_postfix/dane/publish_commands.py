@@ -163,12 +163,12 @@ def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal 
         if not candidate.bundle:
             continue
         keys = store.load(candidate.bundle).keys
-        ours = changes.ours(keys, _needed(arguments.bundles(arguments)))
+        ours = changes.ours(keys, needed(arguments.bundles(arguments)))
         for endpoint in endpoints:
             yield from changes.removals(endpoint, ours, now, floor)
 
 
-def _needed(root: Path) -> set[Record]:
+def needed(root: Path) -> set[Record]:
     """Return the records of all keys below *root*, also of other instances.
 
     They are those in bundles, and those that are staged.

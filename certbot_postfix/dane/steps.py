@@ -44,15 +44,27 @@ def step(
     """
     if is_late(memory, now):
         return Step.RESCUE
+    if not in_use(endpoints):
+        return Step.NOTHING
     states = {each.decision.state for each in endpoints}
     if not any(each.facts.staged for each in endpoints):
-        old = rolling.every is not None and _since(memory, now) <= now - rolling.every
-        return Step.STAGE if old and in_use(endpoints) else Step.NOTHING
+        return Step.STAGE if _is_old(memory, rolling, now) else Step.NOTHING
     if states & {State.STAGED, State.MISMATCH}:
         return Step.PUBLISH
     if not all(each.decision.open for each in endpoints):
         return Step.WAIT
     return Step.SWITCH if rolling.every is not None else Step.READY
+
+
+def may_come(memory: Memory, rolling: Rolling, now: datetime) -> bool:
+    """Whether something may come next where no key is staged, as far as remembered."""
+    retired = any(key.retired for key in memory.keys.values())
+    old = bool(memory.endpoints) and _is_old(memory, rolling, now)
+    return retired or old or is_late(memory, now)
+
+
+def _is_old(memory: Memory, rolling: Rolling, now: datetime) -> bool:
+    return rolling.every is not None and _since(memory, now) <= now - rolling.every
 
 
 def _since(memory: Memory, now: datetime) -> datetime:

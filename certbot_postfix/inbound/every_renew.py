@@ -5,6 +5,8 @@ started only where something of ours is there, and no option names its place.
 """
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,12 +15,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from certbot import errors
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix.dane import gate, staged, store
-from certbot_postfix.errors import BusyError, Error, named_logger
-from certbot_postfix.inbound import bundles, dropped, renewal_settings
+from certbot_postfix import options
+from certbot_postfix.dane import gate, staged, steps, store
+from certbot_postfix.dane.steps import Rolling
+from certbot_postfix.errors import BusyError, Error, named_logger, shown
+from certbot_postfix.inbound import (
+    bundles,
+    dropped,
+    key_swap,
+    renewal_settings,
+)
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.outbound import last_refresh
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import programs
 
 if TYPE_CHECKING:
     from certbot_postfix.inbound.session import Deployment
@@ -28,9 +38,16 @@ logger = named_logger(__name__)
 # Our map of outbound policies; its name is that of `outbound.policy_map`.
 POLICY_MAP = "certbot_tls_policy"
 
+# Seconds that certbot may take, for plugins that wait for DNS.
+_LONGEST = 3600
+
 # The instances whose policies this process has refreshed, and what it has deployed.
 _refreshed: set[Path] = set()
 _deployed: set[Lineage] = set()
+
+
+# Commands that have certbot run again, and wait until it has released its locks.
+_afterwards: list[list[str]] = []
 
 
 class Plugin(Protocol):
@@ -81,6 +98,11 @@ class EveryRenew:
         try:
             self._make_up(lineage, directory)
         finally:
+            if self._advances(lineage, directory):
+                # Few runs come here.
+                from certbot_postfix.inbound import rolling_commands  # noqa: PLC0415
+
+                _afterwards.append(rolling_commands.advance(self.plugin, lineage))
             if self._is_time(lineage.name, directory / POLICY_MAP):
                 self._refresh_policies(directory)
 
@@ -109,6 +131,17 @@ class EveryRenew:
         for bundle, _ in used:
             for problem in self._problems_of_records(bundle):
                 logger.error("%s", problem)
+
+    def _advances(self, lineage: Lineage, directory: Path) -> bool:
+        """Whether the key of *lineage* may have to change, or its records."""
+        every = options.rolls_every(self.plugin.conf)
+        now = datetime.now(timezone.utc)
+        used = bundles.of_lineage(self.root, lineage.name, directory)
+        memories = [store.load(path) for path, _ in used if path.exists()]
+        due = staged.path_of(self.root, lineage.name).exists() or any(
+            steps.may_come(memory, Rolling(every), now) for memory in memories
+        )
+        return due and not key_swap.under_way(lineage)
 
     def _problems_of_records(self, bundle: Path) -> Iterator[str]:
         """Yield what is wrong with the TLSA records of *bundle*, if it had some.
@@ -161,6 +194,23 @@ class EveryRenew:
             logger.debug("policies are refreshed already: %s", error)
         except errors.PluginError as error:  # no renewal has failed
             logger.error("%s", error)  # noqa: TRY400 - it is known why
+
+
+def run_afterwards() -> None:
+    """Run what was left for the end of certbot, and print what that prints."""
+    while _afterwards:
+        command = _afterwards.pop(0)
+        try:
+            environment = os.environ  # proxies, CAs, and what hooks need
+            done = programs.run(
+                command, check=False, timeout=_LONGEST, environment=environment
+            )
+            said = ((sys.stdout, done.stdout), (sys.stderr, done.stderr))
+        except Error as error:
+            said = ((sys.stdout, ""), (sys.stderr, f"{error}\n"))
+        for stream, text in said:
+            stream.write(shown(text, stream))
+            stream.flush()
 
 
 def _is_last(name: str, configurations: Path, installer: str) -> bool:

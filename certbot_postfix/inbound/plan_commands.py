@@ -70,6 +70,8 @@ _OF_A_RUN = (
     "dane-resolver",
     "tlsa-min-ttl",
     "tlsa-publisher",
+    "tlsa-roll",
+    "tlsa-roll-every",
     "tlsa-ignore",
 )
 

@@ -13,6 +13,7 @@ from certbot_postfix.dane import changes, gate, hold, staged, steps, store
 from certbot_postfix.dane.changes import Removal
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.publish_commands import needed
 from certbot_postfix.dane.rollover import State as EndpointState
 from certbot_postfix.dane.steps import Rolling, Step
 from certbot_postfix.dane.store import Memory
@@ -24,7 +25,7 @@ from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.inbound.state import State
 from certbot_postfix.publish.publishers import Publisher, load
 from certbot_postfix.system import files
-from certbot_postfix.tls.certificates import UNKNOWN, Certificate
+from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.pem import blocks
 
 logger = named_logger(__name__)
@@ -142,12 +143,7 @@ class Roll:
         publisher = self.means.publisher
         for candidate, endpoints in looks:
             memory = store.load(candidate.bundle) if candidate.bundle else Memory()
-            ours = {
-                # What was never served cannot go back into service.
-                record: key.retired if key.since else UNKNOWN
-                for record, key in memory.keys.items()
-                if key.retired
-            }
+            ours = changes.ours(memory.keys, needed(self.root))
             for endpoint in endpoints:
                 floor = self.settings.floor
                 for each in changes.removals(endpoint, ours, self.now, floor):
@@ -231,6 +227,7 @@ class Roll:
         memory = next((it for it in memories if steps.is_late(it, self.now)), None)
         memory = memory or next(iter(memories), Memory())
         step = steps.step(endpoints, memory, rolling, self.now)
+        self._withdraw(looks)
         match step:
             case Step.STAGE:
                 self.stage()
@@ -244,5 +241,5 @@ class Roll:
             case Step.RESCUE:
                 self.rescue()
             case _:
-                self._withdraw(looks)
+                pass
         return step

@@ -1,6 +1,7 @@
 """The commands ``certbot-postfix tlsa stage`` and its kin: parse, call, print."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,23 @@ from certbot_postfix.command_line import (
     say,
 )
 from certbot_postfix.dane import commands as dane
+from certbot_postfix.dane.steps import Rolling
 from certbot_postfix.errors import Error, enumerated
 from certbot_postfix.inbound.commands import declare_name, known_lineage, session
+from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.rolling import Means, Roll
 from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.publish import publishers
+
+# What the command has of certbot's options for Postfix.
+_PASSED = (
+    "dane-resolver",
+    "tlsa-min-ttl",
+    "tlsa-publisher",
+    "tlsa-roll",
+    "tlsa-roll-every",
+    "verify-timeout",
+)
 
 
 def declare(verbs: Commands) -> None:
@@ -53,10 +66,55 @@ def declare(verbs: Commands) -> None:
     )
     _declare(abandon, lambda roll, _: roll.abandon())
     _declare_certbot(abandon)
+    _declare_advance(verbs)
+
+
+def _declare_advance(verbs: Commands) -> None:
+    advance = verbs.add_parser(
+        "advance",
+        help="do what comes next for the keys of certificates",
+        description="Do what comes next for the keys that TLSA records announce:"
+        " publish records, switch to a staged key (with --tlsa-roll auto), withdraw"
+        " records of keys that are out of service, and have certbot renew for the key"
+        " in service when a renewal is held for too long. `certbot renew` runs it where"
+        " something may be due.",
+    )
+
+    def add(name: str, **about: Any) -> None:
+        advance.add_argument(f"--{name}", **about)
+
+    _declare(advance, lambda roll, arguments: roll.advance(_rolling(arguments)))
+    _declare_certbot(advance)
+    options.declare_rolling(add)
+
+
+def _rolling(arguments: argparse.Namespace) -> Rolling:
+    return Rolling(options.rolls_every(lambda name: vars(arguments)[_attribute(name)]))
+
+
+def _attribute(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def advance(plugin: Any, lineage: Lineage) -> list[str]:
+    """Return the command that does so for *lineage*, as certbot's *plugin* is set."""
+    conf, config = plugin.conf, plugin.config
+    words = [sys.executable, "-m", "certbot_postfix.cli", "tlsa", "advance"]
+    words += ["--cert-name", lineage.name]
+    if conf("config-dir"):
+        words += ["--postfix-config-dir", conf("config-dir")]
+    for name in ("config-dir", "work-dir", "logs-dir"):
+        words += [f"--{name}", str(getattr(config, _attribute(name)))]
+    for name in _PASSED:
+        if conf(name):
+            words += [f"--{name}", str(conf(name))]
+    for host in conf("tlsa-name") or ():
+        words += ["--tlsa-name", host]
+    return words
 
 
 def _declare(
-    command: argparse.ArgumentParser, work: Callable[[Roll, argparse.Namespace], None]
+    command: argparse.ArgumentParser, work: Callable[[Roll, argparse.Namespace], object]
 ) -> None:
     def add(name: str, **about: Any) -> None:
         command.add_argument(f"--{name}", **about)

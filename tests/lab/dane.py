@@ -2,6 +2,9 @@
 
 import json
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +81,42 @@ def record(issued: Issued) -> Record:
 
 def published(*records: Record | str, name: str = OWNER) -> list[str]:
     return [f"{name}. TLSA {each}" for each in records]
+
+
+def finger(host: Host, *args: str) -> str:
+    """Return what posttls-finger(1) says, which asks the resolver of the network."""
+    env = {"MAIL_CONFIG": str(host.postfix.config_dir), "PATH": "/usr/sbin:/usr/bin"}
+    done = host.zone.network.run("posttls-finger", "-c", *args, env=env)
+    return done.stdout + done.stderr
+
+
+def served(host: Host) -> Record:
+    """Return the record of the key that Postfix serves."""
+    text = finger(host, "-C", "-l", "encrypt", f"[{HOST}]:25")
+    start = text.index("-----BEGIN CERTIFICATE")
+    return record(Issued(text[start:].encode(), b"", b""))
+
+
+def verified(host: Host) -> bool:
+    """Whether a sender that does DANE verifies the host, through the warm cache."""
+    text = finger(host, "-l", "dane", "-L", "summary", HOST)
+    return "Verified TLS connection" in text
+
+
+@contextmanager
+def sampled(host: Host) -> Iterator[list[bool]]:
+    """Have a sender try again and again; yield whether it verified the host."""
+    samples, ended = [], threading.Event()
+
+    def sample() -> None:
+        while not ended.is_set():
+            samples.append(verified(host))
+            ended.wait(0.5)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
