@@ -28,6 +28,7 @@ import certbot_postfix
 from certbot_postfix.outbound.update import LARGE
 from certbot_postfix.tls.bundle import joined
 from tests import bench_clients as clients
+from tests import bench_dane as dane
 from tests import bench_learning as learning
 from tests import bench_names as names
 from tests import bench_policies as policies
@@ -47,7 +48,7 @@ from tests.lab.postfix import SERVICES
 NAME = "mx.example.org"
 
 # Turns of each variant.
-IMPORTS, DEPLOYMENTS, RENEWALS = 35, 8, 35
+IMPORTS, DEPLOYMENTS, RENEWALS, LOOKS = 35, 8, 35, 35
 
 # certbot in an environment that is one directory, without site (-S) and the user (-I).
 _CERTBOT = """\
@@ -119,6 +120,7 @@ def main(parts: Sequence[str]) -> int:
         "policies": bench_policies,
         "learning": bench_learning,
         "clients": bench_clients,
+        "dane": bench_dane,
     }
     if unknown := set(parts) - set(benches):
         print(f"bench: error: there is no {min(unknown)}", file=sys.stderr)
@@ -215,6 +217,37 @@ def bench_clients(base: Path) -> None:
             # Each process makes up to a hundred deliveries.
             longer = (taken - nothing) / nothing
             report(f"{longer:.2f} of a start more", "at most 0.75", met=longer <= 0.75)
+
+
+def bench_dane(base: Path) -> None:
+    """Compare a look at many servers with one question; what a host without has."""
+    heading(
+        f"TLSA records of {dane.ENDPOINTS} endpoints at {dane.SERVERS} servers each,"
+        f" answers after {1000 * dane.LATENCY:.0f} ms"
+    )
+    with dane.servers():
+        variants = {"one question": timed(dane.ask_one), "look": timed(dane.look)}
+        times = take_turns(variants, LOOKS)
+    report_times(times)
+    report_ratio("look to one question", times["look"], times["one question"], 4.0)
+
+    heading("certbot renew with nothing due, on a host without TLSA records")
+    with contextlib.closing(PrivatePostfix(base, hostname=NAME)) as postfix:
+        (_, without), (_, client) = _renewals(base, postfix)
+        postfix.set(smtpd_tls_chain_files=str(client.bundle(NAME)))
+        postfix.settle()
+        null, ours = dane.deeds(without, base), dane.deeds(client, base)
+    few, many = len(set(null.files)), len(set(ours.files))
+    print(f"  files opened: {many}, by the null one {few}")
+    asks = "dns" in ours.imports
+    more = len(ours.questions) - len(null.questions)
+    programs = len(ours.programs) - len(null.programs)
+    report(
+        f"{more} questions, {programs} programs more than with installer = null;"
+        f" dnspython is {'imported' if asks else 'not imported'}",
+        "none",
+        met=not (more or programs or asks),
+    )
 
 
 # Importing the plugin
@@ -356,22 +389,9 @@ def bench_renew(base: Path) -> None:
     """Compare ``certbot renew`` of nothing with the null installer's."""
     heading("certbot renew with nothing due, for installer = null and postfix")
     with contextlib.closing(PrivatePostfix(base, hostname=NAME)) as postfix:
-        issued = Authority().issue(NAME)
         variants: dict[str, Timer] = {}
         processor: dict[str, list[float]] = {}
-        for installer in ("null", "postfix"):
-            (base / installer).mkdir()
-            client = Certbot(base / installer)
-            directory = str(postfix.config_dir)
-            options = {"postfix_config_dir": directory} if installer != "null" else {}
-            install_lineage(
-                client.config_dir, NAME, issued, installer=installer, **options
-            )
-            _forget_renewal_information(client)
-            # As if it were deployed: the plugin then compares it with its lineage.
-            bundle = client.bundle(NAME)
-            bundle.parent.mkdir(mode=0o700)
-            bundle.write_bytes(joined(issued.key_pem, issued.fullchain_pem))
+        for installer, client in _renewals(base, postfix):
             if "not due for renewal" not in certbot(client, "renew"):
                 raise FailedError("certbot renew has something to do")
             processor[installer] = []
@@ -390,6 +410,23 @@ def bench_renew(base: Path) -> None:
         "at most +10 ms",
         met=more <= 0.010,
     )
+
+
+def _renewals(base: Path, postfix: PrivatePostfix) -> Iterator[tuple[str, Certbot]]:
+    """Yield certbot with a lineage that is not due, of the null installer and ours."""
+    issued = Authority().issue(NAME)
+    for installer in ("null", "postfix"):
+        (base / installer).mkdir()
+        client = Certbot(base / installer)
+        directory = str(postfix.config_dir)
+        options = {"postfix_config_dir": directory} if installer != "null" else {}
+        install_lineage(client.config_dir, NAME, issued, installer=installer, **options)
+        _forget_renewal_information(client)
+        # As if it were deployed: the plugin then compares it with its lineage.
+        bundle = client.bundle(NAME)
+        bundle.parent.mkdir(mode=0o700)
+        bundle.write_bytes(joined(issued.key_pem, issued.fullchain_pem))
+        yield installer, client
 
 
 def _forget_renewal_information(client: Certbot) -> None:
