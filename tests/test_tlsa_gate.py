@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -198,7 +198,7 @@ def test_a_certificate_for_other_names_takes_no_announced_key_out_of_service(
     assert f"lineage other is not deployed: {OWNER} " in told(done)
 
 
-def test_a_renewal_that_is_held_becomes_an_error_at_half_of_the_time(host):
+def test_a_renewal_that_is_held_is_a_failure_of_all_from_half_of_the_time_on(host):
     host.renew(HOST)
     assert host.command("deploy", "--cert-name", HOST).returncode == 3
     memory = json.loads(host.remembered.read_text())
@@ -211,6 +211,12 @@ def test_a_renewal_that_is_held_becomes_an_error_at_half_of_the_time(host):
 
     assert (done.returncode, served(host)) == (1, host.key)
     assert f"error: the renewal of {HOST} is held: " in done.stderr
+    done = host.certbot_in_network("renew", *QUICK)
+    assert (done.returncode, served(host)) == (1, host.key), told(done)
+    assert f"the renewal of {HOST} is held: {OWNER} does not announce" in told(done)
+    shown = json.loads(host.command("status", "--json").stdout)
+    kinds = {each["code"]: each["severity"] for each in shown["findings"]}
+    assert kinds["renewal-held"] == "critical"
 
 
 def test_a_renewal_that_is_held_changes_no_table_that_names_the_bundle_by_hand(
@@ -308,6 +314,41 @@ def cached(host: Host) -> bool:
     ask = f"dns.ask('{RESOLVER}', '{OWNER}', 'TLSA', 5)"
     script = f"from certbot_postfix.system import dns; print({ask}.answer)"
     return "IN TLSA" in host.zone.network.must(sys.executable, "-c", script).stdout
+
+
+@contextmanager
+def without_dns(host: Host) -> Iterator[None]:
+    """Let no resolver answer."""
+    resolv = host.zone.network.base / "resolv.conf"
+    before = resolv.read_text()
+    resolv.write_text("nameserver 127.0.0.99\n")
+    try:
+        yield
+    finally:
+        resolv.write_text(before)
+
+
+def test_without_dns_a_renewal_is_held_where_dane_was_in_use(host):
+    host.show(*MIN)
+    host.renew(HOST)
+
+    with without_dns(host):
+        done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, served(host)) == (3, host.key), told(done)
+    assert f"it is not known whether {OWNER} announces its key (127.0.0.99" in told(
+        done
+    )
+
+
+def test_without_dns_a_renewal_is_deployed_where_dane_was_not_in_use(host):
+    host.renew(HOST)
+
+    with without_dns(host):
+        done = host.command("deploy", "--cert-name", HOST)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert served(host) == newest(host)
 
 
 def questions(host: Host) -> int:

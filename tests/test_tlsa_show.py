@@ -214,6 +214,19 @@ def test_the_records_of_a_wildcard_count(host):
     assert host.show()["state"] == "steady"
 
 
+def test_submission_counts_where_it_has_records_and_a_wildcard_has_none(host):
+    host.lineage("wild", f"*.{DOMAIN}", HOST)
+    host.stand("wild")
+    other, at = record(host.issue(HOST)), f"_465._tcp.{HOST}"
+    host.zone.publish(*published(other, name=at))
+
+    done = host.command("tlsa", "show", "--json")
+
+    endpoints = json.loads(done.stdout)["endpoints"]
+    states = {each["owner"]: each["state"] for each in endpoints}
+    assert (done.returncode, states) == (3, {OWNER: "none", at: "mismatch"})
+
+
 def test_a_zone_of_which_the_resolver_finds_no_server_is_unknown(host):
     host.zone.network.publish("lame.test", f"@ NS ns1.{DOMAIN}.")
 
