@@ -219,6 +219,23 @@ def test_a_renewal_that_is_held_is_a_failure_of_all_from_half_of_the_time_on(hos
     assert kinds["renewal-held"] == "critical"
 
 
+def test_a_clock_that_was_set_back_puts_off_nothing(host):
+    past, future = Record.of_key(b"another key"), "2040-01-01T00:00:00+00:00"
+    host.renew(HOST)
+    assert host.command("deploy", "--cert-name", HOST).returncode == 3
+    memory = json.loads(host.remembered.read_text())
+    memory["held"] = memory["keys"][str(host.key)]["since"] = future
+    memory["keys"][str(past)] = {"since": None, "retired": future}
+    rrset = {"records": [str(past), str(host.key)], "ttl": TTL, "until": future}
+    memory["endpoints"][OWNER].append(rrset)
+    host.remembered.write_text(json.dumps(memory))
+
+    assert host.command("deploy", "--cert-name", HOST).returncode == 3
+
+    assert "2040" not in host.remembered.read_text()
+    assert str(past) in host.remembered.read_text()
+
+
 def test_a_renewal_that_is_held_changes_no_table_that_names_the_bundle_by_hand(
     host, base
 ):

@@ -101,7 +101,8 @@ class Gate:
         bundle = candidate.bundle
         memory = store.load(bundle) if bundle else Memory()
         served = min((each[0].not_after for each in candidate.served), default=now)
-        since = (memory.held or now) if closed else None
+        # A clock that was set back must not put off what is done about a late one.
+        since = min(memory.held or now, now) if closed else None
         if bundle:
             expiry = served if since else None
             store.save(bundle, replace(memory, held=since, expiry=expiry))
@@ -156,7 +157,7 @@ def _keys(
     new = candidate.new[0]
     served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
     keys = {
-        record: replace(key, retired=key.retired or now)
+        record: replace(key, retired=min(key.retired or now, now))
         for record, key in memory.keys.items()
         if record in known
     }
@@ -165,7 +166,7 @@ def _keys(
         if each not in served:
             since = None
         elif record in memory.keys:
-            since = memory.keys[record].since or now
+            since = min(memory.keys[record].since or now, now)
         else:
             since = min(each.not_before, now)
         keys[record] = Key(since)
