@@ -88,7 +88,8 @@ def wait_until(
         if now > began + seconds:
             raise LabError(f"waited {seconds:g} seconds in vain until {what}")
         # One that starts a program is not to keep the processor from what it waits for.
-        time.sleep(max(0.01, now - last))
+        # Nor is one that takes long to come true asked more often than it matters.
+        time.sleep(max(0.01, now - last, min(0.5, (now - began) / 20)))
         last = time.monotonic()
 
 
