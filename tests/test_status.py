@@ -1295,17 +1295,23 @@ def test_metrics_survive_the_real_parser(awkward):
     assert end.value == awkward.handshakes[0].leaf.not_after.timestamp()
 
 
-def test_a_renewal_that_is_held_counts_down(authority):
+@pytest.fixture
+def rolling(authority: Authority) -> Facts:
+    """Four endpoints, and a renewal with a new key, which is held."""
     served, renewed = (certificate(authority.issue(HOST)) for _ in range(2))
     bundle, day = BUNDLES / f"{HOST}.pem", timedelta(days=1)
-    rrset = RRset(frozenset({Record.of_key(served.spki)}), 3600)
-    other = replace(rrset, records=frozenset({Record.of_key(renewed.spki)}))
-    endpoints = {
-        f"_25._tcp.{HOST}": (rrset,),
-        f"_465._tcp.{HOST}": (replace(rrset, until=NOW), replace(rrset, ttl=60)),
-        f"_587._tcp.{HOST}": (other,),
+    old, new = (Record.of_key(each.spki) for each in (served, renewed))
+    before, both, wrong = (
+        RRset(frozenset(each), 3600) for each in ({old}, {old, new}, {new})
+    )
+    ports = {
+        25: (before,),
+        26: (both,),
+        465: (both, replace(before, until=NOW)),
+        587: (wrong,),
     }
-    facts = Facts(
+    endpoints = {f"_{port}._tcp.{HOST}": each for port, each in ports.items()}
+    return Facts(
         configured({"myhostname": HOST}),
         NOW,
         BUNDLES,
@@ -1314,11 +1320,28 @@ def test_a_renewal_that_is_held_counts_down(authority):
         tlsa={bundle: Memory(endpoints, NOW - day, NOW + 2 * day)},
     )
 
-    text = monitoring.as_prometheus(report.make(facts))
+
+def states(text: str) -> list[str]:
+    """Return the states of endpoints in metrics."""
+    return re.findall(r'(?m)^certbot_postfix_tlsa_state{.*,state="(\w+)"} 1$', text)
+
+
+def test_metrics_tell_how_far_a_held_renewal_is_and_for_how_long_it_may_wait(rolling):
+    text = monitoring.as_prometheus(report.make(rolling))
 
     assert f'certbot_postfix_held_seconds_left{{lineage="{HOST}"}} 172800\n' in text
-    states = re.findall(r'tlsa_state{owner="(\w+).*,state="(\w+)"} 1', text)
-    assert states == [("_25", "held"), ("_465", "held"), ("_587", "mismatch")]
+    assert states(text) == ["held", "steady", "ageing", "mismatch"]
+
+
+def test_metrics_tell_how_far_a_staged_key_is(rolling):
+    ((bundle, file),) = rolling.files.items()
+    keys = {bundle: rolling.lineages[HOST].spki}
+    unchanged = {HOST: file.certificates[0]}
+
+    made = report.make(replace(rolling, lineages=unchanged, staged=keys))
+
+    text = monitoring.as_prometheus(made)
+    assert states(text) == ["staged", "ready", "ageing", "mismatch"]
 
 
 def schema() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A key changes without an outage: real name servers, certbot, CA and senders."""
 
+import json
 import os
 import re
 import signal
@@ -145,6 +146,8 @@ def test_a_staged_key_waits_in_dns_until_it_is_abandoned(host):
     assert stat.S_IMODE(next_key(host).stat().st_mode) == 0o600
     assert "PRIVATE" not in told(done)
     assert host.show(*MIN, status=3)["state"] == "staged"
+    (seen,) = json.loads(host.command("status", "--json").stdout)["tlsa"]
+    assert seen == {"owner": OWNER, "lineage": HOST, "state": "staged"}
     again = host.command("tlsa", "stage", *MIN)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     host.publish(host.key, staged(host), ttl=TTL)

@@ -73,6 +73,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         unlinked=dict(reader.unlinked),
         renewals=dict(reader.renewals),
         tlsa=dict(reader.tlsa),
+        staged=dict(reader.staged),
         roots=reader.roots,
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),

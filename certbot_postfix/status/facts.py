@@ -161,8 +161,9 @@ class Facts:
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone; *unlinked* those that have plain files in
     ``live``, with one of these.  *renewals* has what certbot does after it renewed one
-    of those with a bundle, *tlsa* what is remembered of its records, *schedules* what
-    renews them from time to time.  *roots* are the subjects of the machine's CAs.
+    of those with a bundle, *tlsa* what is remembered of its records, *staged* the
+    public half of its next key, *schedules* what renews them from time to time.
+    *roots* are the subjects of the machine's CAs.
     *caa* has the CAA records that count for names of lineages.  *running* is None if
     that is not known.  *elsewhere* is the directory of the Postfix that runs, or
     listens, in its place.
@@ -179,6 +180,7 @@ class Facts:
     unlinked: Mapping[str, Path] = field(default_factory=dict)
     renewals: Mapping[str, RenewalSettings] = field(default_factory=dict)
     tlsa: Mapping[Path, Memory] = field(default_factory=dict)
+    staged: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     schedules: tuple[Schedule, ...] = ()
     roots: frozenset[str] = frozenset()
     handshakes: tuple[Handshake, ...] = ()

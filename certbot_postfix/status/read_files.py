@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix.dane import store
+from certbot_postfix.dane import staged, store
 from certbot_postfix.dane.store import Memory
-from certbot_postfix.errors import CertificateError
+from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.inbound import bundles, chain_files, copies, sni
 from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
 from certbot_postfix.postfix import databases
@@ -52,6 +52,7 @@ class FileReader:
         self.unlinked: dict[str, Path] = {}
         self.renewals: dict[str, RenewalSettings] = {}
         self.tlsa: dict[Path, Memory] = {}
+        self.staged: dict[Path, bytes] = {}
         self.roots: frozenset[str] = frozenset()
         self.skipped: list[Skipped] = []
         self._reachable: dict[Path, bool] = {}
@@ -88,12 +89,23 @@ class FileReader:
             if bundles.is_bundle(path, self.bundles):
                 with suppress(OSError):  # only root may look there
                     self.tlsa[path] = store.load(path)
+                    self._read_staged(path)
             if lineages is not None and name:
                 self._read_lineage(name, named=True)
                 self._check_links(name)
         # A copy of certbot's files is known by its names alone.
         for name in sorted(lineages or ()) if foreign else ():
             self._read_lineage(name)
+
+    def _read_staged(self, path: Path) -> None:
+        try:
+            key = staged.load(self.bundles, path.stem)
+        except Error as error:
+            where = str(staged.path_of(self.bundles, path.stem))
+            self.skipped.append(Skipped(where, error.message))
+        else:
+            if key:
+                self.staged[path] = key.spki
 
     def _keep(self, path: Path, *, partly: bool = False) -> None:
         if path not in self.files:

@@ -18,6 +18,7 @@ from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
+from certbot_postfix.tls.certificates import Certificate
 
 _SHOW = "certbot-postfix tlsa show"
 
@@ -55,18 +56,25 @@ def endpoints(facts: Facts) -> Iterator[Endpoint]:
         chain = facts.files[path].certificates if path in facts.files else ()
         own = facts.configuration.value("myhostname").lower()
         for owner, rrsets in memory.endpoints.items() if chain else ():
-            newest = facts.lineages.get(path.stem) or chain[0]
             host = owner.partition("._tcp.")[2]
             known = rollover.Facts(
                 host, _observed(owner, rrsets), rrsets, (chain,), chain, host == own
             )
             states = [
                 rollover.decide(replace(known, new=new), facts.now).state
-                for new in (chain, (newest, *chain[1:]))
+                for new in (chain, (_next(facts, path, chain[0]), *chain[1:]))
             ]
             # What is served comes first: the next key repairs nothing now.
             worst = State.MISMATCH in states
             yield Endpoint(owner, path, State.MISMATCH if worst else states[1])
+
+
+def _next(facts: Facts, path: Path, leaf: Certificate) -> Certificate:
+    """Return what takes the place of *leaf* next, as far as that is known."""
+    newest, key = facts.lineages.get(path.stem) or leaf, facts.staged.get(path)
+    if newest != leaf or key is None or key == leaf.spki:
+        return newest
+    return leaf.with_key(key)
 
 
 def _observed(owner: str, rrsets: Iterable[RRset]) -> Observation:
