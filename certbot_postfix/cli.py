@@ -44,8 +44,8 @@ examples:
   certbot-postfix policy query example.org
   certbot-postfix policy test example.org --connect
   certbot-postfix tlsa show
-  certbot-postfix tlsa publish --tlsa-publisher rfc2136:/etc/letsencrypt/rfc2136.ini
-  certbot-postfix tlsa withdraw --tlsa-publisher command:/usr/local/sbin/publish
+  certbot-postfix tlsa publish --publisher rfc2136:/etc/letsencrypt/rfc2136.ini
+  certbot-postfix tlsa withdraw --publisher command:/usr/local/sbin/publish
   certbot-postfix tlsa stage --cert-name mx.example.org
   certbot-postfix tlsa switch --cert-name mx.example.org
   certbot-postfix tlsa advance --cert-name mx.example.org

@@ -78,7 +78,7 @@ def declare(add: Callable[..., None]) -> None:
     )
     _declare_policies(add)
     declare_dane(add)
-    declare_publisher(add)
+    declare_publisher(add, "tlsa-publisher")
     declare_rolling(add)
     declare_ignore(add)
     add(
@@ -163,16 +163,19 @@ def declare_dane(add: Callable[..., None]) -> None:
     )
 
 
-def declare_publisher(add: Callable[..., None]) -> None:
-    """Declare the option that says how records get into DNS, by *add*."""
+def declare_publisher(
+    add: Callable[..., None], name: str = "publisher", default: str = "print"
+) -> None:
+    """Declare the option *name* that says how records get into DNS, by *add*."""
     add(
-        "tlsa-publisher",
+        name,
         metavar="PUBLISHER",
         type=publisher,
-        default="print",
-        help="how TLSA records get into DNS: print (by hand), rfc2136:FILE (dynamic"
-        " updates, with the credentials of certbot-dns-rfc2136), command:PATH, or"
-        " NAME:TEXT for a publisher that is installed",
+        default=default,
+        help="how records get into DNS: print (you edit the zone), rfc2136:FILE"
+        " (dynamic updates, with the credentials file of certbot-dns-rfc2136),"
+        " command:PATH (a program of yours), or NAME:TEXT (a publisher from another"
+        " package)",
     )
 
 

@@ -295,7 +295,7 @@ def test_a_publisher_puts_the_record_in_the_place_of_the_one_before(tested, tmp_
     party, done = ThirdParty(tmp_path / "third", publishers.GROUP), tmp_path / "done"
     party.break_(PUBLISHER)
     old = mta_sts.record(mta_sts.content_id(tested.path.read_bytes()))
-    options = ("-n", "--mode", "enforce", "--publish", f"third:{done}")
+    options = ("-n", "--mode", "enforce", "--publisher", f"third:{done}")
 
     said = tested.command(*options, PYTHONPATH=str(party.directory))
 

@@ -493,7 +493,7 @@ def test_what_differs_is_handed_to_a_publisher_in_its_order(host):
         "@ MX 0 .",
     )
 
-    done = host.command("records", DOMAIN, "--publish", "print")
+    done = host.command("records", DOMAIN, "--publisher", "print")
 
     name = f"_mta-sts.{DOMAIN}"
     assert f"{name} TXT is not published: its policy is not served yet" in done.stderr
@@ -521,7 +521,7 @@ def test_what_differs_is_published_by_dynamic_updates(host, base):
         f"dns_rfc2136_secret = {KEYS['lab']}\ndns_rfc2136_algorithm = HMAC-SHA256\n"
     )
 
-    done = host.command("records", DOMAIN, "--publish", f"rfc2136:{credentials}")
+    done = host.command("records", DOMAIN, "--publisher", f"rfc2136:{credentials}")
 
     assert "done; caches may" in done.stderr
     # The secondary server, which the resolver may ask, has them later.

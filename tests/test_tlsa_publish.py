@@ -63,7 +63,7 @@ def publisher(host: Host, key: str = "ours", name: str = "") -> tuple[str, str]:
         f"dns_rfc2136_secret = {KEYS[key]}\ndns_rfc2136_algorithm = HMAC-SHA256\n"
     )
     host.credentials.chmod(0o600)
-    return "--tlsa-publisher", f"rfc2136:{host.credentials}"
+    return "--publisher", f"rfc2136:{host.credentials}"
 
 
 def update(host: Host, verb: str, *options: str) -> Done:
@@ -163,7 +163,7 @@ def test_a_publisher_is_not_believed(host, base):
     program.chmod(0o755)
 
     done = host.command(
-        *("tlsa", "publish", "--tlsa-publisher", f"command:{program}"),
+        *("tlsa", "publish", "--publisher", f"command:{program}"),
         *("--verify-timeout", "0.1"),
     )
 

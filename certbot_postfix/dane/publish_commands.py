@@ -93,7 +93,7 @@ def _look(
 
 def _publish(arguments: argparse.Namespace, find: Find) -> int:
     require_root()
-    publisher = publishers.load(arguments.tlsa_publisher)
+    publisher = publishers.load(arguments.publisher)
     endpoints = [each for _, every in _look(arguments, find) for each in every]
     lacking = list(
         dict.fromkeys(
@@ -132,7 +132,7 @@ def _obstacle(endpoint: Endpoint) -> str:
 
 def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
     require_root()
-    publisher = publishers.load(arguments.tlsa_publisher)
+    publisher = publishers.load(arguments.publisher)
     every = dict.fromkeys(_superfluous(arguments, find))
     for each in every:
         if isinstance(each, Kept):

@@ -25,7 +25,6 @@ from certbot_postfix.publish import publishers
 _PASSED = (
     "dane-resolver",
     "tlsa-min-ttl",
-    "tlsa-publisher",
     "tlsa-roll",
     "tlsa-roll-every",
     "verify-timeout",
@@ -108,6 +107,7 @@ def advance(plugin: Any, lineage: Lineage) -> list[str]:
     for name in _PASSED:
         if conf(name):
             words += [f"--{name}", str(conf(name))]
+    words += ["--publisher", conf("tlsa-publisher")]
     for host in conf("tlsa-name") or ():
         words += ["--tlsa-name", host]
     return words
@@ -156,7 +156,7 @@ def _roll(arguments: argparse.Namespace) -> Roll:
         "--logs-dir": arguments.logs_dir,
     }
     words = [word for each in directories.items() if each[1] for word in each]
-    publisher = publishers.load(arguments.tlsa_publisher)
+    publisher = publishers.load(arguments.publisher)
     return Roll(deployment, lineage, Means(publisher, words, say))
 
 

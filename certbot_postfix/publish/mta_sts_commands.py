@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from certbot_postfix import options
 from certbot_postfix.command_line import (
     ATTEND,
     Commands,
@@ -20,7 +21,7 @@ from certbot_postfix.formats.policy import Mode, parse_domain, parse_patterns
 from certbot_postfix.publish import mta_sts, written
 from certbot_postfix.publish.announcement import Announcement
 from certbot_postfix.publish.mta_sts import Proposal, Resolver
-from certbot_postfix.publish.publishers import BY_HAND, load
+from certbot_postfix.publish.publishers import load
 from certbot_postfix.system import dns
 
 logger = named_logger(__name__)
@@ -40,12 +41,8 @@ def declare(commands: Commands, root: Root) -> None:
         " get it, the record is not in DNS yet, or an MX host is unfit.",
     )
     _declare_policy(command)
-    command.add_argument(
-        "--publish",
-        metavar="PUBLISHER",
-        default=BY_HAND,
-        help="how the record gets into DNS: print (by hand, the default), or NAME:TEXT"
-        " for a publisher that is installed",
+    options.declare_publisher(
+        lambda name, **about: command.add_argument(f"--{name}", **about)
     )
     declare_confirmation(command)
     command.set_defaults(command=lambda arguments: _mta_sts(arguments, root))
@@ -77,7 +74,7 @@ def _declare_policy(command: argparse.ArgumentParser) -> None:
 
 def _mta_sts(arguments: argparse.Namespace, root: Root) -> int:
     require_root()
-    publisher = load(arguments.publish)
+    publisher = load(arguments.publisher)
     proposal = _propose(arguments, dns.Resolver())
     _examine(proposal)
     announcement = Announcement(

@@ -36,8 +36,9 @@ def declare(commands: Commands, find: Find) -> None:
         help="compare DNS and the web with what a domain should publish",
         description="Print all that a domain with this server as MX should publish: MX,"
         " TLSA, MTA-STS, TLSRPT and CAA records, and the MTA-STS policy, beside what"
-        " DNS and the web have now. Without --publish, nothing is changed. Exit status"
-        " 3: something differs, or could not be looked up.",
+        " DNS and the web have now. With --publisher, show the changes that this takes,"
+        " ask, and have them made; without it, nothing is changed. Exit status 3:"
+        " something differs, or could not be looked up.",
     )
     command.add_argument("domain", metavar="DOMAIN", type=_domain, help="mail domain")
     form = command.add_mutually_exclusive_group()
@@ -54,12 +55,8 @@ def declare(commands: Commands, find: Find) -> None:
         help="where senders report failures of TLS to, mailto:... or https:...; can be"
         " repeated (default: what is published, or the domain's postmaster)",
     )
-    form.add_argument(
-        "--publish",
-        metavar="PUBLISHER",
-        default="",
-        help="show the changes of records, ask, and have a publisher make them, as with"
-        " --postfix-tlsa-publisher",
+    options.declare_publisher(
+        lambda name, **about: form.add_argument(f"--{name}", **about), default=""
     )
     declare_confirmation(command)
     options.declare_dane(
@@ -91,7 +88,7 @@ def _records(arguments: argparse.Namespace, find: Find) -> int:
     look = Look(Deadline(_SECONDS), arguments.dane_resolver)
     seen = look.at(arguments.domain, names)
     rows = list(records.rows(seen, server, arguments.rua))
-    if arguments.publish:
+    if arguments.publisher:
         return _publish(rows, arguments)
     if arguments.json:
         values = [_values(row) for row in rows]
@@ -104,7 +101,7 @@ def _records(arguments: argparse.Namespace, find: Find) -> int:
 
 
 def _publish(rows: Sequence[Row], arguments: argparse.Namespace) -> int:
-    publisher = publishers.load(arguments.publish)
+    publisher = publishers.load(arguments.publisher)
     for row in rows:
         if row.state is not State.OK and (why := changes.withheld(row, rows)):
             say(f"{row.name} {row.kind} is not published: {why}")
