@@ -244,7 +244,10 @@ def _a_key_is_rolled(host: Host, new: Record, other: Record) -> None:
         chain = Certificate.all_from_pem(host.certbot.bundle(HOST).read_bytes())
         return Record.of_key(chain[0].spki) == new
 
+    bundle = host.certbot.bundle(HOST)
+    before = bundle.read_bytes()
     wait_until(deployed, "the new key is served")
+    after = bundle.read_bytes()
     # The lab's clock is that of the machine: with the usual minimum, the wait is long.
     done = update(host, "withdraw")
     assert (done.returncode, done.stdout) == (3, "")
@@ -252,6 +255,20 @@ def _a_key_is_rolled(host: Host, new: Record, other: Record) -> None:
     assert everywhere(host) == all_three
 
     time.sleep(2)  # two TTLs
+    # While the question waits, the key goes back into service.
+    argv = host.argv("tlsa", "withdraw", *publisher(host), *at_once)
+    said, status = converse(
+        host.zone.network.argv(*argv),
+        host.certbot.environment,
+        "y",
+        meanwhile=lambda: bundle.write_bytes(before),
+    )
+    assert (status, everywhere(host)) == (3, all_three), said
+    assert f"not removed: {line(host.key, ttl=1)}: it is needed again" in said
+
+    bundle.write_bytes(after)
+    update(host, "withdraw", *at_once)
+    time.sleep(2)
     done = update(host, "withdraw", *at_once)
 
     assert done.stdout == f"- {line(host.key, ttl=1)}\n"

@@ -4,9 +4,10 @@ No publisher is believed: afterwards, every authoritative server is asked.
 """
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from certbot_postfix import options
 from certbot_postfix.command_line import (
     ATTEND,
     Commands,
+    can_ask,
     confirm,
     declare_confirmation,
     require_root,
@@ -26,7 +28,7 @@ from certbot_postfix.dane.commands import Find, declare_settings, settings
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.rollover import State
-from certbot_postfix.errors import enumerated, shown
+from certbot_postfix.errors import Error, enumerated, shown
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.publish import publishers
@@ -145,15 +147,27 @@ def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
     if publisher.by_hand:
         say("remove these records:")
     else:
-        _show("-", [each.record for each in removals])
-        confirm("Remove these records?", arguments)
+        removals = _confirmed(removals, arguments, find)
     for each in removals:
         publisher.remove(each.record, each.observed)
-    if publisher.by_hand:
+    if publisher.by_hand or not removals:
         return ATTEND
     removed = [each.record for each in removals]
     done = _verified(arguments, find, removed, there=False)
     return ATTEND if len(removals) < len(every) else done
+
+
+def _confirmed(
+    removals: Sequence[Removal], arguments: argparse.Namespace, find: Find
+) -> list[Removal]:
+    """Ask, and return what is still to be removed: a key may be in service again."""
+    _show("-", [each.record for each in removals])
+    confirm("Remove these records?", arguments)
+    still = {*_superfluous(arguments, find)} if can_ask(arguments) else {*removals}
+    for each in removals:
+        if each not in still:
+            say(f"not removed: {each.record}: it is needed again, or DNS has changed")
+    return [each for each in removals if each in still]
 
 
 def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal | Kept]:
@@ -171,7 +185,8 @@ def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal 
 def needed(root: Path) -> set[Record]:
     """Return the records of all keys below *root*, also of other instances.
 
-    They are those in bundles, and those that are staged.
+    They are those in bundles, those that are staged, and those that certbot has renewed
+    for: a renewal that is held waits for its record.
     """
     found = set()
     for path in (*root.glob("*.pem"), *root.glob("*/*.pem")):
@@ -181,6 +196,16 @@ def needed(root: Path) -> set[Record]:
             found |= {key.record} if key else set()
         elif chain := Certificate.all_from_pem(files.read(path)):
             found.add(Record.of_key(chain[0].spki))
+    return found | _renewed(root.parent / "live")
+
+
+def _renewed(live: Path) -> set[Record]:
+    found = set()
+    for path in live.glob("*/fullchain.pem"):
+        # What cannot be read cannot be put into service, either.
+        with contextlib.suppress(Error):
+            leaf = Certificate.all_from_pem(files.read(path))[0]
+            found.add(Record.of_key(leaf.spki))
     return found
 
 
