@@ -176,6 +176,37 @@ def test_the_record_of_another_server_is_never_withdrawn(host):
     assert (done.returncode, done.stdout) == (0, ""), told(done)
 
 
+def test_the_record_of_a_renewal_that_is_held_is_not_withdrawn(host):
+    renewed = record(host.renew(HOST))
+    host.publish(host.key, renewed, ttl=TTL)
+    assert host.show(*MIN, status=3)["state"] == "ageing"
+
+    done = host.command("tlsa", "advance", *MIN)
+
+    assert (done.returncode, done.stdout) == (0, ""), told(done)
+
+
+def test_a_key_of_which_dns_says_nothing_is_not_put_into_service(host):
+    setting(host, "reuse_key = True")
+    host.command("tlsa", "stage", *MIN)
+    host.remembered.unlink()
+
+    done = host.command(*switch(host, "--dane-resolver", "127.0.0.99"))
+
+    assert done.returncode == 1
+    assert f"it is not known whether {OWNER} announces its key" in done.stderr
+    assert "Hint: check the resolver" in done.stderr
+
+
+def test_a_kind_of_key_that_cannot_be_made_is_an_error(host):
+    setting(host, "key_type = ed25519")
+
+    done = host.command("tlsa", "stage", *MIN)
+
+    assert (done.returncode, next_key(host).exists()) == (1, False)
+    assert "error: no key of the type 'ed25519' can be made" in done.stderr
+
+
 def test_a_key_that_no_renewal_will_have_is_staged_with_a_warning(host):
     done = host.command("tlsa", "stage", *MIN)
 

@@ -71,7 +71,9 @@ def advice(closed: Sequence[Endpoint]) -> str:
             "wait; if the key in service has leaked: certbot-postfix tlsa switch --now"
         )
     lines = "\n".join(dict.fromkeys(_lines(closed)))
-    return f"publish, beside the records that exist:\n{lines}" if lines else ""
+    if not lines:
+        return "check the resolver, or name one with --dane-resolver"
+    return f"publish, beside the records that exist:\n{lines}"
 
 
 def _reason(endpoint: Endpoint) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from certbot import crypto_util
+from certbot import crypto_util, errors
 
 from certbot_postfix.dane.history import Chain
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, excerpt
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import public_half
@@ -35,7 +35,12 @@ class Kind:
         about: dict[str, Any] = {"bits": self.bits, "key_type": self.type}
         if self.type == "ecdsa":
             about["elliptic_curve"] = self.curve
-        return crypto_util.make_key(**about)
+        try:
+            return crypto_util.make_key(**about)
+        except errors.Error as error:
+            raise Error(
+                f"no key of the type {excerpt(self.type)} can be made: {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,8 @@ class Roll:
         closed = [
             each
             for each in endpoints
-            if not each.decision.open and each.decision.state not in passing
+            if each.decision.state is EndpointState.UNKNOWN
+            or not (each.decision.open or each.decision.state in passing)
         ]
         if closed:
             raise Error(
