@@ -94,6 +94,12 @@ class Property:
                     return f"it permits {what} {excerpt(value)}, and this is {ours}"
         return ""
 
+    def is_open(self, issuance: Issuance) -> bool:
+        """Whether it permits every account, where *issuance* is by one of that CA."""
+        ours = self.tag in (ISSUE, ISSUE_WILD) and self.issuer == issuance.issuer
+        bound = "accounturi" in dict(self.parameters or ())
+        return bool(issuance.account) and ours and not bound
+
     @property
     def parameters(self) -> list[tuple[str, str]] | None:
         """Return the parameters; None if a CA cannot read them, and must not issue."""
@@ -132,9 +138,7 @@ def refusal(records: Sequence[Property], issuance: Issuance, *, wildcard: bool) 
 
 def is_bound(records: Iterable[Property], issuance: Issuance) -> bool:
     """Whether *records* permit the CA of *issuance* no other account, if it has one."""
-    ours = [each for each in records if each.issuer == issuance.issuer]
-    bound = ["accounturi" in dict(each.parameters or ()) for each in ours]
-    return not issuance.account or all(bound)
+    return not any(each.is_open(issuance) for each in records)
 
 
 def _relevant(records: Iterable[Property], *, wildcard: bool) -> Iterator[Property]:

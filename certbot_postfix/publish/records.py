@@ -277,12 +277,11 @@ def _caa_row(name: str, issuances: Sequence[Issuance], now: Relevant) -> Row:
     if now.name not in ("", host):
         remarks.append(f"these are the records of {now.name}")
     wanted = dict.fromkeys(str(Property.permitting(each)) for each in issuances)
-    issuers = {each.issuer for each in issuances}
     values = tuple(map(str, now.records))
     found = Found(values, values if now.name == host else (), fault=now.fault)
     good = not loose and not any(refusals)
-    # Those that let the same CA issue to others; what is for another CA may be in use.
-    same = [each for each in now.records if each.issuer in issuers]
-    stale = [str(each) for each in same if str(each) in found.data]
+    # What is for another CA, or for another account, may be in use.
+    opened = [it for it in now.records if any(map(it.is_open, issuances))]
+    stale = [str(each) for each in opened if str(each) in found.data]
     verdict = _Verdict(good, tuple(wanted), "; ".join(remarks), tuple(stale))
     return _row(host, "CAA", found, verdict)
