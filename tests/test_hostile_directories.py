@@ -66,7 +66,9 @@ class Swap:
         ours = (files.__file__, new_file.__file__)
         if event == "line" and frame.f_code.co_filename in ours:
             if not self.done and self.when(self.lines):
-                self.name.unlink(missing_ok=True)
+                remove = self.name.rmdir if self.name.is_dir() else self.name.unlink
+                with suppress(FileNotFoundError):
+                    remove()
                 self.name.symlink_to(self.victim)
                 self.done = True
             self.lines += 1
@@ -425,3 +427,21 @@ def test_a_rename_that_was_done_counts_though_it_is_reported_as_failed(path, bas
 
     assert path.read_bytes() == b"newest"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_other_directory_is_opened_to_all_than_the_one_that_is_made(path, base):
+    private, new = base / "private", path.parent / ".well-known"
+    private.mkdir(mode=0o700)
+
+    for at in count():
+        if new.is_symlink():
+            new.unlink()
+        elif new.exists():
+            new.rmdir()
+        with Swap(new, private, at.__eq__) as swap, suppress(Error):
+            files.make_directory(new, 0o755)
+
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+        if not swap.done:
+            break
+    assert at > 4

@@ -1,6 +1,7 @@
 """The MTA-STS policy of one's own domain: a real nginx, MX host, and senders."""
 
 import os
+import pwd
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -349,3 +350,20 @@ def test_two_domains_have_one_file_only_after_a_question(tested):
         True,
     )
     assert tested.path.read_bytes() == before
+
+
+def test_a_link_of_a_web_servers_user_is_not_followed(own, tmp_path):
+    webroot = own.web.webroot
+    if own.path.parent.exists():
+        own.path.parent.rmdir()
+    own.path.parent.symlink_to(tmp_path)
+    owner = webroot.stat()
+    os.chown(webroot, pwd.getpwnam("nobody").pw_uid, -1)
+    try:
+        done = own.command("-n")
+    finally:
+        os.chown(webroot, owner.st_uid, owner.st_gid)
+        own.path.parent.unlink()
+
+    assert (done.returncode, [*tmp_path.iterdir()]) == (1, [])
+    assert f"{own.path.parent} is a symbolic link" in done.stderr

@@ -17,6 +17,7 @@ from certbot_postfix.formats.mta_sts import Published
 from certbot_postfix.formats.policy import Mode, Policy, PolicyError
 from certbot_postfix.publish import policy_host
 from certbot_postfix.system import files
+from certbot_postfix.system.directories import is_guarded
 from certbot_postfix.tls import probe
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.probe import Question
@@ -94,8 +95,7 @@ class Proposal:
         if edit.empty:
             return
         files.make_directory(edit.path.parent, 0o755)
-        now = files.read(edit.path) if os.path.lexists(edit.path) else None
-        if now != edit.before:
+        if present(self.webroot).text != edit.before:
             raise Error(f"{edit.path} was modified while this command was running")
         files.replace(edit.path, self.text, mode=edit.mode)
 
@@ -105,6 +105,12 @@ def present(webroot: Path) -> Present:
     path = webroot / policy_host.PATH
     if not webroot.is_dir():
         raise Error(f"there is no directory {webroot}")
+    if path.parent.is_symlink() and not is_guarded(webroot):
+        raise Error(
+            f"{path.parent} is a symbolic link that others than root can change, and is"
+            " not followed",
+            hint="name the directory that has .well-known",
+        )
     if path.is_symlink():
         raise Error(
             f"{path} is a symbolic link, and is not replaced",

@@ -258,8 +258,17 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     with explained("create", path):
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(mode)
+            _open_to(path, mode)
             sync(path.parent)
+
+
+def _open_to(directory: Path, mode: int) -> None:
+    """Give *directory* this *mode*, unless somebody has put a link in its place."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
 
 
 def remove(*paths: Path) -> None:
