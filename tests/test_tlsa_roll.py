@@ -6,6 +6,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import public_half
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.certbot import NEWEST, OLDEST
@@ -308,6 +310,30 @@ def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(with_ca):
 
     assert (done.returncode, served(host)) == (0, old), told(done)
     assert (newest(host), matches(host), staged(host)) == (old, True, key)
+
+
+LOCKED = """
+import subprocess, sys
+from pathlib import Path
+from certbot_postfix.system import lock
+lock.take(Path(sys.argv[1]))
+sys.exit(subprocess.run(sys.argv[2:]).returncode)
+"""
+
+
+def test_what_certbot_runs_for_another_instance_leaves_the_key_to_the_switch(host):
+    key, bundles = host.live(HOST).key.resolve(), host.certbot.bundle(HOST).parent
+    before, other = key.read_bytes(), host.issue(HOST).key_pem
+    files.back_up(key)
+    files.rewrite(key, other)
+    deploy = host.argv("deploy", "--cert-name", HOST, *MIN)
+
+    # A switch has the lock of its own instance, and that of the bundles.
+    host.run([sys.executable, "-c", LOCKED, str(bundles), *deploy])
+    assert key.read_bytes() == other
+
+    host.run(deploy)
+    assert key.read_bytes() == before
 
 
 def test_a_key_that_leaked_is_replaced_at_once(with_ca):

@@ -131,7 +131,8 @@ class Deployment:
             wait = lock.PATIENCE if patiently else 0
             self._guest = lock.take(self.postfix.directory, wait=wait)
             if self.bundles.is_dir():  # other instances share them
-                lock.take(self.bundles, wait=lock.PATIENCE)
+                # That ancestor may have another instance.
+                self._guest |= lock.take(self.bundles, wait=lock.PATIENCE)
 
     def look(self) -> None:
         """Read the configuration; report what is wrong with outbound policies."""
