@@ -150,7 +150,7 @@ def declare_dane(add: Callable[..., None]) -> None:
         metavar="ADDRESS",
         type=address,
         default="",
-        help="validating resolver that is trusted (default: those of resolv.conf on"
+        help="trusted, validating resolver (default: those of resolv.conf on"
         " loopback)%(default).0s",
     )
     add(
@@ -186,15 +186,15 @@ def declare_rolling(add: Callable[..., None]) -> None:
         metavar="WHEN",
         choices=["auto", "manual"],
         default="manual",
-        help="change keys that TLSA records announce: auto (by certbot renew) or manual"
-        " (by certbot-postfix tlsa switch)",
+        help="who changes keys that TLSA records announce: auto (certbot renew), or"
+        " manual (you, by certbot-postfix tlsa switch)",
     )
     add(
         "tlsa-roll-every",
         metavar="DAYS",
         type=days,
         default="90d",
-        help="how long a key is in service before the next one is staged, with"
+        help="how long a key is in service before the next one is staged, for"
         " tlsa-roll auto",
     )
 

@@ -108,7 +108,7 @@ def test_a_policy_that_fits_is_no_finding(policy):
             Severity.WARNING,
             "_mta-sts.example.org is 'v=STSv1; id=1;', which is not for the policy in"
             f" {PATH}",
-            f'publish, as the only one: "{RECORD}"',
+            f'publish, as the only MTA-STS record: "{RECORD}"',
             id="another id",
         ),
         pytest.param(
@@ -116,7 +116,7 @@ def test_a_policy_that_fits_is_no_finding(policy):
             Code.STS_RECORD,
             Severity.WARNING,
             "_mta-sts.example.org has 2 MTA-STS records: senders follow none",
-            f'publish, as the only one: "{RECORD}"',
+            f'publish, as the only MTA-STS record: "{RECORD}"',
             id="two records",
         ),
         pytest.param(
@@ -131,8 +131,8 @@ def test_a_policy_that_fits_is_no_finding(policy):
             changed(POLICY, b"enforce", b"testing"),
             Code.STS_TESTING,
             Severity.INFO,
-            "the MTA-STS policy of example.org is in testing mode since 2026-10-30:"
-            " senders also deliver to a server that fails it",
+            "the MTA-STS policy of example.org has been in testing mode since"
+            " 2026-10-30: senders also deliver to a server that fails it",
             f"{COMMAND} --mode enforce, if the reports have no failures",
             id="testing for more than 30 days",
         ),
@@ -176,7 +176,10 @@ def test_caa_records_that_forbid_the_next_renewal_are_a_finding(authority, value
     ((code, severity, message, hint),) = findings(**renewing(authority, value))
 
     assert (code, severity) == (Code.CAA, Severity.WARNING)
-    assert message == f"the CAA record of example.org forbids to renew {NAME}: {why}"
+    assert (
+        message
+        == f"the CAA record of example.org does not permit renewing {NAME}: {why}"
+    )
     wanted = f"letsencrypt.org; validationmethods=http-01; accounturi={ACCOUNT}"
     assert hint == f'publish, in its place: 0 issue "{wanted}"'
 

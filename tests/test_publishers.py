@@ -235,20 +235,22 @@ def test_a_program_that_others_can_change_is_not_run(program, base, mode, direct
     program.chmod(mode)
     base.chmod(directory)
 
-    with pytest.raises(Error, match="can be changed by others than root") as failed:
+    with pytest.raises(
+        Error, match="can be modified by users other than root"
+    ) as failed:
         publisher.add(RECORD)
 
-    assert "writable by no other" in failed.value.hint
+    assert "only root may own it" in failed.value.hint
     assert not program.with_name("noted").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("command:", "no program is named"),
+        ("command:", "no program is given"),
         ("command:/nowhere/publish", "could not use /nowhere/publish: No such file"),
         ("command:/", "/ is not a file"),
-        ("rfc2136:", "no credentials file is named"),
+        ("rfc2136:", "no credentials file is given"),
         ("rfc2136:/nowhere/rfc2136.ini", "/nowhere/rfc2136.ini: No such file"),
     ],
 )

@@ -262,7 +262,7 @@ OTHERS = Found(("5 mx.example.net.", "10 mx.example.org."))
             seen(policy=GOOD, sts=Found(("v=STSv1; id=1", "v=STSv1; id=2"))),
             "_mta-sts.example.org",
             State.DIFFERENT,
-            "there must be one record, or senders follow none: RFC 8461, 3.1",
+            "there must be only one record, or senders ignore all: RFC 8461, 3.1",
             id="two records of MTA-STS",
         ),
         pytest.param(
@@ -276,7 +276,7 @@ OTHERS = Found(("5 mx.example.net.", "10 mx.example.org."))
             seen(tlsrpt=Found(("v=TLSRPTv1; rua=mailto:a@b.c",) * 2)),
             "_smtp._tls.example.org",
             State.DIFFERENT,
-            "there must be one record, or senders send no reports: RFC 8460, 3",
+            "there must be only one record, or senders send no reports: RFC 8460, 3",
             id="two records of TLSRPT",
         ),
     ],

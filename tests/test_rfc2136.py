@@ -195,15 +195,15 @@ def test_a_server_that_is_down_is_named(primary, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"server": "ns1.example.org"}, "'ns1.example.org' is no IP address"),
-        ({"server": ""}, "dns_rfc2136_server: it is missing, or not one value"),
-        ({"server": "192.0.2.1, 192.0.2.2"}, "server: it is missing, or not one value"),
-        ({"port": "0"}, "'0' is no port"),
-        ({"port": "domain"}, "'domain' is no port"),
-        ({"name": "a key"}, "'a key' is no name of a key"),
-        ({"algorithm": "HMAC-SHA3"}, "'HMAC-SHA3' is none of HMAC-MD5, HMAC-SHA1"),
-        ({"secret": "b3Vy!secret"}, "dns_rfc2136_secret: it is not in base64"),
-        ({"secret": '"b3Vy'}, "line 5 is not as NAME = VALUE"),
+        ({"server": "ns1.example.org"}, "'ns1.example.org' is not an IP address"),
+        ({"server": ""}, "dns_rfc2136_server: missing, or not a single value"),
+        ({"server": "192.0.2.1, 192.0.2.2"}, "server: missing, or not a single value"),
+        ({"port": "0"}, "'0' is not a port"),
+        ({"port": "domain"}, "'domain' is not a port"),
+        ({"name": "a key"}, "'a key' is not the name of a key"),
+        ({"algorithm": "HMAC-SHA3"}, "'HMAC-SHA3' is not one of HMAC-MD5, HMAC-SHA1"),
+        ({"secret": "b3Vy!secret"}, "dns_rfc2136_secret: not valid base64"),
+        ({"secret": '"b3Vy'}, "line 5 is not of the form NAME = VALUE"),
     ],
 )
 def test_credentials_that_are_wrong_are_refused_without_the_secret(
@@ -230,7 +230,7 @@ def test_a_line_that_cannot_be_read_is_in_no_message(tmp_path, caplog):
     with pytest.raises(Error) as error:
         publishers.load(f"rfc2136:{path}")
 
-    assert str(error.value) == f"{path}: line 2 is not as NAME = VALUE"
+    assert str(error.value) == f"{path}: line 2 is not of the form NAME = VALUE"
     assert "b3Vy" not in caplog.text + "".join(traceback.format_exception(error.value))
 
 

@@ -144,14 +144,14 @@ def test_a_record_is_removed_two_ttls_after_it_was_needed_last():
     assert [str(removal.record)] == lines(OLD)
     assert removal.observed == {str(OLD), str(NEW), str(OTHER)}
     (kept,) = removed(place, NOW - 4 * HOUR + timedelta(seconds=1))
-    assert kept == Kept(removal.record, "until 2026-11-30 00:00 UTC")
+    assert kept == Kept(removal.record, "kept until 2026-11-30 00:00 UTC")
 
 
 def test_a_clock_that_was_set_back_does_not_prolong_the_wait():
     (kept,) = removed(switched({OLD, NEW}), NOW + 1000 * HOUR)
 
     assert isinstance(kept, Kept)
-    assert kept.reason == "until 2026-11-30 04:00 UTC"
+    assert kept.reason == "kept until 2026-11-30 04:00 UTC"
 
 
 def test_the_records_of_others_are_not_removed():
@@ -169,7 +169,7 @@ def test_a_key_that_is_served_or_renewed_is_needed():
     [
         (switched({OLD}), "the state is mismatch"),
         (switched({OLD, NEW}, "hangs"), "not every server answers: ns1 hangs"),
-        (switched({OLD, NEW}, wildcard=True), "it is a wildcard's"),
+        (switched({OLD, NEW}, wildcard=True), "it belongs to a wildcard"),
         (
             switched({OLD, NEW}, {OLD, NEW, OTHER}),
             "the servers have different records",

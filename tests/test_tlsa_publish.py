@@ -251,7 +251,7 @@ def _a_key_is_rolled(host: Host, new: Record, other: Record) -> None:
     # The lab's clock is that of the machine: with the usual minimum, the wait is long.
     done = update(host, "withdraw")
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"not removed: {line(host.key, ttl=1)}: until " in done.stderr
+    assert f"not removed: {line(host.key, ttl=1)} (kept until " in done.stderr
     assert everywhere(host) == all_three
 
     time.sleep(2)  # two TTLs

@@ -113,7 +113,7 @@ def removals(
         if reason := _unsettled(endpoint):
             yield Kept(published, reason)
         elif now < due:
-            yield Kept(published, f"until {due:%Y-%m-%d %H:%M} UTC")
+            yield Kept(published, f"kept until {due:%Y-%m-%d %H:%M} UTC")
         else:
             yield Removal(published, frozenset(map(str, remaining)))
             remaining = remaining - {record}
@@ -159,7 +159,7 @@ def _unsettled(endpoint: Endpoint) -> str:
     if facts.observation.faults:
         return f"not every server answers: {facts.observation.faults[0]}"
     if any(each.wildcard for each in answers):
-        return "it is a wildcard's"
+        return "it belongs to a wildcard"
     if len({each.records for each in answers}) > 1:
         return "the servers have different records"
     return ""

@@ -28,7 +28,7 @@ def declare(commands: Commands, find: Find) -> Commands:
     """
     verbs = commands.add_parser(
         "tlsa",
-        help="show which TLSA records (DANE) the certificates need; change keys",
+        help="show and publish TLSA records (DANE); change keys",
         description="TLSA records (DANE) of the certificates that Postfix serves.",
     ).add_commands("VERB")
     show = verbs.add_parser(

@@ -81,8 +81,8 @@ def _reason(endpoint: Endpoint) -> str:
     match decision.state:
         case State.AGEING:
             return (
-                f"{owner} announces its key, but caches may have the records before"
-                f" until {decision.until:{_TIME}}"
+                f"{owner} announces its key, but caches may have older records until"
+                f" {decision.until:{_TIME}}"
             )
         case State.UNKNOWN:
             why = endpoint.facts.observation.why

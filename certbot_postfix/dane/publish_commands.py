@@ -53,16 +53,16 @@ def declare(verbs: Commands, find: Find, bundles: Bundles) -> None:
         help="publish the TLSA records that the endpoints lack",
         description="Publish the TLSA records that `tlsa show` calls missing, beside"
         " those that exist, and wait until every name server has them. A host without"
-        " TLSA records begins with DANE at port 25. Exit status 3: there is something"
-        " left to do.",
+        " TLSA records begins with DANE at port 25. Exit status 3: something is left to"
+        " do.",
     )
     _declare(publish, _publish, find)
     withdraw = verbs.add_parser(
         "withdraw",
         help="remove the TLSA records of former keys of this server",
-        description="Remove the TLSA records of keys that this server has used, if"
+        description="Remove the TLSA records of former keys of this server, once"
         " nothing that is served or staged has needed them for two TTLs. Records of"
-        " others stay. Exit status 3: there is something left to do.",
+        " others are left unchanged. Exit status 3: something is left to do.",
     )
     _declare(withdraw, _withdraw, find)
     withdraw.set_defaults(bundles=bundles)
@@ -138,7 +138,7 @@ def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
     every = dict.fromkeys(_superfluous(arguments, find))
     for each in every:
         if isinstance(each, Kept):
-            say(f"not removed: {each.record}: {each.reason}")
+            say(f"not removed: {each.record} ({each.reason})")
     removals = [each for each in every if isinstance(each, Removal)]
     if not removals:
         if not every:
@@ -223,7 +223,7 @@ def _verified(
 ) -> int:
     """Wait until every server has *records*, or none has; return the exit status."""
     if not arguments.verify_timeout:
-        say("not verified: ask with certbot-postfix tlsa show")
+        say("not verified; check with certbot-postfix tlsa show")
         return ATTEND
     deadline = Deadline(arguments.verify_timeout)
     while late := _unlike(arguments, find, records, there=there):

@@ -71,7 +71,7 @@ def _whose(record: Record, facts: Facts) -> str:
     return FOREIGN
 
 
-_DEPLOY = "certbot renew deploys what was renewed then"
+_DEPLOY = "then certbot renew deploys the renewed certificate"
 _SWITCH = "then certbot-postfix tlsa switch puts the next key into service"
 
 _NEXT = {
@@ -80,7 +80,7 @@ _NEXT = {
     State.STEADY: "nothing to do",
     State.READY: "certbot-postfix tlsa switch puts the next key into service",
     State.UNKNOWN: "not known: {why}",
-    State.AGEING: "caches may have the records before until {until}; {then}",
+    State.AGEING: "caches may have older records until {until}; {then}",
     State.STAGED: "publish the record of the next key beside the others; not announced"
     " by {lacking}",
     State.HELD: "publish the record of the renewed key beside the others; not announced"
@@ -102,7 +102,7 @@ def following(endpoint: Endpoint) -> str:
     if decision.state is State.NONE and observation.status is not Status.SECURE:
         first = "sign the zone"
         if observation.why:
-            first = f"{observation.why}; have one that does, and ask again"
+            first = f"{observation.why}; have one that does, and run this again"
         return f"DANE needs DNSSEC: {first}; then, {text}"
     return text
 

@@ -104,7 +104,7 @@ class Roll:
         settings = reader.read(self.name)
         if settings and not settings.keeps_key:
             logger.warning(
-                "certbot makes a new key for each renewal of %s, not the staged one"
+                "certbot makes a new key for each renewal of %s, despite the staged one"
                 "\nHint: %s",
                 self.name,
                 renewal_settings.keep_key(self.name, settings.path),

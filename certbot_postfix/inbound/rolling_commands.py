@@ -37,28 +37,28 @@ def declare(verbs: Commands) -> None:
         "stage",
         help="make the next key of a certificate, and publish its records",
         description="Make the next key of a certificate, of the same kind, and publish"
-        " its TLSA records beside those that exist, or print them. It is put into"
-        " service when all caches have them: see `tlsa switch`. A key that is staged"
-        " already stays.",
+        " its TLSA records beside those that exist, or print them. `tlsa switch` puts"
+        " it into service later. A key that is staged already is kept.",
     )
     _declare(stage, lambda roll, _: roll.stage())
     switch = verbs.add_parser(
         "switch",
         help="put the next key of a certificate into service",
         description="Have certbot obtain a certificate for the key that `tlsa stage`"
-        " made, and put it into service, once no cache can lack its TLSA records. If"
-        " that fails, the key in service stays.",
+        " made, and put it into service. Refused until every name server has its TLSA"
+        " records and cached copies of the older ones have expired. If it fails, the"
+        " key in service is left unchanged.",
     )
     switch.add_argument(
         "--now",
         action="store_true",
-        help="as soon as every name server has the records, for a key that leaked",
+        help="for a key that leaked: wait for every name server, but not for caches",
     )
     _declare(switch, lambda roll, arguments: roll.switch(at_once=arguments.now))
     _declare_certbot(switch)
     abandon = verbs.add_parser(
         "abandon",
-        help="remove the next key of a certificate",
+        help="remove the next key of a certificate, or give up a renewal that is held",
         description="Remove the key that `tlsa stage` made, and withdraw its TLSA"
         " records, or print them. If a renewal is held, have certbot renew for the key"
         " in service instead.",
@@ -71,12 +71,12 @@ def declare(verbs: Commands) -> None:
 def _declare_advance(verbs: Commands) -> None:
     advance = verbs.add_parser(
         "advance",
-        help="do what comes next for the keys of certificates",
-        description="Do what comes next for the keys that TLSA records announce:"
-        " publish records, switch to a staged key (with --tlsa-roll auto), withdraw"
-        " records of keys that are out of service, and have certbot renew for the key"
-        " in service when a renewal is held for too long. `certbot renew` runs it where"
-        " something may be due.",
+        help="take the next step of changing a key, if one is due",
+        description="Take the next step of changing a key that TLSA records announce:"
+        " publish records, stage and switch (with --tlsa-roll auto), or withdraw"
+        " records of former keys. If a renewal is held for too long, have certbot renew"
+        " for the key in service. `certbot renew` runs this where something may be"
+        " due.",
     )
 
     def add(name: str, **about: Any) -> None:
@@ -123,7 +123,7 @@ def _declare(
         work(_roll(arguments), arguments)
         return 0
 
-    declare_name(command, " (default: the one that Postfix uses, if it is one)")
+    declare_name(command, " (default: that of the only one that Postfix uses)")
     dane.declare_settings(command)
     options.declare_publisher(add)
     command.set_defaults(command=run, verify_timeout=20, work_dir="", logs_dir="")
@@ -165,6 +165,8 @@ def _only(deployment: Deployment) -> str:
     if len(names) == 1:
         return names[0]
     raise Error(
-        f"Postfix uses {len(names) or 'no'} certificates of certbot's",
-        hint=f"--cert-name names one of {enumerated(names, most=20)}" if names else "",
+        f"Postfix uses {len(names) or 'no'} certificates from certbot",
+        hint=f"use --cert-name with one of {enumerated(names, most=20)}"
+        if names
+        else "",
     )

@@ -23,7 +23,7 @@ _SECONDS = 60.0
 def publisher(text: str) -> "Command":
     """Return what publishes by the program *text*."""
     if not text:
-        raise Error("no program is named", hint="command:PATH")
+        raise Error("no program is given", hint="use command:PATH")
     command = Command(Path(text).absolute())  # not one of that name on PATH
     command.check()
     return command
@@ -57,8 +57,9 @@ class Command:
             raise Error(f"{self._path} is not a file")
         if status.st_mode & 0o022 or not is_guarded(self._path):
             raise Error(
-                f"{self._path} can be changed by others than root, so it is not run",
-                hint="it and its directories must be root's, and writable by no other",
+                f"{self._path} can be modified by users other than root, so it is not"
+                " run",
+                hint="only root may own it and its directories, and write to them",
             )
 
     def _run(self, action: str, record: ResourceRecord) -> None:

@@ -63,7 +63,7 @@ def _properties(text: str) -> Mapping[str, object]:
     except configobj.ConfigObjError as error:
         # Its message has the line, which may be that of the secret.
         number = getattr(error, "line_number", None)
-        raise Error(f"line {number or '?'} is not as NAME = VALUE") from None
+        raise Error(f"line {number or '?'} is not of the form NAME = VALUE") from None
     return dict(found)
 
 
@@ -72,21 +72,23 @@ def _parsed(properties: Mapping[str, object]) -> Credentials:
     try:
         ipaddress.ip_address(server)
     except ValueError:
-        raise Error(f"{_PREFIX}server: {excerpt(server)} is no IP address") from None
+        raise Error(
+            f"{_PREFIX}server: {excerpt(server)} is not an IP address"
+        ) from None
     port = _value(properties, "port", "53")
     if not (port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
-        raise Error(f"{_PREFIX}port: {excerpt(port)} is no port")
+        raise Error(f"{_PREFIX}port: {excerpt(port)} is not a port")
     key = _value(properties, "name")
     if not _KEY.fullmatch(key):
-        raise Error(f"{_PREFIX}name: {excerpt(key)} is no name of a key")
+        raise Error(f"{_PREFIX}name: {excerpt(key)} is not the name of a key")
     algorithm = _value(properties, "algorithm", "HMAC-MD5").upper()
     if algorithm not in _ALGORITHMS:
         known = ", ".join(_ALGORITHMS)
-        raise Error(f"{_PREFIX}algorithm: {excerpt(algorithm)} is none of {known}")
+        raise Error(f"{_PREFIX}algorithm: {excerpt(algorithm)} is not one of {known}")
     try:
         secret = base64.b64decode(_value(properties, "secret"), validate=True)
     except (binascii.Error, ValueError):
-        raise Error(f"{_PREFIX}secret: it is not in base64") from None
+        raise Error(f"{_PREFIX}secret: not valid base64") from None
     signs = _value(properties, "sign_query", "false").upper() == "TRUE"
     return Credentials(server, int(port), key, _ALGORITHMS[algorithm], secret, signs)
 
@@ -95,7 +97,7 @@ def _value(properties: Mapping[str, object], name: str, default: str = "") -> st
     value = properties.get(_PREFIX + name, default) or default
     if not isinstance(value, str) or not value:
         raise Error(
-            f"{_PREFIX}{name}: it is missing, or not one value",
+            f"{_PREFIX}{name}: missing, or not a single value",
             hint="the format is that of certbot-dns-rfc2136",
         )
     return value

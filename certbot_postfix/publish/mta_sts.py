@@ -104,17 +104,17 @@ def present(webroot: Path) -> Present:
     """Return the policy file below *webroot*, as it is now."""
     path = webroot / policy_host.PATH
     if not webroot.is_dir():
-        raise Error(f"there is no directory {webroot}")
+        raise Error(f"{webroot} is not a directory")
     if path.parent.is_symlink() and not is_guarded(webroot):
         raise Error(
-            f"{path.parent} is a symbolic link that others than root can change, and is"
-            " not followed",
-            hint="name the directory that has .well-known",
+            f"{path.parent} is a symbolic link that users other than root can change;"
+            " it is not followed",
+            hint="use the directory that contains .well-known",
         )
     if path.is_symlink():
         raise Error(
             f"{path} is a symbolic link, and is not replaced",
-            hint="name the directory that has the file",
+            hint="use the directory that contains the file",
         )
     if not os.path.lexists(path):
         return Present(path)
@@ -133,7 +133,9 @@ def wanted(now: Present, mode: Mode | None, names: Collection[str]) -> Published
     before = now.policy
     mode = mode or (before.mode if before else Mode.TESTING)
     if mode is not Mode.NONE and not names:
-        raise Error("a domain with a null MX (RFC 7505) takes no mail, with no policy")
+        raise Error(
+            "a domain with a null MX (RFC 7505) accepts no mail and needs no policy"
+        )
     same = before is not None and before.mode is mode
     age = before.max_age if before and same else MAX_AGE[mode]
     # Sorted: another order in DNS is no other policy.
@@ -209,4 +211,4 @@ def unserved(domain: str, text: bytes, ca_file: Path | None) -> str:
     except Error as error:
         return error.message
     where = policy_host.url(domain)
-    return "" if served == text else f"{where}: it is not the text of the file"
+    return "" if served == text else f"{where} differs from the file"

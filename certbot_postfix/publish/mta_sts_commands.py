@@ -37,8 +37,9 @@ def declare(commands: Commands, root: Root) -> None:
         help="publish an MTA-STS policy of your own domain, through your web server",
         description="Publish the MTA-STS policy of a domain whose mail comes here:"
         " write the file for the web server of mta-sts.DOMAIN, verify that senders get"
-        " it, and print the TXT record that announces it. Exit status 3: senders do not"
-        " get it, the record is not in DNS yet, or an MX host is unfit.",
+        " it, and publish the TXT record that announces it, or print it. Exit status 3:"
+        " senders do not get it, the record is not in DNS yet, or an MX host cannot be"
+        " verified.",
     )
     _declare_policy(command)
     options.declare_publisher(
@@ -55,19 +56,20 @@ def _declare_policy(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="the directory that the web server of mta-sts.DOMAIN serves",
+        help="directory that the web server of mta-sts.DOMAIN serves",
     )
     command.add_argument(
         "--mode",
         choices=[mode.value for mode in (Mode.TESTING, Mode.ENFORCE, Mode.NONE)],
-        help="what senders do if a server does not fit: report it, or send no mail;"
-        " none leads out of MTA-STS (default: that of the file, or testing)",
+        help="what senders do with a server that fails the policy: report it (testing),"
+        " or deliver no mail to it (enforce); none ends MTA-STS (default: that of the"
+        " file, or testing)",
     )
     command.add_argument(
         "--mx",
         metavar="NAME",
         action="append",
-        help="an MX host of the policy, or a pattern such as '*.example.org'; may be"
+        help="MX host of the policy, or a pattern such as '*.example.org'; can be"
         " repeated (default: the MX hosts in DNS)",
     )
 
@@ -122,14 +124,16 @@ def _examine(proposal: Proposal) -> None:
     problems = list(mta_sts.unfit(proposal, None))
     if proposal.policy.mode is Mode.TESTING:
         for problem in problems:
-            logger.warning("%s: mode enforce would keep mail from it", problem)
+            logger.warning(
+                "%s; with mode enforce, senders would deliver no mail there", problem
+            )
         return
     problems = [*mta_sts.untested(proposal, None), *problems]
     if problems:
         raise Error(
             f"mode enforce is refused for {proposal.domain}, no changes were made:"
             f" {'; '.join(problems)}",
-            hint="with --mode testing, senders report what fails, and send mail",
+            hint="with --mode testing, senders report what fails, and deliver mail",
         )
 
 
@@ -142,13 +146,13 @@ def _confirm(
     """Show what would be done; end the command if the answer is no."""
     now, edit, steps = proposal.now, proposal.edit, []
     if not edit.empty:
-        what = f", the policy of {enumerated(others)}, too" if others else ""
+        what = f" (also the policy of {enumerated(others)})" if others else ""
         if not now.ours:
-            what = ", which is not of this command"
+            what = " (not written by this command)"
         if what and not can_ask(arguments):
             raise Error(
-                f"{now.path}{what}, was left unchanged",
-                hint="run it at a terminal, where it asks, or name another directory",
+                f"{now.path}{what} was left unchanged",
+                hint="run it on a terminal, where it asks, or use another directory",
             )
         steps.append(f"Write {now.path}{what}?")
     publisher = announcement.publisher
@@ -166,13 +170,13 @@ def _announce(announcement: Announcement) -> int:
         say(f"{name} announces it")
         return 0
     if publisher.by_hand:
-        say("now publish this record, in place of any other of that name:")
+        say("publish this record, in place of any other MTA-STS record of that name:")
     announcement.publish()
     if announcement.seen:
         say(f"{publisher.label}: {name} announces it now")
         return 0
     if not publisher.by_hand:
-        say(f"{publisher.label} publishes the record; DNS does not have it yet")
+        say(f"{publisher.label} has the record; DNS does not have it yet")
     return ATTEND
 
 
@@ -182,8 +186,8 @@ def _say_how_it_ends(proposal: Proposal) -> None:
         return
     before = proposal.now.policy
     age = before.max_age if before and before.mode is not Mode.NONE else 0
-    seconds = f"{age} seconds" if age else "the max_age of the policy before"
+    seconds = f"{age} seconds" if age else "the max_age of the previous policy"
     say(
-        f"keep file and record for {seconds} from when the record is published; then"
-        " remove first the record, then the file"
+        f"after publishing the record, keep it and the file for {seconds}; then remove"
+        " the record first, and the file after it"
     )

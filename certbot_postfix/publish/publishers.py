@@ -100,7 +100,7 @@ def load(text: str) -> Publisher:
 
 def _label(label: object) -> str:
     if type(label) is not str or not _LABEL.fullmatch(label):
-        raise TypeError(f"its label {excerpt(label)} is no line of ASCII")
+        raise TypeError(f"its label {excerpt(label)} is not a single line of ASCII")
     return label
 
 

@@ -212,9 +212,9 @@ def _sts(seen: Seen, policy: tuple[Row, bytes], *, ours: bool) -> Row:
     good = bool(identity) if theirs else identity == content_id
     remark = "the id is not that of the policy"
     if not texts:
-        remark = "" if row.state is State.OK else "have the policy served first"
+        remark = "" if row.state is State.OK else "publish it once the policy is served"
     elif len(texts) > 1:
-        remark = "there must be one record, or senders follow none: RFC 8461, 3.1"
+        remark = "there must be only one record, or senders ignore all: RFC 8461, 3.1"
     elif not identity:
         remark = "it is not valid"
     wanted = texts[0] if good else mta_sts.record(content_id)
@@ -247,7 +247,9 @@ def _tlsrpt(seen: Seen, reports: Sequence[str]) -> Row:
     if not texts:
         remark = ""
     elif len(texts) > 1:
-        remark = "there must be one record, or senders send no reports: RFC 8460, 3"
+        remark = (
+            "there must be only one record, or senders send no reports: RFC 8460, 3"
+        )
     wanted = texts[0] if good else tlsrpt.record(addresses)
     verdict = good, wanted, remark
     return _text_row(f"_smtp._tls.{seen.domain}", seen.tlsrpt, texts, verdict)

@@ -52,7 +52,7 @@ def declare(commands: Commands, find: Find) -> None:
         action="append",
         type=_reports,
         default=[],
-        help="where senders report failures of TLS to, mailto:... or https:...; can be"
+        help="where senders report TLS failures, mailto:... or https:...; can be"
         " repeated (default: what is published, or the domain's postmaster)",
     )
     options.declare_publisher(
@@ -115,7 +115,7 @@ def _publish(rows: Sequence[Row], arguments: argparse.Namespace) -> int:
     if not every:
         say("there is nothing to publish")
     elif not publisher.by_hand:
-        say("done; caches may have the records before for as long as their TTL")
+        say("done; caches may keep the old records until their TTL is over")
     return 0 if {row.state for row in rows} <= {State.OK} else ATTEND
 
 

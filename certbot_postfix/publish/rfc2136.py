@@ -30,7 +30,7 @@ _SECONDS = 30.0
 def publisher(text: str) -> "DynamicUpdates":
     """Return what publishes with the credentials in the file *text*."""
     if not text:
-        raise Error("no credentials file is named", hint="rfc2136:FILE")
+        raise Error("no credentials file is given", hint="use rfc2136:FILE")
     return DynamicUpdates(credentials.read(Path(text)))
 
 
@@ -108,7 +108,9 @@ class _Change:
         try:
             return dns.rdata.from_text("IN", kind, text)
         except (dns.exception.DNSException, ValueError) as error:
-            raise Error(f"{excerpt(text)} is no data of type {kind}") from error
+            raise Error(
+                f"{excerpt(text)} is not valid data for a {kind} record"
+            ) from error
 
     def _zone(self) -> "Name":
         """Return the zone: its SOA is in the answer, or tells that there is none."""
@@ -150,7 +152,7 @@ class _Change:
             raise _ChangedError(
                 "somebody else has changed the records of that name meanwhile, so"
                 " nothing was changed",
-                hint="run it again: it looks at them first",
+                hint="run the command again; it reads them first",
             )
         if code != "NOERROR":
             raise Error(

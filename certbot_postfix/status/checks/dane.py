@@ -90,7 +90,7 @@ def held(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.TLSA_HELD,
             str(each.bundle),
-            f"the renewal of {name} is held since {each.since:%Y-%m-%d}:"
+            f"the renewal of {name} has been held since {each.since:%Y-%m-%d}:"
             " TLSA records (DANE) do not announce its key everywhere yet; the"
             f" certificate expires at {each.not_after:%Y-%m-%d %H:%M} UTC",
             f"{_SHOW} has the records to publish",

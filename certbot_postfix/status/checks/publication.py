@@ -33,8 +33,8 @@ def caa_records(facts: Facts) -> Iterator[Finding]:
                 yield Finding(
                     Code.CAA,
                     f"{relevant.name} CAA",
-                    f"the CAA record of {relevant.name} forbids to renew {lineage}:"
-                    f" {why}",
+                    f"the CAA record of {relevant.name} does not permit renewing"
+                    f" {lineage}: {why}",
                     f"publish, in its place: {Property.permitting(settings.issuance)}",
                     (lineage,),
                 )
@@ -61,7 +61,7 @@ def _tried(own: OwnPolicy, policy: Published, now: datetime) -> Iterator[Finding
         yield Finding(
             Code.STS_TESTING,
             own.domain,
-            f"the MTA-STS policy of {own.domain} is in testing mode since"
+            f"the MTA-STS policy of {own.domain} has been in testing mode since"
             f" {since:%Y-%m-%d}: senders also deliver to a server that fails it",
             f"{_command(own)} --mode enforce, if the reports have no failures",
         )
@@ -82,7 +82,7 @@ def _record(own: OwnPolicy, policy: Published | None) -> Iterator[Finding]:
     elif mta_sts.policy_id(texts) != mta_sts.content_id(own.text):
         problem = f"is {excerpt(texts[0])}, which is not for the policy in {own.path}"
     if problem:
-        hint = f'publish, as the only one: "{wanted}"'
+        hint = f'publish, as the only MTA-STS record: "{wanted}"'
         yield Finding(
             Code.STS_RECORD,
             own.domain,
