@@ -336,7 +336,7 @@ def empty(shop: Shop) -> None:
     [
         # A database of another type keeps the copy of a bundle that is gone.
         ("cdb", Shop.hook, gone_for_good),
-        pytest.param("lmdb", Shop.missed, empty, marks=pytest.mark.soak),
+        pytest.param("cdb", Shop.missed, empty, marks=pytest.mark.soak),
         pytest.param("cdb", Shop.hook, a_directory, marks=pytest.mark.soak),
     ],
 )
@@ -360,6 +360,18 @@ def test_a_bundle_of_another_lineage_that_is_unreadable_stops_a_renewal(
     kept.replace(bundle)
     saved.rename(shop.certbot.config_dir / "live/many")
     completes(shop, run(shop), issued, form)
+
+
+def test_a_database_that_is_added_to_keeps_its_copy_of_a_bundle_that_is_gone(closed):
+    shop = shop_of("lmdb", closed)
+    empty(shop)
+    issued = shop.renew("shop", *SHOP)
+    before = shop.read()
+
+    completes(shop, shop.missed(), issued, "lmdb")
+
+    changed = {name for name, value in shop.read().items() if before[name] != value}
+    assert changed == set(SHOP)
 
 
 @pytest.mark.parametrize(
