@@ -164,11 +164,11 @@ def renewing(authority: Authority, *values: str, issuance: Issuance = OURS) -> d
         ("ca.example", "it permits 'ca.example', not letsencrypt.org"),
         (
             f"letsencrypt.org; accounturi={ACCOUNT}8",
-            f"it permits the account '{ACCOUNT}8', and this is {ACCOUNT}",
+            f"it permits the account '{ACCOUNT}8'; certbot uses {ACCOUNT}",
         ),
         (
             "letsencrypt.org; validationmethods=dns-01",
-            "it permits the validation methods 'dns-01', and this is http-01",
+            "it permits the validation methods 'dns-01'; certbot uses http-01",
         ),
     ],
 )

@@ -370,7 +370,7 @@ FORMER = "https://acme-v01.api.letsencrypt.org/acme/reg/7"
         (["issue letsencrypt.org; x"], "it permits no CA, not letsencrypt.org"),
         (
             [f"issue letsencrypt.org; accounturi={ACCOUNT}1"],
-            f"it permits the account '{ACCOUNT}1', and this is {ACCOUNT}",
+            f"it permits the account '{ACCOUNT}1'; certbot uses {ACCOUNT}",
         ),
         (
             [f"issue letsencrypt.org; accounturi={ACCOUNT}; accounturi={ACCOUNT}"],
@@ -378,7 +378,7 @@ FORMER = "https://acme-v01.api.letsencrypt.org/acme/reg/7"
         ),
         (
             ["issue letsencrypt.org; validationmethods=dns-01"],
-            "it permits the validation methods 'dns-01', and this is http-01",
+            "it permits the validation methods 'dns-01'; certbot uses http-01",
         ),
         (["tbs x"], "no CA may issue that does not know 'tbs'"),
     ],
@@ -408,7 +408,7 @@ def test_for_a_wildcard_issuewild_counts_alone():
     ["a@b@c", "mailto:a", "mailto:a@b;c", "ftp://a/b", 'https://a/"', "a b@c", "", ":"],
 )
 def test_an_address_for_reports_that_senders_would_not_understand_is_refused(text):
-    with pytest.raises(Error, match="is no address for reports"):
+    with pytest.raises(Error, match="is not an address for reports"):
         tlsrpt.uri(text)
 
 

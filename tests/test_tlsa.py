@@ -150,8 +150,8 @@ FAULTS = {
     (4, 1, 1, b"a" * 32): "the usage 4 is unknown",
     (3, 2, 1, b"a" * 32): "the selector 2 is unknown",
     (3, 1, 3, b"a" * 32): "the matching type 3 is unknown",
-    (3, 1, 1, b"a" * 64): "64 octets are no sha256 digest",
-    (3, 1, 2, b"a" * 32): "32 octets are no sha512 digest",
+    (3, 1, 1, b"a" * 64): "64 octets are not a sha256 digest",
+    (3, 1, 2, b"a" * 32): "32 octets are not a sha512 digest",
     (3, 1, 1, NOTHING): "it is the sha256 digest of nothing, as of an empty file",
 }
 

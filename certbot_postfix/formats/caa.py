@@ -91,7 +91,7 @@ class Property:
             for value in values if ours else ():
                 permitted = value.split(",") if tag == "validationmethods" else [value]
                 if ours not in map(_today, permitted):
-                    return f"it permits {what} {excerpt(value)}, and this is {ours}"
+                    return f"it permits {what} {excerpt(value)}; certbot uses {ours}"
         return ""
 
     def is_open(self, issuance: Issuance) -> bool:

@@ -74,7 +74,7 @@ class Record:
                 return f"the {field} {number} is unknown"
         digest = _DIGESTS.get(self.matching)
         if digest and len(self.data) != digest().digest_size:
-            return f"{len(self.data)} octets are no {digest().name} digest"
+            return f"{len(self.data)} octets are not a {digest().name} digest"
         return ""
 
     @property

@@ -25,7 +25,7 @@ def uri(text: str) -> str:
     plain = _PLAIN.fullmatch(address) and not set('!,;"\\') & set(address)
     if not plain or not _URI.fullmatch(address):
         raise Error(
-            f"{excerpt(text)} is no address for reports: mailto:... or https://...,"
+            f"{excerpt(text)} is not an address for reports: mailto:... or https://...,"
             " without ! , ; and quotes"
         )
     return address
