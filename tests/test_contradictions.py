@@ -10,7 +10,6 @@ import pytest
 from certbot_postfix.formats import mta_sts
 from certbot_postfix.formats.caa import Issuance, Property
 from certbot_postfix.inbound import issuance as issuances
-from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.publish.look import Found, Relevant
 from certbot_postfix.status.checks import publication
@@ -147,12 +146,9 @@ def test_a_policy_that_is_contradicted_is_a_finding(
 def renewing(authority: Authority, *values: str, issuance: Issuance = OURS) -> dict:
     """Return the facts of a lineage whose name has CAA records with *values*."""
     (leaf,) = Certificate.all_from_pem(authority.issue(NAME).cert_pem)
-    settings = RenewalSettings(
-        Path("x.conf"), installer=True, hooked=False, keeps_key=True, issuance=issuance
-    )
     records = tuple(Property(0, "issue", value) for value in values)
     return {
-        "renewals": {NAME: settings},
+        "issuances": {NAME: issuance},
         "lineages": {NAME: leaf},
         "caa": {NAME: Relevant("example.org", records)},
     }

@@ -55,12 +55,12 @@ def _issuances(
     """Yield how the certificates for *hosts* are issued, by the name in them."""
     reader = RenewalReader(now.bundles.root.parent)
     for candidate in every:
-        settings = reader.read(candidate.name) if candidate.bundle else None
-        for host in hosts if settings else ():
+        issuance = reader.issuance(candidate.name) if candidate.bundle else None
+        for host in hosts if issuance else ():
             wildcard = f"*.{host.partition('.')[2]}"
             for name in (host, wildcard):
-                if settings and name in candidate.new[0].names:
-                    yield name, settings.issuance
+                if issuance and name in candidate.new[0].names:
+                    yield name, issuance
 
 
 def _tlsa(

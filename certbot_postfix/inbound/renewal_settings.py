@@ -43,15 +43,14 @@ class RenewalSettings:
     """What *path* says, and what certbot does for all lineages.
 
     Renewals are deployed by our *installer*, or by a hook that runs ``deploy``.  They
-    have the key of the certificate before, or a new one; *issuance* is who issues them.
-    The *authenticator* is how the certificate was obtained, "" if that is unknown.
+    have the key of the certificate before, or a new one.  The *authenticator* is how
+    the certificate was obtained, "" if that is unknown.
     """
 
     path: Path
     installer: bool
     hooked: bool
     keeps_key: bool
-    issuance: Issuance
     authenticator: str = ""
 
     @property
@@ -82,9 +81,16 @@ class RenewalReader:
             installer=self.installer in installers,
             hooked=here or self._hooked,
             keeps_key="true" in keeps,
-            issuance=issuance.read(self.config_dir, {**self._of_all, **settings}),
             authenticator=settings.get("authenticator", ""),
         )
+
+    def issuance(self, name: str) -> Issuance:
+        """Return how the lineage *name* is issued, as far as that can be read."""
+        try:
+            settings = _settings(_text(self.config_dir / "renewal" / f"{name}.conf"))
+        except Error:
+            return Issuance()
+        return issuance.read(self.config_dir, {**self._of_all, **settings})
 
     def kind(self, name: str, leaf: Certificate) -> Kind:
         """Return which kind of key the lineage *name* has; if unsaid, that of *leaf*.

@@ -72,6 +72,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         lineages=dict(reader.lineages),
         unlinked=dict(reader.unlinked),
         renewals=dict(reader.renewals),
+        issuances=dict(reader.issuances),
         tlsa=dict(reader.tlsa),
         staged=dict(reader.staged),
         roots=reader.roots,
@@ -82,7 +83,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
 
 def _of_dns(facts: Facts, deadline: Deadline) -> Facts:
     try:
-        relevant = read_dns.caa(facts.renewals, facts.lineages, deadline)
+        relevant = read_dns.caa(facts.issuances, facts.lineages, deadline)
         policies = read_dns.policies(facts.bundles, deadline)
     except Error as error:  # resolv.conf cannot be read
         unseen = Skipped("what DNS says of this server", error.message)

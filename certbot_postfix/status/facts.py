@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from certbot_postfix.dane.store import Memory
+from certbot_postfix.formats.caa import Issuance
 from certbot_postfix.inbound import bundles, chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
@@ -161,8 +162,9 @@ class Facts:
     *bundles* is our directory below certbot's.  *lineages* has the newest leaf of those
     that matter, None of one that is gone; *unlinked* those that have plain files in
     ``live``, with one of these.  *renewals* has what certbot does after it renewed one
-    of those with a bundle, *tlsa* what is remembered of its records, *staged* the
-    public half of its next key, *schedules* what renews them from time to time.
+    of those with a bundle, *issuances* who issues it, *tlsa* what is remembered of its
+    records, *staged* the public half of its next key, *schedules* what renews them from
+    time to time.
     *roots* are the subjects of the machine's CAs.
     *caa* has the CAA records that count for names of lineages.  *running* is None if
     that is not known.  *elsewhere* is the directory of the Postfix that runs, or
@@ -179,6 +181,7 @@ class Facts:
     lineages: Mapping[str, Certificate | None] = field(default_factory=dict)
     unlinked: Mapping[str, Path] = field(default_factory=dict)
     renewals: Mapping[str, RenewalSettings] = field(default_factory=dict)
+    issuances: Mapping[str, Issuance] = field(default_factory=dict)
     tlsa: Mapping[Path, Memory] = field(default_factory=dict)
     staged: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     schedules: tuple[Schedule, ...] = ()

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound.renewal_settings import RenewalSettings
+from certbot_postfix.formats.caa import Issuance
 from certbot_postfix.publish import policy_host, written
 from certbot_postfix.publish.look import Look, Relevant
 from certbot_postfix.status.facts import OwnPolicy, Skipped
@@ -22,16 +22,16 @@ _SECONDS = 3.0
 
 
 def caa(
-    renewals: Mapping[str, RenewalSettings],
+    issuances: Mapping[str, Issuance],
     lineages: Mapping[str, Certificate | None],
     deadline: Deadline,
 ) -> dict[str, Relevant]:
     """Return the CAA records that count for the names of lineages, of known CAs."""
     names = {
         name
-        for lineage, settings in renewals.items()
+        for lineage, issuance in issuances.items()
         for leaf in [lineages.get(lineage)]
-        if leaf and settings.issuance.issuer
+        if leaf and issuance.issuer
         for name in leaf.names
     }
     return Look(_brief(deadline)).caa(sorted(names)) if names else {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from certbot_postfix.dane import staged, store
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import CertificateError, Error
+from certbot_postfix.formats.caa import Issuance
 from certbot_postfix.inbound import bundles, chain_files, copies, sni
 from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
 from certbot_postfix.postfix import databases
@@ -51,6 +52,7 @@ class FileReader:
         self.lineages: dict[str, Certificate | None] = {}
         self.unlinked: dict[str, Path] = {}
         self.renewals: dict[str, RenewalSettings] = {}
+        self.issuances: dict[str, Issuance] = {}
         self.tlsa: dict[Path, Memory] = {}
         self.staged: dict[Path, bytes] = {}
         self.roots: frozenset[str] = frozenset()
@@ -86,6 +88,7 @@ class FileReader:
                 settings := renewals.read(name)
             ):
                 self.renewals[name] = settings
+                self.issuances[name] = renewals.issuance(name)
             if bundles.is_bundle(path, self.bundles):
                 with suppress(OSError):  # only root may look there
                     self.tlsa[path] = store.load(path)

@@ -22,20 +22,20 @@ _TRIAL = timedelta(days=30)
 
 def caa_records(facts: Facts) -> Iterator[Finding]:
     """Yield the CAA records that forbid the next renewal."""
-    for lineage, settings in facts.renewals.items():
+    for lineage, issuance in facts.issuances.items():
         leaf = facts.lineages.get(lineage)
         for name in sorted(leaf.names) if leaf else ():
             relevant, wild = facts.caa.get(name), name.startswith("*.")
             if relevant is None or relevant.fault:
                 continue
-            why = caa.refusal(relevant.records, settings.issuance, wildcard=wild)
+            why = caa.refusal(relevant.records, issuance, wildcard=wild)
             if why:
                 yield Finding(
                     Code.CAA,
                     f"{relevant.name} CAA",
                     f"the CAA record of {relevant.name} does not permit renewing"
                     f" {lineage}: {why}",
-                    f"publish, in its place: {Property.permitting(settings.issuance)}",
+                    f"publish, in its place: {Property.permitting(issuance)}",
                     (lineage,),
                 )
 
