@@ -312,6 +312,25 @@ def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(with_ca):
     assert (newest(host), matches(host), staged(host)) == (old, True, key)
 
 
+def test_certbot_can_tidy_up_when_a_switch_is_interrupted(with_ca):
+    host = with_ca
+    announced(host)
+    host.pebble.stop()
+    argv = host.zone.network.argv(*host.argv(*switch(host)))
+    command = subprocess.Popen(argv, env=host.certbot.environment)
+    wait_until(
+        lambda: "Sending GET" in host.certbot.log.partition("--force-renewal")[2],
+        "certbot waits for the CA",
+    )
+
+    command.send_signal(signal.SIGTERM)
+    command.wait()
+
+    host.pebble.go_on()
+    assert "Exiting due to user request" in host.certbot.log
+    assert (matches(host), served(host)) == (True, host.key)
+
+
 LOCKED = """
 import subprocess, sys
 from pathlib import Path

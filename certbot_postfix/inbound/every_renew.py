@@ -202,8 +202,8 @@ def run_afterwards() -> None:
         command = _afterwards.pop(0)
         try:
             environment = os.environ  # proxies, CAs, and what hooks need
-            done = programs.run(
-                command, check=False, timeout=_LONGEST, environment=environment
+            done = programs.run_to_its_end(
+                command, timeout=_LONGEST, environment=environment
             )
             said = ((sys.stdout, done.stdout), (sys.stderr, done.stderr))
         except Error as error:

@@ -35,9 +35,8 @@ def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) ->
     words = ["renew", "--cert-name", lineage.name, "--force-renewal", "--reuse-key"]
     words += ["--no-random-sleep-on-renew", "--non-interactive", *options]
     with signals.interruptible(), _swapped(lineage.key.resolve(), key):
-        done = programs.run(
+        done = programs.run_to_its_end(
             [sys.executable, "-c", _CERTBOT, *words],
-            check=False,
             timeout=_LONGEST,
             environment=os.environ,  # proxies, CAs, and what hooks need
         )

@@ -3,10 +3,12 @@
 Raises `ProgramError`, whose message has the command, fit to be pasted.
 """
 
+import contextlib
 import shlex
+import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from certbot import util
 
@@ -16,6 +18,9 @@ logger = named_logger(__name__)
 
 # Seconds.  `postfix check` looks at every queue file: slow on a busy server.
 TIMEOUT = 300
+
+# Seconds for a program that was interrupted.
+_TIDYING = 60
 
 Done = subprocess.CompletedProcess[str]
 
@@ -36,7 +41,7 @@ def run(
     """
     shown = shlex.join(command)
     logger.debug("running: %s", shown)
-    try:
+    with _explained(command, timeout):
         done = subprocess.run(
             command,
             capture_output=True,
@@ -50,8 +55,52 @@ def run(
             # Ctrl-C is for us: a program that is under way ends its work.
             start_new_session=True,
         )
+    if done.stderr.strip():
+        logger.debug("%s", done.stderr.strip())
+    if check and done.returncode:
+        raise ProgramError(f"{shown} failed: {complaint(done)}")
+    return done
+
+
+def run_to_its_end(
+    command: list[str], *, timeout: float, environment: Mapping[str, str]
+) -> Done:
+    """Run a program that has to tidy up, also if this process is interrupted.
+
+    Then, or when its time is over, it gets what Ctrl-C sends, and a minute.
+    """
+    logger.debug("running: %s", shlex.join(command))
+    with (
+        _explained(command, timeout),
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=_environment(**environment),
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            said = process.communicate(timeout=timeout)
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_TIDYING)
+            process.kill()
+            raise
+    return Done(command, process.returncode, *said)
+
+
+@contextlib.contextmanager
+def _explained(command: list[str], timeout: float) -> Iterator[None]:
+    """Turn what hinders a program into an `Error`."""
+    try:
+        yield
     except subprocess.TimeoutExpired as error:
-        message = f"{shown} did not end within {timeout:g} seconds"
+        message = f"{shlex.join(command)} did not end within {timeout:g} seconds"
         raise ProgramError(message) from error
     except FileNotFoundError as error:
         raise UnusableProgramError(
@@ -64,11 +113,6 @@ def run(
             f"the program {command[0]} cannot be executed: {reason}",
             hint="check its permissions, and that it is made for this machine",
         ) from error
-    if done.stderr.strip():
-        logger.debug("%s", done.stderr.strip())
-    if check and done.returncode:
-        raise ProgramError(f"{shown} failed: {complaint(done)}")
-    return done
 
 
 def beginning(command: list[str], most: int, *, timeout: float) -> bytes:
