@@ -115,8 +115,9 @@ def test_no_program_runs_through_a_shell():
     ]
 
 
-def test_certbot_loads_little_of_ours_on_every_run():
-    script = "import sys, certbot_postfix.installer; print(*sys.modules)"
+def loaded_by(module: str) -> list[str]:
+    """Return the modules that are there when *module* is imported."""
+    script = f"import sys, certbot_postfix.{module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         check=True,
@@ -124,12 +125,25 @@ def test_certbot_loads_little_of_ours_on_every_run():
         text=True,
         cwd=PACKAGE.parent,
     )
+    return sorted(done.stdout.split())
 
-    loaded = [
-        name for name in done.stdout.split() if name.startswith("certbot_postfix.")
-    ]
-    assert sorted(loaded) == [
+
+def test_certbot_loads_little_of_ours_on_every_run():
+    loaded = loaded_by("installer")
+
+    assert [name for name in loaded if name.startswith("certbot_postfix.")] == [
         "certbot_postfix.errors",
         "certbot_postfix.installer",
         "certbot_postfix.options",
     ]
+
+
+def test_a_renewal_that_is_not_due_loads_nothing_of_dns():
+    loaded = loaded_by("inbound.every_renew")
+
+    rooms = {name.partition(".")[2] for name in loaded if "certbot_postfix." in name}
+    wings = {
+        room for room in rooms if room.startswith(("dane.", "publish", "outbound."))
+    }
+    assert wings == {"dane.places", "outbound.last_refresh"}
+    assert "dns" not in loaded

@@ -22,7 +22,7 @@ from certbot_postfix.command_line import (
     require_root,
     say,
 )
-from certbot_postfix.dane import changes, gate, report, staged, store
+from certbot_postfix.dane import changes, gate, places, report, staged, store
 from certbot_postfix.dane.changes import Kept, Removal
 from certbot_postfix.dane.commands import Find, declare_settings, settings
 from certbot_postfix.dane.gate import Candidate
@@ -190,7 +190,7 @@ def needed(root: Path) -> set[Record]:
     """
     found = set()
     for path in (*root.glob("*.pem"), *root.glob("*/*.pem")):
-        name = path.name.removesuffix(staged.SUFFIX)
+        name = path.name.removesuffix(places.NEXT_KEY)
         if name != path.name:
             key = staged.load(path.parent, name)
             found |= {key.record} if key else set()

@@ -9,14 +9,13 @@ from typing import Any
 
 from certbot import crypto_util, errors
 
+from certbot_postfix.dane import places
 from certbot_postfix.dane.history import Chain
 from certbot_postfix.errors import Error, excerpt
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import public_half
 from certbot_postfix.tls.pem import blocks
-
-SUFFIX = ".next.pem"
 
 # A private key of 16384 bits has less.
 _LARGEST = 64 * 1024
@@ -57,14 +56,9 @@ class NextKey:
         return Record.of_key(self.spki)
 
 
-def path_of(root: Path, name: str) -> Path:
-    """Return where the next key of the lineage *name* is kept, below *root*."""
-    return root / f"{name}{SUFFIX}"
-
-
 def load(root: Path, name: str) -> NextKey | None:
     """Return the next key of the lineage *name*, None if none is staged."""
-    path = path_of(root, name)
+    path = places.next_key(root, name)
     if not path.exists():
         return None
     pem = files.read(path, most=_LARGEST)
@@ -81,7 +75,7 @@ def stage(root: Path, name: str, kind: Kind) -> NextKey:
     """Return the next key of the lineage *name*; make one if none is staged."""
     if known := load(root, name):
         return known
-    path, pem = path_of(root, name), kind.make()
+    path, pem = places.next_key(root, name), kind.make()
     files.make_directory(root)
     files.replace(path, pem, mode=0o600)
     return NextKey(path, pem, public_half(pem))
@@ -96,4 +90,4 @@ def chain(served: Chain, key: NextKey | None) -> Chain:
 
 def abandon(root: Path, name: str) -> None:
     """Remove the next key of the lineage *name*, if one is staged."""
-    files.remove(path_of(root, name))
+    files.remove(places.next_key(root, name))

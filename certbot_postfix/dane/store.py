@@ -12,14 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from certbot_postfix.dane import places
 from certbot_postfix.dane.history import RRset
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
 
 logger = named_logger(__name__)
-
-SUFFIX = ".tlsa.json"
 
 # More is not ours: an endpoint has a few RRsets of some records each.
 _LARGEST = 1024 * 1024
@@ -48,14 +47,9 @@ class Memory:
     keys: Mapping[Record, Key] = field(default_factory=dict)
 
 
-def path_of(bundle: Path) -> Path:
-    """Return where what is remembered for *bundle* is kept."""
-    return bundle.with_suffix(SUFFIX)
-
-
 def load(bundle: Path) -> Memory:
     """Return what is remembered for *bundle*."""
-    path = path_of(bundle)
+    path = places.memory(bundle)
     if not path.exists():
         return Memory()
     try:
@@ -71,7 +65,7 @@ def load(bundle: Path) -> Memory:
 
 def save(bundle: Path, memory: Memory) -> None:
     """Remember *memory* for *bundle*; a host without DANE gets no file."""
-    path = path_of(bundle)
+    path = places.memory(bundle)
     if not memory.endpoints and not memory.held:
         files.remove(path)
         return

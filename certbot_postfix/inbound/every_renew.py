@@ -1,7 +1,8 @@
 """What each ``certbot renew`` looks at for a lineage, before Postfix is asked anything.
 
 certbot comes here twice a day, for every lineage: few files are read, and a program is
-started only where something of ours is there, and no option names its place.
+started only where something of ours is there, and no option names its place.  What few
+hosts need is imported where it is needed: the time of each run counts.
 """
 
 import contextlib
@@ -15,16 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from certbot import errors
 from certbot.plugins import util as plugin_util
 
-from certbot_postfix import options
-from certbot_postfix.dane import gate, staged, steps, store
-from certbot_postfix.dane.steps import Rolling
+from certbot_postfix.dane import places
 from certbot_postfix.errors import BusyError, Error, named_logger, shown
-from certbot_postfix.inbound import (
-    bundles,
-    dropped,
-    key_swap,
-    renewal_settings,
-)
+from certbot_postfix.inbound import bundles, dropped
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.outbound import last_refresh
 from certbot_postfix.postfix.instance import Postfix
@@ -99,7 +93,6 @@ class EveryRenew:
             self._make_up(lineage, directory)
         finally:
             if self._advances(lineage, directory):
-                # Few runs come here.
                 from certbot_postfix.inbound import rolling_commands  # noqa: PLC0415
 
                 _afterwards.append(rolling_commands.advance(self.plugin, lineage))
@@ -134,27 +127,24 @@ class EveryRenew:
 
     def _advances(self, lineage: Lineage, directory: Path) -> bool:
         """Whether the key of *lineage* may have to change, or its records."""
-        every = options.rolls_every(self.plugin.conf)
-        now = datetime.now(timezone.utc)
-        used = bundles.of_lineage(self.root, lineage.name, directory)
-        memories = [store.load(path) for path, _ in used if path.exists()]
-        due = staged.path_of(self.root, lineage.name).exists() or any(
-            steps.may_come(memory, Rolling(every), now) for memory in memories
-        )
-        return due and not key_swap.under_way(lineage)
+        of_lineage = bundles.of_lineage(self.root, lineage.name, directory)
+        used = [bundle for bundle, _ in of_lineage]
+        staged_key = places.next_key(self.root, lineage.name)
+        if not any(path.exists() for path in (staged_key, *map(places.memory, used))):
+            return False
+        from certbot_postfix.inbound import tlsa_upkeep  # noqa: PLC0415
+
+        return tlsa_upkeep.advances(self.plugin.conf, lineage, staged_key, used)
 
     def _problems_of_records(self, bundle: Path) -> Iterator[str]:
         """Yield what is wrong with the TLSA records of *bundle*, if it had some.
 
         Hosts that had none ask no DNS.
         """
-        if bundle.exists() and store.path_of(bundle).exists():
-            key = staged.load(self.root, bundle.stem)
-            settings, now = (
-                gate.Settings.of(self.plugin.conf),
-                datetime.now(timezone.utc),
-            )
-            yield from gate.watch(bundle, key, settings, now)
+        if bundle.exists() and places.memory(bundle).exists():
+            from certbot_postfix.inbound import tlsa_upkeep  # noqa: PLC0415
+
+            yield from tlsa_upkeep.problems(self.plugin.conf, self.root, bundle)
 
     def _report_dropped(self, lineage: Lineage, bundle: Path, directory: Path) -> None:
         if not dropped.unreported(bundle, directory):
@@ -218,6 +208,8 @@ def _is_last(name: str, configurations: Path, installer: str) -> bool:
 
     certbot takes the files in its directory *configurations* in the order of names.
     """
+    from certbot_postfix.inbound import renewal_settings  # noqa: PLC0415
+
     return not any(
         renewal_settings.names_installer(path, installer)
         for path in configurations.glob("*.conf")

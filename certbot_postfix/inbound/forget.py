@@ -10,7 +10,7 @@ from pathlib import Path
 from certbot_postfix.change import staging
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
-from certbot_postfix.dane import staged, store
+from certbot_postfix.dane import places
 from certbot_postfix.errors import Error, enumerated, named_logger
 from certbot_postfix.inbound import (
     candidates,
@@ -162,7 +162,7 @@ class Removal:
         if self._used_elsewhere():
             return False
         leftovers = files.leftovers(self.path)
-        memory, key = store.path_of(self.path), self.path.with_suffix(staged.SUFFIX)
+        memory, key = places.memory(self.path), self.path.with_suffix(places.NEXT_KEY)
         ours = (self.path, dropped.note(self.path), memory, key)
         files.remove(*ours, *leftovers)
         return True

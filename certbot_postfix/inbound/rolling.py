@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from certbot_postfix.dane import changes, gate, hold, staged, steps, store
+from certbot_postfix.dane import changes, gate, hold, places, staged, steps, store
 from certbot_postfix.dane.changes import Removal
 from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
@@ -126,7 +126,7 @@ class Roll:
 
     def abandon(self) -> None:
         """Remove the staged key, withdraw its records, and keep the key in service."""
-        path = staged.path_of(self.root, self.name)
+        path = places.next_key(self.root, self.name)
         newest = self.lineage.leaf()
         held = newest is not None and newest.spki not in self._keys()
         if not path.exists() and not held:

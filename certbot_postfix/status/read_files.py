@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from certbot_postfix.dane import staged, store
+from certbot_postfix.dane import places, staged, store
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.formats.caa import Issuance
@@ -104,7 +104,7 @@ class FileReader:
         try:
             key = staged.load(self.bundles, path.stem)
         except Error as error:
-            where = str(staged.path_of(self.bundles, path.stem))
+            where = str(places.next_key(self.bundles, path.stem))
             self.skipped.append(Skipped(where, error.message))
         else:
             if key:
