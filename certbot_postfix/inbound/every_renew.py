@@ -21,7 +21,6 @@ from certbot_postfix.errors import BusyError, Error, named_logger, shown
 from certbot_postfix.inbound import bundles, dropped
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.outbound import last_refresh
-from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import programs
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ class EveryRenew:
         postconf = self.plugin.conf("config-utility")
         plugin_util.path_surgery(postconf)
         if self.root.is_dir():
+            from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
+
             with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
                 return Postfix.find(None, postconf=postconf, postfix="").directory
         return None

@@ -4,11 +4,14 @@ An instance that cannot be read hinders no other one.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix.configuration import Configuration, words_of
-from certbot_postfix.postfix.instance import Postfix
+
+if TYPE_CHECKING:
+    from certbot_postfix.postfix.instance import Postfix
 
 _PARAMETER = "multi_instance_directories"
 
@@ -29,7 +32,7 @@ def is_first(configuration: Configuration) -> bool:
     return _first(configuration).resolve() == configuration.directory.resolve()
 
 
-def others(postfix: Postfix, configuration: Configuration) -> list[Postfix]:
+def others(postfix: "Postfix", configuration: Configuration) -> list["Postfix"]:
     """Return the instances beside *postfix*, of which main.cf of the first one knows.
 
     The first is that in the directory compiled into Postfix.

@@ -4,9 +4,12 @@ Since it is our choice, it follows what the running Postfix has for new ones.
 """
 
 import shlex
+from typing import TYPE_CHECKING
 
 from certbot_postfix.postfix.configuration import Configuration
-from certbot_postfix.postfix.instance import Postfix
+
+if TYPE_CHECKING:
+    from certbot_postfix.postfix.instance import Postfix
 
 # The databases that postmap(1) builds, and that can hold the content of files (-F).
 DATABASES = ("hash", "btree", "lmdb", "cdb")
@@ -14,7 +17,7 @@ _BERKELEY = ("hash", "btree")
 
 
 def chosen(
-    postfix: Postfix, configuration: Configuration, now: str, size: int, most: int
+    postfix: "Postfix", configuration: Configuration, now: str, size: int, most: int
 ) -> str:
     """Return the type for a map with *size* entries, which has the type *now*.
 
@@ -27,7 +30,7 @@ def chosen(
     return usual if usual and (now == usual or size > most) else "texthash"
 
 
-def _database(postfix: Postfix, configuration: Configuration) -> str:
+def _database(postfix: "Postfix", configuration: Configuration) -> str:
     """Return the type of a new database, "" if none can be used."""
     supported = postfix.map_types()
     built_in = configuration.defaults.get("default_database_type", "")
