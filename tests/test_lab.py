@@ -181,6 +181,7 @@ def test_certbot_obtains_a_certificate_from_pebble(base, pebble: Pebble, executa
     assert "Successfully received certificate" in certbot.log
 
 
+@pytest.mark.postfix
 @pytest.mark.parametrize(
     "argv",
     [(NEWEST, "--version"), (NEWEST, "renew", "-x"), (COMMAND, "-h"), (COMMAND, "-x")],
