@@ -253,6 +253,10 @@ def test_a_daemon_is_left_out_where_the_client_trusts_nobody(sts, tmp_path):
 
 
 def test_debians_daemon_which_fails_for_a_domain_in_utf8_is_left_out(sts):
+    query = ["dpkg-query", "-W", "-f", "${Version}", "postfix-mta-sts-resolver"]
+    version = subprocess.run(query, capture_output=True, check=False, text=True).stdout
+    if version and not version.startswith("1.1."):
+        pytest.skip(f"version {version} answers for such a domain")
     sts.network.policy("sts.insecure", "mx.sts.insecure")
     start_debians(sts)
     why = "does not answer for a domain in UTF-8, and mail to every such domain is"
