@@ -245,13 +245,22 @@ def limit(postfix: PrivatePostfix, **limits: str) -> None:
     wait_until(lambda: greeting(postfix) == b"220", "smtp lets this machine in")
 
 
-@pytest.mark.parametrize("way", ["install", "renew"])
+_RATE, _COUNT, _TLS = (
+    ("smtpd_client_connection_rate_limit", "9", True),
+    ("smtpd_client_connection_count_limit", "2", False),
+    ("smtpd_client_new_tls_session_rate_limit", "9", True),
+)
+
+
 @pytest.mark.parametrize(
-    ("name", "most", "rejected"),
+    ("way", "name", "most", "rejected"),
     [
-        ("smtpd_client_connection_rate_limit", "9", True),
-        ("smtpd_client_connection_count_limit", "2", False),
-        ("smtpd_client_new_tls_session_rate_limit", "9", True),
+        ("renew", *_RATE),
+        ("install", *_COUNT),
+        ("renew", *_TLS),
+        pytest.param("install", *_RATE, marks=pytest.mark.soak),
+        pytest.param("renew", *_COUNT, marks=pytest.mark.soak),
+        pytest.param("install", *_TLS, marks=pytest.mark.soak),
     ],
 )
 def test_clients_of_ours_that_reach_a_limit_undo_no_deployment(

@@ -97,7 +97,7 @@ def sample(found: list[Point], count: int) -> Iterator[Point]:
 @pytest.mark.parametrize(
     ("form", "count"),
     [
-        ("hash", 3),
+        ("hash", 2),
         ("texthash", 1),
         *(pytest.param(form, 10_000, marks=pytest.mark.soak) for form in FORMS),
     ],

@@ -52,20 +52,20 @@ class Judgement(NamedTuple):
     phase_out: frozenset[str]
 
 
-QUICKLY = ("--protocols", "--fs")
-WHOLE = (*QUICKLY, "--cipher-per-proto", "--server-defaults", "--renegotiation")
-"""At what testssl.sh looks: that takes about a minute."""
+# At what testssl.sh looks: that takes about a minute.
+_PARTS = (
+    *("--protocols", "--fs", "--cipher-per-proto"),
+    *("--server-defaults", "--renegotiation"),
+)
 
 
-def look(
-    postfix: PrivatePostfix, directory: Path, parts: tuple[str, ...]
-) -> list[dict[str, str]]:
-    """Return what testssl.sh finds at these *parts* of the service smtp."""
+def look(postfix: PrivatePostfix, directory: Path) -> list[dict[str, str]]:
+    """Return what testssl.sh finds of the service smtp."""
     assert PROGRAM
     report = directory / "testssl.json"
     report.unlink(missing_ok=True)
     command = [PROGRAM, "--quiet", "--color", "0", "--warnings", "batch"]
-    command += [*parts, "--jsonfile", str(report), "--starttls", "smtp"]
+    command += [*_PARTS, "--jsonfile", str(report), "--starttls", "smtp"]
     done = subprocess.run(
         [*command, f"127.0.0.1:{postfix.ports['smtp']}"],
         check=False,
@@ -76,9 +76,9 @@ def look(
     )
     found: list[dict[str, str]] = json.loads(report.read_text())
     ids = {each["id"] for each in found}
-    expected = {*_OLD, "TLS1_2", *(["secure_renego"] if parts == WHOLE else [])}
+    expected = {*_OLD, "TLS1_2", "secure_renego"}
     assert expected <= ids, done.stdout + done.stderr
-    marks = ["ECDHE_curves", *(["cipher-tls1_2"] if parts == WHOLE else [])]
+    marks = ["ECDHE_curves", "cipher-tls1_2"]
     assert all(mark in "".join(ids) for mark in marks), done.stdout
     return found
 
@@ -171,11 +171,9 @@ def signatures(postfix: PrivatePostfix) -> Judgement:
     )
 
 
-def judged(
-    postfix: PrivatePostfix, directory: Path, parts: tuple[str, ...] = WHOLE
-) -> Judgement:
+def judged(postfix: PrivatePostfix, directory: Path) -> Judgement:
     """Return what Internet.nl would say of the service smtp."""
-    whole, more = judge(look(postfix, directory, parts)), signatures(postfix)
+    whole, more = judge(look(postfix, directory)), signatures(postfix)
     return Judgement(
         whole.insufficient | more.insufficient, whole.phase_out | more.phase_out
     )
