@@ -221,6 +221,10 @@ def test_the_documentation_has_no_option_of_the_plugin_that_is_none(page: Path):
     assert ours <= of_certbot() | COMMANDS[""]
 
 
+def test_the_readme_is_short_enough_to_be_read():
+    assert len((ROOT / "README.rst").read_text().splitlines()) <= 160
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_of_the_repository_in_the_documentation_exist(page: Path):
     paths = re.findall(
