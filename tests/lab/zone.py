@@ -121,6 +121,11 @@ class NameServer:
         found = {line.partition(" TLSA ")[2].lower() for line in lines}
         return found - {""}  # that there are none is a line, too
 
+    def version(self) -> str:
+        """Return the SOA record that the server has."""
+        question = ("zone-read", f"{self._domain}.", f"{self._domain}.", "SOA")
+        return self._network.run(*self._knotc, *question).stdout
+
     def ds(self) -> str:
         """Return the data of the DS record of the key."""
         argv = ("keymgr", "-c", str(self._config), f"{self._domain}.", "ds")
@@ -174,6 +179,14 @@ class Zone:
         self.primary.control("zone-reload", f"{self.domain}.")
         if not late:
             self.secondary.control("zone-retransfer", f"{self.domain}.")
+            wait_until(self._transferred, "the secondary has the zone")
         # What has a TTL of 0 is in the resolver's cache until the second is over.
         second_of_change = int(time.time())
         wait_until(lambda: int(time.time()) > second_of_change, "a second is over")
+
+    def _transferred(self) -> bool:
+        """Whether the secondary has the zone as it is; else it is told to fetch it."""
+        if self.secondary.version() == self.primary.version():
+            return True
+        self.secondary.control("zone-retransfer", f"{self.domain}.")
+        return False
