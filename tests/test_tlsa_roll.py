@@ -234,7 +234,14 @@ def test_a_host_without_dane_reads_both_records_to_begin_with(host):
 
     records = [f"{OWNER}. 3600 IN TLSA {each}" for each in (host.key, staged(host))]
     assert (done.returncode, done.stdout.splitlines()) == (0, records), told(done)
-    assert not host.remembered.exists()
+    # Caches may still have what the test before had published.
+    wait_until(
+        lambda: (
+            not told(host.command("tlsa", "stage", *MIN)).startswith("error")
+            and not host.remembered.exists()
+        ),
+        "nothing is remembered",
+    )
 
 
 def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
