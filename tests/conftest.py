@@ -2,10 +2,11 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,9 @@ LONGEST = (
     *("test_secrets", "test_faults"),
 )
 
+# Letters of a mail log that are shown where a test failed.
+LOGGED = 20_000
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, and end with what starts no server."""
@@ -55,6 +59,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.get_closest_marker("postfix") is None,
         )
     )
+
+
+@pytest.hookimpl(hookwrapper=True)  # pytest 7 of Debian 12 has no other
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, None]:
+    """Show what Postfix logged where a test failed."""
+    outcome = yield
+    if (report := outcome.get_result()).failed:
+        parts = [getattr(value, "postfix", value) for value in item.funcargs.values()]
+        there = {part.maillog for part in parts if isinstance(part, PrivatePostfix)}
+        for path in filter(Path.exists, there):
+            text = path.read_text(errors="replace")[-LOGGED:]
+            report.sections.append(("mail log", text))
 
 
 @pytest.fixture
