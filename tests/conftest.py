@@ -40,7 +40,8 @@ if sys.prefix != sys.base_prefix:  # a machine's own programs may be upgraded me
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = (
-    *("test_kill", "test_sni_story", "test_testssl", "test_instances"),
+    *("test_kill", "test_sni_story", "test_rollover", "test_outbound_mail"),
+    *("test_instances", "test_tlsa_roll", "test_tlsa_gate", "test_main_cf"),
     *("test_baseline", "test_load", "test_policy_faults", "test_table_faults"),
     *("test_secrets", "test_faults"),
 )
