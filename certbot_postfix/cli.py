@@ -120,8 +120,8 @@ def parser() -> Parser:
             inbound.session(arguments).server.read(), dane.settings(arguments)
         ),
     )
-    for each in parser.every():  # before and after the command
-        declare_common(each, None if each is parser else argparse.SUPPRESS)
+    for action in parser.every():  # before and after the command
+        declare_common(action, None if action is parser else argparse.SUPPRESS)
     return parser
 
 

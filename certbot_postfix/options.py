@@ -224,7 +224,7 @@ def words(text: str | list[str]) -> list[str]:
 def places(text: str | list[str]) -> list[str]:
     """Return the paths, absolute, and the URLs in *text*; certbot restores a list."""
     words = [text] if isinstance(text, str) else text
-    return [each if "://" in each else path(each) for each in words]
+    return [word if "://" in word else path(word) for word in words]
 
 
 def domains(text: str) -> str:

@@ -110,7 +110,7 @@ class Transaction:
         for path in restored:
             files.restore_backup(path)
         if not self._checkpoint:
-            restored += [each.path for each in self._maps if each.restore_backups()]
+            restored += [maps.path for maps in self._maps if maps.restore_backups()]
             restored += _reverted(self._plan) if self._plan else ()
         self._bundles, self._plan = [], None
         return restored
@@ -152,8 +152,8 @@ class Transaction:
         """Remove the backups of *bundles* and maps: what is there now is verified."""
         for path in bundles:
             files.discard_backup(path)
-        for each in self._maps:
-            each.discard_backups()
+        for maps in self._maps:
+            maps.discard_backups()
 
 
 def _refuse_modified(plan: Plan) -> None:

@@ -55,7 +55,7 @@ class Property:
     def of_rdata(cls, rdata: Any) -> "Property":
         """Return what dnspython has read; bytes that are not ASCII match nothing."""
         tag, value = (
-            each.decode("ascii", "replace") for each in (rdata.tag, rdata.value)
+            text.decode("ascii", "replace") for text in (rdata.tag, rdata.value)
         )
         return cls(rdata.flags, tag.lower(), value)
 
@@ -138,7 +138,7 @@ def refusal(records: Sequence[Property], issuance: Issuance, *, wildcard: bool) 
 
 def is_bound(records: Iterable[Property], issuance: Issuance) -> bool:
     """Whether *records* permit the CA of *issuance* no other account, if it has one."""
-    return not any(each.is_open(issuance) for each in records)
+    return not any(record.is_open(issuance) for record in records)
 
 
 def _relevant(records: Iterable[Property], *, wildcard: bool) -> Iterator[Property]:

@@ -131,8 +131,8 @@ def accepts(
 def _accepts(
     records: Sequence[Record], chain: Sequence[Certificate], host: str
 ) -> bool:
-    matching = {each.matching for each in records if each.matches(chain, host)}
-    digests = {each.matching for each in records} - {FULL}
+    matching = {record.matching for record in records if record.matches(chain, host)}
+    digests = {record.matching for record in records} - {FULL}
     return FULL in matching or (bool(digests) and matching >= digests)
 
 

@@ -38,7 +38,9 @@ def record(addresses: Sequence[str]) -> str:
 
 def relevant(records: Iterable[str]) -> list[str]:
     """Return which of the TXT *records* count: section 3, there must be one."""
-    return [each for each in records if re.match(rf"v={VERSION}[ \t]*(?:;|$)", each)]
+    return [
+        record for record in records if re.match(rf"v={VERSION}[ \t]*(?:;|$)", record)
+    ]
 
 
 def addresses(text: str) -> list[str]:
@@ -47,5 +49,5 @@ def addresses(text: str) -> list[str]:
         return []
     fields = [field.strip(" \t") for field in text.split(";")][1:]
     values = [match[1] for field in fields if (match := _FIELD.fullmatch(field))]
-    every = [each.strip(" \t") for each in values[0].split(",")] if values else []
+    every = [part.strip(" \t") for part in values[0].split(",")] if values else []
     return every if all(map(_URI.fullmatch, every)) else []

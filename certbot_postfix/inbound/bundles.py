@@ -41,9 +41,9 @@ def of_lineage(root: Path, name: str, directory: Path) -> list[tuple[Path, Path]
     """
     own = root / instances.name_of(directory)
     pairs = [
-        (each / f"{name}.pem", instances.directory_of(each.name) or directory)
-        for each in directories(root)
-        if each != root or not own.is_dir()
+        (place / f"{name}.pem", instances.directory_of(place.name) or directory)
+        for place in directories(root)
+        if place != root or not own.is_dir()
     ]
     return pairs or [(root / f"{name}.pem", directory)]
 

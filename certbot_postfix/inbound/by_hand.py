@@ -33,7 +33,7 @@ def expected(
     The administrator has named those files in main.cf, master.cf or an SNI map, or our
     bundle in an SNI map of his own, unless that is *kept* as it is.
     """
-    by_directory = {each.fullchain.parent.resolve(): each for each in lineages}
+    by_directory = {lineage.fullchain.parent.resolve(): lineage for lineage in lineages}
     in_maps = _in_maps(now, postfix, by_directory, kept)
     return [*_in_services(now, by_directory), *in_maps]
 

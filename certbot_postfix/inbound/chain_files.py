@@ -51,7 +51,7 @@ class Chain:
     @property
     def client(self) -> bool:
         """Whether it is the SMTP client that presents it, to servers."""
-        return self.parameter.startswith(tuple(f"{each}_" for each in CLIENTS))
+        return self.parameter.startswith(tuple(f"{program}_" for program in CLIENTS))
 
 
 def every_chain(configuration: Configuration) -> list[Chain]:
@@ -83,11 +83,11 @@ def chains(
     queue = configuration.value("queue_directory")
     name = CHAIN.replace("smtpd", prefix)
     if listed := configuration.words(name, service):
-        files = tuple(resolved(Path(queue, each)) for each in listed)
+        files = tuple(resolved(Path(queue, name)) for name in listed)
         yield Chain(place(name), name, files)
         return
     for pair in PAIRS:
-        certificate, key = (each.replace("smtpd", prefix) for each in pair)
+        certificate, key = (name.replace("smtpd", prefix) for name in pair)
         file = configuration.value(certificate, service)
         # smtpd_tls_cert_file = none means TLS without a default certificate.
         if file not in ("", "none"):
@@ -123,7 +123,7 @@ def half(
     """
     queue = configuration.value("queue_directory")
     for files in _chains(configuration, keys):
-        if path in [resolved(Path(queue, each)) for each in files]:
+        if path in [resolved(Path(queue, name)) for name in files]:
             alone = keys(Path(queue, files[0])) == 1
             return Half(key_type, files, files[-1], files[0]) if alone else None
     return None
@@ -140,7 +140,7 @@ def _chains(
             if not groups or keys(Path(queue, file)):
                 groups.append([])
             groups[-1].append(file)
-        return [tuple(each) for each in groups]
+        return [tuple(group) for group in groups]
     pairs = ((configuration.value(name) for name in pair) for pair in PAIRS)
     return [tuple(dict.fromkeys((key, certificate))) for certificate, key in pairs]
 
@@ -175,8 +175,8 @@ def named(text: bytes, root: Path) -> list[Path]:
     lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
     bundle = rb"([^\s,=\0]*)/([^\s,/\0]+)\.pem(?![^\s,])"
     pairs = [pair for line in lines for pair in re.findall(bundle, line)]
-    real = {each: _real(Path(os.fsdecode(each))) for each, _ in pairs}
-    paths = [real[each] / f"{os.fsdecode(name)}.pem" for each, name in pairs]
+    real = {directory: _real(Path(os.fsdecode(directory))) for directory, _ in pairs}
+    paths = [real[place] / f"{os.fsdecode(name)}.pem" for place, name in pairs]
     return [path for path in paths if bundles.is_bundle(path, root)]
 
 
@@ -189,4 +189,4 @@ def with_certificates(configuration: Configuration) -> list[Service]:
             *with_own_certificate(configuration),
         )
     }
-    return [each for each in configuration.services if str(each) in names]
+    return [service for service in configuration.services if str(service) in names]

@@ -26,7 +26,7 @@ def serve(
     if not chain:
         return
     wanted: dict[str, tuple[str, Iterable[str]]]
-    files = [*map(str, chain), *(file for each in kept for file in each.files)]
+    files = [*map(str, chain), *(file for half in kept for file in half.files)]
     retired: tuple[str, ...] = LEGACY
     why = "the certificate of certbot's lineage " + " and ".join(
         path.stem for path in chain
@@ -72,8 +72,8 @@ def _legacy(
 ) -> dict[str, tuple[str, Iterable[str]]]:
     """Return the older parameters for *chain*: one bundle, or RSA and ECDSA."""
     halves = [Half(chain[path], (), str(path), str(path)) for path in chain]
-    types = [each.key_type for each in (*halves, *kept)]
-    halves = sorted([*halves, *kept], key=lambda each: each.key_type == "ECDSA")
+    types = [half.key_type for half in (*halves, *kept)]
+    halves = sorted([*halves, *kept], key=lambda half: half.key_type == "ECDSA")
     if len(halves) > 1 and sorted(types) != ["ECDSA", "RSA"]:
         raise Error(
             f"without {CHAIN}, Postfix serves an RSA and an ECDSA key side by side,"
@@ -81,10 +81,10 @@ def _legacy(
             hint="obtain the second certificate with the other --key-type",
         )
     wanted: dict[str, tuple[str, Iterable[str]]] = {}
-    for each, (certificate, key) in zip(halves, PAIRS, strict=False):
-        same = each.key == each.certificate
-        wanted[certificate] = _escaped(each.certificate), [each.certificate]
-        wanted[key] = f"${certificate}" if same else _escaped(each.key), [each.key]
+    for half, (certificate, key) in zip(halves, PAIRS, strict=False):
+        same = half.key == half.certificate
+        wanted[certificate] = _escaped(half.certificate), [half.certificate]
+        wanted[key] = f"${certificate}" if same else _escaped(half.key), [half.key]
     return wanted
 
 
@@ -166,7 +166,7 @@ def forget(
     why = f"lineage {bundle.stem} is forgotten"
     if configuration.value(CHAIN):
         listed = configuration.words(CHAIN)
-        rest = [Path(each) for each in listed if resolved(Path(each)) != bundle]
+        rest = [Path(name) for name in listed if resolved(Path(name)) != bundle]
         new = ", ".join(map(_escaped, rest or _plain(bundle, plain)))
         return [Change(CHAIN, configuration.explicit.get(CHAIN), new, why)]
     return _forget_pair(configuration, bundle, plain, why)

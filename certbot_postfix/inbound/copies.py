@@ -102,11 +102,11 @@ def read(
     for _, table in sni.tables(configuration):
         if table != configuration.directory / sni.NAME:
             named = {path for row in sni.entries(_text(table)).values() for path in row}
-            paths |= {chain_files.resolved(Path(each)) for each in named}
+            paths |= {chain_files.resolved(Path(name)) for name in named}
     foreign = sorted(path for path in paths if not bundles.is_bundle(path, root))
     in_use = {path: leaf for path in foreign if (leaf := _leaf(path))}
     # To look at all lineages takes time.
-    newest = {each.name: each.leaf() for each in lineages} if in_use else {}
+    newest = {lineage.name: lineage.leaf() for lineage in lineages} if in_use else {}
     known = {name: leaf for name, leaf in newest.items() if leaf}
     return list(outdated(in_use, known, root).values())
 

@@ -47,15 +47,15 @@ def choose(
     That is one of the *lineages* in *live* if it has these very names, or else a new
     one; *name* is that of --cert-name.  Raises `Error` if no certificate can have them.
     """
-    names = [a_labels(each).lower() for each in given]
-    if wrong := [each for each in names if not is_host(each.removeprefix("*."))]:
+    names = [a_labels(name).lower() for name in given]
+    if wrong := [name for name in names if not is_host(name.removeprefix("*."))]:
         raise Error(f"not the names of hosts: {enumerated(map(ascii, wrong))}")
     for lineage in lineages:
         leaf = lineage.leaf()
         if leaf and leaf.names == set(names) and name in ("", lineage.name):
             return lineage
-    taken, first = {each.name for each in lineages}, names[0].removeprefix("*.")
+    taken, first = {lineage.name for lineage in lineages}, names[0].removeprefix("*.")
     numbered = (f"{first}-{number:04}" for number in itertools.count(1))
-    free = (each for each in itertools.chain([first], numbered) if each not in taken)
+    free = (name for name in itertools.chain([first], numbered) if name not in taken)
     lineage = Lineage.live(live, name or next(free))
     return Imagined(lineage.name, lineage.key, lineage.fullchain, frozenset(names))

@@ -80,6 +80,6 @@ def _kept(directory: Path) -> list[Path]:
     """Return the private keys of which another one is kept in *directory*."""
     found = directory.glob(f".{_KEYS}{files.OLD}")
     return [
-        each.with_name(each.name.removeprefix(".").removesuffix(files.OLD))
-        for each in found
+        path.with_name(path.name.removeprefix(".").removesuffix(files.OLD))
+        for path in found
     ]

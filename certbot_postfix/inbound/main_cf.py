@@ -124,10 +124,10 @@ def uncovered(
         host not in names(configuration)
         or sni.key(host) in table
         or useless(default, now)  # which is worse
-        or any(covers(each.leaf.names, host) for each in default)
+        or any(covers(file.leaf.names, host) for file in default)
     ):
         return []
-    name, leaf = next((each.path.stem, each.leaf) for each in default)
+    name, leaf = next((file.path.stem, file.leaf) for file in default)
     wanted = [*sorted(leaf.names), host]
     again = obtaining(configuration, wanted, name, settings_of(name))
     return [

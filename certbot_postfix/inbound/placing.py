@@ -41,7 +41,7 @@ def halves(before: State, placed: Placement) -> tuple[chain_files.Half, ...]:
 def _others(before: State, new: ServedFile) -> dict[str, Certificate]:
     """Return the newest leaf certificate of each lineage but that of *new*."""
     live = before.bundles.live
-    every = [each for each in due.lineages(live) if each.name != new.path.stem]
+    every = [lineage for lineage in due.lineages(live) if lineage.name != new.path.stem]
     leaves = ((lineage.name, lineage.leaf()) for lineage in every)
     return {name: leaf for name, leaf in leaves if leaf}
 

@@ -77,7 +77,9 @@ def _replace(
                 change.put_bundle(path, pem)
             complete = _write(server, before, after, stale, change)
         if not complete:
-            wanted = [each for each in wanted if each.server_name is None]
+            wanted = [
+                expectation for expectation in wanted if expectation.server_name is None
+            ]
         server.serving.reload_and_verify(after.configuration, wanted)
 
 

@@ -171,12 +171,12 @@ class Renewals:
         mine = Turn.of(self.server, lineages)
         # Which others there are is known from this one alone.
         others = [] if mine.error else self.server.others
-        turns = [mine, *(Turn.of(each, lineages) for each in others)]
+        turns = [mine, *(Turn.of(other, lineages) for other in others)]
         return self._take(turns, lineages)
 
     def renew_others(self, lineages: Collection[Lineage]) -> None:
         """Do so for the other instances only; raise `Error`."""
-        self._take([Turn.of(each, lineages) for each in self.server.others], lineages)
+        self._take([Turn.of(other, lineages) for other in self.server.others], lineages)
 
     def refuse(self, lineage: Lineage, path: Path) -> None:
         """Raise `CertificateError` if another one must not read *lineage* in *path*."""

@@ -75,7 +75,9 @@ class RenewalReader:
             return None
         here = any(runs_deploy(settings.get(hook, "")) for hook in _HOOKS)
         installers = (settings.get("installer"), self._of_all.get("installer"))
-        keeps = {each.get("reuse_key", "").lower() for each in (settings, self._of_all)}
+        keeps = {
+            setting.get("reuse_key", "").lower() for setting in (settings, self._of_all)
+        }
         return RenewalSettings(
             path,
             installer=self.installer in installers,

@@ -260,7 +260,7 @@ class Deployment:
         """
         now = self.server.read()
         behind = [*due.pending(now), *due.misplaced(now)]
-        if lineages := list({each.name: each for each in behind}.values()):
+        if lineages := list({lineage.name: lineage for lineage in behind}.values()):
             try:
                 self.renewals.renew(lineages)
             except Error as error:

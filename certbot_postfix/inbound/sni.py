@@ -95,7 +95,7 @@ def entries(text: bytes) -> dict[str, tuple[str, ...]]:
 def tables(configuration: Configuration) -> list[tuple[str, Path]]:
     """Return the SNI maps of main.cf that have a text, with their types."""
     named = maps.files(configuration.value(SNI_MAPS))
-    return [each for each in named if each[0] in _TEXTUAL]
+    return [entry for entry in named if entry[0] in _TEXTUAL]
 
 
 _TEXTUAL = ("texthash", *map_types.DATABASES)
@@ -139,10 +139,10 @@ def renewed(
     partners = beside(table, bundle)
     partners |= set(default) if bundle in default else set()
     result = without(table, bundle, keys_with(table, bundle) - now)
-    for each in sorted(now - keys_with(table, bundle)):
-        paths = result.get(each, ())
+    for key in sorted(now - keys_with(table, bundle)):
+        paths = result.get(key, ())
         if partners.issuperset(paths):
-            result[each] = (*paths, bundle)
+            result[key] = (*paths, bundle)
     return result
 
 

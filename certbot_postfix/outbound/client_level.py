@@ -30,7 +30,7 @@ def refuse_encryption(
     Returns what is remarkable of next hops else.
     """
     raised = (next_hops.LEVEL, ClientLevel.ENCRYPT.value)
-    changes = [each for each in decisions if isinstance(each, Change)]
-    if raised not in [(each.name, each.new) for each in changes]:
+    changes = [decision for decision in decisions if isinstance(decision, Change)]
+    if raised not in [(change.name, change.new) for change in changes]:
         return []
     return next_hops.refuse_without_tls(postfix, configuration)

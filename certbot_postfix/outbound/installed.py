@@ -102,7 +102,7 @@ def write(directory: Path, installed: Installed) -> None:
     if not installed.any:
         files.remove(path)
     elif installed != read(directory):
-        for each in (directory.parent.parent, directory.parent, directory):
-            files.make_directory(each)
+        for place in (directory.parent.parent, directory.parent, directory):
+            files.make_directory(place)
         text = json.dumps(asdict(installed)).encode()
         files.replace(path, text, mode=0o600)

@@ -92,7 +92,7 @@ def _names(domain: str) -> set[str]:
 def _relayed(configuration: Configuration) -> list[str]:
     """Return the tables of relay_domains, of which the keys are domains."""
     listed = maps.listed(configuration.value("relay_domains"))
-    return [each for each in listed if ":" in each]
+    return [table for table in listed if ":" in table]
 
 
 def _usual(configuration: Configuration, domain: str, ask: Ask) -> Route:

@@ -119,7 +119,9 @@ class SendOnly:
     def _others(self, proposal: Proposal) -> Iterable[Decision]:
         """Return the decisions that are not about policies, but were made for them."""
         ours = proposal.changes.decisions
-        return [each for each in proposal.plan.decisions if each not in ours]
+        return [
+            decision for decision in proposal.plan.decisions if decision not in ours
+        ]
 
     def _remove_created(self, proposal: Proposal) -> None:
         """Remove what there was not before, and no backup restores."""

@@ -104,7 +104,9 @@ def names(configuration: Configuration) -> set[str]:
 
     Those in domains for special or private use (RFC 6761 and others) are not public.
     """
-    hosts = {configuration.value("myhostname", each) for each in configuration.services}
+    hosts = {
+        configuration.value("myhostname", service) for service in configuration.services
+    }
     hosts.add(configuration.value("myhostname"))
     return {
         name

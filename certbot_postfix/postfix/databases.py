@@ -35,7 +35,7 @@ class Databases:
 
     def existing(self) -> list[Path]:
         """Return the databases that there are."""
-        return [each for each in self._all() if each != self.path and each.exists()]
+        return [path for path in self._all() if path != self.path and path.exists()]
 
     @contextmanager
     def building(self, text: bytes, *, mode: int) -> Iterator[Path]:
@@ -151,9 +151,9 @@ def _clear(table: Path) -> None:
     """Remove the directories that killed runs left: those that are ours."""
     usual, elsewhere = build_directory(table), Path(tempfile.gettempdir())
     paths = [usual, *usual.parent.glob(f"{glob.escape(usual.name)}.*")]
-    for each in (*paths, *elsewhere.glob(f"{_elsewhere(usual)}*")):
-        if directories.is_ours(each):
-            shutil.rmtree(each, ignore_errors=True)
+    for path in (*paths, *elsewhere.glob(f"{_elsewhere(usual)}*")):
+        if directories.is_ours(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _elsewhere(usual: Path) -> str:

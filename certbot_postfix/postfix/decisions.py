@@ -68,7 +68,11 @@ def applied(
     configuration: Configuration, decisions: Iterable[Decision]
 ) -> Configuration:
     """Return *configuration* as it will be when *decisions* are written."""
-    changes = {each.name: each.new for each in decisions if isinstance(each, Change)}
+    changes = {
+        decision.name: decision.new
+        for decision in decisions
+        if isinstance(decision, Change)
+    }
     return replace(
         configuration,
         explicit={**configuration.explicit, **changes},

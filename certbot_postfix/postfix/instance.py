@@ -92,7 +92,9 @@ class Postfix:
     def read_again(self, configuration: Configuration) -> Configuration:
         """Return *configuration* after a change of main.cf: what that may change."""
         services = configuration.services
-        if any("$" in text for each in services for text in each.written.values()):
+        if any(
+            "$" in text for service in services for text in service.written.values()
+        ):
             overrides = postconf.by_service(self._query("-Px"))
             services = tuple(
                 replace(

@@ -49,10 +49,14 @@ def others(postfix: "Postfix", configuration: Configuration) -> list["Postfix"]:
         except Error:
             # Which there are is not known then, but that one is.
             return [postfix.at(first)] if _of_several(configuration) else []
-    directories = [first, *(Path(each) for each in words_of(listed))]
-    if here not in [each.resolve() for each in directories]:
+    directories = [first, *(Path(path) for path in words_of(listed))]
+    if here not in [directory.resolve() for directory in directories]:
         return []
-    return [postfix.at(each) for each in directories if each.resolve() != here]
+    return [
+        postfix.at(directory)
+        for directory in directories
+        if directory.resolve() != here
+    ]
 
 
 def _first(configuration: Configuration) -> Path:

@@ -34,9 +34,13 @@ def _database(postfix: "Postfix", configuration: Configuration) -> str:
     """Return the type of a new database, "" if none can be used."""
     supported = postfix.map_types()
     built_in = configuration.defaults.get("default_database_type", "")
-    for each in (configuration.value("default_database_type"), built_in):
-        if each in DATABASES and each in supported and not leaving(configuration, each):
-            return each
+    for map_type in (configuration.value("default_database_type"), built_in):
+        if (
+            map_type in DATABASES
+            and map_type in supported
+            and not leaving(configuration, map_type)
+        ):
+            return map_type
     return ""
 
 

@@ -18,7 +18,9 @@ def map_type(value: str, path: Path) -> str:
 def before(value: str, path: Path) -> list[str]:
     """Return the tables in *value* that Postfix asks before the one at *path*."""
     tables = listed(value)
-    ours = (at for at, each in enumerate(tables) if _ours(path, each).fullmatch(each))
+    ours = (
+        at for at, table in enumerate(tables) if _ours(path, table).fullmatch(table)
+    )
     return tables[: next(ours, len(tables))]
 
 
@@ -31,7 +33,7 @@ def listed(value: str) -> list[str]:
             words[-1] += character
         elif words[-1]:
             words.append("")
-    return [each for each in words if each]
+    return [word for word in words if word]
 
 
 def files(value: str) -> list[tuple[str, Path]]:
@@ -61,12 +63,12 @@ def _ours(path: Path, value: str) -> re.Pattern[str]:
     """Match our table in a value, as it is in force or as it is written."""
     directory = r"\$(?:config_directory|\{config_directory\}|\(config_directory\))"
     forms = {re.escape(str(path)), re.escape(str(path).replace("$", "$$"))}
-    named = (Path(each.partition(":")[2]) for each in listed(value))
+    named = (Path(name.partition(":")[2]) for name in listed(value))
     forms |= {
-        re.escape(str(each))
-        for each in named
-        if each.name == path.name
-        and os.path.realpath(each.parent) == os.path.realpath(path.parent)
+        re.escape(str(candidate))
+        for candidate in named
+        if candidate.name == path.name
+        and os.path.realpath(candidate.parent) == os.path.realpath(path.parent)
     }
     written = "|".join([*sorted(forms), f"{directory}/{re.escape(path.name)}"])
     return re.compile(rf"(?<![^\s,])([\w-]+):(?:{written})(?![^\s,])")

@@ -44,10 +44,10 @@ def answers(
     """Return what *table* has for those *keys* that it has."""
     named = [path for kind, path in maps.files(table) if kind in _OF_FILES]
     for path in named:
-        for each in (path, *databases.possible(path)):
-            if files.is_special(each):
+        for file in (path, *databases.possible(path)):
+            if files.is_special(file):
                 raise ProgramError(
-                    f"{each}, which {table} names, is not a regular file"
+                    f"{file}, which {table} names, is not a regular file"
                 )
     queries = "".join(f"{key}\n" for key in sorted(keys))
     command = [*program, "-q", "-", table]

@@ -24,7 +24,7 @@ def questions(
 
     An override in master.cf, or what is kept in main.cf, is not demanded otherwise.
     """
-    entries = {str(each): each for each in configuration.services}
+    entries = {str(service): service for service in configuration.services}
     default = services.endpoints(configuration)[0]
     others = [
         *services.with_own_certificate(configuration),
@@ -53,14 +53,14 @@ class _Values:
         if service.command == "postscreen":
             self._services.append(services.presenter(configuration, service))
             self._services += (
-                each
-                for each in configuration.services
-                if each.command == screening.PROXY
+                service
+                for service in configuration.services
+                if service.command == screening.PROXY
             )
 
     def refused(self) -> Iterator[Offer]:
         """Yield what must be refused."""
-        protocols = [each for name in _PROTOCOLS for each in self._of(name)]
+        protocols = [value for name in _PROTOCOLS for value in self._of(name)]
         if all(map(intermediate.only_modern, protocols)):
             yield Offer.OLD_PROTOCOLS
         if all(map(internet_nl.excludes, self._of(internet_nl.EXCLUSIONS))):
@@ -71,16 +71,18 @@ class _Values:
 
     def have_tls12(self) -> bool:
         """Whether clients may use TLS 1.2."""
-        values = [each for name in _PROTOCOLS for each in self._of(name)]
-        return all("TLSv1.2" in (intermediate.protocols(each) or ()) for each in values)
+        values = [value for name in _PROTOCOLS for value in self._of(name)]
+        return all(
+            "TLSv1.2" in (intermediate.protocols(value) or ()) for value in values
+        )
 
     def _of(self, name: str) -> set[str]:
         """Return all values that the parameter *name* of smtpd has for them."""
         of_their_own = {
-            name.replace("smtpd", each.command, 1) for each in self._services
+            name.replace("smtpd", service.command, 1) for service in self._services
         }
         return {
-            self._configuration.value(each, service)
-            for each in {name, *(of_their_own & self._configuration.values.keys())}
+            self._configuration.value(parameter, service)
+            for parameter in {name, *(of_their_own & self._configuration.values.keys())}
             for service in self._services
         }

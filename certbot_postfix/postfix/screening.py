@@ -119,27 +119,27 @@ def strangers(configuration: Configuration) -> list[Endpoint]:
     source = _stranger(configuration.value("mynetworks"))
     if not source or differences(configuration) or mismatches(configuration):
         return []
-    screened = {str(each) for each in _screens(configuration)}
+    screened = {str(screen) for screen in _screens(configuration)}
     return [
-        replace(each, source=source)
-        for each in endpoints(configuration)[0]
-        if each.service in screened and each.host.startswith("127.")
+        replace(endpoint, source=source)
+        for endpoint in endpoints(configuration)[0]
+        if endpoint.service in screened and endpoint.host.startswith("127.")
     ]
 
 
 def _stranger(networks: str) -> str:
     """Return an address that is in none of *networks*, empty if there is none."""
     known = []
-    for each in words_of(networks):
+    for word in words_of(networks):
         try:
-            known.append(ipaddress.ip_network(each.replace("[", "").replace("]", "")))
+            known.append(ipaddress.ip_network(word.replace("[", "").replace("]", "")))
         except ValueError:  # a table, or excluded by !
             continue
     return next(
         (
-            each
-            for each in _STRANGERS
-            if not any(ipaddress.ip_address(each) in network for network in known)
+            address
+            for address in _STRANGERS
+            if not any(ipaddress.ip_address(address) in network for network in known)
         ),
         "",
     )
@@ -242,8 +242,11 @@ def _readers(configuration: Configuration) -> list[tuple[_Reader, _Reader]]:
 
 
 def _screens(configuration: Configuration) -> list[Service]:
-    services = configuration.services
-    return [each for each in services if (each.command, each.kind) == (SCREEN, "inet")]
+    return [
+        service
+        for service in configuration.services
+        if (service.command, service.kind) == (SCREEN, "inet")
+    ]
 
 
 def _proxy(configuration: Configuration, screen: Service) -> Service | None:
@@ -261,13 +264,13 @@ def _applied(
 ) -> Configuration:
     """Return *configuration* as it is after *decisions*, as far as it matters here."""
     explicit, values = dict(configuration.explicit), dict(configuration.values)
-    changed = [each for each in decisions if not isinstance(each, Kept)]
-    for each in changed:
-        explicit.pop(each.name, None)
-        if isinstance(each, Change):
-            explicit[each.name] = each.new
-        text = explicit.get(each.name, configuration.defaults.get(each.name, ""))
-        values[each.name] = _expanded(text, values)
+    changed = [decision for decision in decisions if not isinstance(decision, Kept)]
+    for change in changed:
+        explicit.pop(change.name, None)
+        if isinstance(change, Change):
+            explicit[change.name] = change.new
+        text = explicit.get(change.name, configuration.defaults.get(change.name, ""))
+        values[change.name] = _expanded(text, values)
     of_both = (f"{PROXY}_tls_", f"{SCREEN}_tls_")
     for name, text in 2 * list(explicit.items()):  # one may refer to another
         if name.startswith(of_both) and name in values:

@@ -73,7 +73,9 @@ def bound(configuration: Configuration) -> list[tuple[str, int]]:
     for service in configuration.services:
         if service.kind == "inet":
             host, port = address(service, configuration)
-            addresses += [(each, port) for each in ([host] if host else everywhere)]
+            addresses += [
+                (address, port) for address in ([host] if host else everywhere)
+            ]
     return addresses
 
 
@@ -98,9 +100,9 @@ def presenter(configuration: Configuration, service: Service) -> Service:
     postscreen(8) passes them to the service that is named smtpd.
     """
     passed = (
-        each
-        for each in configuration.services
-        if each.kind == "pass" and each.command == "smtpd"
+        service
+        for service in configuration.services
+        if service.kind == "pass" and service.command == "smtpd"
     )
     return next(passed, service) if service.command == "postscreen" else service
 
@@ -119,8 +121,12 @@ def own_certificate(configuration: Configuration, service: Service) -> str:
 def client_roots(configuration: Configuration) -> list[Path]:
     """Return what SMTP clients take for the root directory, each once."""
     queue = Path(configuration.value("queue_directory"))
-    clients = [each for each in configuration.services if each.command == "smtp"]
-    roots = {queue if _chrooted(configuration, each) else Path("/") for each in clients}
+    clients = [
+        service for service in configuration.services if service.command == "smtp"
+    ]
+    roots = {
+        queue if _chrooted(configuration, client) else Path("/") for client in clients
+    }
     return sorted(roots) or [Path("/")]
 
 
@@ -131,19 +137,19 @@ def as_clients_see_it(configuration: Configuration) -> list[Configuration]:
     unless it is the usual one.
     """
     filters = {
-        configuration.value("content_filter", each).partition(":")[0]
-        for each in configuration.services
+        configuration.value("content_filter", service).partition(":")[0]
+        for service in configuration.services
     }
     for name in ("default_transport", "relay_transport"):
         filters.discard(configuration.value(name).partition(":")[0])
     clients = [
-        each
-        for each in configuration.services
-        if each.command == "smtp" and each.name not in filters
+        service
+        for service in configuration.services
+        if service.command == "smtp" and service.name not in filters
     ]
     return [
-        replace(configuration, values={**configuration.values, **each.overrides})
-        for each in clients
+        replace(configuration, values={**configuration.values, **client.overrides})
+        for client in clients
     ] or [configuration]
 
 
@@ -165,7 +171,7 @@ def _endpoints(configuration: Configuration, service: Service) -> list[Endpoint]
     host, port = address(service, configuration)
     hosts = [host] if host else _interfaces(configuration)
     implicit = configuration.flag("smtpd_tls_wrappermode", service)
-    return [Endpoint(str(service), each, port, implicit) for each in hosts]
+    return [Endpoint(str(service), host, port, implicit) for host in hosts]
 
 
 def _behind_proxy(configuration: Configuration, service: Service) -> bool:

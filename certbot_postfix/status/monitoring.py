@@ -36,13 +36,13 @@ def as_json(report: Report) -> str:
         "names": {"known": report.names, "requested": report.requested},
         "tlsa": [
             {
-                "owner": printable(each.owner),
-                "lineage": printable(each.bundle.stem),
-                "state": each.state.value,
+                "owner": printable(endpoint.owner),
+                "lineage": printable(endpoint.bundle.stem),
+                "state": endpoint.state.value,
             }
-            for each in report.tlsa
+            for endpoint in report.tlsa
         ],
-        "held": [_held(report, each) for each in report.held],
+        "held": [_held(report, held) for held in report.held],
         "findings": list(map(_finding, report.findings)),
         "not_checked": [
             {"object": printable(skipped.object), "reason": printable(skipped.reason)}
@@ -170,21 +170,21 @@ def _of_dane(report: Report) -> Iterator[Family]:
         [
             (
                 {
-                    "owner": each.owner,
-                    "lineage": each.bundle.stem,
-                    "state": each.state.value,
+                    "owner": endpoint.owner,
+                    "lineage": endpoint.bundle.stem,
+                    "state": endpoint.state.value,
                 },
                 1,
             )
-            for each in report.tlsa
+            for endpoint in report.tlsa
         ],
     )
     yield (
         "held_seconds_left",
         "While a renewal is held: until the certificate in service expires.",
         [
-            ({"lineage": each.bundle.stem}, report.remaining(each).total_seconds())
-            for each in report.held
+            ({"lineage": held.bundle.stem}, report.remaining(held).total_seconds())
+            for held in report.held
         ],
     )
 

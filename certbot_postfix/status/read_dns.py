@@ -64,13 +64,13 @@ def skipped(
     relevant: Mapping[str, Relevant], policies: Iterable[OwnPolicy]
 ) -> Iterator[Skipped]:
     """Yield what could not be looked up: once, since mostly DNS is down as a whole."""
-    faults = [each.fault for each in relevant.values()]
-    faults += [found.fault for each in policies for found in (each.mx, each.sts)]
+    faults = [value.fault for value in relevant.values()]
+    faults += [found.fault for policy in policies for found in (policy.mx, policy.sts)]
     if fault := next(filter(None, faults), ""):
         yield Skipped("what DNS says of this server", fault)
-    for each in policies:
-        if each.hidden:
-            yield Skipped(str(each.path), each.hidden)
+    for policy in policies:
+        if policy.hidden:
+            yield Skipped(str(policy.path), policy.hidden)
 
 
 def _brief(deadline: Deadline) -> Deadline:

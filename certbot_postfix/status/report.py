@@ -97,7 +97,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from waiting
     yield from dane.records(facts)
     yield from dane.keys(facts)
-    yield from (each for each in stale.findings if each.object not in held)
+    yield from (finding for finding in stale.findings if finding.object not in held)
     yield from renewals.not_deployed(facts)
     yield from renewals.other_certbots(facts)
     yield from publication.caa_records(facts)

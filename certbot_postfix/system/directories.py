@@ -38,7 +38,7 @@ def is_guarded(directory: Path) -> bool:
     """Whether others can neither rename what is in *directory*, nor *directory*."""
     try:
         real = directory.resolve()
-        statuses = [each.lstat() for each in (real, *real.parents)]
+        statuses = [directory.lstat() for directory in (real, *real.parents)]
     except OSError:
         return False
     return all(

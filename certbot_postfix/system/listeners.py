@@ -88,8 +88,10 @@ def holders(wanted: Collection[tuple[str, int]]) -> list[int]:
     }
     if not sockets:
         return []
-    processes = (int(each.name) for each in Path("/proc").glob("[0-9]*"))
-    return [each for each in processes if not sockets.isdisjoint(open_files(each))]
+    processes = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return [
+        process for process in processes if not sockets.isdisjoint(open_files(process))
+    ]
 
 
 def _listeners() -> list[Listener]:

@@ -22,8 +22,8 @@ def interruptible() -> Iterator[None]:
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in _NUMBERS:
-            signal.signal(each, _nothing)
+        for other in _NUMBERS:
+            signal.signal(other, _nothing)
         raise SignalError(number)
 
     with _handled_by(stop):

@@ -87,8 +87,8 @@ class Certificate:
     @classmethod
     def all_from_pem(cls, pem: bytes) -> list["Certificate"]:
         """Read every certificate in *pem*, in order; other text is skipped."""
-        found = (each for each in blocks(pem) if each.public)
-        return [cls.from_der(each.der()) for each in found]
+        found = (block for block in blocks(pem) if block.public)
+        return [cls.from_der(block.der()) for block in found]
 
     @classmethod
     def _from_x509(cls, der: bytes, parsed: x509.Certificate) -> "Certificate":
@@ -167,7 +167,7 @@ class Certificate:
 
 def listed(names: Iterable[str], most: int = MENTIONED) -> str:
     """Return *names* in a row, but not too many, and of each what can be a host."""
-    return enumerated((short(each, LONGEST_NAME) for each in sorted(names)), most=most)
+    return enumerated((short(name, LONGEST_NAME) for name in sorted(names)), most=most)
 
 
 def covers(names: Iterable[str], host: str) -> bool:

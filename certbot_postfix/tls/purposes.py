@@ -19,7 +19,7 @@ def of_clients(certificate: Certificate) -> bool:
     """Whether a client may show *certificate* to a server that checks it."""
     usage = certificates.extension(certificate, x509.ExtendedKeyUsage)
     # Not restricted without it: section 4.2.1.12.
-    return usage is None or any(each in _OF_CLIENTS for each in usage)
+    return usage is None or any(purpose in _OF_CLIENTS for purpose in usage)
 
 
 def of_authorities(certificate: Certificate) -> bool:

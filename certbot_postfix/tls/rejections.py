@@ -46,9 +46,9 @@ def tolerable(
     only where another presents the certificate.
     """
     failed = {failure.question for failure in failures}
-    answered = [each for each in asked if each not in failed]
-    here = {(each.endpoint, each.expected) for each in answered}
-    seen = {each.expected for each in answered} | {()}
+    answered = [question for question in asked if question not in failed]
+    here = {(question.endpoint, question.expected) for question in answered}
+    seen = {question.expected for question in answered} | {()}
     return [
         failure
         for failure in failures

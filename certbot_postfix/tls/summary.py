@@ -76,15 +76,17 @@ def refusals(verified: Collection[Question]) -> str:
 
 def listeners(endpoints: Iterable[Endpoint]) -> str:
     """Return how many addresses there are."""
-    count = len({(each.host, each.port) for each in endpoints})
+    count = len({(endpoint.host, endpoint.port) for endpoint in endpoints})
     return f"{count} listener{'s' if count != 1 else ''}"
 
 
 def _head(verified: Collection[Question]) -> str:
-    endpoints = list(dict.fromkeys(each.endpoint for each in verified))
-    services = dict.fromkeys(each.name for each in endpoints)
-    versions = {"IPv6" if ":" in each.host else "IPv4" for each in endpoints}
-    sources = dict.fromkeys(f"from {each.source}" for each in endpoints if each.source)
+    endpoints = list(dict.fromkeys(question.endpoint for question in verified))
+    services = dict.fromkeys(endpoint.name for endpoint in endpoints)
+    versions = {"IPv6" if ":" in endpoint.host else "IPv4" for endpoint in endpoints}
+    sources = dict.fromkeys(
+        f"from {endpoint.source}" for endpoint in endpoints if endpoint.source
+    )
     about = [
         enumerated(services, most=SERVICES),
         enumerated(sorted(versions)),
@@ -98,7 +100,7 @@ def _rows(verified: Collection[Question]) -> list[_Row]:
     for question in verified:
         if question.expected:
             alike.setdefault(question.expected, []).append(question)
-    everywhere = {each.endpoint.service for each in verified}
+    everywhere = {question.endpoint.service for question in verified}
     return [_row(leaves, mine, everywhere) for leaves, mine in alike.items()]
 
 
@@ -110,11 +112,12 @@ def _row(
     keys = dict.fromkeys(leaf.key_type or "unknown key" for leaf in leaves)
     end = min(leaf.not_after for leaf in leaves)
     expires = f"expires {end:%Y-%m-%d}" if end != UNKNOWN else "unknown expiry"
-    default = [each.endpoint for each in mine if each.server_name is None]
-    requested = sorted({each.server_name or "" for each in mine})
+    default = [question.endpoint for question in mine if question.server_name is None]
+    requested = sorted({question.server_name or "" for question in mine})
     use = f"SNI {enumerated(requested, most=NAMES)}"
     if default:
         use = "default"
-        if {each.service for each in default} != everywhere:
-            use += f" on {enumerated(dict.fromkeys(each.name for each in default))}"
+        if {endpoint.service for endpoint in default} != everywhere:
+            services = dict.fromkeys(endpoint.name for endpoint in default)
+            use += f" on {enumerated(services)}"
     return _Row(names, " or ".join(keys), expires, use)

@@ -67,7 +67,7 @@ def verify(
     deadline = Deadline(timeout)
     stopped = threading.Event()
     lanes = list(_lanes(questions))
-    failures = [[Failure(each, _UNASKED) for each in lane] for lane in lanes]
+    failures = [[Failure(question, _UNASKED) for question in lane] for lane in lanes]
 
     def work(number: int) -> None:
         failures[number] = _until(lanes[number], deadline, stopped, once=once)
@@ -156,7 +156,9 @@ def _round(
             failures.append(Failure(question, error))
         if isinstance(error, RefusedError | UnansweredError):
             # Nor will it answer the others.
-            failures += [Failure(each, error) for each in questions[number + 1 :]]
+            failures += [
+                Failure(question, error) for question in questions[number + 1 :]
+            ]
             break
     return failures
 
@@ -171,7 +173,7 @@ def clauses(failures: Iterable[Failure]) -> list[str]:
 
 
 def _clause(kind: type, reason: str, questions: list[Question]) -> str:
-    endpoints = list(dict.fromkeys(each.endpoint for each in questions))
+    endpoints = list(dict.fromkeys(question.endpoint for question in questions))
     if kind is UnansweredError:
         return f"{places(endpoints)} did not answer: {reason}"
     if kind is RefusedError:
@@ -179,13 +181,13 @@ def _clause(kind: type, reason: str, questions: list[Question]) -> str:
     if kind is AcceptedError:
         several = len({endpoint.service for endpoint in endpoints}) > 1
         return f"{places(endpoints)} {'accept' if several else 'accepts'} {reason}"
-    clients = {each.server_name or "" for each in questions}
+    clients = {question.server_name or "" for question in questions}
     to = (
         ""
         if "" in clients
         else f" to clients requesting {enumerated(sorted(clients), most=NAMES)}"
     )
-    if types := sorted({each.key_type for each in questions} - {""}):
+    if types := sorted({question.key_type for question in questions} - {""}):
         to += f" to clients of TLS 1.2 that know {' or '.join(types)} only"
     if kind is OtherCertificateError:
         return f"{presenting(endpoints)} {reason}{to}"

@@ -201,7 +201,7 @@ def _loglevel(configuration: Configuration, name: str) -> Iterator[Decision]:
     # A list of names; from 3.12 on with ",trace", which is no line in the log.
     words = [word.lower() for word in configuration.words(name)]
     if not _VISIBLE.intersection(words):
-        new = ",".join(["1", *(each for each in words if each not in ("0", "none"))])
+        new = ",".join(["1", *(word for word in words if word not in ("0", "none"))])
         yield change(configuration, name, new, "TLS is visible in the log")
 
 

@@ -161,7 +161,7 @@ def notes(
             f"{CONFIG_FILE} needs OpenSSL 1.1.1 or later: signatures with SHA-1"
             " remain accepted, which Internet.nl rates as insufficient"
         )
-    if short := [each.rsa_bits for each in chain if 0 < each.rsa_bits < _RSA_BITS]:
+    if short := [leaf.rsa_bits for leaf in chain if 0 < leaf.rsa_bits < _RSA_BITS]:
         yield (
             f"the RSA key has {min(short)} bits: Internet.nl warns of fewer than"
             f" {_RSA_BITS} (--rsa-key-size {_RSA_BITS})"
@@ -179,7 +179,7 @@ def notes(
             f"{CONFIG_FILE} also applies to the SMTP client: a server that signs with"
             " SHA-1 only gets mail in clear text, or none at the client level encrypt"
         )
-    yield from _second_key({each.key_type for each in chain})
+    yield from _second_key({leaf.key_type for leaf in chain})
 
 
 def _second_key(key_types: set[str]) -> Iterator[str]:
