@@ -1,5 +1,6 @@
 """The lab's parts as fixtures."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -35,7 +36,8 @@ with suppress(ModuleNotFoundError):  # the tests of the Debian package have none
     )
     settings.load_profile("tests")
 
-if sys.prefix != sys.base_prefix:  # a machine's own programs may be upgraded meanwhile
+# A machine's own programs may be upgraded meanwhile; who says so knows that none is.
+if sys.prefix != sys.base_prefix or "SPARE_IMPORTS" in os.environ:
     commands.spare_imports(NEWEST, OLDEST, COMMAND, OLDEST.with_name(COMMAND.name))
 
 # The files whose tests take longest, so that none of them begins when all others ended.

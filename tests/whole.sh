@@ -3,4 +3,6 @@
 
 apt-get install --quiet --quiet --yes --no-install-recommends \
     "$PWD"/python3-certbot-postfix_*.deb > /dev/null
-PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -p no:cacheprovider --numprocesses auto
+# As `make test` runs it, where PYTEST_ADDOPTS does not say otherwise.
+SPARE_IMPORTS=yes PYTEST_ADDOPTS="--numprocesses 6 --dist load --maxschedchunk 1 $PYTEST_ADDOPTS" \
+    python3 -m pytest -p no:cacheprovider

@@ -79,7 +79,7 @@ class _Parent:
 
     def __init__(self, script: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        python = Path(script).read_text().partition("\n")[0].removeprefix("#!")
+        python = Path(script).read_text().partition("\n")[0].removeprefix("#!").strip()
         module = _MODULES[Path(script).name]
         with theirs:
             self._process = subprocess.Popen(
