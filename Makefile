@@ -44,7 +44,7 @@ soak: .venv/.stamp .venv-oldest/.stamp .venv/.fuzz-stamp | packages-to-soak
 	$(PYTEST) -m soak
 	.venv/bin/python -m tests.fuzz --seconds 120
 	$(MAKE) distro-test SUITES="bookworm forky bookworm:trixie:forky"
-	tools/distro-test --systemd bookworm
+	tools/distro-test --systemd bookworm trixie forky
 
 # FUZZ_SECONDS for each reader of foreign input.
 FUZZ_SECONDS ?= 20

@@ -13,6 +13,10 @@ mkdir /dev/pts /dev/shm
 for device in null:3 zero:5 full:7 random:8 urandom:9; do
     mknod -m 666 "/dev/${device%:*}" c 1 "${device#*:}"
 done
+# PrivateDevices=, which Debian 13's postfix.service has, takes these over.
+mknod -m 666 /dev/tty c 5 0
+mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
+ln -s pts/ptmx /dev/ptmx
 ln -s /proc/self/fd /dev/fd
 mount -t tmpfs tmpfs /run
 
@@ -27,6 +31,7 @@ StandardOutput=append:/srv/exchange/log
 StandardError=inherit
 ExecStart=python3 -m pytest -p no:cacheprovider tests/test_systemd.py
 ExecStartPost=touch /srv/exchange/passed
+ExecStopPost=sh -c '[ -e /srv/exchange/passed ] || journalctl --lines 100'
 ExecStopPost=systemctl poweroff --force --force
 TimeoutStartSec=10min
 [Install]
@@ -35,21 +40,14 @@ END
 systemctl --quiet enable tests.service
 rm /usr/sbin/policy-rc.d
 
-# Its own part of the machine's control groups.
+# Its own part of the machine's control groups: of version 2, which newer systemds demand
+# and older ones take.  There it needs no controller: version 1 may have them all.
 cat > /srv/init <<'END'
-if grep --quiet name=systemd /proc/self/cgroup; then
-    mount -t tmpfs tmpfs /sys/fs/cgroup
-    mkdir /sys/fs/cgroup/systemd
-    mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
-else
-    mount -t cgroup2 cgroup2 /sys/fs/cgroup
-fi
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 if [ "$1" = outside ]; then
-    set -- /sys/fs/cgroup /sys/fs/cgroup/systemd
-    [ -e "$2" ] || set -- "$1" "$1"
-    mkdir -p "$2/certbot-postfix-tests"
-    echo $$ > "$2/certbot-postfix-tests/cgroup.procs"
-    umount --recursive /sys/fs/cgroup
+    mkdir -p /sys/fs/cgroup/certbot-postfix-tests
+    echo $$ > /sys/fs/cgroup/certbot-postfix-tests/cgroup.procs
+    umount /sys/fs/cgroup
     exec unshare --cgroup sh -eu /srv/init inside
 fi
 exec env -i container=lxc /lib/systemd/systemd
