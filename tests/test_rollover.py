@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from certbot_postfix.dane import history, rollover
 from certbot_postfix.dane.history import RRset
 from certbot_postfix.dane.observation import Answer, Observation, Status
+from certbot_postfix.dane.replies import UNKNOWN_ZONE
 from certbot_postfix.dane.rollover import Facts, State
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import Certificate
@@ -206,6 +207,15 @@ def test_without_dns_only_the_key_that_was_announced_is_served(key, is_open):
     decision = endpoint.decide(key)
 
     assert (decision.state, decision.open) == (State.UNKNOWN, is_open)
+
+
+def test_a_resolver_that_validates_no_more_ends_no_records():
+    endpoint = Endpoint().look(seen(answers("ns1", OLD))).wait(HOUR)
+    blind = Observation(OWNER, Status.INSECURE, OWNER, why=UNKNOWN_ZONE)
+
+    decision = endpoint.look(blind).wait(9 * HOUR).look(blind).decide(NEW)
+
+    assert (decision.state, decision.open) == (State.UNKNOWN, False)
 
 
 def test_without_dns_a_host_that_had_no_records_serves_any_key():

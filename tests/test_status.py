@@ -1344,6 +1344,32 @@ def test_metrics_tell_how_far_a_staged_key_is(rolling):
     assert states(text) == ["staged", "ready", "ageing", "mismatch"]
 
 
+def messages(facts: Facts, code: Code) -> list[str]:
+    found = report.make(facts).findings
+    return [each.message for each in found if each.code is code]
+
+
+def test_a_staged_key_says_until_when_it_waits_and_so_does_a_held_renewal(rolling):
+    ((bundle, memory),) = rolling.tlsa.items()
+    waits = {name: it for name, it in memory.endpoints.items() if "_465." in name}
+    late = replace(rolling, tlsa={bundle: replace(memory, endpoints=waits)})
+    keys = {bundle: rolling.lineages[HOST].spki}
+    leaf = rolling.leaf(bundle)
+    until = f"until {NOW + timedelta(hours=2):%Y-%m-%d %H:%M} UTC"
+
+    ((held, *_), staged) = (
+        messages(late, Code.TLSA_HELD),
+        messages(replace(late, lineages={HOST: leaf}, staged=keys), Code.TLSA_AGEING),
+    )
+
+    assert f"TLSA records (DANE) without its key {until}; the certificate" in held
+    assert [each.rpartition("records (DANE) ")[2] for each in staged] == [until]
+    # Where a server lacks the record, to wait is not enough.
+    (held,) = messages(rolling, Code.TLSA_HELD)
+    assert "do not announce its key everywhere yet; the certificate expires" in held
+    assert not messages(replace(rolling, staged=keys), Code.TLSA_AGEING)
+
+
 def schema() -> dict[str, str]:
     """Return type by key, as the documentation has them."""
     rows = re.findall(r"(?m)^``([\w.\[\]]+)``  +(\w[\w ,]*?)(?:  .*)?$", DOCUMENTATION)

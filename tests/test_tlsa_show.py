@@ -117,6 +117,7 @@ def test_a_renewed_key_has_to_be_published_at_every_server(host):
         ("in service", []),
         ("renewed", [NS2]),
     ]
+    assert reported(host, "tlsa-servers").endswith(f": {NS2} lacks {new}")
 
 
 def test_a_renewed_key_that_every_server_has_waits_for_two_ttls(host):
@@ -170,7 +171,11 @@ def test_records_in_a_zone_that_is_not_signed_are_none(host):
     shown = host.show("--tlsa-name", name, owner=f"_25._tcp.{name}")
 
     assert (shown["state"], shown["dnssec"]) == ("none", "insecure")
-    assert shown["next"].startswith("DANE needs DNSSEC: sign the zone; then, ")
+    assert shown["next"].startswith("DANE needs DNSSEC: sign the zone, or senders ")
+    assert reported(host, "tlsa-unsigned").startswith("senders ignore the TLSA records")
+    host.zone.network.publish(name, f"_25._tcp A {PRIMARY}")
+    host.show("--tlsa-name", name, owner=f"_25._tcp.{name}")
+    assert not reported(host, "tlsa-unsigned")
 
 
 def test_without_a_resolver_that_validates_it_is_not_known_whether_to_sign(host):
@@ -237,6 +242,12 @@ def test_a_zone_of_which_the_resolver_finds_no_server_is_unknown(host):
     assert shown["next"] == "not known: the resolver answers SERVFAIL"
 
 
+def reported(host: Host, code: str) -> str:
+    """Return the message of the finding *code* of ``status``, "" if it has none."""
+    findings = json.loads(host.command("status", "--json").stdout)["findings"]
+    return next((each["message"] for each in findings if each["code"] == code), "")
+
+
 def held(host: Host, fault: str) -> None:
     """Expect that a renewed key is held, and the second server named with *fault*."""
     shown = host.show(status=3)
@@ -258,6 +269,7 @@ def test_a_server_that_hangs_is_named(renewed):
     renewed.zone.secondary.stop()
     try:
         held(renewed, f"{NS2} does not answer")
+        assert reported(renewed, "tlsa-servers").endswith(f": {NS2} does not answer")
     finally:
         renewed.zone.secondary.go_on()
 
@@ -316,10 +328,13 @@ def test_without_a_resolver_that_validates_nothing_is_secure(renewed):
         resolv.write_text(before)
 
     assert (shown["dnssec"], shown["state"]) == ("unknown", "unknown")
-    assert shown["next"] == (
-        "not known: there are signed TLSA records, but no resolver of this machine"
-        " validates them"
+    why = (
+        "there are signed TLSA records, but no resolver of this machine validates them"
     )
+    assert shown["next"] == f"not known: {why}"
+    assert reported(renewed, "tlsa-unknown").endswith(f"cannot be verified: {why}")
+    renewed.show(status=3)
+    assert not reported(renewed, "tlsa-unknown")
 
 
 def test_a_resolver_that_is_named_is_believed(renewed):

@@ -17,6 +17,7 @@ from certbot_postfix.dane.hold import Endpoint, Hold
 from certbot_postfix.dane.rollover import Facts, State
 from certbot_postfix.dane.staged import NextKey
 from certbot_postfix.dane.store import Key, Memory
+from certbot_postfix.dane.trouble import Kind, Trouble, trouble
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
@@ -183,7 +184,7 @@ def watch(
     """
     chain = tuple(Certificate.all_from_pem(files.read(bundle)))
     memory = store.load(bundle)
-    owners = [owner.partition("._tcp.")[2] for owner in memory.endpoints]
+    owners = [owner.partition("._tcp.")[2] for owner in memory.owners]
     hosts = tuple(dict.fromkeys(owners))
     new = staged.chain(chain, key)
     candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new, memory.own)
@@ -221,4 +222,20 @@ def _remember(bundle: Path, memory: Memory, endpoints: Sequence[Endpoint]) -> No
         **{each.facts.observation.owner: each.facts.history for each in endpoints},
     }
     known = {owner: rrsets for owner, rrsets in every.items() if rrsets}
-    store.save(bundle, replace(memory, endpoints=known))
+    looked_at = {each.facts.observation.owner for each in endpoints}
+    troubles = {
+        **{it: old for it, old in memory.troubles.items() if it not in looked_at},
+        **dict(_troubles(endpoints)),
+    }
+    store.save(bundle, replace(memory, endpoints=known, troubles=troubles))
+
+
+def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
+    """Yield what is wrong at *endpoints*, unless they are of another server."""
+    for each in endpoints:
+        facts = each.facts
+        found = trouble(facts.observation, known=bool(facts.history))
+        # Who has the other names of a certificate may do without DNSSEC.
+        elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
+        if found and not elsewhere and each.decision.state is not State.FOREIGN:
+            yield facts.observation.owner, found

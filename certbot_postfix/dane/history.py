@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certbot_postfix.dane.observation import Answer, Observation, Status
+from certbot_postfix.dane.observation import Answer, Observation
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import Certificate
@@ -55,7 +55,7 @@ def updated(
     What was not seen, before the first time or at a server that gave no answer, may
     have been *served*, with as long a TTL as any that was seen: see `before`.
     """
-    if observation.status is Status.UNKNOWN:
+    if observation.blind:
         return tuple(history)
     current = {
         RRset(each.records, each.ttl) for each in observation.answers if each.records

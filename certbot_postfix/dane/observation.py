@@ -37,6 +37,7 @@ class Observation:
     """What DNS says of the records named *owner*, which are at *target* (a CNAME).
 
     *cached* is what the resolver had, and *why* tells why more is not known.
+    *unsigned*: there are records, but in a zone that is not signed.
     """
 
     owner: str
@@ -45,6 +46,12 @@ class Observation:
     answers: tuple[Answer, ...] = ()
     cached: Answer | None = None
     why: str = ""
+    unsigned: bool = False
+
+    @property
+    def blind(self) -> bool:
+        """Whether there may be secure records that were not seen."""
+        return self.status is Status.UNKNOWN or bool(self.why)
 
     @property
     def faults(self) -> list[str]:

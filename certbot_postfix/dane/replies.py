@@ -52,7 +52,8 @@ def of_resolver(owner: str, reply: "Message", *, trusted: bool) -> Cut:
         status, why = (unknown, UNVALIDATED) if signed else (insecure, UNKNOWN_ZONE)
         return Cut(Observation(owner, status, target, why=why))
     if not reply.flags & dns.flags.AD:
-        return Cut(Observation(owner, insecure, target))
+        unsigned = chain.answer is not None
+        return Cut(Observation(owner, insecure, target, unsigned=unsigned))
     cached = None
     if chain.answer is not None:
         ttl = signed[0].original_ttl if signed else chain.answer.ttl

@@ -101,6 +101,8 @@ def following(endpoint: Endpoint) -> str:
     )
     if decision.state is State.NONE and observation.status is not Status.SECURE:
         first = "sign the zone"
+        if observation.unsigned:
+            first += ", or senders ignore the records that it has"
         if observation.why:
             first = f"{observation.why}; have one that does, and run this again"
         return f"DANE needs DNSSEC: {first}; then, {text}"

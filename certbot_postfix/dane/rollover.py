@@ -71,7 +71,7 @@ def decide(facts: Facts, now: datetime, floor: timedelta = FLOOR) -> Decision:
     live = cached(facts.history, now, floor)
     known = not any(_rejects(each, facts) for each in live)
     same_key = facts.new[0].spki in {chain[0].spki for chain in facts.served}
-    if facts.observation.status is Status.UNKNOWN:
+    if facts.observation.status is Status.UNKNOWN or (live and facts.observation.blind):
         # As last known: without records, or with the key that they are for.
         return Decision(State.UNKNOWN, open=not live or (known and same_key))
     if not live:

@@ -1,8 +1,9 @@
 """What is remembered of TLSA records between two runs, beside the bundle: no keys.
 
 DNS is the truth; remembered is only what it cannot say: which records it had, until
-when, which of them are of keys of ours, and since when a renewal is held.  A file that
-cannot be read counts as none, but for a warning: then the wait begins anew.
+when, which of them are of keys of ours, and since when a renewal is held; and for
+`status`, which does not look, what was wrong at the last look.  A file that cannot be
+read counts as none, but for a warning: then the wait begins anew.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from certbot_postfix.dane import places
 from certbot_postfix.dane.history import RRset
+from certbot_postfix.dane.trouble import Kind, Trouble
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
@@ -37,7 +39,8 @@ class Memory:
     """The RRsets of each endpoint, by the name of its records, and what is held.
 
     *held* is since when, *expiry* when what is served instead expires; *own* is the
-    host that no other server is.  *keys* are ours, by their records.
+    host that no other server is.  *keys* are ours, by their records, and *troubles* are
+    those of endpoints, which may have no RRset that counts.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
@@ -45,6 +48,12 @@ class Memory:
     expiry: datetime | None = None
     own: str = ""
     keys: Mapping[Record, Key] = field(default_factory=dict)
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The endpoints at which something was seen."""
+        return tuple(dict.fromkeys((*self.endpoints, *self.troubles)))
 
 
 def load(bundle: Path) -> Memory:
@@ -66,7 +75,7 @@ def load(bundle: Path) -> Memory:
 def save(bundle: Path, memory: Memory) -> None:
     """Remember *memory* for *bundle*; a host without DANE gets no file."""
     path = places.memory(bundle)
-    if not memory.endpoints and not memory.held:
+    if not memory.owners and not memory.held:
         files.remove(path)
         return
     files.make_directory(path.parent)
@@ -84,6 +93,10 @@ def _plain(memory: Memory) -> dict[str, Any]:
         "keys": {
             str(record): {"since": _time(key.since), "retired": _time(key.retired)}
             for record, key in memory.keys.items()
+        },
+        "troubles": {
+            owner: {"kind": each.kind.value, "details": each.details}
+            for owner, each in memory.troubles.items()
         },
         "endpoints": {
             owner: [
@@ -117,12 +130,17 @@ def _parsed(value: Any) -> Memory:
         Record.from_text(text): Key(_read(key["since"]), _read(key["retired"]))
         for text, key in value.get("keys", {}).items()
     }
+    troubles = {
+        str(owner): Trouble(Kind(each["kind"]), tuple(map(str, each["details"])))
+        for owner, each in value.get("troubles", {}).items()
+    }
     return Memory(
         endpoints,
         _read(value["held"]),
         _read(value["expiry"]),
         str(value.get("own", "")),
         keys,
+        troubles,
     )
 
 

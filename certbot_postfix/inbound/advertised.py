@@ -95,10 +95,10 @@ def _row(endpoint: Endpoint) -> Row:
         )
     elif missing or any(not row.servers for row in wanted):
         state = Published.MISSING
-    if observation.status is Status.INSECURE:
-        state, remark = Published.NOT_SIGNED, "DANE needs DNSSEC: sign the zone"
-    elif observation.status is Status.UNKNOWN:
+    if observation.blind:
         state, remark = Published.UNKNOWN, observation.why
+    elif observation.status is Status.INSECURE:
+        state, remark = Published.NOT_SIGNED, "DANE needs DNSSEC: sign the zone"
     faults = [remark, *observation.faults]
     return Row(
         endpoint.place,

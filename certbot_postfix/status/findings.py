@@ -30,6 +30,10 @@ class Code(Enum):
     TLSA_MISMATCH = "tlsa-mismatch"
     TLSA_HELD = "renewal-held"
     TLSA_RECORD = "tlsa-record"
+    TLSA_SERVERS = "tlsa-servers"
+    TLSA_UNKNOWN = "tlsa-unknown"
+    TLSA_UNSIGNED = "tlsa-unsigned"
+    TLSA_AGEING = "tlsa-ageing"
     TLSA_KEY = "key-not-kept"
     NOT_DEPLOYED = "renewal-not-deployed"
     CAA = "caa-forbids-renewal"
@@ -88,7 +92,15 @@ _CRITICAL = frozenset(
         Code.POLICY_TABLE,
     }
 )
-_INFO = frozenset({Code.IGNORED, Code.DEPRECATED, Code.STS_TESTING})
+_INFO = frozenset(
+    {
+        Code.TLSA_UNSIGNED,
+        Code.TLSA_AGEING,
+        Code.IGNORED,
+        Code.DEPRECATED,
+        Code.STS_TESTING,
+    }
+)
 
 
 def usual_severity(code: Code) -> Severity:

@@ -97,6 +97,8 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from waiting
     yield from dane.records(facts)
     yield from dane.keys(facts)
+    yield from dane.troubles(facts)
+    yield from dane.ageing(facts)
     yield from (finding for finding in stale.findings if finding.object not in held)
     yield from renewals.not_deployed(facts)
     yield from renewals.other_certbots(facts)

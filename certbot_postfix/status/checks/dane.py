@@ -13,6 +13,8 @@ from certbot_postfix.dane.history import RRset
 from certbot_postfix.dane.observation import Answer, Observation, Status
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.store import Memory
+from certbot_postfix.dane.trouble import Kind
+from certbot_postfix.errors import enumerated
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.inbound import renewal_settings
@@ -21,6 +23,30 @@ from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.tls.certificates import Certificate
 
 _SHOW = "certbot-postfix tlsa show"
+
+_TIME = "%Y-%m-%d %H:%M UTC"
+
+# The states of endpoints that a next key need not wait for.
+_PASSED = (State.NONE, State.FOREIGN, State.STEADY, State.READY)
+
+# By the kind of a trouble: code, message and hint.
+_TROUBLES = {
+    Kind.SERVERS: (
+        Code.TLSA_SERVERS,
+        "not every name server has the same TLSA records (DANE) for {owner}: {details}",
+        f"fix these name servers, then run {_SHOW}, which queries all of them",
+    ),
+    Kind.UNSIGNED: (
+        Code.TLSA_UNSIGNED,
+        "senders ignore the TLSA records (DANE) of {owner}: the zone is not signed",
+        "sign the zone (DNSSEC), or remove the records",
+    ),
+    Kind.UNKNOWN: (
+        Code.TLSA_UNKNOWN,
+        "the TLSA records (DANE) of {owner} cannot be verified: {details}",
+        f"run a validating resolver on this host, or name one; then run {_SHOW}",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +65,7 @@ class Endpoint:
     owner: str
     bundle: Path
     state: State
+    until: datetime | None = None
 
 
 def waiting(facts: Facts) -> Iterator[Held]:
@@ -60,13 +87,14 @@ def endpoints(facts: Facts) -> Iterator[Endpoint]:
             known = rollover.Facts(
                 host, _observed(owner, rrsets), rrsets, (chain,), chain, host == own
             )
-            states = [
-                rollover.decide(replace(known, new=new), facts.now).state
+            decisions = [
+                rollover.decide(replace(known, new=new), facts.now)
                 for new in (chain, (_next(facts, path, chain[0]), *chain[1:]))
             ]
             # What is served comes first: the next key repairs nothing now.
-            worst = State.MISMATCH in states
-            yield Endpoint(owner, path, State.MISMATCH if worst else states[1])
+            worst = State.MISMATCH in {each.state for each in decisions}
+            state = State.MISMATCH if worst else decisions[1].state
+            yield Endpoint(owner, path, state, decisions[1].until)
 
 
 def _next(facts: Facts, path: Path, leaf: Certificate) -> Certificate:
@@ -87,15 +115,53 @@ def held(facts: Facts) -> Iterator[Finding]:
     for each in waiting(facts):
         name = each.bundle.stem
         half = each.since + (each.not_after - each.since) / 2
+        why = "TLSA records (DANE) do not announce its key everywhere yet"
+        hint = f"{_SHOW} has the records to publish"
+        if until := _until(facts, each.bundle):
+            why = f"caches may have TLSA records (DANE) without its key until {until}"
+            hint = "certbot renew deploys it then"
         yield Finding(
             Code.TLSA_HELD,
             str(each.bundle),
-            f"the renewal of {name} has been held since {each.since:%Y-%m-%d}:"
-            " TLSA records (DANE) do not announce its key everywhere yet; the"
-            f" certificate expires at {each.not_after:%Y-%m-%d %H:%M} UTC",
-            f"{_SHOW} has the records to publish",
+            f"the renewal of {name} has been held since {each.since:%Y-%m-%d}: {why};"
+            f" the certificate expires at {each.not_after:{_TIME}}",
+            hint,
             urgent=facts.now >= half,
         )
+
+
+def ageing(facts: Facts) -> Iterator[Finding]:
+    """Yield the staged keys that every server announces, but not every cache yet."""
+    for path in facts.staged:
+        if until := _until(facts, path):
+            yield Finding(
+                Code.TLSA_AGEING,
+                str(path),
+                f"every name server announces the next key of {path.stem}, but caches"
+                f" may have older TLSA records (DANE) until {until}",
+                "certbot-postfix tlsa switch puts it into service then; with"
+                " --postfix-tlsa-roll auto, certbot renew does",
+            )
+
+
+def _until(facts: Facts, bundle: Path) -> str:
+    """Return until when the next key of *bundle* has nothing to do but to wait."""
+    every = [each for each in endpoints(facts) if each.bundle == bundle]
+    if not {each.state for each in every} <= {*_PASSED, State.AGEING}:
+        return ""
+    until = max((each.until for each in every if each.until), default=None)
+    return f"{until:{_TIME}}" if until else ""
+
+
+def troubles(facts: Facts) -> Iterator[Finding]:
+    """Yield what was wrong with name servers, zones and resolvers at the last look."""
+    for memory in facts.tlsa.values():
+        for owner, trouble in memory.troubles.items():
+            code, message, hint = _TROUBLES[trouble.kind]
+            details = enumerated(trouble.details)
+            yield Finding(
+                code, owner, message.format(owner=owner, details=details), hint
+            )
 
 
 def records(facts: Facts) -> Iterator[Finding]:
