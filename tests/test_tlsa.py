@@ -183,4 +183,12 @@ def test_a_record_that_no_client_can_use_says_why_and_hinders_nothing(
 def test_a_record_that_will_make_trouble_says_so(lab, words, advice):
     value = record(words, chain(lab.issue(HOST))[0])
 
-    assert (value.fault, value.advice) == ("", advice)
+    assert (value.fault, value.remark()) == ("", advice)
+
+
+def test_a_sha_512_digest_is_well_beside_a_sha_256_one_of_the_same_kind(lab):
+    leaf = chain(lab.issue(HOST))[0]
+    longer = record("3 1 2", leaf)
+
+    assert longer.remark([longer, record("2 1 1", leaf)])
+    assert longer.remark([longer, record("3 1 1", leaf)]) == ""

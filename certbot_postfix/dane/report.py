@@ -24,7 +24,7 @@ class Row:
     """A record, *whose* it is, the servers that have it and those that do not.
 
     *since* is when the last server got it, None if that is longer ago than any cache
-    remembers.
+    remembers.  *remark* is what is wrong with it, or will be.
     """
 
     record: Record
@@ -33,11 +33,7 @@ class Row:
     missing: tuple[str, ...]
     since: datetime | None
     ttl: int
-
-    @property
-    def remark(self) -> str:
-        """What is wrong with it, or will be."""
-        return self.record.fault or self.record.advice
+    remark: str
 
 
 def rows(endpoint: Endpoint) -> Iterator[Row]:
@@ -60,6 +56,7 @@ def rows(endpoint: Endpoint) -> Iterator[Row]:
             tuple(each.server for each in answers if record not in each.records),
             max(lacking, default=None) if having else None,
             max((each.ttl for each in having), default=tlsa.TTL),
+            record.remark(published),
         )
 
 

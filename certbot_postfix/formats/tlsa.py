@@ -77,6 +77,13 @@ class Record:
             return f"{len(self.data)} octets are not a {digest().name} digest"
         return ""
 
+    def remark(self, beside: "Collection[Record]" = ()) -> str:
+        """What is wrong with it, or will be, or "".
+
+        *beside* are the records of the same name.
+        """
+        return self.fault or self._advice(beside)
+
     @property
     def fault(self) -> str:
         """Why it is ignored, or can match nothing, or ""."""
@@ -85,14 +92,15 @@ class Record:
             return f"it is the {digest().name} digest of nothing, as of an empty file"
         return self.unusable
 
-    @property
-    def advice(self) -> str:
-        """Why it should be another one, although clients use it, or ""."""
+    def _advice(self, beside: "Collection[Record]") -> str:
+        """Return why it should be another one, although clients use it, or ""."""
         if self.usage == DANE_TA:
             return "CAs change their issuers without notice: publish 3 1 1 records"
         if self.selector == CERT:
             return "every renewal makes it wrong: publish 3 1 1 records"
-        if self.matching == SHA512:
+        like = (self.usage, self.selector, SHA256)
+        known = any((it.usage, it.selector, it.matching) == like for it in beside)
+        if self.matching == SHA512 and not known:
             return "not every client knows SHA-512: publish 3 1 1 records as well"
         return ""
 

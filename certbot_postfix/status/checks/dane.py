@@ -167,8 +167,10 @@ def troubles(facts: Facts) -> Iterator[Finding]:
 def records(facts: Facts) -> Iterator[Finding]:
     """Yield the records that match nothing that is served, and those that are odd."""
     for memory in facts.tlsa.values():
-        for owner, record in _current(memory):
-            if remark := record.fault or record.advice:
+        current = list(_current(memory))
+        for owner, record in current:
+            beside = [other for name, other in current if name == owner]
+            if remark := record.remark(beside):
                 yield Finding(
                     Code.TLSA_RECORD,
                     f"{owner} {record}",
