@@ -165,7 +165,7 @@ def test_what_would_be_forgotten_is_shown_and_asked_for(shop):
     shown, status = at_a_terminal(shop, "forget", "shop", answers=("y",))
 
     assert status == 0
-    assert shown.startswith(diff + question)
+    assert diff[diff.index("--- ") :] + question in shown  # after steps that took long
     assert not bundle.exists()
 
 
