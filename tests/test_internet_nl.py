@@ -42,6 +42,13 @@ def noted(explicit=None, kinds=("ecdsa", "rsa3072"), **facts) -> str:
         ("3.7.11", "3.0.17", {"tls_config_file": FILE}),
         ("3.8.6", "3.0.17", {"tls_config_file": FILE, "tls_ffdhe_auto_groups": ""}),
         ("3.10.2", "3.5.0", {"tls_config_file": FILE, "tls_ffdhe_auto_groups": ""}),
+        (
+            *("3.11.1", "3.5.0"),
+            {
+                "tls_config_file": FILE,
+                "tls_eecdh_auto_curves": "X25519MLKEM768:*X25519:prime256v1:secp384r1",
+            },
+        ),
     ],
 )
 def test_it_is_intermediate_with_exclusions_in_place_of_the_list_that_binds_the_client(
@@ -72,6 +79,16 @@ def test_the_exclusions_of_the_administrator_stay_in_their_words(value, new):
     explicit = {"smtpd_tls_exclude_ciphers": value, "mine": "RC4"}
 
     assert changes(decide(explicit)).get("smtpd_tls_exclude_ciphers") == new
+
+
+def test_groups_that_were_set_by_hand_are_kept_and_reported():
+    groups = "?X25519MLKEM768:DEFAULT"
+
+    explicit = {"tls_eecdh_auto_curves": groups}
+    decisions = decide(explicit, release="3.11.1", openssl="3.5.0")
+
+    kept = [str(each) for each in decisions if each.name in explicit]
+    assert [f"keeping {groups} (set by hand" in each for each in kept] == [True]
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,14 @@ def beside_ciphers(configuration: Configuration) -> Iterator[Decision]:
             yield decision
 
 
+CURVES = "tls_eecdh_auto_curves"
+
 # What the profile intermediate sets for services.
 BESIDE_CIPHERS = (
     "smtpd_tls_mandatory_protocols",
     "smtpd_tls_protocols",
     "smtpd_tls_mandatory_ciphers",
-    "tls_eecdh_auto_curves",
+    CURVES,
     "smtpd_tls_auth_only",
 )
 GOVERNED = (*BESIDE_CIPHERS, "tls_medium_cipherlist", "tls_preempt_cipherlist")
@@ -73,6 +75,12 @@ _CURVES = ("X25519", "prime256v1", "secp384r1")
 
 
 _HYBRID = "X25519MLKEM768"
+
+# postconf(5), tls_eecdh_auto_curves: some servers cannot handle a ClientHello with the
+# hybrid key share, which does not fit into a segment of TCP.  So the SMTP client sends
+# that of X25519 (*), and a server that wants the hybrid one asks for it:
+# SSL_CTX_set1_groups_list(3), since OpenSSL 3.5.
+_HYBRID_CURVES = (_HYBRID, "*X25519", *_CURVES[1:])
 
 
 _VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
@@ -155,27 +163,33 @@ def _list(
 ) -> Iterator[Decision]:
     """Narrow a list that means a set; one that is not wider than ours is kept."""
     value = configuration.value(name)
-    listed = frozenset(words_of(value.replace(":", " ")))
-    if listed and listed <= set(wanted):
+    # Prefixes of groups: what may be unknown, and what a key share is sent for.
+    listed = {word.lstrip("?*") for word in words_of(value.replace(":", " "))}
+    names = {word.lstrip("*") for word in wanted}
+    if listed and listed <= names:
         return
     # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
     plain = all(re.fullmatch(r"[A-Za-z0-9][\w-]*", word) for word in listed)
-    if name not in configuration.explicit or (plain and listed > set(wanted)):
+    if name not in configuration.explicit or (plain and listed > names):
         yield change(configuration, name, separator.join(wanted), _GUIDELINE)
     else:
         yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)
 
 
 def _curves(configuration: Configuration) -> Iterator[Decision]:
-    name = "tls_eecdh_auto_curves"
-    if _HYBRID in configuration.value(name):
-        return  # the default of 3.11 with OpenSSL 3.5 is as good and more flexible
+    # The default of 3.11 with OpenSSL 3.5 is as good and more flexible.
+    if _HYBRID not in configuration.value(CURVES):
+        yield from curves(configuration)
+
+
+def curves(configuration: Configuration) -> Iterator[Decision]:
+    """Narrow the groups for key exchange to those of the guideline."""
     # OpenSSL 3.5 was the first with ML-KEM.  Up to 3.9, Postfix looks names up in a
     # table that has no hybrid, and would warn of it in each process.
     if configuration.version >= (3, 10) and openssl(configuration) >= (3, 5):
-        yield from _list(configuration, name, (_HYBRID, *_CURVES), ":")
+        yield from _list(configuration, CURVES, _HYBRID_CURVES, ":")
     else:
-        yield from _list(configuration, name, _CURVES, " ")
+        yield from _list(configuration, CURVES, _CURVES, " ")
 
 
 def openssl(configuration: Configuration) -> tuple[int, ...]:

@@ -136,6 +136,11 @@ def _groups(configuration: Configuration) -> Iterator[Decision]:
     name = "tls_ffdhe_auto_groups"
     if configuration.value(name):
         yield change(configuration, name, "", f"{_WHY}: no finite-field groups")
+    # DEFAULT, which Postfix 3.11 has with OpenSSL 3.5, is of such groups, too:
+    # SSL_CTX_set1_groups_list(3).
+    listed = configuration.value(intermediate.CURVES)
+    if "MLKEM" in listed and re.search("DEFAULT|ffdhe", listed):
+        yield from intermediate.curves(configuration)
 
 
 # What is to be known
