@@ -127,7 +127,9 @@ class Collector:
         self._make_directories()
         with lock.alone(self.cache, wait=wait):
             with self.progress.of("mail log and queue"):
-                waiting = learnt.look(self.current, self.cache, wanted.domains, now)
+                waiting = learnt.look(
+                    self.current, self.cache, wanted.domains, now, force=self.force
+                )
             self.urgent |= waiting
             context = self._context(wanted)
             refreshed = Refreshed(context, *sources.load(context))

@@ -74,15 +74,20 @@ def domains(directory: Path) -> list[str]:
 
 
 def look(
-    current: Current, directory: Path, option: str, now: datetime
+    current: Current,
+    directory: Path,
+    option: str,
+    now: datetime,
+    *,
+    force: bool = False,
 ) -> frozenset[str]:
     """Learn from the queue and the log, if the *option* wants that.
 
-    Returns the domains that have a policy and mail that waits: it may be another one
-    now.
+    The log is not read again within half an hour, except with *force*.  Returns the
+    domains that have a policy and mail that waits: it may be another one now.
     """
     queued = sent_mail.queued(current.postfix)
-    if wanted(option) and due(directory, now):
+    if wanted(option) and (force or due(directory, now)):
         _learn(current.configuration, queued, directory, now)
     cache, _ = mta_sts_cache.read(mta_sts_cache.path_in(directory))
     waiting = filter(None, map(_domain, queued.deferred))
@@ -107,9 +112,12 @@ def _learn(
     _write(directory, learnt)
 
 
-def forget(directory: Path) -> None:
-    """Forget all that was learnt."""
-    files.remove(directory / _NAME)
+def forget(directory: Path, option: str) -> None:
+    """Forget what is known of domains, as far as the *option* does not ask for it."""
+    if not wanted(option):
+        files.remove(directory / _NAME)
+    if not option:
+        files.remove(mta_sts_cache.path_in(directory))
 
 
 def _domain(text: str) -> str:

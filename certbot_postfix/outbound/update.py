@@ -188,8 +188,9 @@ class Outbound:
         """
         if changes.edit.after is None:
             self.databases.remove()
-            learnt.forget(self.collector.cache)
         self.databases.discard_backups()
+        settings = self.collector.settings() or Settings()
+        learnt.forget(self.collector.cache, settings.domains)
         record = changes.installed
         if changes.dropped:
             record = replace(record, daemon="")
