@@ -1,6 +1,7 @@
 """A busy server, hour by hour: domains are learnt, move, fail, and come back."""
 
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -14,11 +15,14 @@ from certbot_postfix.formats.policy import Mode
 from certbot_postfix.outbound import domain_state, mta_sts_cache
 from certbot_postfix.outbound.mta_sts import Recipients
 from certbot_postfix.outbound.sources import Context, Settings
+from certbot_postfix.postfix import sent_mail
+from certbot_postfix.postfix.sent_mail import Position
 from tests import test_outbound_mail as mail
 from tests.lab.machine import wait_until
 from tests.test_domain_state import let_pass
-from tests.test_learning import be_due
+from tests.test_learning import SENT, be_due
 from tests.test_outbound_mail import world
+from tests.test_rules import configured
 
 __all__ = ["world"]  # a fixture
 
@@ -40,6 +44,8 @@ class World:
     failing: dict[str, range]
     hour: int = 0
     version: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+    position: Position = field(default_factory=Position)
     known: set[str] = field(default_factory=set)
     waiting: dict[str, int] = field(default_factory=dict)
     table: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -70,15 +76,28 @@ class World:
 
     def send(self, domain: str) -> None:
         """Send a message, as Postfix does with what is in the table."""
-        self.known.add(domain)
+        self.lines.append(SENT.format(domain))
         match = self.table.get(domain)
         if match and self.server(domain) not in match:
             self.waiting.setdefault(domain, self.hour)
         elif not match and domain in self.protected:
             self.clear[domain] += 1
 
+    def learn(self) -> None:
+        """Read what is new in the mail log, which is rotated each day."""
+        log = self.directory / "mail.log"
+        with log.open("a") as file:
+            file.writelines(self.lines)
+        self.lines.clear()
+        if self.hour % 24 == 23:
+            log.rename(log.with_name("mail.log.1"))
+            log.touch()
+        there = configured({"maillog_file": str(log)})
+        self.known |= sent_mail.logged(there, self.position, time.time(), seconds=60)
+
     def run(self) -> None:
         """Do what the timer does each hour, and deliver what can be delivered then."""
+        self.learn()
         path = self.directory / "domains"
         path.write_text("".join(f"{domain}\n" for domain in sorted(self.known)))
         context = Context(Settings(domains=str(path)), self.directory)
