@@ -12,7 +12,7 @@ from certbot_postfix.outbound.routes import Route
 from certbot_postfix.postfix.configuration import Configuration, Service
 from tests.lab.machine import wait_until
 from tests.test_nexthops import client
-from tests.test_outbound_mail import STRIPPED, World, enforced, stripped, world
+from tests.test_outbound_mail import RIGHT, STRIPPED, World, enforced, stripped, world
 from tests.test_resolver_daemons import findings, policy, policy_test
 from tests.test_rules import configured
 
@@ -174,21 +174,21 @@ def test_a_route_by_which_a_policy_does_not_count_is_told(world, route, why):
     assert (status, why in told) == (3, True)
 
 
-@pytest.mark.parametrize(
-    "route",
-    [
-        lambda _: {},
-        transport(f"{DOMAIN} smtp:"),
-        transport(f"{DOMAIN} :"),
-        transport(f"{DOMAIN} smtp:{DOMAIN.upper()}"),
-        transport("other.org smtp:[127.0.0.1]"),
-        pattern(r"/^enforce\.insecure$/ smtp:[127.0.0.1]"),
-        lambda world: {
-            "relayhost": "[127.0.0.1]",
-            **transport(f"{DOMAIN} relay:")(world),
-        },
-    ],
-)
+TO_THE_DOMAIN = [
+    lambda _: {},
+    transport(f"{DOMAIN} smtp:"),
+    transport(f"{DOMAIN} :"),
+    transport(f"{DOMAIN} smtp:{DOMAIN.upper()}"),
+    transport("other.org smtp:[127.0.0.1]"),
+    pattern(r"/^enforce\.insecure$/ smtp:[127.0.0.1]"),
+    lambda world: {
+        "relayhost": "[127.0.0.1]",
+        **transport(f"{DOMAIN} relay:")(world),
+    },
+]
+
+
+@pytest.mark.parametrize("route", TO_THE_DOMAIN)
 def test_a_route_to_the_servers_of_the_domain_is_not_told(world, route):
     world.write_list(enforce_insecure={"mode": "enforce", "mxs": ["mx.org"]})
     if parameters := route(world):
@@ -198,6 +198,45 @@ def test_a_route_to_the_servers_of_the_domain_is_not_told(world, route):
     assert "policies-without-effect" not in findings(world)
     status, told = policy_test(world, DOMAIN)
     assert (status, "secure" in told) == (0, True)
+
+
+def sent_by(world: World, route) -> str:
+    """Send a message by *route* to a domain whose policy no server fits."""
+    world.network.publish(DOMAIN, f"@ MX 10 mx.{DOMAIN}.", f"mx A {RIGHT}")
+    world.write_list(enforce_insecure={"mode": "enforce", "mxs": ["mx.org"]})
+    for port in (25, 10025):
+        world.network.serve("strip", RIGHT, address="127.0.0.1", port=port)
+    # Else it would take what listens there for itself.
+    world.network.must("ip", "address", "add", "127.0.0.9/32", "dev", "lo")
+    world.sender.set(inet_interfaces="127.0.0.9", **route(world))
+    world.install("--postfix-policy-list", str(world.list))
+    world.sender.start()
+    return world.send(f"you@{DOMAIN}")
+
+
+# Those by which mail of anybody leaves, and to what listens here.
+_LEAVES = {
+    *("default_transport", "relayhost", "relay_transport", "relay_domains, a table"),
+    *("transport_maps, domain", "transport_maps, parent", "transport_maps, star"),
+    *("transport_maps, pattern", "override", "smtp_fallback_relay"),
+    *("content_filter", "content_filter of a service"),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "route", [each.values[0] for each in ROUTES if each.id in _LEAVES]
+)
+def test_by_a_route_that_is_told_mail_leaves_without_its_policy(world, route):
+    world.arrives(sent_by(world, route))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("route", TO_THE_DOMAIN)
+def test_by_a_route_that_is_not_told_no_mail_leaves_without_its_policy(world, route):
+    sent_by(world, route)
+
+    assert "Server certificate not verified" in world.sender.deferred(f"you@{DOMAIN}")
 
 
 def test_a_route_for_the_domain_in_utf8_is_told_as_well(world):
