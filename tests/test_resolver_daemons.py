@@ -17,6 +17,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.outbound import dnssec, fitness, resolver_daemon
 from certbot_postfix.outbound.fitness import Daemon, unfit
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.status.findings import Code
 from tests.lab import COMMAND
 from tests.lab.network import RESOLVER
 from tests.test_nexthops import client
@@ -133,7 +134,7 @@ def test_with_a_daemon_that_demands_dane_comes_dnssec_and_mail_arrives(world, st
     world.arrives(world.send("you@dane.test"))
     status, told = policy_test(world, "dane.test")
     assert (status, f"{table(world)} has for dane.test: dane-only" in told) == (0, True)
-    assert "policy-daemon-unfit" not in findings(world)
+    assert not [code for code in findings(world) if code.startswith("policy-daemon")]
 
 
 STRICT = "secure match=mx.sts.insecure:.more.insecure servername=hostname"
@@ -212,7 +213,7 @@ def test_one_that_is_there_without_dnssec_is_told_by_all_that_look(world):
     world.sender.set(smtp_tls_policy_maps=TLSPOL)
     why = "demands DANE, but smtp_dns_support_level is not dnssec"
 
-    assert why in findings(world)["policy-daemon-unfit"]
+    assert why in findings(world)["policy-daemon-dnssec"]
     status, told = policy_test(world, "dane.test", "--connect")
     assert (status, why in told) == (3, True)
     assert "mail to dane.test is not sent as demanded" in told
@@ -246,7 +247,7 @@ def test_a_daemon_is_left_out_where_the_client_trusts_nobody(sts, tmp_path):
     why = f"demands verified servers, but smtp_tls_CAfile = {empty} holds no root"
     assert f"{DAEMON} is not added to smtp_tls_policy_maps: it {why}" in told
     sts.sender.set(smtp_tls_policy_maps=DAEMON)
-    assert why in findings(sts)["policy-daemon-unfit"]
+    assert why in findings(sts)["policy-daemon-cas"]
 
 
 # Domains in UTF-8
@@ -275,7 +276,7 @@ def test_debians_daemon_which_fails_for_a_domain_in_utf8_is_left_out(sts):
     sts.sender.reload()
     sts.send(f"you@{U_BUECHER}")
     sts.sender.deferred(f"you@{U_BUECHER}")
-    assert why in findings(sts)["policy-daemon-unfit"]
+    assert why in findings(sts)["policy-daemon-idn"]
     status, told = policy_test(sts, "sts.insecure")
     assert (status, why in told) == (3, True)
 
@@ -327,7 +328,7 @@ def test_the_level_dane_is_refused_beside_a_daemon_without_dane(sts):
     assert f"{DAEMON} in smtp_tls_policy_maps does not resolve DANE" in done.stderr
     assert sts.sender.main_cf.read_bytes() == before
     sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
-    assert "does not resolve DANE" in findings(sts)["policy-daemon-unfit"]
+    assert "does not resolve DANE" in findings(sts)["policy-daemon-dane"]
 
 
 def test_postfix_tlspol_is_fit_beside_the_level_dane(world):
@@ -342,24 +343,34 @@ def test_postfix_tlspol_is_fit_beside_the_level_dane(world):
 
 
 @pytest.mark.parametrize(
-    ("daemon", "reasons"),
+    ("daemon", "kinds"),
     [
-        pytest.param(Daemon(DAEMON), 0, id="one that resolves MTA-STS is fit"),
-        pytest.param(Daemon(TLSPOL, level="dane"), 0, id="so is one with DANE"),
-        pytest.param(Daemon(DAEMON, fault="x"), 1, id="dead"),
-        pytest.param(Daemon(DAEMON, fault="x", fault_utf8="y"), 1, id="dead: no more"),
-        pytest.param(Daemon(DAEMON, fault_utf8="x", distrust="y"), 2, id="each reason"),
-        pytest.param(Daemon(DAEMON, hindrance="x"), 0, id="MTA-STS needs no DNSSEC"),
-        pytest.param(Daemon(TLSPOL, hindrance="x"), 1, id="DANE needs DNSSEC"),
-        pytest.param(Daemon(DAEMON, level="dane"), 1, id="it would override DANE"),
-        pytest.param(Daemon(f"{TLSPOL}withTLSRPT"), 0, id="attributes that are known"),
-        pytest.param(Daemon(f"{TLSPOL}withTLSRPT", old=True), 1, id="and that are not"),
-        pytest.param(Daemon(TLSPOL, level="secure"), 1, id="it would weaken secure"),
-        pytest.param(Daemon("tcp:h:1", level="dane"), 0, id="who knows what it does"),
+        pytest.param(Daemon(DAEMON), [], id="one that resolves MTA-STS is fit"),
+        pytest.param(Daemon(TLSPOL, level="dane"), [], id="so is one with DANE"),
+        pytest.param(Daemon(DAEMON, fault="x"), ["dead"], id="dead"),
+        pytest.param(Daemon(DAEMON, fault="x", fault_utf8="y"), ["dead"], id="no more"),
+        pytest.param(
+            Daemon(DAEMON, fault_utf8="x", distrust="y"), ["idn", "cas"], id="each"
+        ),
+        pytest.param(Daemon(DAEMON, hindrance="x"), [], id="MTA-STS needs no DNSSEC"),
+        pytest.param(Daemon(TLSPOL, hindrance="x"), ["dnssec"], id="DANE needs DNSSEC"),
+        pytest.param(
+            Daemon(DAEMON, level="dane"), ["dane"], id="it would override DANE"
+        ),
+        pytest.param(Daemon(f"{TLSPOL}withTLSRPT"), [], id="attributes that are known"),
+        pytest.param(
+            Daemon(f"{TLSPOL}withTLSRPT", old=True), ["tlsrpt"], id="and that are not"
+        ),
+        pytest.param(
+            Daemon(TLSPOL, level="secure"), ["level"], id="it would weaken secure"
+        ),
+        pytest.param(Daemon("tcp:h:1", level="dane"), [], id="who knows what it does"),
     ],
 )
-def test_a_daemon_is_fit_or_there_is_a_reason(daemon, reasons):
-    assert len(unfit(daemon)) == reasons
+def test_a_daemon_is_fit_or_there_is_a_reason(daemon, kinds):
+    assert [reason.kind for reason in unfit(daemon)] == kinds
+    codes = {f"policy-daemon-{kind}" for kind in kinds if kind != "dead"}
+    assert codes <= {code.value for code in Code}
 
 
 @pytest.mark.parametrize(

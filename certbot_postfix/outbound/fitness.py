@@ -7,6 +7,7 @@ Facts are collected by `look`, and `unfit` decides.  Raises `errors.Error`.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from certbot_postfix.errors import Error
 from certbot_postfix.outbound import dnssec, main_cf, resolver_daemon
@@ -57,47 +58,54 @@ class Daemon:
         return known and not self.resolves_dane and self.level == "dane"
 
 
+class Reason(NamedTuple):
+    """Why a daemon is not fit: a *kind* for monitoring, and what it does."""
+
+    kind: str
+    text: str
+
+
 def _resolves_dane(table: str) -> bool:
     return bool(_DANE.fullmatch(table))
 
 
-def unfit(daemon: Daemon) -> list[str]:
+def unfit(daemon: Daemon) -> list[Reason]:
     """Return why the client must not ask *daemon*, as what it does; [] if it may."""
     if daemon.fault:
         fault = "does not answer, and while that is so mail to every domain is deferred"
-        return [f"{fault}: {daemon.fault}"]
-    reasons = []
+        return [Reason("dead", f"{fault}: {daemon.fault}")]
+    reasons = {}
     if daemon.fault_utf8:
-        reasons.append(
+        reasons["idn"] = (
             "does not answer for a domain in UTF-8, and mail to every such domain is"
             f" deferred: {daemon.fault_utf8}"
         )
     if daemon.old and daemon.table.lower().endswith(_TLSRPT):
-        reasons.append(
+        reasons["tlsrpt"] = (
             "adds attributes that Postfix before 3.10 does not know: mail to every"
             " domain with an MTA-STS policy is deferred (QUERY in place of"
             " QUERYwithTLSRPT has none)"
         )
     if daemon.distrust:
-        reasons.append(
+        reasons["cas"] = (
             f"demands verified servers, but {daemon.distrust}: mail to every domain"
             " with an MTA-STS policy is deferred"
         )
     if daemon.resolves_dane and daemon.hindrance:
-        reasons.append(
+        reasons["dnssec"] = (
             f"demands DANE, but {daemon.hindrance}: mail to every domain with DANE is"
             " deferred"
         )
     if daemon.overrides_dane:
-        reasons.append(
+        reasons["dane"] = (
             "does not resolve DANE, and beside smtp_tls_security_level = dane its"
             " MTA-STS policies override DANE that fails (RFC 8461, section 2)"
         )
     elif daemon.level in main_cf.STRICTER:
-        reasons.append(
+        reasons["level"] = (
             f"demands no more than smtp_tls_security_level = {daemon.level} does"
         )
-    return reasons
+    return [Reason(*reason) for reason in reasons.items()]
 
 
 def look(
@@ -162,7 +170,7 @@ def choose(
         )
     if reasons := _unfit_with_needs(postfix, configuration, wanted):
         raise Error(
-            f"{wanted} is not added to {PARAMETER}: it {'; it '.join(reasons)}",
+            f"{wanted} is not added to {PARAMETER}: it {reasons}",
             hint="fix that first, or give --postfix-policy-service none",
         )
     return wanted, []
@@ -180,16 +188,19 @@ def _fit(postfix: Postfix, configuration: Configuration) -> tuple[str, list[str]
         reasons = _unfit_with_needs(postfix, configuration, table)
         if not reasons:
             return table, notes
-        why = "; it ".join(reasons)
-        notes.append(f"{table} is not added to {PARAMETER}: it {why}")
+        notes.append(f"{table} is not added to {PARAMETER}: it {reasons}")
     return "", notes
 
 
 def _unfit_with_needs(
     postfix: Postfix, configuration: Configuration, table: str
-) -> list[str]:
+) -> str:
     planned = decisions.applied(configuration, needs(configuration, table))
-    return unfit(look(postfix, planned, table))
+    return _joined(look(postfix, planned, table))
+
+
+def _joined(daemon: Daemon) -> str:
+    return "; it ".join(reason.text for reason in unfit(daemon))
 
 
 def complaints(postfix: Postfix, configuration: Configuration) -> list[str]:
@@ -197,12 +208,12 @@ def complaints(postfix: Postfix, configuration: Configuration) -> list[str]:
     return [
         str(
             Error(
-                f"{table} in {PARAMETER} {'; it '.join(reasons)}",
+                f"{table} in {PARAMETER} {reasons}",
                 hint=f"fix that, or take it out of {PARAMETER}",
             )
         )
         for table in resolver_daemon.named(configuration)
-        if (reasons := unfit(look(postfix, configuration, table)))
+        if (reasons := _joined(look(postfix, configuration, table)))
     ]
 
 

@@ -16,6 +16,7 @@ from certbot_postfix.inbound import bundles, chain_files, copies
 from certbot_postfix.inbound.chain_files import CLIENTS, Chain
 from certbot_postfix.inbound.renewal_settings import RenewalSettings
 from certbot_postfix.inbound.schedules import Schedule
+from certbot_postfix.outbound.fitness import Reason
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, Service
 from certbot_postfix.publish.look import Found, Relevant
 from certbot_postfix.tls.certificates import Certificate
@@ -128,7 +129,7 @@ class PolicyTable:
     failures: tuple[str, ...] = ()
     endangered: str = ""
     unused: bool = False
-    unfit: tuple[str, ...] = ()
+    unfit: tuple[Reason, ...] = ()
     void: tuple[str, ...] = ()
     unknown: bool = False
 

@@ -80,11 +80,11 @@ def _of_sources(table: PolicyTable, now: datetime) -> Iterator[Finding]:
 
 
 def _without_effect(table: PolicyTable) -> Iterator[Finding]:
-    if table.unfit:
+    for reason in table.unfit:
         yield Finding(
-            Code.POLICY_DAEMON,
+            Code(f"policy-daemon-{reason.kind}"),
             table.name,
-            f"{table.name} {'; it '.join(table.unfit)}",
+            f"{table.name} {reason.text}",
             f"fix that, or remove it from {policy_map.PARAMETER}",
             _PLACES,
         )
