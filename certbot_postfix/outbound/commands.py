@@ -136,8 +136,7 @@ def _refresh(outbound: Outbound, names: list[str], *, force: bool) -> int:
     if collector.settings() is None:
         print("there are no policies to refresh", file=sys.stderr)
         return 0
-    with collector.progress.of(outbound.path.name):
-        complaints = outbound.refresh(now, refreshed)
+    complaints = outbound.refresh(now, refreshed)
     _report(before, after, domains, now)
     for complaint in complaints:
         logger.error("%s", complaint)

@@ -232,7 +232,8 @@ class Outbound:
         if warning := self.unnamed():
             logger.warning("%s", warning)
             return []
-        policies = self.collect(wanted, now, refreshed=refreshed)
+        with self.collector.progress.of(self.path.name):
+            policies = self.collect(wanted, now, refreshed=refreshed)
         changed = policies.text != files.read(self.path) or self.databases.backed_up()
         if changed or resolver_daemon.fault(self.postfix, self._table):
             self._advise(len(policies.entries))
@@ -264,7 +265,10 @@ class Outbound:
         text: bytes,
         register: Callable[[Path], None] | None = None,
     ) -> None:
-        policy_database.build(self.postfix, self.databases, map_type, text, register)
+        with self.collector.progress.of(self.path.name):
+            policy_database.build(
+                self.postfix, self.databases, map_type, text, register
+            )
 
     def _advise(self, size: int) -> None:
         advice = map_types.outdated(
