@@ -46,7 +46,7 @@ def noted(explicit=None, kinds=("ecdsa", "rsa3072"), **facts) -> str:
             *("3.11.1", "3.5.0"),
             {
                 "tls_config_file": FILE,
-                "tls_eecdh_auto_curves": "X25519MLKEM768:*X25519:prime256v1:secp384r1",
+                "tls_eecdh_auto_curves": "X25519MLKEM768/*X25519:prime256v1:secp384r1",
             },
         ),
     ],

@@ -78,9 +78,9 @@ _HYBRID = "X25519MLKEM768"
 
 # postconf(5), tls_eecdh_auto_curves: some servers cannot handle a ClientHello with the
 # hybrid key share, which does not fit into a segment of TCP.  So the SMTP client sends
-# that of X25519 (*), and a server that wants the hybrid one asks for it:
-# SSL_CTX_set1_groups_list(3), since OpenSSL 3.5.
-_HYBRID_CURVES = (_HYBRID, "*X25519", *_CURVES[1:])
+# that of X25519 (*); a server that supports the hybrid one asks for it, since it comes
+# before all others (/): SSL_CTX_set1_groups_list(3), since OpenSSL 3.5.
+_HYBRID_CURVES = (f"{_HYBRID}/*X25519", *_CURVES[1:])
 
 
 _VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
@@ -163,9 +163,7 @@ def _list(
 ) -> Iterator[Decision]:
     """Narrow a list that means a set; one that is not wider than ours is kept."""
     value = configuration.value(name)
-    # Prefixes of groups: what may be unknown, and what a key share is sent for.
-    listed = {word.lstrip("?*") for word in words_of(value.replace(":", " "))}
-    names = {word.lstrip("*") for word in wanted}
+    listed, names = _names(value), _names(" ".join(wanted))
     if listed and listed <= names:
         return
     # With operators ("!", "@SECLEVEL=2") a list is not the set of its words.
@@ -174,6 +172,11 @@ def _list(
         yield change(configuration, name, separator.join(wanted), _GUIDELINE)
     else:
         yield Kept(name, value, "set by hand, not comparable with " + _GUIDELINE)
+
+
+def _names(value: str) -> set[str]:
+    """Return what a list has, without the marks of groups (see above)."""
+    return {name.lstrip("?*") for name in words_of(re.sub("[:/]", " ", value))}
 
 
 def _curves(configuration: Configuration) -> Iterator[Decision]:
