@@ -1,6 +1,7 @@
 """Recipient domains are learnt from the queue and the mail log, and no more of them."""
 
 import gzip
+import os
 import stat
 import time
 from datetime import datetime, timedelta, timezone
@@ -144,6 +145,33 @@ def test_a_log_that_takes_too_long_is_read_on_the_next_time(log, caplog):
     write(log, "last.org")
     assert "last.org" not in first
     assert "last.org" in looked(log, position)
+
+
+@pytest.fixture
+def journal(tmp_path, monkeypatch) -> Path:
+    """What journalctl(1) prints; it notes its arguments in a file beside this one."""
+    printed, program = tmp_path / "journal", tmp_path / "journalctl"
+    program.write_text(f'#!/bin/sh\necho "$@" > {printed}.asked\ncat {printed}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return printed
+
+
+def test_where_no_file_is_written_any_more_the_journal_is_read(log, journal):
+    position = Position()
+    write(log, "file.org")
+    journal.touch()
+    assert looked(log, position) == {"file.org"}
+
+    os.utime(log, (1, 1))  # nothing since
+    write(journal, "journal.org")
+    since = position.read
+    assert looked(log, position) == {"journal.org"}
+    asked = journal.with_suffix(".asked").read_text().split()
+    assert {f"--since=@{since:.0f}", "--identifier=postfix/smtp"} < set(asked)
+
+    log.unlink()
+    assert looked(log, Position()) == {"journal.org"}
 
 
 @pytest.mark.postfix

@@ -102,7 +102,8 @@ def logged(
     domains: set[bytes] = set()
     paths = [path for path in mail_log.places(configuration) if path.is_file()]
     whole = all([_read(path, position, domains, end) for path in paths])  # noqa: C419
-    if not paths:
+    # A file may be of former times, before there was a journal.
+    if not any(_changed_since(position.read, path) for path in paths):
         domains |= _in_journal(configuration, position.read)
     if whole:
         position.read = now
@@ -134,6 +135,12 @@ def _read(path: Path, position: Position, domains: set[bytes], end: float) -> bo
     except _UNREADABLE as error:
         logger.warning("%s: the mail log could not be read: %s", path, error)
     return True
+
+
+def _changed_since(time_of_look: float, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime >= time_of_look
+    return False
 
 
 def _parts(path: Path, position: Position) -> Iterator[tuple[Path, int]]:
@@ -215,9 +222,10 @@ def _add(lines: bytes, domains: set[bytes], known: set[bytes]) -> None:
 
 
 def _in_journal(configuration: Configuration, since: float) -> set[bytes]:
-    """Return the domains in the journal, with an @ before each."""
+    """Return the domains in the journal, with an @ before each; the latest first."""
     name = configuration.value("syslog_name") or "postfix"
-    command = ["journalctl", "--quiet", "--no-pager", f"--since=@{since:.0f}"]
+    command = ["journalctl", "--quiet", "--no-pager", "--reverse"]
+    command += [f"--since=@{since:.0f}"]
     command += [f"--identifier={name}/{client}" for client in ("smtp", "relay/smtp")]
     domains: set[bytes] = set()
     text = beginning(command, _JOURNAL, timeout=_SECONDS)
