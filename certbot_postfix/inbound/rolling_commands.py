@@ -105,8 +105,8 @@ def advance(plugin: Any, lineage: Lineage) -> list[str]:
     for name in ("config-dir", "work-dir", "logs-dir"):
         words += [f"--{name}", str(getattr(config, _attribute(name)))]
     for name in _PASSED:
-        if conf(name):
-            words += [f"--{name}", str(conf(name))]
+        if (value := conf(name)) not in (None, ""):  # 0 is a value
+            words += [f"--{name}", str(value)]
     words += ["--publisher", conf("tlsa-publisher")]
     for host in conf("tlsa-name") or ():
         words += ["--tlsa-name", host]
