@@ -329,7 +329,7 @@ class ManyRollovers(Rollovers):
 
 # The suite searches the same each time.
 Rollovers.TestCase.settings = settings(
-    max_examples=1500, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=500, stateful_step_count=40, deadline=None, derandomize=True
 )
 TestRollovers = Rollovers.TestCase
 ManyRollovers.TestCase.settings = settings(
