@@ -42,7 +42,7 @@ if sys.prefix != sys.base_prefix or "SPARE_IMPORTS" in os.environ:
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = (
-    *("test_kill", "test_sni_story", "test_rollover", "test_outbound_mail"),
+    *("test_tlsa_mail", "test_kill", "test_sni_story", "test_outbound_mail"),
     *("test_instances", "test_tlsa_roll", "test_tlsa_gate", "test_main_cf"),
     *("test_baseline", "test_load", "test_policy_faults", "test_table_faults"),
     *("test_secrets", "test_faults"),

@@ -2,61 +2,43 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from certbot_postfix.formats.tlsa import Record
-from tests.lab import Authority, Certbot, base_directory, pki
+from tests.lab import Certbot, pki
 from tests.lab.dane import (
     ADDRESS,
     DOMAIN,
     HOST,
+    MIN,
     OWNER,
+    QUICK,
+    TTL,
     Host,
-    PebbleInside,
     published,
     record,
-    sampled,
     served,
     verified,
+    with_ca,
 )
 from tests.lab.machine import wait_until
-from tests.lab.network import RESOLVER, Network
-from tests.lab.pki import Issued
+from tests.lab.sampler import sampled
 from tests.lab.scene import options, private, told
 from tests.lab.zone import Zone
 
 pytestmark = pytest.mark.postfix
 
-# The TTL of the records, in seconds, and what makes it count as it is.
-TTL = 2
-QUICK = ("--postfix-tlsa-min-ttl", "0")
-MIN = ("--tlsa-min-ttl", "0")
-
-
-@pytest.fixture(scope="module")
-def zone() -> Iterator[Zone]:
-    """A signed zone, and a resolver that keeps records for as long as they may."""
-    with base_directory() as base, ExitStack() as stack:
-        network = Network(base, Authority(), cache=3600)
-        stack.callback(network.close)
-        yield Zone(network, DOMAIN)
-
 
 @pytest.fixture
 def bare(zone: Zone, base: Path) -> Iterator[Host]:
     """A host without a certificate and without TLSA records, whose Postfix runs."""
-    with PebbleInside(base, zone.network) as pebble:
-        host = Host(zone, Certbot(base, pebble=pebble), base)
-        with closing(host.postfix):
-            host.publish(ttl=TTL)
-            host.postfix.start()
-            yield host
+    with with_ca(zone, base) as host:
+        yield host
 
 
 @pytest.fixture
@@ -79,16 +61,14 @@ def install(host: Host, *args: str) -> subprocess.CompletedProcess:
 
 def test_a_renewal_waits_until_its_record_is_known_and_no_sender_notices(bare):
     host = bare
-    run = ("run", "-a", "standalone", *options(host.postfix), *QUICK, "-d", HOST)
-    done = host.certbot_in_network(*run)
-    assert done.returncode == 0, told(done)
+    host.obtain()
     old = served(host)
     host.publish(old, ttl=TTL)
     wait_until(lambda: verified(host), "the first record is known")
 
-    with sampled(host) as samples:
+    with sampled(host) as sampler:
         done = host.certbot_in_network("renew", "--force-renewal", *QUICK)
-        new = newest(host)
+        new = host.newest()
         assert (done.returncode, served(host)) == (0, old), told(done)
         assert f"the renewal of {HOST} is held: {OWNER} does not announce" in told(done)
         assert f"{OWNER}. {TTL} IN TLSA {new}" in told(done)
@@ -103,35 +83,26 @@ def test_a_renewal_waits_until_its_record_is_known_and_no_sender_notices(bare):
         done = host.certbot_in_network("renew", *QUICK)
         assert (done.returncode, served(host)) == (0, new), told(done)
 
-    assert len(samples) > 5
-    assert samples == [True] * len(samples)
+    assert sampler.all_verified(5), sampler
     assert json.loads(host.remembered.read_text())["held"] is None
 
 
 def test_a_renewal_that_is_held_is_abandoned_for_the_key_in_service(bare):
     host = bare
-    run = ("run", "-a", "standalone", *options(host.postfix), *QUICK, "-d", HOST)
-    done = host.certbot_in_network(*run)
-    assert done.returncode == 0, told(done)
+    host.obtain()
     old, certificate = served(host), host.live(HOST).fullchain.read_bytes()
     host.publish(old, ttl=TTL)
     wait_until(lambda: verified(host), "the first record is known")
     host.certbot_in_network("renew", "--force-renewal", *QUICK)
-    assert (newest(host) == old, served(host)) == (False, old)
+    assert (host.newest() == old, served(host)) == (False, old)
 
-    bundle, certbot = host.certbot.bundle(HOST), host.certbot
-    directories = ("--work-dir", str(certbot.work_dir), "--logs-dir")
-    done = host.command(*("tlsa", "abandon", *MIN, *directories, str(certbot.logs_dir)))
+    bundle = host.certbot.bundle(HOST)
+    done = host.command("tlsa", "abandon", *MIN, *host.directories)
 
-    assert (done.returncode, newest(host)) == (0, old), told(done)
+    assert (done.returncode, host.newest()) == (0, old), told(done)
     assert host.live(HOST).fullchain.read_bytes() in bundle.read_bytes()
     assert certificate not in bundle.read_bytes()
     assert (served(host), verified(host)) == (old, True)
-
-
-def newest(host: Host) -> Record:
-    path = host.live(HOST).fullchain
-    return record(Issued(path.read_bytes(), b"", b""))
 
 
 def test_without_the_gate_a_sender_refuses_the_renewed_key(host):
@@ -141,7 +112,7 @@ def test_without_the_gate_a_sender_refuses_the_renewed_key(host):
     done = host.command("deploy", "--cert-name", HOST, "--tlsa-ignore")
 
     assert done.returncode == 0, told(done)
-    assert (served(host), verified(host)) == (newest(host), False)
+    assert (served(host), verified(host)) == (host.newest(), False)
 
 
 def test_the_deploy_hook_holds_a_renewal(host):
@@ -164,7 +135,7 @@ def test_an_installation_that_senders_would_refuse_is_refused(host):
     assert f"lineage {HOST} is not deployed: {OWNER} does not announce" in told(done)
     assert "--postfix-tlsa-ignore deploys it nevertheless" in told(done)
     done = install(host, "--postfix-tlsa-ignore")
-    assert (done.returncode, served(host)) == (0, newest(host)), told(done)
+    assert (done.returncode, served(host)) == (0, host.newest()), told(done)
 
 
 def test_a_bundle_that_main_cf_names_no_more_is_not_installed_unannounced(host, base):
@@ -268,7 +239,7 @@ def test_a_bundle_that_is_lost_is_no_reason_to_wait(host):
 
     done = host.command("deploy", "--cert-name", HOST)
 
-    assert (done.returncode, served(host)) == (0, newest(host)), told(done)
+    assert (done.returncode, served(host)) == (0, host.newest()), told(done)
     assert json.loads(host.remembered.read_text())["held"] is None
 
 
@@ -326,13 +297,6 @@ def test_certbot_renew_reports_them_also_when_the_old_records_are_forgotten(host
     assert f"the TLSA records (DANE) of {OWNER} do not match the certificate" in renew()
 
 
-def cached(host: Host) -> bool:
-    """Whether the resolver has TLSA records of the host."""
-    ask = f"dns.ask('{RESOLVER}', '{OWNER}', 'TLSA', 5)"
-    script = f"from certbot_postfix.system import dns; print({ask}.answer)"
-    return "IN TLSA" in host.zone.network.must(sys.executable, "-c", script).stdout
-
-
 @contextmanager
 def without_dns(host: Host) -> Iterator[None]:
     """Let no resolver answer."""
@@ -365,7 +329,7 @@ def test_without_dns_a_renewal_is_deployed_where_dane_was_not_in_use(host):
         done = host.command("deploy", "--cert-name", HOST)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert served(host) == newest(host)
+    assert served(host) == host.newest()
 
 
 def questions(host: Host) -> int:
@@ -376,13 +340,13 @@ def questions(host: Host) -> int:
 
 def test_a_host_without_records_notices_nothing(host):
     host.publish(ttl=TTL)
-    wait_until(lambda: not cached(host), "the record is forgotten")
+    wait_until(lambda: not host.cached(), "the record is forgotten")
     host.renew(HOST)
 
     done = host.command("deploy", "--cert-name", HOST)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert served(host) == newest(host)
+    assert served(host) == host.newest()
     before = questions(host)
     assert host.certbot_in_network("renew").returncode == 0
     assert questions(host) == before

@@ -2,13 +2,12 @@
 
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,43 +17,22 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import public_half
-from tests.lab import Authority, Certbot, base_directory
+from tests.lab import Certbot, dane
 from tests.lab.certbot import NEWEST, OLDEST
 from tests.lab.dane import (
-    DOMAIN,
     HOST,
+    MIN,
     OWNER,
+    TTL,
     Host,
-    PebbleInside,
     record,
-    sampled,
     served,
-    verified,
 )
 from tests.lab.machine import wait_until
-from tests.lab.network import Network
-from tests.lab.pki import Issued
-from tests.lab.scene import options, told
+from tests.lab.scene import told
 from tests.lab.zone import Zone
 
 pytestmark = pytest.mark.postfix
-
-# The TTL of the records, in seconds, and what makes it count as it is.
-TTL = 2
-MIN = ("--tlsa-min-ttl", "0")
-
-# What certbot saves for renewals.
-SAVED = ("--reuse-key", "--postfix-tlsa-min-ttl", "0")
-AUTO = ("--postfix-tlsa-roll", "auto", "--postfix-tlsa-roll-every", "0d")
-
-
-@pytest.fixture(scope="module")
-def zone() -> Iterator[Zone]:
-    """A signed zone, and a resolver that keeps records for as long as they may."""
-    with base_directory() as base, ExitStack() as stack:
-        network = Network(base, Authority(), cache=3600)
-        stack.callback(network.close)
-        yield Zone(network, DOMAIN)
 
 
 @pytest.fixture
@@ -76,37 +54,22 @@ def with_ca(request: pytest.FixtureRequest, zone: Zone, base: Path) -> Iterator[
     """A host with a certificate of certbot's, whose key is announced, and a CA."""
     if not request.param.exists():
         pytest.skip("certbot 2.1 is not installed")
-    with PebbleInside(base, zone.network) as pebble:
-        certbot = Certbot(base, pebble=pebble, executable=request.param)
-        host = Host(zone, certbot, base)
-        host.pebble = pebble
-        with closing(host.postfix):
-            host.publish(ttl=TTL)
-            host.postfix.start()
-            run = ("run", "-a", "standalone", *options(host.postfix), "-d", HOST)
-            done = host.certbot_in_network(*run, *SAVED)
-            assert done.returncode == 0, told(done)
-            host.key = newest(host)
-            host.publish(host.key, ttl=TTL)
-            yield host
-
-
-def newest(host: Host) -> Record:
-    """Return the record of the key for which certbot has a certificate."""
-    return record(Issued(host.live(HOST).fullchain.read_bytes(), b"", b""))
+    with dane.with_ca(zone, base, executable=request.param) as host:
+        host.obtain("--reuse-key")
+        host.key = host.newest()
+        host.publish(host.key, ttl=TTL)
+        yield host
 
 
 def matches(host: Host) -> bool:
     """Whether certbot's key is that of its certificate."""
     lineage = host.live(HOST)
     spki = public_half(lineage.key.read_bytes())
-    return Record.of_key(spki) == newest(host)
+    return Record.of_key(spki) == host.newest()
 
 
 def switch(host: Host, *args: str) -> list[str]:
-    certbot = host.certbot
-    directories = ("--work-dir", str(certbot.work_dir), "--logs-dir")
-    return ["tlsa", "switch", *MIN, *directories, str(certbot.logs_dir), *args]
+    return ["tlsa", "switch", *MIN, *host.directories, *args]
 
 
 def announced(host: Host) -> Record:
@@ -114,7 +77,7 @@ def announced(host: Host) -> Record:
     done = host.command("tlsa", "stage", *MIN)
     assert done.returncode == 0, told(done)
     key = staged(host)
-    host.publish(newest(host), key, ttl=TTL)
+    host.publish(host.newest(), key, ttl=TTL)
     until = datetime.fromisoformat(host.show(*MIN, status=3)["until"])
     wait_until(lambda: datetime.now(timezone.utc) > until, "two TTLs are over")
     return key
@@ -227,21 +190,16 @@ def test_a_staged_key_goes_with_the_certificate(host):
 
 
 def test_a_host_without_dane_reads_both_records_to_begin_with(host):
-    host.zone.publish("mx A 127.0.0.20", ttl=TTL)
+    host.publish(ttl=TTL)
     setting(host, "reuse_key = True")
+    # What the resolver got before, for another test, would be remembered.
+    wait_until(lambda: not host.cached(), "the records are forgotten")
 
     done = host.command("tlsa", "stage", *MIN)
 
     records = [f"{OWNER}. 3600 IN TLSA {each}" for each in (host.key, staged(host))]
     assert (done.returncode, done.stdout.splitlines()) == (0, records), told(done)
-    # Caches may still have what the test before had published.
-    wait_until(
-        lambda: (
-            host.command("tlsa", "stage", *MIN).returncode == 0
-            and not host.remembered.exists()
-        ),
-        "nothing is remembered",
-    )
+    assert not host.remembered.exists()
 
 
 def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
@@ -274,7 +232,7 @@ def test_a_key_is_served_once_every_cache_knows_it(with_ca):
     done = host.command(*switch(host))
 
     assert (done.returncode, served(host)) == (0, key), told(done)
-    assert (newest(host), matches(host), next_key(host).exists()) == (key, True, False)
+    assert (host.newest(), matches(host), next_key(host).exists()) == (key, True, False)
     assert Record.of_key(public_half(first.read_bytes())) == old
     conf = host.certbot.config_dir / "renewal" / f"{HOST}.conf"
     assert "reuse_key = True" in conf.read_text()
@@ -290,7 +248,7 @@ def test_without_a_ca_the_key_in_service_stays(with_ca):
 
     assert (done.returncode, served(host)) == (1, old), told(done)
     assert f"certbot obtained no certificate of {HOST}" in done.stderr
-    assert (newest(host), matches(host), next_key(host).exists()) == (old, True, True)
+    assert (host.newest(), matches(host), next_key(host).exists()) == (old, True, True)
 
 
 def children(process: int) -> list[int]:
@@ -316,7 +274,7 @@ def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(with_ca):
     done = host.certbot_in_network("renew")
 
     assert (done.returncode, served(host)) == (0, old), told(done)
-    assert (newest(host), matches(host), staged(host)) == (old, True, key)
+    assert (host.newest(), matches(host), staged(host)) == (old, True, key)
 
 
 def test_certbot_can_tidy_up_when_a_switch_is_interrupted(with_ca):
@@ -366,7 +324,7 @@ def test_a_key_that_leaked_is_replaced_at_once(with_ca):
     host = with_ca
     host.command("tlsa", "stage", *MIN)
     key = staged(host)
-    host.publish(newest(host), key, ttl=TTL)
+    host.publish(host.newest(), key, ttl=TTL)
     long = ("--tlsa-min-ttl", "604800")
     done = host.command(*switch(host), *long)
     assert (done.returncode, "tlsa switch --now" in done.stderr) == (1, True)
@@ -374,35 +332,3 @@ def test_a_key_that_leaked_is_replaced_at_once(with_ca):
     done = host.command(*switch(host), *long, "--now")
 
     assert (done.returncode, served(host)) == (0, key), told(done)
-
-
-def published_by(host: Host, records: set[str], text: str) -> set[str]:
-    """Publish *records* as changed by what *text* says, as its reader would."""
-    line = rf"{OWNER}. \d+ IN TLSA (.*)$"
-    added = set(re.findall(rf"(?m)^{line}", text))
-    changed = (records | added) - set(re.findall(rf"(?m)^; remove: {line}", text))
-    if changed != records:
-        host.publish(*map(Record.from_text, changed), ttl=TTL)
-    return changed
-
-
-@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.soak)])
-def test_keys_change_by_themselves_and_no_sender_notices(with_ca, count):
-    host, records, keys = with_ca, {str(with_ca.key)}, [with_ca.key]
-    wait_until(lambda: verified(host), "the first record is known")
-    host.show(*MIN)
-
-    with sampled(host) as samples:
-        for _ in range(30 * count):
-            done = host.certbot_in_network("renew", *AUTO)
-            assert done.returncode == 0, told(done)
-            records = published_by(host, records, done.stdout)
-            if (key := served(host)) != keys[-1]:
-                keys.append(key)
-            if len(keys) > count:
-                break
-
-    assert len(set(keys)) == count + 1
-    assert len(samples) > 10 * count
-    assert samples == [True] * len(samples)
-    assert len(records) < 4

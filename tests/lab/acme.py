@@ -21,10 +21,14 @@ _ENVIRONMENT = {
 
 
 class Pebble:
-    """An ACME server that runs in a ``with`` and keeps its files in *base*."""
+    """An ACME server that runs in a ``with`` and keeps its files in *base*.
 
-    def __init__(self, base: Path) -> None:
+    Its certificates are valid for *period* seconds.
+    """
+
+    def __init__(self, base: Path, *, period: int = 90 * 24 * 60 * 60) -> None:
         self.base = base
+        self._period = period
         self.ca_bundle = base / "pebble-ca.pem"
         self._claimed = Ports(4)
         self._port, self._management, self.http_port, self._tls = self._claimed.numbers
@@ -63,7 +67,7 @@ class Pebble:
             "tlsPort": self._tls,
             "ocspResponderURL": "",
             "externalAccountBindingRequired": False,
-            "certificateValidityPeriod": 90 * 24 * 60 * 60,
+            "certificateValidityPeriod": self._period,
         }
         config.write_text(json.dumps({"pebble": settings}))
         log = self.base / "pebble.log"

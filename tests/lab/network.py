@@ -394,12 +394,13 @@ class Sender(Inside):
         self.postconf("-X", "smtp_tls_CApath")
         self._sent = 0
 
-    def send(self, recipient: str) -> str:
+    def send(self, *recipients: str) -> str:
         """Send a message; return the text in it that no other has."""
         self._sent += 1
         mark = f"message-{self._sent}-of-{self.base.name}"
         argv = ("sendmail", "-C", str(self.config_dir), "-f", "me@sender.test")
-        done = self.network.run(*argv, recipient, text=f"Subject: {mark}\n\n{mark}\n")
+        text = f"Subject: {mark}\n\n{mark}\n"
+        done = self.network.run(*argv, *recipients, text=text)
         if done.returncode:
             raise LabError(f"sendmail: {done.stderr}")
         return mark
@@ -418,6 +419,11 @@ class Sender(Inside):
     def queued(self) -> int:
         """Return how many messages have not been delivered."""
         return len(self._run("postqueue", "-j").stdout.splitlines())
+
+    def untried(self) -> int:
+        """Return how many messages have not had their turn yet."""
+        listed = map(json.loads, self._run("postqueue", "-j").stdout.splitlines())
+        return sum(message["queue_name"] != "deferred" for message in listed)
 
     def deferred(self, recipient: str) -> str:
         """Return why the message to *recipient* waits, as soon as it does."""

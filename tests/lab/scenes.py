@@ -1,9 +1,15 @@
 """Scenes as fixtures: what is deployed when a test begins."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
 import pytest
 
-from tests.lab import Authority, Certbot, PrivatePostfix
+from tests.lab import Authority, Certbot, PrivatePostfix, base_directory
+from tests.lab.dane import DOMAIN
+from tests.lab.network import Network
 from tests.lab.scene import LOST, NAME, SHOP, Scene, succeeded
+from tests.lab.zone import Zone
 
 
 @pytest.fixture
@@ -86,3 +92,12 @@ def bereft(scene: Scene, request: pytest.FixtureRequest) -> Scene:
         succeeded(scene.certbot("delete", "--cert-name", name))
         scene.certbot.bundle(name).unlink()
     return scene
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Zone]:
+    """A signed zone that takes updates, and a resolver that keeps records as it may."""
+    with base_directory() as base, ExitStack() as stack:
+        network = Network(base, Authority(), cache=3600)
+        stack.callback(network.close)
+        yield Zone(network, DOMAIN, updates=True)
