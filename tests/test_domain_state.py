@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -230,6 +231,36 @@ def test_what_a_domain_publishes_now_is_shown_beside_what_is_in_force(sts):
     assert "its own policy does not allow mx.sts.insecure" in said
     assert "publishes another policy than the one that is in force here" in said
     assert "on this host: enforce until " in said
+
+
+@pytest.mark.postfix
+@pytest.mark.skipif(not shutil.which("posttls-finger"), reason="not installed")
+def test_policy_test_knows_whether_postfix_compares_mx_hosts_with_the_policy(sts):
+    """From 3.10.5 on; before, the names in a certificate only."""
+    sts.network.policy("sts.insecure", "mx.sts.insecure")
+    sts.install(*with_domains(sts))
+    sts.sender.start()
+    sts.network.publish(
+        "sts.insecure",
+        *("@ MX 10 mx.moved.insecure.", f"mta-sts A {POLICIES}"),
+        '_mta-sts TXT "v=STSv1; id=1;"',
+    )
+    sts.network.publish(
+        "moved.insecure", f"mx A {RIGHT}"
+    )  # the certificate is as it was
+    compares = sts.sender.postconf("-h", "smtp_tls_enforce_sts_mx_patterns").strip()
+
+    status, said = policy(sts, "test", "sts.insecure", "--connect")
+
+    mark = sts.send("you@sts.insecure")
+    if compares == "yes":
+        sts.sender.deferred("you@sts.insecure")
+        assert (status, "mx.moved.insecure is not allowed" in said) == (3, True)
+        publish_sts(sts)
+        sts.flush()
+    sts.arrives(mark)
+    assert compares or status == 0
+    assert policy(sts, "test", "sts.insecure", "--connect")[0] == 0
 
 
 @pytest.mark.postfix

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix.errors import Error, ProgramError, short, shortened
-from certbot_postfix.formats.policy import SERVERS
+from certbot_postfix.formats.policy import SERVERS, Mode, Policy
 from certbot_postfix.outbound import main_cf
 from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix import maps, tls_levels
@@ -37,6 +37,8 @@ _MEANING = {
 _VERIFIED = frozenset({"dane-only", "verify", "secure"})
 _UNFIT = re.compile(r"no matching DANE TLSA records|TLSA lookup error")
 
+_REACHED = re.compile(r"TLS connection established to ([^\s\[]+)\[")
+
 # Levels that posttls-finger can ask for.
 _ASKED = frozenset({"none", "may", "encrypt", "dane", "dane-only", "verify", "secure"})
 
@@ -61,9 +63,17 @@ class Answer:
     @property
     def matches(self) -> list[str]:
         """The names of which a certificate must have one; none if nothing is said."""
-        words = (word.partition("=") for word in self.value.split())
-        names = [value for name, _, value in words if name == "match"]
+        names = self._values("match")
         return names[0].split(":") if names else []
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The MX hosts that an MTA-STS policy allows, with attributes of 3.10."""
+        return tuple(name.removeprefix("*") for name in self._values("mx_host_pattern"))
+
+    def _values(self, attribute: str) -> list[str]:
+        words = (word.partition("=") for word in self.value.split())
+        return [value for name, _, value in words if name == attribute]
 
     def __str__(self) -> str:
         meaning = _MEANING.get(self.level, "Postfix knows no such level and defers")
@@ -130,22 +140,41 @@ def connect(
         )
     if wanted.level not in _ASKED:
         return False, [f"posttls-finger cannot test the level {short(wanted.level)}"]
-    level = wanted.level
+    level, hosts = wanted.level, _allowed(configuration, wanted)
     command = [program, "-c", "-l", level, *_as_client(configuration, level)]
     if "servername=hostname" in wanted.value:
         command += ["-s", "hostname"]
-    command += [
-        "--",
-        domain,
-        *wanted.matches,
-    ]  # which a daemon may have had from others
+    # Which a daemon may have had from others.
+    command += ["--", domain, *(["hostname"] if hosts else wanted.matches)]
     config = {"MAIL_CONFIG": str(postfix.directory)}
     done = run(command, check=False, timeout=_CONNECT, environment=config)
     lines = [line.removeprefix("posttls-finger: ") for line in _lines(done.stderr)]
     lines += [line.removeprefix("posttls-finger: ") for line in _lines(done.stdout)]
     success = "Verified TLS" if level in _VERIFIED else "TLS connection"
-    fits = any(success in line for line in lines)
+    fits = any(success in line and not _outside([line], hosts) for line in lines)
+    lines += [
+        f"{host} is not allowed by the policy: no mail is delivered there"
+        for host in _outside(lines, hosts)
+    ]
     return fits and not any(_UNFIT.search(line) for line in lines), lines
+
+
+def _allowed(configuration: Configuration, wanted: Answer) -> tuple[str, ...]:
+    """Return the MX hosts that Postfix connects to; () if it compares none.
+
+    With them, it compares a certificate with the name of the host: postconf(5),
+    smtp_tls_enforce_sts_mx_patterns.
+    """
+    enforced = configuration.flag("smtp_tls_enforce_sts_mx_patterns")
+    return wanted.hosts if enforced else ()
+
+
+def _outside(lines: Iterable[str], hosts: tuple[str, ...]) -> list[str]:
+    """Return what was reached, by *lines*, and is none of the *hosts* that may be."""
+    policy = Policy(Mode.ENFORCE, hosts)
+    matches = filter(None, map(_REACHED.search, lines))
+    reached = dict.fromkeys(match[1] for match in matches)
+    return [host for host in reached if hosts and not policy.allows(host)]
 
 
 def _as_client(configuration: Configuration, level: str) -> Iterator[str]:
