@@ -223,6 +223,13 @@ class Collector:
             return Refreshed(context, *sources.load(context))
 
     def _make_directories(self) -> None:
+        certbots = self.directory.parent
+        if not certbots.is_dir():
+            raise Error(
+                f"could not create {self.directory}: there is no directory {certbots}",
+                hint="if certbot has not run here yet, and that is its directory:"
+                f" mkdir -m 755 {certbots}",
+            )
         for directory in (self.directory, self.cache.parent, self.cache):
             files.make_directory(directory)
 
