@@ -87,7 +87,7 @@ def versions() -> Iterator[str]:
 
 def _version(name: str, command: list[str], pattern: re.Pattern[str]) -> str:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    found = pattern.search(done.stdout)
+    found = pattern.search(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
     return f"{name} {found[1] if found else '?'}".strip()
 
 
