@@ -602,18 +602,24 @@ def test_a_shared_bundle_moves_with_the_next_installation_and_back_with_its_undo
 
 
 @pytest.mark.postfix
-def test_an_instance_forgets_its_own_bundle_alone(apart):
+def test_an_instance_forgets_its_own_bundle_and_the_last_one_the_next_key(apart):
     theirs = own(apart.bundle, apart.second)
+    next_key = apart.bundle.with_suffix(".next.key")
+    next_key.touch(mode=0o600)
 
-    done = apart.command("forget", NAME, at=apart.second)
+    done = apart.command("forget", NAME)
 
     assert done.returncode == 3, done.stderr
     assert "read certbot's own files" in done.stderr
-    assert not theirs.exists()
-    assert apart.bundle.exists()
+    there = [path.exists() for path in (apart.bundle, theirs, next_key)]
+    assert there == [False, True, True]
     newer = apart.renew()
-    assert apart.deploy().returncode == 0
-    assert served(apart.first) == everywhere(newer)
+    assert apart.deploy(at=apart.second).returncode == 0
+    assert served(apart.second) == everywhere(newer)
+
+    apart.command("forget", NAME, at=apart.second)
+
+    assert [path.exists() for path in (theirs, next_key)] == [False, False]
 
 
 @pytest.mark.postfix

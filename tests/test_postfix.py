@@ -1,15 +1,26 @@
 """Postfix's own programs are asked about an instance, and believed."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from certbot_postfix.errors import Error, MisconfiguredError, MissingError, ProgramError
+from certbot_postfix.errors import (
+    Error,
+    MisconfiguredError,
+    MissingError,
+    ProgramError,
+    SignalError,
+)
 from certbot_postfix.postfix.configuration import Service
 from certbot_postfix.postfix.instance import Postfix
+from certbot_postfix.system import programs, signals
+from tests.lab.machine import wait_until
 
 
 @pytest.fixture
@@ -465,6 +476,26 @@ def test_no_program_has_a_terminal_or_more_than_it_needs(stopped_postfix, base):
     assert names - of_the_shell <= {"PATH", "LD_LIBRARY_PATH", "TZ", "LC_ALL"}
     assert (base / "stdin").read_text() == "/dev/null\n"
     assert "No such device" in (base / "tty").read_text()
+
+
+def test_a_program_that_does_not_end_when_we_are_interrupted_is_interrupted_too(base):
+    begun, tidied = base / "begun", base / "tidied"
+    forever = script(
+        base / "program",
+        f"trap 'touch {tidied}; exit' INT",
+        f"touch {begun}",
+        "while :; do sleep 0.1; done",
+    )
+
+    def interrupt() -> None:
+        wait_until(begun.exists, "the program runs")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(SignalError), signals.interruptible():
+        programs.run_to_its_end([forever], timeout=60, environment={}, patience=0.2)
+
+    assert tidied.exists()
 
 
 def test_what_a_snap_put_into_the_environment_is_taken_out(

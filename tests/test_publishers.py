@@ -121,6 +121,24 @@ def test_whatever_a_publisher_raises_is_one_message(third, error, reason):
     assert str(refused.value) == f"third party could not add {RECORD}: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("hangs", "what"),
+    [
+        ("sources = lambda text: hang()", "the publisher third"),
+        ("Publisher.label = property(lambda self: hang())", "the publisher third"),
+        ("Publisher.add = lambda self, record: hang()", "third party could not add"),
+    ],
+)
+def test_a_publisher_that_hangs_is_not_waited_for_any_longer(third, hangs, what):
+    third.break_(f"{GOOD}\nimport threading\nhang = threading.Event().wait\n{hangs}")
+
+    with pytest.raises(Error) as refused:
+        publishers.load("third", seconds=0.5).add(RECORD)
+
+    assert str(refused.value).startswith(what)
+    assert str(refused.value).endswith(": it did not return within 0.5 seconds")
+
+
 @pytest.mark.parametrize("error", ["KeyboardInterrupt()", "SignalError(15)"])
 def test_who_ends_the_process_is_not_stopped_by_a_publisher(third, error):
     third.break_(f"{GOOD}\nPublisher.add = lambda self, record: fail({error})")

@@ -84,7 +84,7 @@ def announced(host: Host) -> Record:
 
 
 def next_key(host: Host) -> Path:
-    return host.certbot.bundle(HOST).with_suffix(".next.pem")
+    return host.certbot.bundle(HOST).with_suffix(".next.key")
 
 
 def staged(host: Host) -> Record:
@@ -180,6 +180,19 @@ def test_a_key_that_no_renewal_will_have_is_staged_with_a_warning(host):
     assert "--reuse-key" in done.stderr
 
 
+def test_the_next_key_is_in_nobody_s_way_whatever_a_lineage_is_called(host):
+    other = f"{HOST}.next"
+    host.lineage(other, HOST, kind="rsa")
+    host.stand(HOST, other)
+    bundle = host.certbot.bundle(other).read_bytes()
+
+    for verb in ("stage", "abandon"):
+        done = host.command("tlsa", verb, "--cert-name", HOST, *MIN)
+        assert done.returncode in (0, 3), told(done)
+
+    assert host.certbot.bundle(other).read_bytes() == bundle
+
+
 def test_a_staged_key_goes_with_the_certificate(host):
     host.command("tlsa", "stage", *MIN)
     assert next_key(host).exists()
@@ -212,7 +225,7 @@ def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
 
     done = host.command("tlsa", "stage", *MIN)
 
-    path = host.certbot.bundle("rsa").with_suffix(".next.pem")
+    path = host.certbot.bundle("rsa").with_suffix(".next.key")
     key = load_pem_private_key(path.read_bytes(), None)
     assert (done.returncode, key.key_size) == (0, 3072), told(done)
 
@@ -277,23 +290,29 @@ def test_what_is_killed_in_a_switch_is_repaired_by_the_next_renewal(with_ca):
     assert (host.newest(), matches(host), staged(host)) == (old, True, key)
 
 
-def test_certbot_can_tidy_up_when_a_switch_is_interrupted(with_ca):
+def test_certbot_ends_what_it_does_when_a_switch_is_interrupted(with_ca, base):
     host = with_ca
-    announced(host)
+    setting(host, f"post_hook = touch {base}/started-again")
+    key = announced(host)
     host.pebble.stop()
     argv = host.zone.network.argv(*host.argv(*switch(host)))
-    command = subprocess.Popen(argv, env=host.certbot.environment)
+    log = base / "switch.log"
+    with log.open("w") as out:
+        command = subprocess.Popen(argv, env=host.certbot.environment, stderr=out)
     wait_until(
         lambda: "Sending GET" in host.certbot.log.partition("--force-renewal")[2],
         "certbot waits for the CA",
     )
 
     command.send_signal(signal.SIGTERM)
+    wait_until(lambda: "interrupted" in log.read_text(), "it is interrupted")
+    host.pebble.go_on()
     command.wait()
 
-    host.pebble.go_on()
-    assert "Exiting due to user request" in host.certbot.log
+    assert (base / "started-again").exists()
     assert (matches(host), served(host)) == (True, host.key)
+    assert host.certbot_in_network("renew").returncode == 0
+    assert served(host) == key
 
 
 LOCKED = """

@@ -6,7 +6,8 @@
 from pathlib import Path
 
 MEMORY = ".tlsa.json"
-NEXT_KEY = ".next.pem"
+# No bundle has such a name, whatever its lineage is called.
+NEXT_KEY = ".next.key"
 
 
 def memory(bundle: Path) -> Path:

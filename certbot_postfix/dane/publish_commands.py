@@ -190,12 +190,11 @@ def needed(root: Path) -> set[Record]:
     """
     found = set()
     for path in (*root.glob("*.pem"), *root.glob("*/*.pem")):
-        name = path.name.removesuffix(places.NEXT_KEY)
-        if name != path.name:
-            key = staged.load(path.parent, name)
-            found |= {key.record} if key else set()
-        elif chain := Certificate.all_from_pem(files.read(path)):
+        if chain := Certificate.all_from_pem(files.read(path)):
             found.add(Record.of_key(chain[0].spki))
+    for path in root.glob(f"*{places.NEXT_KEY}"):
+        if key := staged.load(root, path.name.removesuffix(places.NEXT_KEY)):
+            found.add(key.record)
     return found | _renewed(root.parent / "live")
 
 

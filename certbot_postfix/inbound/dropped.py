@@ -16,15 +16,23 @@ from certbot_postfix.system import files
 
 def unreported(bundle: Path, directory: Path) -> bool:
     """Whether the files in Postfix's *directory* seem to name *bundle* no more."""
-    main_cf, table = directory / "main.cf", directory / sni.NAME
+    main_cf = directory / "main.cf"
     if not bundle.exists() or not main_cf.is_file():
         return False
-    configured = (main_cf, directory / "master.cf")
-    named = any(mentions(path, bundle) for path in configured)
-    by_name = mentions(table, bundle) and any(
-        sni.NAME.encode() in files.read(path) for path in configured if path.is_file()
+    return not names(directory, bundle) and _noted(bundle) != _digest(main_cf)
+
+
+def names(directory: Path, bundle: Path) -> bool:
+    """Whether the files in Postfix's *directory* seem to name *bundle*."""
+    configured = (directory / "main.cf", directory / "master.cf")
+    return any(mentions(path, bundle) for path in configured) or (
+        mentions(directory / sni.NAME, bundle)
+        and any(
+            sni.NAME.encode() in files.read(path)
+            for path in configured
+            if path.is_file()
+        )
     )
-    return not named and not by_name and _noted(bundle) != _digest(main_cf)
 
 
 def message(bundle: Path, directory: Path, name: str, installer: str) -> str:

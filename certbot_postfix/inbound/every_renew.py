@@ -5,7 +5,7 @@ started only where something of ours is there, and no option names its place.  W
 hosts need is imported where it is needed: the time of each run counts.
 """
 
-import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -103,16 +103,23 @@ class EveryRenew:
         if directory := self.plugin.conf("config-dir"):
             return Path(directory)
         postconf = self.plugin.conf("config-utility")
-        plugin_util.path_surgery(postconf)
-        if self.root.is_dir():
-            from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
+        return _usual(postconf) if self.root.is_dir() else None
 
-            with contextlib.suppress(Error):  # Postfix is gone: nothing can be deployed
-                return Postfix.find(None, postconf=postconf, postfix="").directory
-        return None
+    def _bundles(self, name: str, directory: Path) -> list[tuple[Path, Path]]:
+        """Return the bundles that the lineage *name* may have, each with its instance.
+
+        certbot may have us work at a further one, in *directory*.
+        """
+        every = bundles.of_lineage(self.root, name, directory)
+        first = self.root / f"{name}.pem"
+        if first.exists() and first not in (bundle for bundle, _ in every):
+            usual = _usual(self.plugin.conf("config-utility"))
+            if usual and dropped.names(usual, first):
+                return [(first, usual), *every]
+        return every
 
     def _make_up(self, lineage: Lineage, directory: Path) -> None:
-        used = bundles.of_lineage(self.root, lineage.name, directory)
+        used = self._bundles(lineage.name, directory)
         pending = Path(self.plugin.config.in_progress_dir).is_dir()
         for bundle, instance in used:
             self._report_dropped(lineage, bundle, instance)
@@ -128,8 +135,7 @@ class EveryRenew:
 
     def _advances(self, lineage: Lineage, directory: Path) -> bool:
         """Whether the key of *lineage* may have to change, or its records."""
-        of_lineage = bundles.of_lineage(self.root, lineage.name, directory)
-        used = [bundle for bundle, _ in of_lineage]
+        used = [bundle for bundle, _ in self._bundles(lineage.name, directory)]
         staged_key = places.next_key(self.root, lineage.name)
         if not any(path.exists() for path in (staged_key, *map(places.memory, used))):
             return False
@@ -185,6 +191,18 @@ class EveryRenew:
             logger.debug("policies are refreshed already: %s", error)
         except errors.PluginError as error:  # no renewal has failed
             logger.error("%s", error)  # noqa: TRY400 - it is known why
+
+
+@functools.cache
+def _usual(postconf: str) -> Path | None:
+    """Return the directory that is compiled into Postfix; None if that is gone."""
+    from certbot_postfix.postfix.instance import Postfix  # noqa: PLC0415
+
+    plugin_util.path_surgery(postconf)
+    try:
+        return Postfix.find(None, postconf=postconf, postfix="").directory
+    except Error:  # nothing can be deployed
+        return None
 
 
 def run_afterwards() -> None:

@@ -159,12 +159,13 @@ class Removal:
         databases.discard_backups()
         if planned.maps[0].after is None:
             databases.remove()
-        if self._used_elsewhere():
+        elsewhere = self._used_elsewhere()
+        if elsewhere is None or self.path in elsewhere:
             return False
-        leftovers = files.leftovers(self.path)
-        memory, key = places.memory(self.path), self.path.with_suffix(places.NEXT_KEY)
-        ours = (self.path, dropped.note(self.path), memory, key)
-        files.remove(*ours, *leftovers)
+        ours = (self.path, dropped.note(self.path), places.memory(self.path))
+        files.remove(*ours, *files.leftovers(self.path))
+        if not elsewhere:  # all instances have one next key
+            files.remove(places.next_key(self.before.bundles.root, self.lineage.name))
         return True
 
     def _write(self, planned: Plan, change: Transaction) -> None:
@@ -179,18 +180,24 @@ class Removal:
         after = state.look_up(server.read(), server.postfix, keys)
         server.serving.reload_and_verify(after.configuration, expected(after, keys))
 
-    def _used_elsewhere(self) -> bool:
+    def _used_elsewhere(self) -> set[Path] | None:
+        """Return the bundles of the lineage that other instances use.
+
+        None if that is not known of one.
+        """
+        used: set[Path] = set()
         for other in self.server.others:
             try:
-                if self.path in other.read().deployed:
-                    logger.warning(
-                        "%s is not removed: %s uses it", self.path, other.directory
-                    )
-                    return True
+                theirs = other.read().used(self.lineage.name)
             except Error as error:
                 logger.warning(
                     "%s is not removed: %s may use it", self.path, other.directory
                 )
                 logger.debug("%s", error)
-                return True
-        return False
+                return None
+            if self.path in theirs:
+                logger.warning(
+                    "%s is not removed: %s uses it", self.path, other.directory
+                )
+            used.update(theirs)
+        return used

@@ -23,6 +23,11 @@ _CERTBOT = "import sys; from certbot.main import main; sys.exit(main())"
 # Seconds.  DNS plugins wait for minutes.
 _LONGEST = 3600
 
+# Seconds that certbot may go on after Ctrl-C, at which it runs no post-hooks: a web
+# server that a pre-hook has stopped would not be started again.  Who waits for us gives
+# us a minute.
+_PATIENCE = 30
+
 _KEYS = "privkey*.pem"
 
 
@@ -39,6 +44,7 @@ def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) ->
             [sys.executable, "-c", _CERTBOT, *words],
             timeout=_LONGEST,
             environment=os.environ,  # proxies, CAs, and what hooks need
+            patience=_PATIENCE,
         )
     leaf = lineage.leaf()
     if leaf is None or leaf.spki != spki:

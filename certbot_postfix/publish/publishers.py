@@ -1,15 +1,15 @@
 """The publishers of records: what the administrator has chosen, and who implements it.
 
 Whatever a third party's module does when it is imported or called is an `errors.Error`
-that names it.
+that names it, also if it does not return.
 """
 
 import re
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
 
 from zope.interface.verify import verifyObject
 
@@ -19,6 +19,9 @@ from certbot_postfix.interfaces import IRecordPublisher
 from certbot_postfix.publish import command, rfc2136
 from certbot_postfix.publish.printing import Printer
 from certbot_postfix.system import strangers
+from certbot_postfix.system.deadline import Deadline, LateError
+
+T = TypeVar("T")
 
 GROUP = "certbot_postfix.record_publishers"
 
@@ -31,6 +34,9 @@ _OURS: dict[str, Callable[[str], Any]] = {
     "command": command.publisher,
 }
 
+# Seconds for one call, which may ask an API over HTTPS several times.
+_SECONDS = 120.0
+
 _LABEL = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
@@ -40,12 +46,13 @@ class Publisher:
 
     It may be a third party's, and do anything: here, it raises `Error` only.  What it
     did is not to be believed, but observed.  *by_hand*: it prints, and somebody has to
-    edit the zone.
+    edit the zone.  *seconds* are those that it may take for a change.
     """
 
     label: str
     implementation: Any
     by_hand: bool = False
+    seconds: float = _SECONDS
 
     def add(self, record: ResourceRecord) -> None:
         """Have the records of that name and type include *record*, beside the others.
@@ -68,15 +75,16 @@ class Publisher:
     def _call(self, work: Callable[[], object], what: str) -> None:
         failures: list[BaseException] = []
         with strangers.noted(failures):
-            work()
+            _within(self.seconds, work)
         for error in failures:
             raise _refusal(error, f"{self.label} could not {what}") from None
 
 
-def load(text: str) -> Publisher:
+def load(text: str, seconds: float = _SECONDS) -> Publisher:
     """Return the publisher that *text* means, ``NAME`` or ``NAME:TEXT``.
 
-    Raises `Error` if nobody implements it, or not as `IRecordPublisher` says.
+    Each of its calls may take so many *seconds*.  Raises `Error` if nobody implements
+    it, or not as `IRecordPublisher` says.
     """
     name, _, rest = text.partition(":")
     if name in _OURS:
@@ -90,12 +98,26 @@ def load(text: str) -> Publisher:
         )
     failures: list[BaseException] = []
     with strangers.noted(failures):
-        made = points[name].load()(rest)
-        verifyObject(IRecordPublisher, made)
-        return Publisher(_label(made.label), made)
+        label, made = _within(seconds, lambda: _made(points[name], rest))
+        return Publisher(label, made, seconds=seconds)
     raise _refusal(
         failures[0], f"the publisher {name} ({points[name].value}) is broken"
     ) from None
+
+
+def _made(point: EntryPoint, text: str) -> tuple[str, Any]:
+    """Return what the entry *point* makes of *text*, and its label."""
+    made = point.load()(text)
+    verifyObject(IRecordPublisher, made)
+    return _label(made.label), made
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what *work* returns, which a thread of its own does."""
+    try:
+        return Deadline(seconds).within(work, "")
+    except LateError:
+        raise TimeoutError(f"it did not return within {seconds:g} seconds") from None
 
 
 def _label(label: object) -> str:

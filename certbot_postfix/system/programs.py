@@ -63,11 +63,16 @@ def run(
 
 
 def run_to_its_end(
-    command: list[str], *, timeout: float, environment: Mapping[str, str]
+    command: list[str],
+    *,
+    timeout: float,
+    environment: Mapping[str, str],
+    patience: float = 0,
 ) -> Done:
     """Run a program that has to tidy up, also if this process is interrupted.
 
-    Then, or when its time is over, it gets what Ctrl-C sends, and a minute.
+    It may go on for *patience* seconds then.  After that, or when its time is over, it
+    gets what Ctrl-C sends, and a minute.
     """
     logger.debug("running: %s", shlex.join(command))
     with (
@@ -85,13 +90,26 @@ def run_to_its_end(
     ):
         try:
             said = process.communicate(timeout=timeout)
-        except BaseException:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=_TIDYING)
-            process.kill()
+        except BaseException as error:
+            late = isinstance(error, subprocess.TimeoutExpired)
+            _end(process, 0 if late else patience)
             raise
     return Done(command, process.returncode, *said)
+
+
+def _end(process: "subprocess.Popen[str]", patience: float) -> None:
+    """Wait until *process* ends by itself, then as Ctrl-C has it end, then kill it."""
+    if patience:
+        logger.warning(
+            "interrupted: what is under way may take %g seconds to end", patience
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=patience)
+            return
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=_TIDYING)
+    process.kill()
 
 
 @contextlib.contextmanager
