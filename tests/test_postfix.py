@@ -480,12 +480,18 @@ def test_no_program_has_a_terminal_or_more_than_it_needs(stopped_postfix, base):
 
 def test_a_program_that_does_not_end_when_we_are_interrupted_is_interrupted_too(base):
     begun, tidied = base / "begun", base / "tidied"
-    forever = script(
-        base / "program",
-        f"trap 'touch {tidied}; exit' INT",
-        f"touch {begun}",
-        "while :; do sleep 0.1; done",
+    # A shell cannot trap what it was started to ignore.
+    program = base / "program"
+    program.write_text(
+        f"#!{sys.executable}\nimport signal, sys\n"
+        "def tidy(*_):\n"
+        f"    open({str(tidied)!r}, 'w')\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGINT, tidy)\n"
+        f"open({str(begun)!r}, 'w')\n"
+        "while True: signal.pause()\n"
     )
+    program.chmod(0o755)
 
     def interrupt() -> None:
         wait_until(begun.exists, "the program runs")
@@ -493,7 +499,9 @@ def test_a_program_that_does_not_end_when_we_are_interrupted_is_interrupted_too(
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(SignalError), signals.interruptible():
-        programs.run_to_its_end([forever], timeout=60, environment={}, patience=0.2)
+        programs.run_to_its_end(
+            [str(program)], timeout=60, environment={}, patience=0.2
+        )
 
     assert tidied.exists()
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import public_half
-from tests.lab import Certbot, dane
+from tests.lab import Certbot, dane, renew_lineage
 from tests.lab.certbot import NEWEST, OLDEST
 from tests.lab.dane import (
     HOST,
@@ -260,7 +260,8 @@ def test_without_a_ca_the_key_in_service_stays(with_ca):
     done = host.command(*switch(host))
 
     assert (done.returncode, served(host)) == (1, old), told(done)
-    assert f"certbot obtained no certificate of {HOST}" in done.stderr
+    why = done.stderr.partition(f"certbot obtained no certificate of {HOST}")[2]
+    assert "127.0.0.1" in why, done.stderr  # it names the CA
     assert (host.newest(), matches(host), next_key(host).exists()) == (old, True, True)
 
 
@@ -313,6 +314,39 @@ def test_certbot_ends_what_it_does_when_a_switch_is_interrupted(with_ca, base):
     assert (matches(host), served(host)) == (True, host.key)
     assert host.certbot_in_network("renew").returncode == 0
     assert served(host) == key
+
+
+def test_a_switch_that_was_killed_before_it_had_replaced_the_key_is_forgotten(host):
+    setting(host, "reuse_key = True")
+    setting(host, "postfix_tlsa_min_ttl = 0")
+    host.command("tlsa", "stage", *MIN)
+    archive = host.live(HOST).key.resolve().parent
+    files.back_up(host.live(HOST).key.resolve())
+    assert "key-change-not-ended" in host.command("status", "--json").stdout
+
+    done = host.certbot_in_network("renew")
+
+    assert (done.returncode, [*archive.glob(".*")]) == (0, []), told(done)
+    assert line(staged(host)) in done.stdout
+
+
+@pytest.mark.parametrize("verified", [True, False], ids=["obtained", "written"])
+def test_a_switch_that_was_killed_later_is_ended_by_the_next_step(host, verified):
+    host.postfix.start()
+    setting(host, "reuse_key = True")
+    key, bundle = announced(host), host.certbot.bundle(HOST)
+    private = load_pem_private_key(next_key(host).read_bytes(), None)
+    issued = host.zone.network.authority.issue(HOST, key=private)
+    renew_lineage(host.certbot.config_dir, HOST, issued)
+    if not verified:
+        files.back_up(bundle)
+        files.rewrite(bundle, issued.bundle_pem)
+
+    done = host.command("tlsa", "advance", *MIN)
+
+    assert (done.returncode, served(host)) == (0, key), told(done)
+    assert not next_key(host).exists()
+    assert not files.backup_of(bundle)
 
 
 LOCKED = """

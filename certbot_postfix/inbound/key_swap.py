@@ -28,6 +28,9 @@ _LONGEST = 3600
 # us a minute.
 _PATIENCE = 30
 
+# What certbot says before the reason for which it has not renewed, 2.1 to 5.8.
+_CAUSE = " with error: "
+
 _KEYS = "privkey*.pem"
 
 
@@ -48,13 +51,19 @@ def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) ->
         )
     leaf = lineage.leaf()
     if leaf is None or leaf.spki != spki:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise Error(
             f"certbot obtained no certificate of {lineage.name} for the key"
-            f" ({short(lines[-1] if lines else programs.NO_REASON, 200)}); the one in"
-            " service is left unchanged",
+            f" ({short(_reason(done.stderr), 200)}); the one in service is left"
+            " unchanged",
             hint=f"certbot renew --cert-name {lineage.name} --dry-run says more",
         )
+
+
+def _reason(said: str) -> str:
+    """Return why certbot renewed nothing; its last line only counts failures."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    causes = [line.partition(_CAUSE)[2] for line in lines if _CAUSE in line]
+    return (causes or lines[-1:] or [programs.NO_REASON])[0]
 
 
 @contextlib.contextmanager
@@ -70,7 +79,7 @@ def _swapped(path: Path, key: bytes) -> Iterator[None]:
 
 
 def under_way(lineage: Lineage) -> bool:
-    """Whether somebody has certbot renew *lineage* for a key of ours."""
+    """Whether certbot's key of *lineage* is replaced, or was when a run was killed."""
     return bool(_kept(lineage.key.resolve().parent))
 
 

@@ -15,6 +15,7 @@ from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.publish_commands import needed
 from certbot_postfix.dane.rollover import State as EndpointState
+from certbot_postfix.dane.staged import NextKey
 from certbot_postfix.dane.steps import Rolling, Step
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import Error, enumerated, named_logger
@@ -86,11 +87,29 @@ class Roll:
             for candidate in candidates.rolling(state, self.name)
         ]
 
-    def settle(self) -> None:
-        """Forget the staged key if it is the one in service."""
+    def settle(self) -> bool:
+        """End what a killed run has begun, as far as that can be.
+
+        Returns whether the staged key is in service, and no more the next one.
+        """
         key = staged.load(self.root, self.name)
-        if key and self._keys() == {key.spki}:
-            staged.abandon(self.root, self.name)
+        if self._is_half_done(key):
+            try:
+                self.deployment.renew(self.lineage)
+            except Error as error:  # what is to be done now need not wait for it
+                logger.error("%s", error)  # noqa: TRY400 - it is known why
+        if key is None or self._keys() != {key.spki}:
+            return False
+        staged.abandon(self.root, self.name)
+        self.means.tell(f"the next key of {self.name} is in service")
+        return True
+
+    def _is_half_done(self, key: NextKey | None) -> bool:
+        """Whether certbot has renewed for *key*, or a bundle is not verified yet."""
+        if any(map(files.backup_of, self.bundles)):
+            return True
+        renewed = key is not None and self._has(self.lineage.leaf(), key.spki)
+        return renewed and key is not None and self._keys() != {key.spki}
 
     # Stage and abandon
 
@@ -157,7 +176,8 @@ class Roll:
 
         *at_once*: as soon as every server has it, since the key in service is worse.
         """
-        self.settle()
+        if self.settle():
+            return
         key = staged.load(self.root, self.name)
         if key is None:
             raise Error(

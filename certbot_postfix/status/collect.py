@@ -75,6 +75,7 @@ def _of_files(configuration: Configuration, bundles: Path, deadline: Deadline) -
         issuances=dict(reader.issuances),
         tlsa=dict(reader.tlsa),
         staged=dict(reader.staged),
+        replaced=dict(reader.replaced),
         roots=reader.roots,
         skipped=(*skipped, *reader.skipped),
         notes=tuple(_notes(configuration)),

@@ -164,8 +164,8 @@ class Facts:
     that matter, None of one that is gone; *unlinked* those that have plain files in
     ``live``, with one of these.  *renewals* has what certbot does after it renewed one
     of those with a bundle, *issuances* who issues it, *tlsa* what is remembered of its
-    records, *staged* the public half of its next key, *schedules* what renews them from
-    time to time.
+    records, *staged* the public half of its next key, *replaced* certbot's private key
+    if another one stands in for it, *schedules* what renews them from time to time.
     *roots* are the subjects of the machine's CAs.
     *caa* has the CAA records that count for names of lineages.  *running* is None if
     that is not known.  *elsewhere* is the directory of the Postfix that runs, or
@@ -185,6 +185,7 @@ class Facts:
     issuances: Mapping[str, Issuance] = field(default_factory=dict)
     tlsa: Mapping[Path, Memory] = field(default_factory=dict)
     staged: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
+    replaced: Mapping[str, Path] = field(default_factory=dict)
     schedules: tuple[Schedule, ...] = ()
     roots: frozenset[str] = frozenset()
     handshakes: tuple[Handshake, ...] = ()

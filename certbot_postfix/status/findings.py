@@ -35,6 +35,7 @@ class Code(Enum):
     TLSA_UNSIGNED = "tlsa-unsigned"
     TLSA_AGEING = "tlsa-ageing"
     TLSA_KEY = "key-not-kept"
+    KEY_CHANGE = "key-change-not-ended"
     NOT_DEPLOYED = "renewal-not-deployed"
     CAA = "caa-forbids-renewal"
     ANOTHER_CERTBOT = "another-certbot"

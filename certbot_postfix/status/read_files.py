@@ -12,7 +12,8 @@ from certbot_postfix.dane import places, staged, store
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import CertificateError, Error
 from certbot_postfix.formats.caa import Issuance
-from certbot_postfix.inbound import bundles, chain_files, copies, sni
+from certbot_postfix.inbound import bundles, chain_files, copies, key_swap, sni
+from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader, RenewalSettings
 from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration
@@ -55,6 +56,7 @@ class FileReader:
         self.issuances: dict[str, Issuance] = {}
         self.tlsa: dict[Path, Memory] = {}
         self.staged: dict[Path, bytes] = {}
+        self.replaced: dict[str, Path] = {}
         self.roots: frozenset[str] = frozenset()
         self.skipped: list[Skipped] = []
         self._reachable: dict[Path, bool] = {}
@@ -93,6 +95,9 @@ class FileReader:
                 with suppress(OSError):  # only root may look there
                     self.tlsa[path] = store.load(path)
                     self._read_staged(path)
+                    lineage = Lineage.live(self.live, name)
+                    if key_swap.under_way(lineage):
+                        self.replaced[name] = lineage.key
             if lineages is not None and name:
                 self._read_lineage(name, named=True)
                 self._check_links(name)

@@ -97,6 +97,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     yield from waiting
     yield from dane.records(facts)
     yield from dane.keys(facts)
+    yield from dane.replaced(facts)
     yield from dane.troubles(facts)
     yield from dane.ageing(facts)
     yield from (finding for finding in stale.findings if finding.object not in held)

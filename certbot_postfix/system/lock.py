@@ -50,7 +50,7 @@ def take(directory: Path, *, wait: float = 0) -> bool:
         try:
             util.lock_dir_until_exit(str(directory))
         except errors.LockError as error:
-            if wait and _held_by_ancestor(directory):
+            if wait and held_by_ancestor(directory):
                 return True
             holder = holder or _report(directory, error)
             if not deadline.left:
@@ -131,7 +131,8 @@ def _holder(directory: Path) -> str:
     return ""
 
 
-def _held_by_ancestor(directory: Path) -> bool:
+def held_by_ancestor(directory: Path) -> bool:
+    """Whether a process that waits for this one has locked *directory*."""
     lock, process = str(directory.resolve() / _NAME), os.getppid()
     while process > 1:
         if lock in open_files(process):

@@ -209,6 +209,19 @@ def keys(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def replaced(facts: Facts) -> Iterator[Finding]:
+    """Yield the lineages in which another key stands in for certbot's own."""
+    for name, path in facts.replaced.items():
+        yield Finding(
+            Code.KEY_CHANGE,
+            name,
+            f"a change of the key of {name} is under way, or was killed: another key"
+            f" stands in for {path}",
+            f"if none is under way, certbot-postfix tlsa advance --cert-name {name}"
+            " restores it",
+        )
+
+
 def _current(memory: Memory) -> Iterator[tuple[str, Record]]:
     for owner, rrsets in memory.endpoints.items():
         found = (each.records for each in rrsets if each.until is None)
