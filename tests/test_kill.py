@@ -23,7 +23,7 @@ from tests.lab import (
     PrivatePostfix,
     base_directory,
 )
-from tests.lab.kill import Point, kill_at, points
+from tests.lab.kill import Point, chosen, commits, kill_at, points
 from tests.lab.machine import wait_until
 from tests.lab.postfix import SERVICES, copy, restore, snapshot
 from tests.lab.scene import NAME, Scene, options
@@ -248,36 +248,6 @@ def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> lis
     """Return the names of what is not the same, never a content, which may be a key."""
     names = found.keys() | wanted.keys()
     return sorted(name for name in names if found.get(name) != wanted.get(name))
-
-
-# Where the bundle, main.cf or a checkpoint gets the name that counts.
-_COMMITS = re.compile(r"\.certbot-new$|/IN_PROGRESS$|/postfix/[\w.]+\.pem$")
-
-
-def commits(found: list[Point]) -> list[int]:
-    """Return the places of those points at which something is committed."""
-    return [
-        place
-        for place, point in enumerate(found)
-        if point.renames and _COMMITS.search(point.path)
-    ]
-
-
-def chosen(found: list[Point], count: int) -> list[Point]:
-    """Return *count* points: most of them at commits, and all evenly spread."""
-    near = {place + after for place in commits(found) for after in (0, 1)}
-    far = [place for place in range(len(found)) if place not in near]
-    near = sorted(near & {*range(len(found))})
-    picked = evenly(near, (count + 1) // 2)
-    picked += evenly(far, count - len(picked))
-    return [found[place] for place in sorted(picked)]
-
-
-def evenly(places: list[int], count: int) -> list[int]:
-    """Return *count* of the *places*, or all if they are fewer."""
-    if count >= len(places):
-        return places
-    return [places[(2 * at + 1) * len(places) // (2 * count)] for at in range(count)]
 
 
 def case(verb: str, *, running: bool, count: int = 0):

@@ -330,7 +330,13 @@ def test_a_switch_that_was_killed_before_it_had_replaced_the_key_is_forgotten(ho
     assert line(staged(host)) in done.stdout
 
 
-@pytest.mark.parametrize("verified", [True, False], ids=["obtained", "written"])
+@pytest.mark.parametrize(
+    "verified",
+    [
+        pytest.param(True, marks=pytest.mark.soak, id="certbot had obtained it"),
+        pytest.param(False, id="its bundle was written"),
+    ],
+)
 def test_a_switch_that_was_killed_later_is_ended_by_the_next_step(host, verified):
     host.postfix.start()
     setting(host, "reuse_key = True")

@@ -43,6 +43,9 @@ _WRITING = re.compile("O_(WRONLY|RDWR|CREAT|TRUNC)")
 # Parts of paths that are different in every run: temporary names and times.
 _CHANCE = re.compile(r"(?<=/)(?:certbot-postfix-\w{8}|\d{10}\.\d+)(?=/|$)")
 
+# Where the bundle, main.cf or a checkpoint gets the name that counts.
+_COMMITS = re.compile(r"\.certbot-new$|/IN_PROGRESS$|/postfix/[\w.]+\.pem$")
+
 
 class Point(NamedTuple):
     """A call that a program makes on this *path*: the *number*-th one at *place*.
@@ -123,6 +126,32 @@ def _tail(path: str, watched: list[str]) -> str:
         if path.startswith(directory):
             return "/" + path.removeprefix(directory)
     return path
+
+
+def commits(found: list[Point]) -> list[int]:
+    """Return the places of those points at which something is committed."""
+    return [
+        place
+        for place, point in enumerate(found)
+        if point.renames and _COMMITS.search(point.path)
+    ]
+
+
+def chosen(found: list[Point], count: int) -> list[Point]:
+    """Return *count* points: most of them at commits, and all evenly spread."""
+    near = {place + after for place in commits(found) for after in (0, 1)}
+    far = [place for place in range(len(found)) if place not in near]
+    near = sorted(near & {*range(len(found))})
+    picked = evenly(near, (count + 1) // 2)
+    picked += evenly(far, count - len(picked))
+    return [found[place] for place in sorted(picked)]
+
+
+def evenly(places: list[int], count: int) -> list[int]:
+    """Return *count* of the *places*, or all if they are fewer."""
+    if count >= len(places):
+        return places
+    return [places[(2 * at + 1) * len(places) // (2 * count)] for at in range(count)]
 
 
 def kill_at(
