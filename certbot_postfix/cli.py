@@ -13,7 +13,7 @@ import certbot_postfix
 from certbot_postfix.command_line import ATTEND, CERTBOT, Parser, declare_common, say
 from certbot_postfix.dane import commands as dane
 from certbot_postfix.dane import publish_commands as publishing
-from certbot_postfix.dane.gate import Candidate
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import advertised, bundles, candidates
 from certbot_postfix.inbound import commands as inbound

@@ -10,8 +10,9 @@ from typing import Any
 from certbot_postfix import options
 from certbot_postfix.command_line import ATTEND, Commands, require_root
 from certbot_postfix.dane import gate, report
-from certbot_postfix.dane.gate import Candidate, Settings
+from certbot_postfix.dane.gate import Settings
 from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.errors import shown
 

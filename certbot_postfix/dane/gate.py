@@ -11,17 +11,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from certbot_postfix.dane import history, hold, observe, rollover, staged, store
-from certbot_postfix.dane.history import FLOOR, Chain
+from certbot_postfix.dane import hold, judge, observe, rollover, staged, store
+from certbot_postfix.dane.history import FLOOR
 from certbot_postfix.dane.hold import Endpoint, Hold
-from certbot_postfix.dane.rollover import Facts, State
+from certbot_postfix.dane.judge import Candidate, Look, in_dns
+from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.staged import NextKey
-from certbot_postfix.dane.store import Key, Memory
-from certbot_postfix.dane.trouble import Kind, Trouble, trouble
+from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
-from certbot_postfix.system.hostnames import a_labels, is_host
+from certbot_postfix.system.hostnames import is_host
 from certbot_postfix.tls.certificates import Certificate
 
 # SMTP between servers, submission over TLS, submission.
@@ -50,22 +50,6 @@ class Settings:
             conf("tlsa-ignore"),
             timedelta(seconds=conf("tlsa-min-ttl")),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A chain that *hosts* may serve: *new*, in place of *served*.
-
-    The other hosts than *own* may be other servers, too.  What is seen is remembered
-    beside *bundle*, if the certificate is certbot's.
-    """
-
-    name: str
-    bundle: Path | None
-    hosts: tuple[str, ...]
-    served: tuple[Chain, ...]
-    new: Chain
-    own: str = ""
 
 
 class Gate:
@@ -119,59 +103,18 @@ def release(bundle: Path | None) -> None:
 def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoint]:
     """Return what DNS says of the endpoints of *candidate*, and remember it."""
     memory = store.load(candidate.bundle) if candidate.bundle else Memory()
-    owners = dict(_owners((*candidate.hosts, *settings.names)))
+    owners = list(_owners((*candidate.hosts, *settings.names)))
     found = observe.observe(
         owners,
         settings.resolver,
         patient=not memory.endpoints.keys().isdisjoint(owners),
     )
-    endpoints = []
-    for owner, host in owners.items():
-        known = memory.endpoints.get(owner, ())
-        unseen = history.before(found[owner], known, candidate.served, host)
-        rrsets = history.updated(known, found[owner], unseen, now)
-        rrsets = history.cached(rrsets, now, settings.floor)
-        ours = host in map(_in_dns, (candidate.own, *settings.names))
-        facts = Facts(host, found[owner], rrsets, candidate.served, candidate.new, ours)
-        decision = rollover.decide(facts, now, settings.floor)
-        endpoints.append(Endpoint(facts, decision))
+    seen = Look(found, settings.names, now, settings.floor)
+    endpoints = judge.endpoints(candidate, memory, seen)
     if candidate.bundle:
-        keys = _keys(memory, candidate, endpoints, now)
-        memory = replace(memory, own=candidate.own or memory.own, keys=keys)
-        _remember(candidate.bundle, memory, endpoints)
+        memory = judge.remembered(candidate, memory, endpoints, now)
+        store.save(candidate.bundle, memory)
     return endpoints
-
-
-def _keys(
-    memory: Memory, candidate: Candidate, endpoints: Sequence[Endpoint], now: datetime
-) -> dict[Record, Key]:
-    """Return which keys are ours, of the type of that which *candidate* has.
-
-    A record may be withdrawn once its key is none that is served, staged or renewed.
-    """
-    known = {
-        record
-        for each in endpoints
-        for rrset in each.facts.history
-        for record in rrset.records
-    }
-    new = candidate.new[0]
-    served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
-    keys = {
-        record: replace(key, retired=min(key.retired or now, now))
-        for record, key in memory.keys.items()
-        if record in known
-    }
-    for each in (new, *served):
-        record = Record.of_key(each.spki)
-        if each not in served:
-            since = None
-        elif record in memory.keys:
-            since = min(memory.keys[record].since or now, now)
-        else:
-            since = min(each.not_before, now)
-        keys[record] = Key(since)
-    return keys
 
 
 def watch(
@@ -200,42 +143,12 @@ def watch(
             )
 
 
-def _owners(hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of the records of *hosts*, with the host; wildcards have none.
+def _owners(hosts: Sequence[str]) -> Iterator[str]:
+    """Yield the names of the records of *hosts*; wildcards have none.
 
     Nor has a name of one label, such as that in a new system's certificate.
     """
-    every = dict.fromkeys(map(_in_dns, hosts))
+    every = dict.fromkeys(map(in_dns, hosts))
     names = [name for name in every if is_host(name) and "." in name]
     for port, name in product(PORTS, names):
-        yield tlsa.owner(name, port), name
-
-
-def _in_dns(host: str) -> str:
-    return a_labels(host.lower().rstrip("."))
-
-
-def _remember(bundle: Path, memory: Memory, endpoints: Sequence[Endpoint]) -> None:
-    # Another run, or another instance, looks at other hosts: theirs are not forgotten.
-    every = {
-        **memory.endpoints,
-        **{each.facts.observation.owner: each.facts.history for each in endpoints},
-    }
-    known = {owner: rrsets for owner, rrsets in every.items() if rrsets}
-    looked_at = {each.facts.observation.owner for each in endpoints}
-    troubles = {
-        **{it: old for it, old in memory.troubles.items() if it not in looked_at},
-        **dict(_troubles(endpoints)),
-    }
-    store.save(bundle, replace(memory, endpoints=known, troubles=troubles))
-
-
-def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
-    """Yield what is wrong at *endpoints*, unless they are of another server."""
-    for each in endpoints:
-        facts = each.facts
-        found = trouble(facts.observation, known=bool(facts.history))
-        # Who has the other names of a certificate may do without DNSSEC.
-        elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
-        if found and not elsewhere and each.decision.state is not State.FOREIGN:
-            yield facts.observation.owner, found
+        yield tlsa.owner(name, port)

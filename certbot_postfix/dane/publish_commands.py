@@ -25,8 +25,8 @@ from certbot_postfix.command_line import (
 from certbot_postfix.dane import changes, gate, places, report, staged, store
 from certbot_postfix.dane.changes import Kept, Removal
 from certbot_postfix.dane.commands import Find, declare_settings, settings
-from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.errors import Error, enumerated, shown
 from certbot_postfix.formats.resource_record import ResourceRecord

@@ -4,6 +4,7 @@ Pure, but for the clock by which signatures are verified, RFC 4035, 5.3.  What c
 read is a fault of who sent it; nothing is raised.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,11 @@ def _invalid(rrset: "RRset", signatures: "RRset", keys: "Mapping[str, RRset]") -
     import dns.exception  # noqa: PLC0415
     import dns.name  # noqa: PLC0415
 
+    now = time.time()
+    if all(signature.expiration < now for signature in signatures):
+        return "it has expired, by the clock of this machine"
+    if all(signature.inception > now for signature in signatures):
+        return "it is not valid yet, by the clock of this machine"
     known: dict[Any, Any] = {
         dns.name.from_text(zone): each for zone, each in keys.items()
     }

@@ -56,6 +56,22 @@ def step(
     return Step.SWITCH if rolling.every is not None else Step.READY
 
 
+def unready(
+    endpoints: Collection[Endpoint], *, at_once: bool = False
+) -> list[Endpoint]:
+    """Return the endpoints at which a staged key must not be served yet.
+
+    *at_once*: caches need not know it, since the key in service is worse.
+    """
+    passing = {State.AGEING} if at_once else set()
+    return [
+        endpoint
+        for endpoint in endpoints
+        if endpoint.decision.state is State.UNKNOWN
+        or not (endpoint.decision.open or endpoint.decision.state in passing)
+    ]
+
+
 def may_come(memory: Memory, rolling: Rolling, now: datetime) -> bool:
     """Whether something may come next where no key is staged, as far as remembered."""
     retired = any(key.retired for key in memory.keys.values())

@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from certbot_postfix.dane import gate, report
-from certbot_postfix.dane.gate import Candidate, Settings
+from certbot_postfix.dane.gate import Settings
 from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.dane.observation import Status
 from certbot_postfix.dane.rollover import State as Dane
 from certbot_postfix.errors import Error, enumerated, excerpt

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from certbot_postfix.dane import staged
-from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.history import Chain
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.served import ServedFile, certificates_in

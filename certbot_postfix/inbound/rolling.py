@@ -11,10 +11,9 @@ from pathlib import Path
 
 from certbot_postfix.dane import changes, gate, hold, places, staged, steps, store
 from certbot_postfix.dane.changes import Removal
-from certbot_postfix.dane.gate import Candidate
 from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.judge import Candidate
 from certbot_postfix.dane.publish_commands import needed
-from certbot_postfix.dane.rollover import State as EndpointState
 from certbot_postfix.dane.staged import NextKey
 from certbot_postfix.dane.steps import Rolling, Step
 from certbot_postfix.dane.store import Memory
@@ -193,13 +192,7 @@ class Roll:
 
     def _refuse_unready(self, *, at_once: bool) -> None:
         endpoints = [each for _, found in self._look() for each in found]
-        passing = {EndpointState.AGEING} if at_once else set()
-        closed = [
-            each
-            for each in endpoints
-            if each.decision.state is EndpointState.UNKNOWN
-            or not (each.decision.open or each.decision.state in passing)
-        ]
+        closed = steps.unready(endpoints, at_once=at_once)
         if closed:
             raise Error(
                 f"the next key of {self.name} cannot be served yet:"

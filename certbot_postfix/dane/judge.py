@@ -1,0 +1,134 @@
+"""What a look at DNS means for a chain that may be served, and what is remembered.
+
+Pure: what was observed and what is remembered in, endpoints and a memory out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from certbot_postfix.dane import history, rollover
+from certbot_postfix.dane.history import FLOOR, Chain
+from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.observation import Observation
+from certbot_postfix.dane.rollover import Facts, State
+from certbot_postfix.dane.store import Key, Memory
+from certbot_postfix.dane.trouble import Kind, Trouble, trouble
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.system.hostnames import a_labels
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A chain that *hosts* may serve: *new*, in place of *served*.
+
+    The other hosts than *own* may be other servers, too.  What is seen is remembered
+    beside *bundle*, if the certificate is certbot's.
+    """
+
+    name: str
+    bundle: Path | None
+    hosts: tuple[str, ...]
+    served: tuple[Chain, ...]
+    new: Chain
+    own: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What DNS said *now*, by the names of records: *found*.
+
+    *names* are hosts of this server, too, and no TTL counts for less than *floor*.
+    """
+
+    found: Mapping[str, Observation]
+    names: tuple[str, ...]
+    now: datetime
+    floor: timedelta = FLOOR
+
+
+def endpoints(candidate: Candidate, memory: Memory, look: Look) -> list[Endpoint]:
+    """Return what *look* means for the endpoints of *candidate*."""
+    ours = {*map(in_dns, (candidate.own, *look.names))}
+    judged = []
+    for owner, observation in look.found.items():
+        host = owner.partition("._tcp.")[2]
+        known = memory.endpoints.get(owner, ())
+        unseen = history.before(observation, known, candidate.served, host)
+        rrsets = history.updated(known, observation, unseen, look.now)
+        rrsets = history.cached(rrsets, look.now, look.floor)
+        facts = Facts(
+            host, observation, rrsets, candidate.served, candidate.new, host in ours
+        )
+        decision = rollover.decide(facts, look.now, look.floor)
+        judged.append(Endpoint(facts, decision))
+    return judged
+
+
+def remembered(
+    candidate: Candidate, memory: Memory, endpoints: Sequence[Endpoint], now: datetime
+) -> Memory:
+    """Return *memory* with what was seen *now* at the *endpoints* of *candidate*."""
+    # Another run, or another instance, looks at other hosts: theirs are not forgotten.
+    every = {
+        **memory.endpoints,
+        **{each.facts.observation.owner: each.facts.history for each in endpoints},
+    }
+    looked_at = {each.facts.observation.owner for each in endpoints}
+    troubles = {it: old for it, old in memory.troubles.items() if it not in looked_at}
+    return replace(
+        memory,
+        endpoints={owner: rrsets for owner, rrsets in every.items() if rrsets},
+        own=candidate.own or memory.own,
+        keys=_keys(memory, candidate, endpoints, now),
+        troubles={**troubles, **dict(_troubles(endpoints))},
+    )
+
+
+def _keys(
+    memory: Memory, candidate: Candidate, endpoints: Sequence[Endpoint], now: datetime
+) -> dict[Record, Key]:
+    """Return which keys are ours, of the type of that which *candidate* has.
+
+    A record may be withdrawn once its key is none that is served, staged or renewed.
+    """
+    known = {
+        record
+        for each in endpoints
+        for rrset in each.facts.history
+        for record in rrset.records
+    }
+    new = candidate.new[0]
+    served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
+    keys = {
+        record: replace(key, retired=min(key.retired or now, now))
+        for record, key in memory.keys.items()
+        if record in known
+    }
+    for each in (new, *served):
+        record = Record.of_key(each.spki)
+        if each not in served:
+            since = None
+        elif record in memory.keys:
+            since = min(memory.keys[record].since or now, now)
+        else:
+            since = min(each.not_before, now)
+        keys[record] = Key(since)
+    return keys
+
+
+def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
+    """Yield what is wrong at *endpoints*, unless they are of another server."""
+    for each in endpoints:
+        facts = each.facts
+        found = trouble(facts.observation, known=bool(facts.history))
+        # Who has the other names of a certificate may do without DNSSEC.
+        elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
+        if found and not elsewhere and each.decision.state is not State.FOREIGN:
+            yield facts.observation.owner, found
+
+
+def in_dns(host: str) -> str:
+    """Return *host* as DNS has it."""
+    return a_labels(host.lower().rstrip("."))
