@@ -6,6 +6,7 @@ The zone is signed, its primary takes updates, and its secondary gets to know.
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -210,23 +211,45 @@ def test_on_a_terminal_it_is_asked_before_a_record_is_published(host, answer):
     assert (status, everywhere(host)) == (0 if published else 1, published)
 
 
-def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(zone, base):
+@pytest.fixture
+def renewed(zone: Zone, base: Path) -> Iterator[Host]:
+    """A host with a certificate and a renewed one, which it does not serve yet."""
     host = Host(zone, Certbot(base), base)
     host.credentials = base / "rfc2136.ini"
     try:
         host.key = record(host.lineage(HOST))
         host.stand(HOST)
-        other = record(host.issue(HOST))  # of another host with that name
-        zone.publish(*published(host.key, other), ttl=1)
-        host.show("--tlsa-min-ttl", "0")
-        new = record(host.renew(HOST))
-        _a_key_is_rolled(host, new, other)
+        host.new = record(host.renew(HOST))
+        yield host
     finally:
         host.postfix.close()
 
 
-def _a_key_is_rolled(host: Host, new: Record, other: Record) -> None:
+def test_what_somebody_else_changes_while_the_question_waits_is_kept_and_noticed(
+    renewed,
+):
+    host, theirs = renewed, record(renewed.issue(HOST))
+    host.publish(host.key)
+    argv = host.argv("tlsa", "publish", *publisher(host))
+
+    said, status = converse(
+        host.zone.network.argv(*argv),
+        host.certbot.environment,
+        "y",
+        meanwhile=lambda: host.publish(theirs),
+    )
+
+    assert said.startswith(f"+ {line(host.new)}\nPublish these records? ")
+    assert (status, everywhere(host)) == (3, {str(theirs), str(host.new)})
+    assert f"and these are missing: {line(host.key)}\n" in said
+
+
+def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(renewed):
+    host, new = renewed, renewed.new
+    other = record(host.issue(HOST))  # of another host with that name
+    host.zone.publish(*published(host.key, other), ttl=1)
     at_once = ("--tlsa-min-ttl", "0")
+    host.show(*at_once, status=3)
     all_three = {str(host.key), str(new), str(other)}
 
     done = update(host, "publish", *at_once)

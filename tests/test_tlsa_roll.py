@@ -129,6 +129,9 @@ def test_a_staged_key_waits_in_dns_until_it_is_abandoned(host):
     assert host.certbot.bundle(HOST).read_bytes() == bundle
     done = host.command("tlsa", "abandon", *MIN)
     assert (done.returncode, f"no key is staged for {HOST}" in done.stderr) == (1, True)
+    # What was printed once is not printed by each renewal.
+    assert host.command("tlsa", "advance", *MIN).stdout == ""
+    assert host.command("tlsa", "withdraw", *MIN).stdout == withdraw
 
 
 def test_the_record_of_another_server_is_never_withdrawn(host):
@@ -213,6 +216,9 @@ def test_a_host_without_dane_reads_both_records_to_begin_with(host):
     records = [f"{OWNER}. 3600 IN TLSA {each}" for each in (host.key, staged(host))]
     assert (done.returncode, done.stdout.splitlines()) == (0, records), told(done)
     assert not host.remembered.exists()
+    done = host.command("tlsa", "stage", *MIN, "--publisher", "command:/bin/true")
+    assert (done.returncode, done.stdout.splitlines()) == (0, records), told(done)
+    assert "tlsa publish begins with DANE" in done.stderr
 
 
 def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):
@@ -391,3 +397,8 @@ def test_a_key_that_leaked_is_replaced_at_once(with_ca):
     done = host.command(*switch(host), *long, "--now")
 
     assert (done.returncode, served(host)) == (0, key), told(done)
+    done = host.command("tlsa", "withdraw", *long)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"not removed: {line(host.key)[:-1]} (kept until " in done.stderr
+    done = host.command("tlsa", "withdraw", *long, "--now")
+    assert done.stdout == f"; remove: {line(host.key)}"

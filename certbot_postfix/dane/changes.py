@@ -120,15 +120,18 @@ def removals(
 
 
 def ours(
-    keys: Mapping[Record, Key], needed: Collection[Record] = ()
+    keys: Mapping[Record, Key],
+    needed: Collection[Record] = (),
+    *,
+    at_once: bool = False,
 ) -> dict[Record, datetime]:
     """Return when each of our *keys* was needed last that nobody needs; see `removals`.
 
     Those *needed* are left out.  A key that was never served needs no wait: it cannot
-    go back into service.
+    go back into service.  Nor may one that leaked: *at_once*.
     """
     return {
-        record: key.retired if key.since else UNKNOWN
+        record: key.retired if key.since and not at_once else UNKNOWN
         for record, key in keys.items()
         if key.retired and record not in needed
     }

@@ -64,6 +64,12 @@ def declare(verbs: Commands, find: Find, bundles: Bundles) -> None:
         " nothing that is served or staged has needed them for two TTLs. Records of"
         " others are left unchanged. Exit status 3: something is left to do.",
     )
+    withdraw.add_argument(
+        "--now",
+        action="store_true",
+        help="for a key that leaked: do not wait, once every name server announces"
+        " what is served",
+    )
     _declare(withdraw, _withdraw, find)
     withdraw.set_defaults(bundles=bundles)
 
@@ -96,12 +102,8 @@ def _look(
 def _publish(arguments: argparse.Namespace, find: Find) -> int:
     require_root()
     publisher = publishers.load(arguments.publisher)
-    endpoints = [each for _, every in _look(arguments, find) for each in every]
-    lacking = list(
-        dict.fromkeys(
-            record for each in endpoints for record in changes.additions(each)
-        )
-    )
+    endpoints = _endpoints(arguments, find)
+    lacking = _lacking(endpoints)
     blocked = list(dict.fromkeys(filter(None, map(_obstacle, endpoints))))
     for line in blocked:
         say(line)
@@ -119,7 +121,23 @@ def _publish(arguments: argparse.Namespace, find: Find) -> int:
     for record in lacking:
         publisher.add(record)
     done = _verified(arguments, find, lacking, there=True)
+    if not done and (lost := _lacking(_endpoints(arguments, find))):
+        say(
+            "somebody else has changed the records meanwhile, and these are missing:"
+            f" {enumerated(map(str, lost))}\nHint: run this again"
+        )
+        return ATTEND
     return ATTEND if blocked else done
+
+
+def _endpoints(arguments: argparse.Namespace, find: Find) -> list[Endpoint]:
+    return [endpoint for _, every in _look(arguments, find) for endpoint in every]
+
+
+def _lacking(endpoints: Iterable[Endpoint]) -> list[ResourceRecord]:
+    """Return the records that *endpoints* lack, each of them once."""
+    additions = (record for it in endpoints for record in changes.additions(it))
+    return list(dict.fromkeys(additions))
 
 
 def _obstacle(endpoint: Endpoint) -> str:
@@ -177,7 +195,8 @@ def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal 
         if not candidate.bundle:
             continue
         keys = store.load(candidate.bundle).keys
-        ours = changes.ours(keys, needed(arguments.bundles(arguments)))
+        others = needed(arguments.bundles(arguments))
+        ours = changes.ours(keys, others, at_once=arguments.now)
         for endpoint in endpoints:
             yield from changes.removals(endpoint, ours, now, floor)
 

@@ -40,7 +40,8 @@ class Memory:
 
     *held* is since when, *expiry* when what is served instead expires; *own* is the
     host that no other server is.  *keys* are ours, by their records, and *troubles* are
-    those of endpoints, which may have no RRset that counts.
+    those of endpoints, which may have no RRset that counts.  *printed* are the records
+    that somebody was asked to remove.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Memory:
     own: str = ""
     keys: Mapping[Record, Key] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    printed: frozenset[str] = frozenset()
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -94,6 +96,7 @@ def _plain(memory: Memory) -> dict[str, Any]:
             str(record): {"since": _time(key.since), "retired": _time(key.retired)}
             for record, key in memory.keys.items()
         },
+        "printed": sorted(memory.printed),
         "troubles": {
             owner: {"kind": each.kind.value, "details": each.details}
             for owner, each in memory.troubles.items()
@@ -141,6 +144,7 @@ def _parsed(value: Any) -> Memory:
         str(value.get("own", "")),
         keys,
         troubles,
+        frozenset(map(str, value.get("printed", ()))),
     )
 
 

@@ -5,7 +5,7 @@ DNS and the files are the truth; the staged key is all that is kept.  Raises `Er
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -130,8 +130,14 @@ class Roll:
         self.means.tell(f"the next key of {self.name} is staged")
         every = [each for _, endpoints in self._look() for each in endpoints]
         # Nobody begins with DANE by the way.
-        begins = not steps.in_use(every)
-        self._publish(every, load("print") if begins else self.means.publisher)
+        publisher = self.means.publisher
+        if not (steps.in_use(every) or publisher.by_hand):
+            self.means.tell(
+                "no TLSA records of this host are in DNS, so none are published;"
+                " certbot-postfix tlsa publish begins with DANE"
+            )
+            publisher = load("print")
+        self._publish(every, publisher)
 
     def _publish(self, endpoints: Sequence[Endpoint], publisher: Publisher) -> None:
         """Have the records published that *endpoints* lack which have some."""
@@ -156,17 +162,32 @@ class Roll:
             self.means.tell(f"the next key of {self.name} is removed")
         self._withdraw(self._look())
 
-    def _withdraw(self, looks: Sequence[tuple[Candidate, list[Endpoint]]]) -> None:
-        """Withdraw the records of keys of ours that nothing needs any more."""
+    def _withdraw(
+        self, looks: Sequence[tuple[Candidate, list[Endpoint]]], *, again: bool = True
+    ) -> None:
+        """Withdraw the records of keys of ours that nothing needs any more.
+
+        *again*: what somebody has to remove is printed, even if it was before.
+        """
         publisher = self.means.publisher
         for candidate, endpoints in looks:
             memory = store.load(candidate.bundle) if candidate.bundle else Memory()
             ours = changes.ours(memory.keys, needed(self.root))
-            for endpoint in endpoints:
-                floor = self.settings.floor
-                for each in changes.removals(endpoint, ours, self.now, floor):
-                    if isinstance(each, Removal):
-                        publisher.remove(each.record, each.observed)
+            due = [
+                removal
+                for endpoint in endpoints
+                for removal in changes.removals(
+                    endpoint, ours, self.now, self.settings.floor
+                )
+                if isinstance(removal, Removal)
+            ]
+            printed = memory.printed if publisher.by_hand and not again else ()
+            for removal in due:
+                if str(removal.record) not in printed:
+                    publisher.remove(removal.record, removal.observed)
+            if candidate.bundle and publisher.by_hand:
+                lines = frozenset(str(removal.record) for removal in due)
+                store.save(candidate.bundle, replace(memory, printed=lines))
 
     # Switch
 
@@ -241,7 +262,7 @@ class Roll:
         memory = next((it for it in memories if steps.is_late(it, self.now)), None)
         memory = memory or next(iter(memories), Memory())
         step = steps.step(endpoints, memory, rolling, self.now)
-        self._withdraw(looks)
+        self._withdraw(looks, again=False)
         match step:
             case Step.STAGE:
                 self.stage()
