@@ -19,6 +19,7 @@ from certbot_postfix.errors import Error
 from certbot_postfix.formats import caa, mta_sts, tlsrpt, txt
 from certbot_postfix.formats.caa import Issuance, Property
 from certbot_postfix.formats.policy import Mode
+from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.publish import changes, policy_host, records, written
 from certbot_postfix.publish.changes import Change
 from certbot_postfix.publish.look import Found, Look, Relevant, Seen
@@ -208,6 +209,21 @@ def test_what_is_changed_is_right_afterwards_and_others_records_stay(now):
     assert ("v=spf1 -all" in now.sts.values) is ("v=spf1 -all" in later.sts.values)
     foreign = {each for each in now.caa[0][1].records if each.tag == "issuewild"}
     assert now.caa[0][1].name == "org" or foreign <= {*later.caa[0][1].records}
+
+
+def test_a_text_that_is_split_in_another_way_is_not_added_again_and_once_is_enough():
+    wanted = ResourceRecord("_mta-sts.example.org", 3600, "TXT", '"v=STSv1; id=1;"')
+    split, whole, old = '"v=STSv1; " "id=1;"', wanted.rdata, '"v=STSv1; id=0;"'
+    spf = '"v=spf1 -all"'
+
+    def edits(*stale: str) -> list[tuple[bool, str]]:
+        every = changes.replacing([wanted], {spf, *stale}, stale)
+        return [(change.removes, change.record.rdata) for change in every]
+
+    assert edits(split) == []
+    assert edits(split, old) == [(True, old)]
+    assert edits(split, whole) == [(True, whole)]
+    assert edits(old) == [(False, whole), (True, old)]
 
 
 def test_the_record_of_a_policy_waits_until_it_is_served():

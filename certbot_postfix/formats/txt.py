@@ -3,6 +3,8 @@
 Pure.
 """
 
+from typing import Any
+
 # Octets of a character string.
 _LONGEST = 255
 
@@ -11,6 +13,14 @@ def quoted(text: str) -> str:
     """Return printable ASCII *text* as a zone file has it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def joined(data: str) -> str:
+    """Return the text in the *data* of a TXT record, as one string: RFC 8461, 3.1."""
+    import dns.rdata  # noqa: PLC0415 - certbot loads us on every run
+
+    rdata: Any = dns.rdata.from_text("IN", "TXT", data)
+    return b"".join(rdata.strings).decode("ascii", "replace")
 
 
 def strings(text: str) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from certbot_postfix.formats import mta_sts, txt
 from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.publish import changes
 from certbot_postfix.publish.mta_sts import Resolver
 from certbot_postfix.publish.publishers import Publisher
-
-# Seconds.
-_TTL = 3600
+from certbot_postfix.publish.records import TTL
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +38,10 @@ class Announcement:
         It comes first: where the others stay, senders ignore all of them, and go on
         with the policy that they have.
         """
-        texts = self.resolver.texts(self.name)
-        wanted = mta_sts.record(self.identity)
-        observed = {txt.strings(text) for text in texts}
-        if wanted not in texts:
-            self.publisher.add(self._record(wanted))
-            observed.add(txt.strings(wanted))
-        for text in mta_sts.relevant(texts):
-            if text != wanted:
-                self.publisher.remove(self._record(text), frozenset(observed))
-                observed.discard(txt.strings(text))
-
-    def _record(self, text: str) -> ResourceRecord:
-        return ResourceRecord(self.name, _TTL, "TXT", txt.strings(text))
+        data = txt.strings(mta_sts.record(self.identity))
+        wanted = ResourceRecord(self.name, TTL, "TXT", data)
+        texts = {data: txt.joined(data) for data in self.resolver.text_data(self.name)}
+        counting = {*mta_sts.relevant(texts.values())}
+        stale = [data for data, text in texts.items() if text in counting]
+        for change in changes.replacing([wanted], texts.keys(), stale):
+            change.apply(self.publisher)

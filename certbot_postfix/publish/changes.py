@@ -4,9 +4,11 @@ Pure: rows in, changes out.  Nothing that serves a purpose is taken away, and no
 announced that is not there.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
+from certbot_postfix.formats import txt
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.publish.publishers import Publisher
 from certbot_postfix.publish.records import POLICY, TTL, Row, State
@@ -37,16 +39,36 @@ def changes(rows: Sequence[Row]) -> Iterator[Change]:
     A new record comes before the old one goes, so that a CA finds one that permits it.
     """
     for row in rows:
-        if row.state not in (State.MISSING, State.DIFFERENT) or withheld(row, rows):
+        if row.state in (State.MISSING, State.DIFFERENT) and not withheld(row, rows):
+            yield from replacing(row.records, row.observed, row.stale)
+
+
+def replacing(
+    wanted: Sequence[ResourceRecord], observed: AbstractSet[str], stale: Iterable[str]
+) -> Iterator[Change]:
+    """Yield what adds the records *wanted*, and then removes those that are *stale*.
+
+    All are of one name and type, and *observed* is the data of those that exist.
+    """
+    present = {_content(wanted[0].type, data) for data in observed} if wanted else set()
+    kept = [it for it in wanted if _content(it.type, it.rdata) in present]
+    added = [record for record in wanted if record not in kept]
+    yield from map(Change, added)
+    contents = {_content(record.type, record.rdata) for record in kept}
+    remaining = frozenset(observed) | {record.rdata for record in added}
+    for data in stale if wanted else ():
+        record = replace(wanted[0], ttl=TTL, rdata=data)
+        content = _content(record.type, data)
+        if content in contents:
+            contents.remove(content)  # a second one of it goes
             continue
-        added = [record for record in row.records if record.rdata not in row.observed]
-        yield from map(Change, added)
-        observed = row.observed | {record.rdata for record in added}
-        for data in row.stale:
-            if data not in row.wanted:
-                record = ResourceRecord(row.name, TTL, row.kind, data)
-                yield Change(record, removes=True, observed=observed)
-                observed -= {data}
+        yield Change(record, removes=True, observed=remaining)
+        remaining -= {data}
+
+
+def _content(kind: str, data: str) -> str:
+    """Return what *data* says: a text may be split into strings in several ways."""
+    return txt.joined(data) if kind == "TXT" else data
 
 
 def withheld(row: Row, rows: Sequence[Row]) -> str:

@@ -39,6 +39,9 @@ class Resolver(Protocol):
     def texts(self, name: str) -> list[str]:
         """Return the TXT records of *name*."""
 
+    def text_data(self, name: str) -> list[str]:
+        """Return their data, as zone files have it."""
+
     def servers(self, domain: str) -> list[str]:
         """Return the MX hosts of *domain*, the preferred one first."""
 

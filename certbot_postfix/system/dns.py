@@ -69,6 +69,10 @@ class Resolver:
             for record in self.ask(name, "TXT").records
         ]
 
+    def text_data(self, name: str) -> list[str]:
+        """Return the data of the TXT records of *name*, as zone files have it."""
+        return [record.to_text() for record in self.ask(name, "TXT").records]
+
     def servers(self, domain: str) -> list[str]:
         """Return the MX hosts of *domain*, the preferred one first."""
         return hosts(self.ask(domain, "MX"), domain)
