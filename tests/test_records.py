@@ -31,7 +31,7 @@ from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host, record
 from tests.lab.machine import wait_until
 from tests.lab.network import POLICIES, Network
 from tests.lab.primaries import KEYS
-from tests.lab.zone import PRIMARY, Zone
+from tests.lab.zone import PRIMARY, SECONDARY, Zone
 
 ACCOUNT = "https://acme-v02.api.letsencrypt.org/acme/acct/7"
 OURS = Issuance("letsencrypt.org", ACCOUNT, "http-01")
@@ -550,6 +550,18 @@ def test_a_record_that_permits_another_account_is_not_removed():
 
 
 @pytest.mark.postfix
+def test_a_publisher_that_did_nothing_is_not_believed(host):
+    host.zone.publish(f"mx A {ADDRESS}", "@ MX 0 .")
+    options = ("--publisher", "command:/bin/true", "--verify-timeout", "0.1")
+
+    done = host.command("records", DOMAIN, *options)
+
+    servers = f"ns1.{DOMAIN} ({PRIMARY}) and ns2.{DOMAIN} ({SECONDARY})"
+    assert done.returncode == 3
+    assert f"these name servers do not have all changes: {servers}\n" in done.stderr
+
+
+@pytest.mark.postfix
 def test_what_differs_is_published_by_dynamic_updates(host, base):
     host.zone.publish(f"mx A {ADDRESS}", 'mx CAA 0 issue "letsencrypt.org"', "@ MX 0 .")
     credentials = base / "rfc2136.ini"
@@ -561,7 +573,8 @@ def test_what_differs_is_published_by_dynamic_updates(host, base):
 
     done = host.command("records", DOMAIN, "--publisher", f"rfc2136:{credentials}")
 
-    assert "done; caches may" in done.stderr
+    assert "verified: every name server has the changes; caches may" in done.stderr
+    assert done.returncode == 3  # the policy is missing
     late = {f"_mta-sts.{DOMAIN}", policy_host.url(DOMAIN)}
 
     rows: dict[str, dict] = {}

@@ -5,7 +5,6 @@ has one.  It ends in time, whatever hangs, and raises nothing: what is not known
 `Status.UNKNOWN`, with the reason.
 """
 
-import errno
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +35,6 @@ _LONGEST = 2.0
 
 # So many questions are under way at once.
 _WORKERS = 64
-
-# Where this machine has no IPv6, or no IPv4.
-_NO_WAY = (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +215,7 @@ def _answer(
     if not isinstance(reply, NetworkError):
         keys = {name: zone.keys} if zone.keys else {}
         return server, replies.of_server(str(server), target, reply, keys)
-    cause = reply.__cause__
-    if isinstance(cause, OSError) and cause.errno in _NO_WAY:
+    if dns.is_unreachable(reply):
         return server, None
     return server, Answer(str(server), fault="does not answer")
 

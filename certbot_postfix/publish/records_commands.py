@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,16 +16,21 @@ from certbot_postfix.command_line import (
     require_root,
     say,
 )
-from certbot_postfix.errors import Error, excerpt, shown
+from certbot_postfix.errors import Error, enumerated, excerpt, shown
 from certbot_postfix.formats import tlsrpt
-from certbot_postfix.publish import changes, publishers, records
+from certbot_postfix.publish import changes, everywhere, publishers, records
+from certbot_postfix.publish.changes import Change
 from certbot_postfix.publish.look import Look
 from certbot_postfix.publish.records import Row, Server, State
 from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.system.dns import Resolver
 from certbot_postfix.system.hostnames import a_labels, is_host
 
 # Seconds for all questions but those about TLSA records, which have their own.
 _SECONDS = 20
+
+# Seconds between two looks: secondaries have been notified, but are not at once there.
+_PAUSE = 0.5
 
 Find = Callable[[argparse.Namespace], Server]
 
@@ -59,6 +65,14 @@ def declare(commands: Commands, find: Find) -> None:
         lambda name, **about: form.add_argument(f"--{name}", **about), default=""
     )
     declare_confirmation(command)
+    command.add_argument(
+        "--verify-timeout",
+        metavar="S",
+        type=options.seconds,
+        default=_SECONDS,
+        help="seconds to wait until every name server has the changes; 0 skips"
+        " verification (default: %(default)s)",
+    )
     options.declare_dane(
         lambda name, **about: command.add_argument(f"--{name}", **about)
     )
@@ -114,9 +128,29 @@ def _publish(rows: Sequence[Row], arguments: argparse.Namespace) -> int:
         change.apply(publisher)
     if not every:
         say("there is nothing to publish")
-    elif not publisher.by_hand:
-        say("done; caches may keep the old records until their TTL is over")
+    elif not publisher.by_hand and _verified(every, arguments):
+        changed = {(change.record.name, change.record.type) for change in every}
+        rows = [row for row in rows if (row.name, row.kind) not in changed]
     return 0 if {row.state for row in rows} <= {State.OK} else ATTEND
+
+
+def _verified(every: Sequence[Change], arguments: argparse.Namespace) -> bool:
+    """Wait until every name server has made the changes, and say so."""
+    if not arguments.verify_timeout:
+        say(f"not verified; check with certbot-postfix records {arguments.domain}")
+        return False
+    resolver = Resolver([arguments.dane_resolver] if arguments.dane_resolver else [])
+    deadline = Deadline(arguments.verify_timeout)
+    while late := everywhere.late(every, resolver):
+        if not deadline.left:
+            say(f"these name servers do not have all changes: {enumerated(late)}")
+            return False
+        time.sleep(min(_PAUSE, deadline.left))
+    say(
+        "verified: every name server has the changes; caches may keep the old records"
+        " until their TTL is over"
+    )
+    return True
 
 
 def _values(row: Row) -> dict[str, Any]:

@@ -5,6 +5,7 @@ does for Postfix, which asks the same ones.  Raises `NetworkError`; that there i
 record is an answer.
 """
 
+import errno
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,9 @@ _ALL = 10.0
 
 # What is not cut to pieces on its way, as the DNS flag day of 2020 agreed.
 _PAYLOAD = 1232
+
+# Where this machine has no IPv6, or no IPv4.
+_NO_WAY = (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,12 @@ def validating(
         except NetworkError:
             continue
         yield address, bool(answer.flags & dns.flags.AD)
+
+
+def is_unreachable(error: NetworkError) -> bool:
+    """Whether *error* is that there is no way to the server from this machine."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_WAY
 
 
 def ask(

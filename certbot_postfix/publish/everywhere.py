@@ -1,0 +1,81 @@
+"""Asks every authoritative server whether it has what was published.
+
+No publisher is believed, and no cache: a resolver may have the old records for their
+TTL.  Raises `NetworkError` if the servers are not known.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from certbot_postfix.errors import NetworkError
+from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.publish.changes import Change
+from certbot_postfix.system import dns
+from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.system.dns import Resolver
+
+# Seconds for one question.
+_LONGEST = 2.0
+
+# So many questions are under way at once.
+_WORKERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Whether the server *name*, at *address*, has made *change*."""
+
+    name: str
+    address: str
+    change: Change
+
+
+def late(changes: Iterable[Change], resolver: Resolver) -> list[str]:
+    """Return the name servers that lack one of *changes*, and those that do not tell.
+
+    *resolver* says which there are.
+    """
+    questions = [
+        _Question(name, address, change)
+        for change in changes
+        for name, address in _servers(change.record.name, resolver)
+    ]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return list(dict.fromkeys(filter(None, pool.map(_fault, questions))))
+
+
+def _servers(name: str, resolver: Resolver) -> list[tuple[str, str]]:
+    """Return the servers of the zone that has *name*, with each of their addresses."""
+    labels = name.rstrip(".").split(".")
+    for number in range(len(labels) - 1):
+        records = resolver.ask(".".join(labels[number:]), "NS").records
+        if servers := [
+            (host, address)
+            for host in sorted(str(it.target).removesuffix(".") for it in records)
+            for address in resolver.addresses(host)
+        ]:
+            return servers
+    raise NetworkError(f"the name servers of {name} are not known")
+
+
+def _fault(question: _Question) -> str:
+    server = f"{question.name} ({question.address})"
+    record = question.change.record
+    deadline = Deadline(_LONGEST)
+    try:
+        reply = dns.ask(
+            *(question.address, record.name, record.type, deadline.left),
+            recursive=False,
+        )
+    except NetworkError as error:
+        return "" if dns.is_unreachable(error) else f"{server} does not answer"
+    return server if _has(reply, record) is question.change.removes else ""
+
+
+def _has(reply: Any, record: ResourceRecord) -> bool:
+    import dns.rdata  # noqa: PLC0415 - certbot loads us on every run
+
+    rdata = dns.rdata.from_text("IN", record.type, record.rdata)
+    return any(rdata in rrset for rrset in reply.answer)
