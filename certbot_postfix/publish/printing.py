@@ -16,7 +16,7 @@ class Printer:
 
     def add(self, record: ResourceRecord) -> None:
         """Print *record*."""
-        print(record)
+        print(record, flush=True)
 
     def remove(
         self,
@@ -24,4 +24,4 @@ class Printer:
         observed: AbstractSet[str],  # noqa: ARG002 - the person who edits sees them
     ) -> None:
         """Print *record* as a comment: who reads it must not add it."""
-        print(f"; remove: {record}")
+        print(f"; remove: {record}", flush=True)
