@@ -1,11 +1,10 @@
 """A signed zone with real name servers, each of which can fail in its own way."""
 
-import re
 import signal
 import time
 
 from tests.lab.machine import wait_until
-from tests.lab.network import Network
+from tests.lab.network import Network, delegation
 from tests.lab.primaries import KEYS, knot_keys
 
 PRIMARY, SECONDARY, FORGER = "127.0.0.11", "127.0.0.12", "127.0.0.13"
@@ -128,10 +127,9 @@ class NameServer:
 
     def ds(self) -> str:
         """Return the data of the DS record of the key."""
-        argv = ("keymgr", "-c", str(self._config), f"{self._domain}.", "ds")
-        signed = self._network.must(*argv).stdout
-        line = next(each for each in signed.splitlines() if re.search(r" 13 2 ", each))
-        return line.partition(" DS ")[2]
+        name = f"{self._domain}."
+        argv = (*self._knotc, "zone-read", name, name, "DNSKEY")
+        return delegation(name, self._network.must(*argv).stdout)
 
     def stop(self) -> None:
         """Have it answer nothing, as a host that hangs."""
