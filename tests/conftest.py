@@ -22,6 +22,7 @@ from tests.lab import (
     base_directory,
     commands,
 )
+from tests.lab.postmap import needs
 
 # There is no package yet where the tests of a distribution begin.
 if find_spec("certbot_postfix"):
@@ -74,6 +75,13 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Non
         for path in filter(Path.exists, there):
             text = path.read_text(errors="replace")[-LOGGED:]
             report.sections.append(("mail log", text))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what is about a type of database that this Postfix does not have."""
+    if item.get_closest_marker("postfix") and hasattr(item, "callspec"):
+        for value in item.callspec.params.values():
+            needs(value)
 
 
 @pytest.fixture

@@ -31,24 +31,32 @@ def documented(start: str) -> str:
     return textwrap.dedent(block) + "\n"
 
 
+def is_new() -> bool:
+    """Whether settings have the names of Dovecot 2.4."""
+    argv = [DOVECOT, "--version"]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    return done.stdout >= "2.4"
+
+
 @contextlib.contextmanager
 def dovecot(base: Path, settings: str) -> Iterator[int]:
     """Run a Dovecot of its own with *settings*; yield its port for IMAP over TLS."""
     ports = Ports(1)
     configuration = base / "dovecot.conf"
+    head, users = "", "passdb {\n  driver = static\n  args = nopassword\n}"
+    if is_new():
+        head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
+        users = "passdb static {\n}"
     configuration.write_text(
         f"""\
-base_dir = {base}/dovecot
+{head}base_dir = {base}/dovecot
 state_dir = {base}/dovecot
 log_path = {base}/dovecot.log
 listen = {LOOPBACK}
 protocols = imap
 ssl = required
 {settings}
-passdb {{
-  driver = static
-  args = nopassword
-}}
+{users}
 service imap-login {{
   inet_listener imap {{
     port = 0
@@ -76,6 +84,9 @@ def test_dovecot_and_postfix_present_the_renewed_certificate(
     succeeded(certbot("run", *STANDALONE, "-d", NAME, *options(postfix)))
     live = str(certbot.config_dir / "live")
     settings = documented("ssl_cert").replace("/etc/letsencrypt/live", live)
+    if is_new():  # as the page says below
+        names = (r"ssl_(cert|key) = <", r"ssl_server_\1_file = ")
+        settings = re.sub(*names, settings)
     hook = certbot.config_dir / "renewal-hooks/deploy/dovecot"
     hook.write_text(documented("#!/bin/sh"))
     hook.chmod(0o755)

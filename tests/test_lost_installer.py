@@ -33,6 +33,8 @@ def test_a_certbot_without_the_plugin_takes_renewals_and_status_finds_it(
     postfix, base, pebble, executable, authority
 ):
     renewer = OLDEST if executable == NEWEST else NEWEST
+    if not renewer.exists():
+        pytest.skip("there is no .venv-oldest: run make test")
     scene = Scene(
         postfix, Certbot(base, executable=executable, pebble=pebble), authority
     )

@@ -47,7 +47,7 @@ def write(directory: Path, kind: str) -> Path:
     return path
 
 
-KINDS = [*pki.SERVED, "explicit curve"]
+KINDS = [*pki.loaded(), "explicit curve"]
 
 
 def test_every_odd_certificate_is_one_finding_of_status(stopped_postfix):

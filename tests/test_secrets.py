@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.lab import Authority, Certbot, Pebble, PrivatePostfix, install_lineage
+from tests.lab.postmap import needs
 from tests.test_table_faults import LARGE, SHOP, Shop
 
 pytestmark = pytest.mark.postfix
@@ -486,6 +487,7 @@ def test_no_key_in_a_database_is_ever_readable_by_others(shop, base, form, fails
 )
 def test_keys_of_a_table_are_in_bundles_and_in_its_database_only(shop, base, complaint):
     shop.open_small()
+    needs("hash")
     shop.postfix.set(default_database_type="hash")
     shop.lineage("many", *LARGE)
     before = holders(base, secrets(base))

@@ -40,7 +40,7 @@ from tests.lab import (
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
 from tests.lab.postfix import Entry, copy, restore, snapshot
-from tests.lab.postmap import Call, Postmap
+from tests.lab.postmap import Call, Postmap, needs
 from tests.lab.scene import Checkpoint
 from tests.test_tables import FORMS, SUFFIXES, no_space
 
@@ -106,6 +106,7 @@ class Shop:
         self._open({"shop": SHOP}, "texthash")
 
     def _open(self, lineages: dict[str, tuple[str, ...]], form: str) -> None:
+        needs(form)
         self.lineage(NAME, NAME)
         self.deploy(NAME)
         table = {NAME: (str(self.certbot.bundle(NAME)),)}

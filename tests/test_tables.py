@@ -29,7 +29,7 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files, new_file
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
-from tests.lab.postmap import Call, Postmap, berkeley_db
+from tests.lab.postmap import Call, Postmap, needs
 
 SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
 FORMS = list(SUFFIXES)
@@ -85,8 +85,7 @@ class Place:
 
     def build(self, form: str, *changed: str, device: SniMap | None = None) -> None:
         """Build, for the names that *changed* only if there are some."""
-        if form in ("hash", "btree") and not berkeley_db():
-            pytest.skip("this Postfix has no Berkeley DB")
+        needs(form)
         device = device or self.tables
         write(device, self.table)
         device.build(form, self.table, changed or None)

@@ -156,7 +156,7 @@ class _Change:
             )
         if code != "NOERROR":
             raise Error(
-                f"it answers {code}{_MEANING.get(code, '')}",
+                f"it answers {code}{_MEANING.get(code, '').format(self._account.key)}",
                 hint=self._comparison if code in ("REFUSED", "NOTAUTH") else "",
             )
         if not reply.had_tsig:
@@ -196,15 +196,16 @@ class _Change:
             ) from None
 
 
-# RFC 8945, 5.2 and 5.3.2.  Knot DNS answers BADKEY for a name that is not allowed, too.
+# RFC 8945, 5.2 and 5.3.2.  For a name that is not allowed, Knot DNS 3.2 answers BADKEY,
+# too, and 3.4 NOTAUTH.
+_NOT_ALLOWED = "it does not know the key {}, or does not allow it to change this record"
 _REFUSALS = {
-    "PeerBadKey": "BADKEY: it does not know the key {}, or does not allow it to change"
-    " this record",
+    "PeerBadKey": f"BADKEY: {_NOT_ALLOWED}",
     "PeerBadSignature": "BADSIG: its key {} has another secret",
     "PeerBadTime": "BADTIME: its clock and that of this machine differ",
 }
 _MEANING = {
-    "REFUSED": ": it does not know the key, or does not allow it to change this record",
-    "NOTAUTH": ": it does not have the zone, or does not know the key",
+    "REFUSED": f": {_NOT_ALLOWED}",
+    "NOTAUTH": f": {_NOT_ALLOWED}, or does not have the zone",
     "NOTIMP": ": it takes no updates",
 }

@@ -207,6 +207,13 @@ SERVED = [
 """Those that OpenSSL serves nevertheless."""
 
 
+def loaded() -> list[str]:
+    """Return those of them that this OpenSSL serves."""
+    strict = {"time without seconds", "no time at all"}
+    newer = ssl.OPENSSL_VERSION_INFO >= (3, 5)
+    return [kind for kind in SERVED if not (newer and kind in strict)]
+
+
 def generate_key(kind: str = "ecdsa") -> Key:
     """Return a new private key: ``ecdsa`` (P-256, quick), ``rsa`` or ``dsa``.
 

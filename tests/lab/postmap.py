@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 # The calls with which postmap makes a database.
 _WRITING = (
     *("openat", "write", "pwrite64", "writev", "pwritev", "ftruncate"),
@@ -30,6 +32,12 @@ def berkeley_db() -> bool:
     command = ["postconf", "-d", "-h", "default_database_type"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip() in ("hash", "btree")
+
+
+def needs(form: object) -> None:
+    """Skip a test for which this Postfix lacks the type of database *form*."""
+    if form in ("hash", "btree") and not berkeley_db():
+        pytest.skip("this Postfix has no Berkeley DB")
 
 
 class Call(NamedTuple):

@@ -24,6 +24,7 @@ from tests.lab import (
 )
 from tests.lab.commands import Done
 from tests.lab.machine import LOOPBACK
+from tests.lab.postmap import needs
 
 NAME = "mx.example.org"
 
@@ -178,6 +179,7 @@ class Scene:
         self, *default: str, by_name: Collection[str] = (), form: str = "texthash"
     ) -> None:
         """Have lineages deployed, as `deploy` would, without the time that it takes."""
+        needs(form)
         bundles = {
             name: private(self.certbot.bundle(name), self._issued[name])
             for name in (*default, *by_name)
