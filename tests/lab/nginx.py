@@ -50,7 +50,11 @@ class Nginx:
             ("fullchain", issued.fullchain_pem),
             ("privkey", issued.key_pem),
         ):
-            (live / f"{name}.pem").write_bytes(pem)
+            # As certbot does: nginx from 1.27.4 on keeps what it has of a file whose
+            # inode and second are the same.
+            new = live / f"{name}.new"
+            new.write_bytes(pem)
+            new.replace(live / f"{name}.pem")
         text = EXAMPLE.read_text()
         text = text.replace("/etc/letsencrypt/live/mta-sts.example.org", str(live))
         text = text.replace("mta-sts.example.org", self._name)
