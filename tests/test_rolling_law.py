@@ -203,6 +203,7 @@ class Keys(RuleBasedStateMachine):
         if all(it.decision.open for it in self.look(CHAINS[self.staged])):
             self.serve(self.staged)
             self.staged = None
+            self.look()
 
     @rule(hours=HOURS)
     def abandon(self, hours: float) -> None:
