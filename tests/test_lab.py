@@ -1,5 +1,6 @@
 """The lab keeps its promises."""
 
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -70,7 +71,9 @@ def test_postfix_finds_no_fault_with_its_configuration(postfix):
     done = postfix.command("postfix", "check")
 
     assert done.returncode == 0
-    assert "warning" not in postfix.log()
+    # Debian 14's own main.cf has a btree.
+    usual = r".*(hash/btree support is deprecated|NON_BERKELEYDB_README).*\n"
+    assert "warning" not in re.sub(usual, "", postfix.log())
 
 
 @pytest.mark.postfix

@@ -3,6 +3,7 @@
 from certbot_postfix.outbound import policy_map
 from certbot_postfix.postfix.instance import Postfix
 from tests.lab.postfix import PrivatePostfix
+from tests.lab.postmap import needs
 
 
 class Following:
@@ -14,6 +15,7 @@ class Following:
 
     def follow(self, form: str) -> None:
         """Let main.cf name the table as *form*, as one with many domains would be."""
+        needs(form)
         if form != "texthash":
             self.postfix.set(default_database_type=form)
         self.postfix.set(smtp_tls_policy_maps=f"{form}:{self.path}")
