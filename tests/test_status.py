@@ -56,6 +56,7 @@ from tests.lab import (
 from tests.lab.machine import LOOPBACK, PATIENCE, LabError, wait_until
 from tests.lab.pki import generate_key
 from tests.lab.postfix import snapshot
+from tests.lab.postmap import needs
 
 HOST = "mx.example.org"
 NOW = datetime.now(timezone.utc)
@@ -113,6 +114,7 @@ class Site:
     def table(self, form: str, text: str) -> Path:
         """Write a table of names, compile it, and name it in main.cf."""
         path = self.write(self.postfix.config_dir / "certbot_sni", text.encode())
+        needs(form)
         if form != "texthash":
             assert self.postfix.command("postmap", "-F", f"{form}:{path}").stderr == ""
         self.postfix.set(tls_server_sni_maps=f"{form}:{path}")
