@@ -28,16 +28,16 @@ _READING = re.compile(r"openat\(.*O_RDONLY")
 
 @functools.cache
 def berkeley_db() -> bool:
-    """Whether this Postfix has it: otherwise, it has neither hash nor btree."""
+    """Whether it is usual: otherwise, hash and btree are deprecated or not there."""
     command = ["postconf", "-d", "-h", "default_database_type"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip() in ("hash", "btree")
 
 
 def needs(form: object) -> None:
-    """Skip a test for which this Postfix lacks the type of database *form*."""
+    """Skip a test for which this Postfix lacks the type *form*, or warns of it."""
     if form in ("hash", "btree") and not berkeley_db():
-        pytest.skip("this Postfix has no Berkeley DB")
+        pytest.skip("hash and btree are deprecated in this Postfix, or not there")
 
 
 class Call(NamedTuple):
