@@ -47,12 +47,13 @@ def wanted(facts: Facts) -> Iterator[Record]:
     Where there are SHA-512 digests, all keys need one: RFC 7671, 8.3 and 9.
     """
     published = {
-        record for each in facts.observation.answers for record in each.records
+        record for answer in facts.observation.answers for record in answer.records
     }
     digests = {
-        each.matching
-        for each in published
-        if (each.usage, each.selector) == (tlsa.DANE_EE, tlsa.SPKI) and not each.fault
+        record.matching
+        for record in published
+        if (record.usage, record.selector) == (tlsa.DANE_EE, tlsa.SPKI)
+        and not record.fault
     }
     spkis = dict.fromkeys(chain[0].spki for chain in _chains(facts))
     for spki in spkis:
@@ -76,13 +77,13 @@ def additions(endpoint: Endpoint) -> Iterator[ResourceRecord]:
     if state in _HANDS_OFF or (state is State.NONE and not begins):
         return
     answers = _answers(endpoint)
-    ttl = max((each.ttl for each in answers if each.records), default=tlsa.TTL)
+    ttl = max((answer.ttl for answer in answers if answer.records), default=tlsa.TTL)
     lacking = [
         record
         for record in wanted(facts)
-        if not answers or any(record not in each.records for each in answers)
+        if not answers or any(record not in answer.records for answer in answers)
     ]
-    hidden = {it for each in answers if each.wildcard for it in each.records}
+    hidden = {it for answer in answers if answer.wildcard for it in answer.records}
     if lacking and hidden:
         # What is served first: the next key alone would be an outage.
         lacking = [*sorted(hidden, key=lambda it: not _needed(it, facts)), *lacking]
@@ -102,8 +103,8 @@ def removals(
     which its key can go back into service.
     """
     answers = _answers(endpoint)
-    remaining = {record for each in answers for record in each.records}
-    ttl = max((each.ttl for each in answers), default=0)
+    remaining = {record for answer in answers for record in answer.records}
+    ttl = max((answer.ttl for answer in answers), default=0)
     wait = 2 * max(timedelta(seconds=ttl), floor)
     for record in sorted(remaining & ours.keys()):
         if _needed(record, endpoint.facts):
@@ -145,9 +146,9 @@ def unlike(record: ResourceRecord, endpoint: Endpoint, *, there: bool) -> list[s
     if endpoint.place != record.name:
         return []
     return [
-        f"{each.server} {each.fault}".rstrip()
-        for each in endpoint.facts.observation.answers
-        if each.fault or (record.rdata in map(str, each.records)) is not there
+        f"{answer.server} {answer.fault}".rstrip()
+        for answer in endpoint.facts.observation.answers
+        if answer.fault or (record.rdata in map(str, answer.records)) is not there
     ]
 
 
@@ -161,9 +162,9 @@ def _unsettled(endpoint: Endpoint) -> str:
         return f"the state is {endpoint.decision.state.value}"
     if facts.observation.faults:
         return f"not every server answers: {facts.observation.faults[0]}"
-    if any(each.wildcard for each in answers):
+    if any(answer.wildcard for answer in answers):
         return "it belongs to a wildcard"
-    if len({each.records for each in answers}) > 1:
+    if len({answer.records for answer in answers}) > 1:
         return "the servers have different records"
     return ""
 
@@ -177,4 +178,4 @@ def _chains(facts: Facts) -> Iterator[Chain]:
 
 
 def _answers(endpoint: Endpoint) -> list[Answer]:
-    return [each for each in endpoint.facts.observation.answers if not each.fault]
+    return [answer for answer in endpoint.facts.observation.answers if not answer.fault]

@@ -73,7 +73,7 @@ def _show(arguments: argparse.Namespace, find: Find) -> int:
     every: list[tuple[str, list[Endpoint]]] = []
     for candidate in find(arguments):
         endpoints = gate.look(candidate, wanted, now)
-        notable = [each for each in endpoints if report.notable(each)]
+        notable = [endpoint for endpoint in endpoints if report.notable(endpoint)]
         every.append((candidate.name, notable))
     if arguments.json:
         values = [
@@ -87,7 +87,9 @@ def _show(arguments: argparse.Namespace, find: Find) -> int:
             print(shown(line, sys.stdout))
         if not any(endpoints for _, endpoints in every):
             print("no certificate is in service for a host in DNS", file=sys.stderr)
-    states = {each.decision.state for _, endpoints in every for each in endpoints}
+    states = {
+        endpoint.decision.state for _, endpoints in every for endpoint in endpoints
+    }
     return 0 if states <= {*_WELL} else ATTEND
 
 

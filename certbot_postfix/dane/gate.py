@@ -79,13 +79,13 @@ class Gate:
 
     def _look(self, candidate: Candidate, now: datetime) -> Hold | None:
         closed = [
-            each
-            for each in look(candidate, self.settings, now)
-            if not each.decision.open
+            endpoint
+            for endpoint in look(candidate, self.settings, now)
+            if not endpoint.decision.open
         ]
         bundle = candidate.bundle
         memory = store.load(bundle) if bundle else Memory()
-        served = min((each[0].not_after for each in candidate.served), default=now)
+        served = min((chain[0].not_after for chain in candidate.served), default=now)
         # A clock that was set back must not put off what is done about a late one.
         since = min(memory.held or now, now) if closed else None
         if bundle:

@@ -41,7 +41,7 @@ class RRset:
 
     def accepts(self, chains: Iterable[Chain], host: str) -> bool:
         """Whether clients that see it take one of *chains* for *host*."""
-        return any(tlsa.accepts(self.records, each, host) for each in chains)
+        return any(tlsa.accepts(self.records, chain, host) for chain in chains)
 
 
 def updated(
@@ -58,28 +58,30 @@ def updated(
     if observation.blind:
         return tuple(history)
     current = {
-        RRset(each.records, each.ttl) for each in observation.answers if each.records
+        RRset(answer.records, answer.ttl)
+        for answer in observation.answers
+        if answer.records
     }
     past = [*history]
     if observation.faults or not history:
-        longest = max((each.ttl for each in history), default=0)
-        past += [replace(each, ttl=max(each.ttl, longest)) for each in served]
+        longest = max((rrset.ttl for rrset in history), default=0)
+        past += [replace(rrset, ttl=max(rrset.ttl, longest)) for rrset in served]
     if observation.cached:
         cached = observation.cached
         past.append(RRset(cached.records, cached.ttl, now))
     ended: dict[RRset, datetime] = {}
-    for each in past:
-        rrset = replace(each, until=None)
-        if each.until is None and observation.faults:
+    for old in past:
+        rrset = replace(old, until=None)
+        if old.until is None and observation.faults:
             current.add(rrset)
         else:
             # A clock that was set back must not prolong the wait.
-            until = min(each.until or now, now)
+            until = min(old.until or now, now)
             ended[rrset] = max(until, ended.get(rrset, until))
     ends = (
-        replace(each, until=until)
-        for each, until in ended.items()
-        if each not in current
+        replace(rrset, until=until)
+        for rrset, until in ended.items()
+        if rrset not in current
     )
     return (*current, *ends)
 
@@ -98,12 +100,12 @@ def before(
     every = list(chains)
     seen: list[Answer | RRset] = [*observation.answers, *history]
     return [
-        RRset(known, each.ttl)
-        for each in seen
+        RRset(known, rrset.ttl)
+        for rrset in seen
         if (
             known := frozenset(
                 record
-                for record in each.records
+                for record in rrset.records
                 if any(record.matches(chain, host) for chain in every)
             )
         )
@@ -114,4 +116,4 @@ def cached(
     history: Iterable[RRset], now: datetime, floor: timedelta
 ) -> tuple[RRset, ...]:
     """Return what of *history* a cache may still have *now*."""
-    return tuple(each for each in history if each.cached(now, floor))
+    return tuple(rrset for rrset in history if rrset.cached(now, floor))

@@ -49,7 +49,7 @@ def make(
     urgent when half of the time in between is over.
     """
     since, expiry, now = times
-    states = {each.decision.state for each in closed}
+    states = {endpoint.decision.state for endpoint in closed}
     urgent = State.MISMATCH in states or expiry - now <= (expiry - since) / 2
     return Hold(
         f"{enumerated(reasons(closed), most=_MOST)}; the certificate in service, which"
@@ -66,7 +66,7 @@ def reasons(closed: Sequence[Endpoint]) -> list[str]:
 
 def advice(closed: Sequence[Endpoint]) -> str:
     """Return what to do for a staged key, at the endpoints that are *closed*."""
-    if {each.decision.state for each in closed} <= {State.AGEING}:
+    if {endpoint.decision.state for endpoint in closed} <= {State.AGEING}:
         return (
             "wait; if the key in service has leaked: certbot-postfix tlsa switch --now"
         )
@@ -94,7 +94,7 @@ def _reason(endpoint: Endpoint) -> str:
 
 
 def _hint(closed: Sequence[Endpoint]) -> str:
-    states = {each.decision.state for each in closed}
+    states = {endpoint.decision.state for endpoint in closed}
     if states <= {State.AGEING}:
         return "certbot renew deploys it then"
     if states <= {State.UNKNOWN}:
@@ -111,5 +111,5 @@ def _lines(closed: Sequence[Endpoint]) -> Iterator[str]:
     for endpoint in closed:
         if endpoint.decision.lacking:
             record = Record.of_key(endpoint.facts.new[0].spki)
-            ttl = max((each.ttl for each in endpoint.facts.history), default=tlsa.TTL)
+            ttl = max((rrset.ttl for rrset in endpoint.facts.history), default=tlsa.TTL)
             yield tlsa.line(endpoint.place, record, ttl)

@@ -73,9 +73,12 @@ def remembered(
     # Another run, or another instance, looks at other hosts: theirs are not forgotten.
     every = {
         **memory.endpoints,
-        **{each.facts.observation.owner: each.facts.history for each in endpoints},
+        **{
+            endpoint.facts.observation.owner: endpoint.facts.history
+            for endpoint in endpoints
+        },
     }
-    looked_at = {each.facts.observation.owner for each in endpoints}
+    looked_at = {endpoint.facts.observation.owner for endpoint in endpoints}
     troubles = {it: old for it, old in memory.troubles.items() if it not in looked_at}
     return replace(
         memory,
@@ -95,37 +98,39 @@ def _keys(
     """
     known = {
         record
-        for each in endpoints
-        for rrset in each.facts.history
+        for endpoint in endpoints
+        for rrset in endpoint.facts.history
         for record in rrset.records
     }
     new = candidate.new[0]
-    served = [each[0] for each in candidate.served if each[0].key_type == new.key_type]
+    served = [
+        chain[0] for chain in candidate.served if chain[0].key_type == new.key_type
+    ]
     keys = {
         record: replace(key, retired=min(key.retired or now, now))
         for record, key in memory.keys.items()
         if record in known
     }
-    for each in (new, *served):
-        record = Record.of_key(each.spki)
-        if each not in served:
+    for certificate in (new, *served):
+        record = Record.of_key(certificate.spki)
+        if certificate not in served:
             since = None
         elif record in memory.keys:
             since = min(memory.keys[record].since or now, now)
         else:
-            since = min(each.not_before, now)
+            since = min(certificate.not_before, now)
         keys[record] = Key(since)
     return keys
 
 
 def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
     """Yield what is wrong at *endpoints*, unless they are of another server."""
-    for each in endpoints:
-        facts = each.facts
+    for endpoint in endpoints:
+        facts = endpoint.facts
         found = trouble(facts.observation, known=bool(facts.history))
         # Who has the other names of a certificate may do without DNSSEC.
         elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
-        if found and not elsewhere and each.decision.state is not State.FOREIGN:
+        if found and not elsewhere and endpoint.decision.state is not State.FOREIGN:
             yield facts.observation.owner, found
 
 

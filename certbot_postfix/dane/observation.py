@@ -56,4 +56,6 @@ class Observation:
     @property
     def faults(self) -> list[str]:
         """The servers that gave no answer that counts, and why."""
-        return [f"{each.server} {each.fault}" for each in self.answers if each.fault]
+        return [
+            f"{answer.server} {answer.fault}" for answer in self.answers if answer.fault
+        ]

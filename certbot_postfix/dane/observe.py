@@ -74,7 +74,9 @@ def observe(
     if not patient and any(cut.observation.cached for cut in cuts):
         look.deadline = Deadline(PATIENT)
     zones = look.zones({cut.zone for cut in cuts if cut.zone})
-    return {each.owner: each for each in look.answered(cuts, zones)}
+    return {
+        observation.owner: observation for observation in look.answered(cuts, zones)
+    }
 
 
 class Look:
@@ -83,7 +85,7 @@ class Look:
     def __init__(self, resolver: str, deadline: Deadline) -> None:
         self.deadline = deadline
         self._resolvers = [resolver] if resolver else dns.nameservers()
-        near = [each for each in self._resolvers if dns.is_loopback(each)]
+        near = [address for address in self._resolvers if dns.is_loopback(address)]
         # An AD flag that comes over a network may be anybody's.
         self._believed = [resolver] if resolver else near
 
@@ -116,10 +118,10 @@ class Look:
         replied = self._ask_all(pairs, self._believed)
         servers: dict[str, list[Server]] = defaultdict(list)
         for (host, _), reply in zip(pairs, replied, strict=True):
-            servers[host] += [Server(host, each) for each in _data(reply)]
+            servers[host] += [Server(host, address) for address in _data(reply)]
         return {
             name: _zone(
-                [each for host in hosts[name] for each in servers[host]],
+                [server for host in hosts[name] for server in servers[host]],
                 [host for host in hosts[name] if not servers[host]],
                 found[name, "DNSKEY"],
             )
@@ -157,7 +159,9 @@ class Look:
     def _ask_all(
         self, questions: Sequence[tuple[str, str]], resolvers: Sequence[str]
     ) -> "list[Message | NetworkError]":
-        return self._parallel(lambda each: self._ask(*each, resolvers), questions)
+        return self._parallel(
+            lambda question: self._ask(*question, resolvers), questions
+        )
 
     def _ask(
         self, name: str, kind: str, servers: Sequence[str], *, recursive: bool = True
@@ -179,7 +183,7 @@ class Look:
 
 
 def _hosts(reply: "Message | NetworkError") -> list[str]:
-    return sorted(each.rstrip(".").lower() for each in _data(reply))
+    return sorted(name.rstrip(".").lower() for name in _data(reply))
 
 
 def _data(reply: "Message | NetworkError") -> list[str]:

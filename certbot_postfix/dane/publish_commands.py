@@ -96,7 +96,9 @@ def _look(
     arguments: argparse.Namespace, find: Find
 ) -> list[tuple[Candidate, list[Endpoint]]]:
     now, wanted = datetime.now(timezone.utc), settings(arguments)
-    return [(each, gate.look(each, wanted, now)) for each in find(arguments)]
+    return [
+        (candidate, gate.look(candidate, wanted, now)) for candidate in find(arguments)
+    ]
 
 
 def _publish(arguments: argparse.Namespace, find: Find) -> int:
@@ -154,10 +156,10 @@ def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
     require_root()
     publisher = publishers.load(arguments.publisher)
     every = dict.fromkeys(_superfluous(arguments, find))
-    for each in every:
-        if isinstance(each, Kept):
-            say(f"not removed: {each.record} ({each.reason})")
-    removals = [each for each in every if isinstance(each, Removal)]
+    for change in every:
+        if isinstance(change, Kept):
+            say(f"not removed: {change.record} ({change.reason})")
+    removals = [change for change in every if isinstance(change, Removal)]
     if not removals:
         if not every:
             say("no name server has a record of a former key of this host")
@@ -166,11 +168,11 @@ def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
         say("remove these records:")
     else:
         removals = _confirmed(removals, arguments, find)
-    for each in removals:
-        publisher.remove(each.record, each.observed)
+    for removal in removals:
+        publisher.remove(removal.record, removal.observed)
     if publisher.by_hand or not removals:
         return ATTEND
-    removed = [each.record for each in removals]
+    removed = [removal.record for removal in removals]
     done = _verified(arguments, find, removed, there=False)
     return ATTEND if len(removals) < len(every) else done
 
@@ -179,13 +181,15 @@ def _confirmed(
     removals: Sequence[Removal], arguments: argparse.Namespace, find: Find
 ) -> list[Removal]:
     """Ask, and return what is still to be removed: a key may be in service again."""
-    _show("-", [each.record for each in removals])
+    _show("-", [removal.record for removal in removals])
     confirm("Remove these records?", arguments)
     still = {*_superfluous(arguments, find)} if can_ask(arguments) else {*removals}
-    for each in removals:
-        if each not in still:
-            say(f"not removed: {each.record}: it is needed again, or DNS has changed")
-    return [each for each in removals if each in still]
+    for removal in removals:
+        if removal not in still:
+            say(
+                f"not removed: {removal.record}: it is needed again, or DNS has changed"
+            )
+    return [removal for removal in removals if removal in still]
 
 
 def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal | Kept]:

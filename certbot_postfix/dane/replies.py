@@ -104,7 +104,7 @@ def _invalid(rrset: "RRset", signatures: "RRset", keys: "Mapping[str, RRset]") -
     if all(signature.inception > now for signature in signatures):
         return "it is not valid yet, by the clock of this machine"
     known: dict[Any, Any] = {
-        dns.name.from_text(zone): each for zone, each in keys.items()
+        dns.name.from_text(zone): key for zone, key in keys.items()
     }
     try:
         dns.dnssec.validate(rrset, signatures, known)
@@ -146,8 +146,8 @@ def _apex(reply: "Message") -> str:
     """Return the zone that has no such records: RFC 2308, 3; RFC 4035, 3.1.3."""
     import dns.rdatatype  # noqa: PLC0415
 
-    soas = (each for each in reply.authority if each.rdtype == dns.rdatatype.SOA)
-    return next((text(each.name) for each in soas), "")
+    soas = (rrset for rrset in reply.authority if rrset.rdtype == dns.rdatatype.SOA)
+    return next((text(soa.name) for soa in soas), "")
 
 
 def _records(rrset: "RRset") -> frozenset[Record]:

@@ -39,23 +39,23 @@ class Row:
 def rows(endpoint: Endpoint) -> Iterator[Row]:
     """Yield the records that are published or should be: ours first."""
     facts = endpoint.facts
-    answers = [each for each in facts.observation.answers if not each.fault]
-    wanted = [Record.of_key(each[0].spki) for each in (*facts.served, facts.new)]
-    published = sorted({record for each in answers for record in each.records})
+    answers = [answer for answer in facts.observation.answers if not answer.fault]
+    wanted = [Record.of_key(chain[0].spki) for chain in (*facts.served, facts.new)]
+    published = sorted({record for answer in answers for record in answer.records})
     for record in dict.fromkeys((*wanted, *published)):
-        having = [each for each in answers if record in each.records]
+        having = [answer for answer in answers if record in answer.records]
         lacking = [
-            each.until
-            for each in facts.history
-            if each.until and record not in each.records
+            rrset.until
+            for rrset in facts.history
+            if rrset.until and record not in rrset.records
         ]
         yield Row(
             record,
             _whose(record, facts),
-            tuple(each.server for each in having),
-            tuple(each.server for each in answers if record not in each.records),
+            tuple(answer.server for answer in having),
+            tuple(answer.server for answer in answers if record not in answer.records),
             max(lacking, default=None) if having else None,
-            max((each.ttl for each in having), default=tlsa.TTL),
+            max((answer.ttl for answer in having), default=tlsa.TTL),
             record.remark(published),
         )
 

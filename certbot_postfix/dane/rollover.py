@@ -69,28 +69,28 @@ def decide(facts: Facts, now: datetime, floor: timedelta = FLOOR) -> Decision:
     No TTL counts for less than *floor*.
     """
     live = cached(facts.history, now, floor)
-    known = not any(_rejects(each, facts) for each in live)
+    known = not any(_rejects(rrset, facts) for rrset in live)
     same_key = facts.new[0].spki in {chain[0].spki for chain in facts.served}
     if facts.observation.status is Status.UNKNOWN or (live and facts.observation.blind):
         # As last known: without records, or with the key that they are for.
         return Decision(State.UNKNOWN, open=not live or (known and same_key))
     if not live:
         return Decision(State.NONE, open=True)
-    if not facts.ours and not any(_serves(each, facts) for each in live):
+    if not facts.ours and not any(_serves(rrset, facts) for rrset in live):
         return Decision(State.FOREIGN, open=True)
-    current = [each for each in live if each.until is None]
+    current = [rrset for rrset in live if rrset.until is None]
     # Whatever a server has that gives no answer: it has this key, as all others do.
     if lacking := () if known and same_key else tuple(_lacking(facts, bool(current))):
         in_service = facts.new in facts.served
-        wrong = in_service or not all(_serves(each, facts) for each in current)
+        wrong = in_service or not all(_serves(rrset, facts) for rrset in current)
         state = State.STAGED if facts.staged else State.HELD
         state = State.MISMATCH if wrong else state
         return Decision(state, open=False, lacking=lacking)
     # Who rejects what is served now anyway loses nothing.
     past = [
-        each.gone(floor)
-        for each in live
-        if _rejects(each, facts) and _serves(each, facts)
+        rrset.gone(floor)
+        for rrset in live
+        if _rejects(rrset, facts) and _serves(rrset, facts)
     ]
     if until := max(filter(None, past), default=None):
         return Decision(State.AGEING, open=False, until=until)

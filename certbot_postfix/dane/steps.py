@@ -46,12 +46,12 @@ def step(
         return Step.RESCUE
     if not in_use(endpoints):
         return Step.NOTHING
-    states = {each.decision.state for each in endpoints}
-    if not any(each.facts.staged for each in endpoints):
+    states = {endpoint.decision.state for endpoint in endpoints}
+    if not any(endpoint.facts.staged for endpoint in endpoints):
         return Step.STAGE if _is_old(memory, rolling, now) else Step.NOTHING
     if states & {State.STAGED, State.MISMATCH}:
         return Step.PUBLISH
-    if not all(each.decision.open for each in endpoints):
+    if not all(endpoint.decision.open for endpoint in endpoints):
         return Step.WAIT
     return Step.SWITCH if rolling.every is not None else Step.READY
 
@@ -102,8 +102,8 @@ def is_late(memory: Memory, now: datetime) -> bool:
 def in_use(endpoints: Collection[Endpoint]) -> list[Endpoint]:
     """Return the endpoints that have records, and of this server."""
     return [
-        each
-        for each in endpoints
-        if each.decision.state is not State.FOREIGN
-        and any(rrset.until is None for rrset in each.facts.history)
+        endpoint
+        for endpoint in endpoints
+        if endpoint.decision.state is not State.FOREIGN
+        and any(rrset.until is None for rrset in endpoint.facts.history)
     ]

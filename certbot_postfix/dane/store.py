@@ -98,17 +98,17 @@ def _plain(memory: Memory) -> dict[str, Any]:
         },
         "printed": sorted(memory.printed),
         "troubles": {
-            owner: {"kind": each.kind.value, "details": each.details}
-            for owner, each in memory.troubles.items()
+            owner: {"kind": trouble.kind.value, "details": trouble.details}
+            for owner, trouble in memory.troubles.items()
         },
         "endpoints": {
             owner: [
                 {
-                    "records": sorted(map(str, each.records)),
-                    "ttl": each.ttl,
-                    "until": _time(each.until),
+                    "records": sorted(map(str, rrset.records)),
+                    "ttl": rrset.ttl,
+                    "until": _time(rrset.until),
                 }
-                for each in rrsets
+                for rrset in rrsets
             ]
             for owner, rrsets in memory.endpoints.items()
         },
@@ -121,11 +121,11 @@ def _parsed(value: Any) -> Memory:
     endpoints = {
         str(owner): tuple(
             RRset(
-                frozenset(map(Record.from_text, each["records"])),
-                int(each["ttl"]),
-                _read(each["until"]),
+                frozenset(map(Record.from_text, rrset["records"])),
+                int(rrset["ttl"]),
+                _read(rrset["until"]),
             )
-            for each in rrsets
+            for rrset in rrsets
         )
         for owner, rrsets in value["endpoints"].items()
     }
@@ -134,8 +134,8 @@ def _parsed(value: Any) -> Memory:
         for text, key in value.get("keys", {}).items()
     }
     troubles = {
-        str(owner): Trouble(Kind(each["kind"]), tuple(map(str, each["details"])))
-        for owner, each in value.get("troubles", {}).items()
+        str(owner): Trouble(Kind(trouble["kind"]), tuple(map(str, trouble["details"])))
+        for owner, trouble in value.get("troubles", {}).items()
     }
     return Memory(
         endpoints,

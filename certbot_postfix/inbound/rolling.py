@@ -128,7 +128,7 @@ class Roll:
                 renewal_settings.keep_key(self.name, settings.path),
             )
         self.means.tell(f"the next key of {self.name} is staged")
-        every = [each for _, endpoints in self._look() for each in endpoints]
+        every = [endpoint for _, endpoints in self._look() for endpoint in endpoints]
         # Nobody begins with DANE by the way.
         publisher = self.means.publisher
         if not (steps.in_use(every) or publisher.by_hand):
@@ -142,7 +142,9 @@ class Roll:
     def _publish(self, endpoints: Sequence[Endpoint], publisher: Publisher) -> None:
         """Have the records published that *endpoints* lack which have some."""
         every = steps.in_use(endpoints) or endpoints
-        lacking = dict.fromkeys(it for each in every for it in changes.additions(each))
+        lacking = dict.fromkeys(
+            it for endpoint in every for it in changes.additions(endpoint)
+        )
         if lacking and publisher.by_hand:
             self.means.tell("publish, beside the records that exist:")
         for record in lacking:
@@ -212,7 +214,7 @@ class Roll:
         self.means.tell(f"the next key of {self.name} is in service")
 
     def _refuse_unready(self, *, at_once: bool) -> None:
-        endpoints = [each for _, found in self._look() for each in found]
+        endpoints = [endpoint for _, found in self._look() for endpoint in found]
         closed = steps.unready(endpoints, at_once=at_once)
         if closed:
             raise Error(
@@ -257,8 +259,10 @@ class Roll:
         """Do what comes next, and return it."""
         self.settle()
         looks = self._look()
-        endpoints = [each for _, found in looks for each in found]
-        memories = [store.load(each.bundle) for each, _ in looks if each.bundle]
+        endpoints = [endpoint for _, found in looks for endpoint in found]
+        memories = [
+            store.load(candidate.bundle) for candidate, _ in looks if candidate.bundle
+        ]
         memory = next((it for it in memories if steps.is_late(it, self.now)), None)
         memory = memory or next(iter(memories), Memory())
         step = steps.step(endpoints, memory, rolling, self.now)

@@ -155,7 +155,7 @@ def _roll(arguments: argparse.Namespace) -> Roll:
         "--work-dir": arguments.work_dir,
         "--logs-dir": arguments.logs_dir,
     }
-    words = [word for each in directories.items() if each[1] for word in each]
+    words = [word for item in directories.items() if item[1] for word in item]
     publisher = publishers.load(arguments.publisher)
     return Roll(deployment, lineage, Means(publisher, words, say))
 

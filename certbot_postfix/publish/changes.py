@@ -77,7 +77,7 @@ def withheld(row: Row, rows: Sequence[Row]) -> str:
     RFC 8461: a policy is served before its record is published, and allows an MX host
     before DNS has it.
     """
-    policy = next(each for each in rows if each.kind == POLICY)
+    policy = next(candidate for candidate in rows if candidate.kind == POLICY)
     if policy.state is State.OK:
         return ""
     if row.name.startswith("_mta-sts."):

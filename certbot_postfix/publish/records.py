@@ -271,19 +271,21 @@ def _caa(seen: Seen, server: Server) -> Iterator[Row]:
 
 def _caa_row(name: str, issuances: Sequence[Issuance], now: Relevant) -> Row:
     wild, host = name.startswith("*."), name.removeprefix("*.")
-    refusals = [caa.refusal(now.records, each, wildcard=wild) for each in issuances]
-    loose = any(not caa.is_bound(now.records, each) for each in issuances)
-    remarks = [f"the next renewal fails: {each}" for each in refusals if each]
+    refusals = [
+        caa.refusal(now.records, issuance, wildcard=wild) for issuance in issuances
+    ]
+    loose = any(not caa.is_bound(now.records, issuance) for issuance in issuances)
+    remarks = [f"the next renewal fails: {refusal}" for refusal in refusals if refusal]
     if loose and not remarks:
         remarks = ["the CA may issue to every account"]
     if now.name not in ("", host):
         remarks.append(f"these are the records of {now.name}")
-    wanted = dict.fromkeys(str(Property.permitting(each)) for each in issuances)
+    wanted = dict.fromkeys(str(Property.permitting(issuance)) for issuance in issuances)
     values = tuple(map(str, now.records))
     found = Found(values, values if now.name == host else (), fault=now.fault)
     good = not loose and not any(refusals)
     # What is for another CA, or for another account, may be in use.
     opened = [it for it in now.records if any(map(it.is_open, issuances))]
-    stale = [str(each) for each in opened if str(each) in found.data]
+    stale = [str(permit) for permit in opened if str(permit) in found.data]
     verdict = _Verdict(good, tuple(wanted), "; ".join(remarks), tuple(stale))
     return _row(host, "CAA", found, verdict)

@@ -91,7 +91,7 @@ class _Change:
         """Return the records of that type with the data *texts*."""
         import dns.rdataset  # noqa: PLC0415
 
-        return dns.rdataset.from_rdata_list(0, [self._rdata(each) for each in texts])
+        return dns.rdataset.from_rdata_list(0, [self._rdata(text) for text in texts])
 
     def is_published(self) -> bool:
         """Whether the server has the record."""

@@ -92,7 +92,7 @@ def endpoints(facts: Facts) -> Iterator[Endpoint]:
                 for new in (chain, (_next(facts, path, chain[0]), *chain[1:]))
             ]
             # What is served comes first: the next key repairs nothing now.
-            worst = State.MISMATCH in {each.state for each in decisions}
+            worst = State.MISMATCH in {decision.state for decision in decisions}
             state = State.MISMATCH if worst else decisions[1].state
             yield Endpoint(owner, path, state, decisions[1].until)
 
@@ -106,25 +106,27 @@ def _next(facts: Facts, path: Path, leaf: Certificate) -> Certificate:
 
 
 def _observed(owner: str, rrsets: Iterable[RRset]) -> Observation:
-    answers = (Answer("", each.records, each.ttl) for each in rrsets if not each.until)
+    answers = (
+        Answer("", rrset.records, rrset.ttl) for rrset in rrsets if not rrset.until
+    )
     return Observation(owner, Status.SECURE, owner, tuple(answers))
 
 
 def held(facts: Facts) -> Iterator[Finding]:
     """Yield the renewals that wait as findings."""
-    for each in waiting(facts):
-        name = each.bundle.stem
-        half = each.since + (each.not_after - each.since) / 2
+    for renewal in waiting(facts):
+        name = renewal.bundle.stem
+        half = renewal.since + (renewal.not_after - renewal.since) / 2
         why = "TLSA records (DANE) do not announce its key everywhere yet"
         hint = f"{_SHOW} has the records to publish"
-        if until := _until(facts, each.bundle):
+        if until := _until(facts, renewal.bundle):
             why = f"caches may have TLSA records (DANE) without its key until {until}"
             hint = "certbot renew deploys it then"
         yield Finding(
             Code.TLSA_HELD,
-            str(each.bundle),
-            f"the renewal of {name} has been held since {each.since:%Y-%m-%d}: {why};"
-            f" the certificate expires at {each.not_after:{_TIME}}",
+            str(renewal.bundle),
+            f"the renewal of {name} has been held since {renewal.since:%Y-%m-%d}:"
+            f" {why}; the certificate expires at {renewal.not_after:{_TIME}}",
             hint,
             urgent=facts.now >= half,
         )
@@ -146,10 +148,10 @@ def ageing(facts: Facts) -> Iterator[Finding]:
 
 def _until(facts: Facts, bundle: Path) -> str:
     """Return until when the next key of *bundle* has nothing to do but to wait."""
-    every = [each for each in endpoints(facts) if each.bundle == bundle]
-    if not {each.state for each in every} <= {*_PASSED, State.AGEING}:
+    every = [endpoint for endpoint in endpoints(facts) if endpoint.bundle == bundle]
+    if not {endpoint.state for endpoint in every} <= {*_PASSED, State.AGEING}:
         return ""
-    until = max((each.until for each in every if each.until), default=None)
+    until = max((endpoint.until for endpoint in every if endpoint.until), default=None)
     return f"{until:{_TIME}}" if until else ""
 
 
@@ -177,15 +179,16 @@ def records(facts: Facts) -> Iterator[Finding]:
                     f"the TLSA record {record} of {owner}: {remark}",
                     f"{_SHOW} has the records to publish",
                 )
-    for each in endpoints(facts):
-        leaf = facts.leaf(each.bundle)
-        if leaf and each.state is State.MISMATCH:
+    for endpoint in endpoints(facts):
+        leaf = facts.leaf(endpoint.bundle)
+        if leaf and endpoint.state is State.MISMATCH:
             yield Finding(
                 Code.TLSA_MISMATCH,
-                each.owner,
-                f"the TLSA records (DANE) of {each.owner} do not match the certificate"
-                f" in {each.bundle}: senders that verify DANE deliver no mail",
-                f"publish {tlsa.line(each.owner, Record.of_key(leaf.spki))}",
+                endpoint.owner,
+                f"the TLSA records (DANE) of {endpoint.owner} do not match the"
+                f" certificate in {endpoint.bundle}: senders that verify DANE deliver"
+                " no mail",
+                f"publish {tlsa.line(endpoint.owner, Record.of_key(leaf.spki))}",
             )
 
 
@@ -199,7 +202,7 @@ def keys(facts: Facts) -> Iterator[Finding]:
         if leaf is None or settings is None or settings.keeps_key or memory.held:
             continue
         chain, published = (leaf,), {record for _, record in _current(memory)}
-        if any(each.matches(chain, "") and each.selector for each in published):
+        if any(record.matches(chain, "") and record.selector for record in published):
             yield Finding(
                 Code.TLSA_KEY,
                 path.stem,
@@ -224,6 +227,6 @@ def replaced(facts: Facts) -> Iterator[Finding]:
 
 def _current(memory: Memory) -> Iterator[tuple[str, Record]]:
     for owner, rrsets in memory.endpoints.items():
-        found = (each.records for each in rrsets if each.until is None)
+        found = (rrset.records for rrset in rrsets if rrset.until is None)
         for record in sorted(frozenset[Record]().union(*found)):
             yield owner, record
