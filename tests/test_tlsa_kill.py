@@ -390,6 +390,7 @@ def test_a_change_of_keys_without_disk_space_is_ended_later_and_no_sender_notice
                     break
                 wrong.append(complaint)
 
-    assert pages > 1
+    # Who only removes something needs no space.
+    assert pages > 1 or name in ("abandon", "advance, which withdraws")
     assert not any(wrong), "\n".join(filter(None, wrong))
     assert sampler.all_verified(pages), str(sampler)
