@@ -350,7 +350,7 @@ def trials(zone: Zone, base: Path, certbot_base: Path) -> Iterator[Trials]:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("switch", 2),
+        ("switch", 1),
         *(pytest.param(name, 0, marks=pytest.mark.soak) for name in CASES),
     ],
 )
