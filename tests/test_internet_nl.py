@@ -7,9 +7,12 @@ import pytest
 
 from certbot_postfix.inbound import main_cf
 from certbot_postfix.options import ClientLevel, Profile
+from certbot_postfix.postfix import refusals
+from certbot_postfix.postfix.configuration import Service
 from certbot_postfix.postfix.profiles import internet_nl
 from certbot_postfix.system import openssl_conf
 from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.hello import Offer
 from tests.lab import pki
 from tests.test_rules import SERVED, changes, configured
 
@@ -62,6 +65,34 @@ def test_it_is_intermediate_with_exclusions_in_place_of_the_list_that_binds_the_
 
     del intermediate["tls_medium_cipherlist"]
     assert found == intermediate | {"smtpd_tls_exclude_ciphers": EXCLUDED} | more
+
+
+@pytest.mark.parametrize(
+    ("curves", "others", "demanded"),
+    [
+        pytest.param("X25519:prime256v1", "", True, id="curves"),
+        pytest.param("X25519:prime256v1", "ffdhe3072", False, id="groups beside them"),
+        pytest.param("X25519:ffdhe2048", "", False, id="among them"),
+        pytest.param("?X25519MLKEM768:DEFAULT", "", False, id="of OpenSSL's default"),
+        pytest.param("", "", False, id="OpenSSL's default"),
+    ],
+)
+def test_finite_field_groups_must_be_refused_unless_main_cf_has_some(
+    curves, others, demanded
+):
+    service = Service("127.0.0.1:25", "inet", "smtpd", {})
+    configuration = configured(
+        {
+            "smtpd_tls_security_level": "may",
+            "tls_eecdh_auto_curves": curves,
+            "tls_ffdhe_auto_groups": others,
+        },
+        services=(service,),
+    )
+
+    offers = {each.offer for each in refusals.questions(configuration, [])}
+
+    assert (Offer.FINITE_FIELDS in offers) is demanded
 
 
 @pytest.mark.parametrize(

@@ -688,6 +688,9 @@ def offered(server: Server, offer: Offer, *, timeout: float = 0) -> list[ProofEr
     [
         pytest.param(Offer.OLD_PROTOCOLS, "TLS 1.1 with ECDHE-{}-AES", id="old"),
         pytest.param(Offer.WEAK_CIPHERS, "TLS 1.2 with ", id="ciphers"),
+        pytest.param(
+            Offer.FINITE_FIELDS, "TLS 1.3 with a finite-field group", id="groups"
+        ),
         pytest.param(Offer.WEAK_SIGNATURES, "and a signature with SHA-1", id="SHA-1"),
     ],
 )
@@ -711,6 +714,7 @@ def test_a_server_that_refuses_an_offer_is_well(serve, context, issued, offer):
     strict = context(issued)
     strict.minimum_version = ssl.TLSVersion.TLSv1_2
     strict.set_ciphers("ECDHE+AESGCM:@SECLEVEL=3")  # too high for SHA-224
+    strict.set_ecdh_curve("prime256v1")  # and no other group
 
     assert offered(serve(start_tls(strict)), offer) == []
 

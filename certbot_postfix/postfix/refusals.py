@@ -65,6 +65,9 @@ class _Values:
             yield Offer.OLD_PROTOCOLS
         if all(map(internet_nl.excludes, self._of(internet_nl.EXCLUSIONS))):
             yield Offer.WEAK_CIPHERS
+        curves, others = map(self._of, (intermediate.CURVES, internet_nl.FINITE_FIELDS))
+        if all(map(internet_nl.without_finite_fields, curves)) and not any(others):
+            yield Offer.FINITE_FIELDS
         named = internet_nl.names_file(self._configuration)
         if named and len(self._of(internet_nl.CONFIG_FILE)) == 1:
             yield Offer.WEAK_SIGNATURES

@@ -2,8 +2,9 @@
 
 It is built here, byte by byte, since a library may no longer know what is refused, or
 have settings of its own against it, and Python's ssl cannot choose the signature
-algorithms before 3.15.  The formats are those of RFC 5246, section 7.4.1, and RFC 8422;
-a server that shares nothing with the client answers with an alert, section 7.2.2.
+algorithms before 3.15.  The formats are those of RFC 5246, section 7.4.1, RFC 8422, and
+for TLS 1.3 of RFC 8446, section 4; a server that shares nothing with the client answers
+with an alert, RFC 5246, section 7.2.2.
 """
 
 import os
@@ -101,6 +102,13 @@ _WEAK = _OLD | {
     0xCCAA: "DHE-RSA-CHACHA20-POLY1305",
 }
 
+# TLS 1.3, RFC 8446, B.4.
+_MODERN = {
+    0x1301: "TLS_AES_128_GCM_SHA256",
+    0x1302: "TLS_AES_256_GCM_SHA384",
+    0x1303: "TLS_CHACHA20_POLY1305_SHA256",
+}
+
 # Hash and signature, RFC 5246, 7.4.1.4.1, and RFC 8446, 4.2.3.
 _STRONG_SIGNATURES = (
     *(0x0403, 0x0503, 0x0603, 0x0804, 0x0805, 0x0806),
@@ -110,8 +118,11 @@ _WEAK_SIGNATURES = (0x0203, 0x0201, 0x0303, 0x0301, 0x0101)
 
 # X25519, P-256, P-384, P-521, and ffdhe2048 for DHE (RFC 7919).
 _GROUPS = (0x001D, 0x0017, 0x0018, 0x0019, 0x0100)
+# ffdhe2048 to ffdhe8192, RFC 7919.
+_FINITE_FIELDS = (0x0100, 0x0101, 0x0102, 0x0103, 0x0104)
 
 _VERSIONS = {0x0300: "SSL 3", 0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2"}
+_TLS_1_3 = 0x0304
 _HANDSHAKE, _ALERT, _SERVER_HELLO = 22, 21, 2
 
 # The most bytes that a record has, RFC 5246, 6.2.3.
@@ -119,27 +130,38 @@ _LARGEST = 2**14 + 2048
 
 
 class Offer(Enum):
-    """All that a client offers: the newest version, cipher suites, signatures."""
+    """All that a client offers: the newest version, cipher suites, signatures, groups.
 
-    OLD_PROTOCOLS = (0x0302, tuple(_OLD), _STRONG_SIGNATURES)
-    WEAK_CIPHERS = (0x0303, tuple(_WEAK), _STRONG_SIGNATURES)
-    WEAK_SIGNATURES = (0x0303, tuple(_GOOD), _WEAK_SIGNATURES)
+    The groups of finite fields are those of TLS 1.3: there, no cipher suite implies
+    them.
+    """
+
+    OLD_PROTOCOLS = (0x0302, tuple(_OLD), _STRONG_SIGNATURES, _GROUPS)
+    WEAK_CIPHERS = (0x0303, tuple(_WEAK), _STRONG_SIGNATURES, _GROUPS)
+    FINITE_FIELDS = (0x0304, tuple(_MODERN), _STRONG_SIGNATURES, _FINITE_FIELDS)
+    WEAK_SIGNATURES = (0x0303, tuple(_GOOD), _WEAK_SIGNATURES, _GROUPS)
 
     def __str__(self) -> str:
         return _WORDS[self]
 
     def hello(self) -> bytes:
         """Return the record of TLS that offers it."""
-        version, suites, signatures = self.value
-        extensions = (
-            _extension(0x000A, _sized(_numbers(_GROUPS), 2)),
+        version, suites, signatures, groups = self.value
+        extensions = [
+            _extension(0x000A, _sized(_numbers(groups), 2)),
             _extension(0x000B, _sized(b"\x00", 1)),  # points are not compressed
             _extension(0x000D, _sized(_numbers(signatures), 2)),
             _extension(0x0017, b""),  # extended master secret, RFC 7627
             _extension(0xFF01, b"\x00"),  # secure renegotiation, RFC 5746
-        )
+        ]
+        if version == _TLS_1_3:
+            # The server asks for a share of the group that it chooses, 4.2.8.
+            extensions += [
+                _extension(0x002B, _sized(_numbers([version]), 1)),
+                _extension(0x0033, _sized(b"", 2)),
+            ]
         body = (
-            _numbers([version])
+            _numbers([min(version, 0x0303)])
             + os.urandom(32)
             + _sized(b"", 1)  # no session
             + _sized(_numbers(suites), 2)
@@ -152,6 +174,7 @@ class Offer(Enum):
 _WORDS = {
     Offer.OLD_PROTOCOLS: "TLS 1.1 and older",
     Offer.WEAK_CIPHERS: "weak ciphers",
+    Offer.FINITE_FIELDS: "finite-field groups",
     Offer.WEAK_SIGNATURES: "signatures with SHA-1 or SHA-224",
 }
 
@@ -174,6 +197,8 @@ def accepted(offer: Offer, receive: Callable[[int], bytes]) -> str:
     suite = int.from_bytes(record[end : end + 2], "big")
     if record[0] != _SERVER_HELLO or suite not in offer.value[1]:
         raise ConnectionError("its answer to a ClientHello is not one of TLS")
+    if offer is Offer.FINITE_FIELDS:
+        return "TLS 1.3 with a finite-field group"
     terms = f"{_VERSIONS.get(version, 'SSL')} with {(_GOOD | _WEAK)[suite]}"
     weak = offer is Offer.WEAK_SIGNATURES
     return f"{terms} and a signature with SHA-1 or SHA-224" if weak else terms

@@ -50,13 +50,16 @@ SignatureAlgorithms = """
     + b"\n"
 )
 
+# Groups for key exchange beside tls_eecdh_auto_curves, since Postfix 3.8.
+FINITE_FIELDS = "tls_ffdhe_auto_groups"
+
 # What the profile sets for services.
 GOVERNED = (
     *intermediate.BESIDE_CIPHERS,
     "smtpd_tls_ciphers",
     EXCLUSIONS,
     CONFIG_FILE,
-    "tls_ffdhe_auto_groups",
+    FINITE_FIELDS,
 )
 
 _WHY = "Internet.nl"
@@ -133,14 +136,22 @@ def _can_restrict(configuration: Configuration) -> bool:
 
 
 def _groups(configuration: Configuration) -> Iterator[Decision]:
-    name = "tls_ffdhe_auto_groups"
-    if configuration.value(name):
-        yield change(configuration, name, "", f"{_WHY}: no finite-field groups")
-    # DEFAULT, which Postfix 3.11 has with OpenSSL 3.5, is of such groups, too:
-    # SSL_CTX_set1_groups_list(3).
+    if configuration.value(FINITE_FIELDS):
+        yield change(
+            configuration, FINITE_FIELDS, "", f"{_WHY}: no finite-field groups"
+        )
     listed = configuration.value(intermediate.CURVES)
-    if "MLKEM" in listed and re.search("DEFAULT|ffdhe", listed):
+    if "MLKEM" in listed and not without_finite_fields(listed):
         yield from intermediate.curves(configuration)
+
+
+def without_finite_fields(curves: str) -> bool:
+    """Whether *curves*, of tls_eecdh_auto_curves, has no finite-field group.
+
+    DEFAULT, which Postfix 3.11 has with OpenSSL 3.5, and which an empty list means, is
+    of such groups, too: SSL_CTX_set1_groups_list(3).
+    """
+    return bool(curves.strip()) and not re.search("DEFAULT|ffdhe", curves)
 
 
 # What is to be known
