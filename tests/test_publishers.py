@@ -107,6 +107,7 @@ def test_a_publisher_that_is_broken_is_named_before_it_publishes(third, line):
         ("Mute()", "Mute"),
         ("Bare()", "Bare"),
         ("asyncio.CancelledError()", "CancelledError"),
+        ("TimeoutError('their API is slow')", "their API is slow"),
         ("ValueError('a\\nb\\x1b[2J')", "'a b\\x1b[2J'"),
         ("Error('no way\\nout', hint='go\\nback')", "no way out\nHint: go back"),
     ],

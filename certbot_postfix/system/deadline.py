@@ -41,6 +41,8 @@ class Deadline:
         try:
             return future.result(self.left * part)
         except FutureTimeoutError:  # the built-in since 3.11
+            if future.done():  # and *work* may have raised one
+                raise
             raise LateError(
                 f"could not {what} within {self.seconds:g} seconds",
                 hint="give it more time with --timeout",
