@@ -164,6 +164,20 @@ def test_a_key_that_is_served_or_renewed_is_needed():
     assert removed(endpoint({OLD, NEW}, new=CHAINS[1])) == []
 
 
+def test_what_could_not_be_looked_up_again_is_not_verified():
+    known = endpoint({OLD, NEW})
+    (record,) = changes.additions(endpoint({OLD}, new=CHAINS[1]))
+    observation = Observation(OWNER, Status.UNKNOWN, why="the resolver is down")
+    facts = replace(known.facts, observation=observation)
+    lost = Endpoint(facts, rollover.decide(facts, NOW))
+
+    assert changes.unlike(record, [known], there=True) == []
+    for there in (True, False):
+        assert changes.unlike(record, [lost], there=there) == [
+            f"those of {OWNER}, which are not known (the resolver is down)"
+        ]
+
+
 @pytest.mark.parametrize(
     ("place", "reason"),
     [

@@ -4,7 +4,7 @@ Pure.  Records of others are neither changed nor counted: several servers may ha
 name, and each adds and removes its own, RFC 7671, 8.4.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -138,16 +138,21 @@ def ours(
     }
 
 
-def unlike(record: ResourceRecord, endpoint: Endpoint, *, there: bool) -> list[str]:
-    """Return the servers of *endpoint* that lack *record*, or have it, as it is to be.
+def unlike(
+    record: ResourceRecord, endpoints: Iterable[Endpoint], *, there: bool
+) -> list[str]:
+    """Return the servers of *endpoints* that lack *record*, or have it, as is wrong.
 
-    Who gives no answer is among them.
+    Who gives no answer is among them, and so are servers that are not known.
     """
-    if endpoint.place != record.name:
-        return []
+    observations = [it.facts.observation for it in endpoints if it.place == record.name]
+    answers = [answer for it in observations for answer in it.answers]
+    if not answers:
+        why = "".join(f" ({it.why})" for it in observations[:1] if it.why)
+        return [f"those of {record.name}, which are not known{why}"]
     return [
         f"{answer.server} {answer.fault}".rstrip()
-        for answer in endpoint.facts.observation.answers
+        for answer in answers
         if answer.fault or (record.rdata in map(str, answer.records)) is not there
     ]
 

@@ -268,12 +268,11 @@ def _unlike(
     *,
     there: bool,
 ) -> list[str]:
+    endpoints = _endpoints(arguments, find)
     return list(
         dict.fromkeys(
             server
-            for _, endpoints in _look(arguments, find)
-            for endpoint in endpoints
             for record in records
-            for server in changes.unlike(record, endpoint, there=there)
+            for server in changes.unlike(record, endpoints, there=there)
         )
     )
