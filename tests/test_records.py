@@ -558,7 +558,7 @@ def test_a_publisher_that_did_nothing_is_not_believed(host):
 
     servers = f"ns1.{DOMAIN} ({PRIMARY}) and ns2.{DOMAIN} ({SECONDARY})"
     assert done.returncode == 3
-    assert f"these name servers do not have all changes: {servers}\n" in done.stderr
+    assert f"these name servers do not have all the changes: {servers}\n" in done.stderr
 
 
 @pytest.mark.postfix

@@ -54,5 +54,6 @@ def test_a_clock_that_is_wrong_announces_nothing(begin, end, reason):
 
     assert answer.records == frozenset()
     assert answer.fault == (
-        f"has a wrong signature of the records: {reason}, by the clock of this machine"
+        f"has a wrong signature of the records: {reason}, according to the clock of"
+        " this machine"
     )

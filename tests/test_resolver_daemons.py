@@ -293,9 +293,12 @@ def test_beside_the_level_dane_a_daemon_without_dane_is_left_out(sts, option):
     told = " ".join(sts.install(*option).split())
 
     assert maps(sts) == ""
-    assert f"{DAEMON} is not added to smtp_tls_policy_maps: it does not resolve" in told
+    assert f"{DAEMON} is not added to smtp_tls_policy_maps: it does not look up" in told
     done = certbot(sts, "--postfix-policy-service", DAEMON)
-    assert (done.returncode, "does not resolve DANE" in done.stderr) == (1, True)
+    assert (done.returncode, "does not look up TLSA records" in done.stderr) == (
+        1,
+        True,
+    )
 
 
 def test_a_daemon_without_dane_lets_no_mail_pass_where_dane_fails(sts):
@@ -325,10 +328,12 @@ def test_the_level_dane_is_refused_beside_a_daemon_without_dane(sts):
     done = certbot(sts, "--postfix-client-level", "dane")
 
     assert done.returncode == 1
-    assert f"{DAEMON} in smtp_tls_policy_maps does not resolve DANE" in done.stderr
+    assert (
+        f"{DAEMON} in smtp_tls_policy_maps does not look up TLSA records" in done.stderr
+    )
     assert sts.sender.main_cf.read_bytes() == before
     sts.sender.set(smtp_tls_security_level="dane", smtp_dns_support_level="dnssec")
-    assert "does not resolve DANE" in findings(sts)["policy-daemon-dane"]
+    assert "does not look up TLSA records" in findings(sts)["policy-daemon-dane"]
 
 
 def test_postfix_tlspol_is_fit_beside_the_level_dane(world):

@@ -72,7 +72,7 @@ def advice(closed: Sequence[Endpoint]) -> str:
         )
     lines = "\n".join(dict.fromkeys(_lines(closed)))
     if not lines:
-        return "check the resolver, or name one with --dane-resolver"
+        return "check the resolver, or set another one with --dane-resolver"
     return f"publish, beside the records that exist:\n{lines}"
 
 
@@ -98,7 +98,7 @@ def _hint(closed: Sequence[Endpoint]) -> str:
     if states <= {State.AGEING}:
         return "certbot renew deploys it then"
     if states <= {State.UNKNOWN}:
-        return "check the resolver, or name one with --postfix-dane-resolver"
+        return "check the resolver, or set another one with --postfix-dane-resolver"
     lines = "\n".join(dict.fromkeys(_lines(closed)))
     return (
         f"publish, beside the records that exist:\n{lines}\ncertbot renew deploys it"

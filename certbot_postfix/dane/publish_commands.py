@@ -67,8 +67,8 @@ def declare(verbs: Commands, find: Find, bundles: Bundles) -> None:
     withdraw.add_argument(
         "--now",
         action="store_true",
-        help="for a key that leaked: do not wait, once every name server announces"
-        " what is served",
+        help="for a key that leaked: remove its record as soon as every name server"
+        " announces the key in service",
     )
     _declare(withdraw, _withdraw, find)
     withdraw.set_defaults(bundles=bundles)
@@ -125,8 +125,8 @@ def _publish(arguments: argparse.Namespace, find: Find) -> int:
     done = _verified(arguments, find, lacking, there=True)
     if not done and (lost := _lacking(_endpoints(arguments, find))):
         say(
-            "somebody else has changed the records meanwhile, and these are missing:"
-            f" {enumerated(map(str, lost))}\nHint: run this again"
+            "the records have changed meanwhile, and these are missing:"
+            f" {enumerated(map(str, lost))}\nHint: run this command again"
         )
         return ATTEND
     return ATTEND if blocked else done

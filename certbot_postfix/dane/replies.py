@@ -100,9 +100,9 @@ def _invalid(rrset: "RRset", signatures: "RRset", keys: "Mapping[str, RRset]") -
 
     now = time.time()
     if all(signature.expiration < now for signature in signatures):
-        return "it has expired, by the clock of this machine"
+        return "it has expired, according to the clock of this machine"
     if all(signature.inception > now for signature in signatures):
-        return "it is not valid yet, by the clock of this machine"
+        return "it is not valid yet, according to the clock of this machine"
     known: dict[Any, Any] = {
         dns.name.from_text(zone): key for zone, key in keys.items()
     }

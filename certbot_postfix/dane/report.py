@@ -99,9 +99,9 @@ def following(endpoint: Endpoint) -> str:
     if decision.state is State.NONE and observation.status is not Status.SECURE:
         first = "sign the zone"
         if observation.unsigned:
-            first += ", or senders ignore the records that it has"
+            first += ", since senders ignore TLSA records in an unsigned zone"
         if observation.why:
-            first = f"{observation.why}; have one that does, and run this again"
+            first = f"{observation.why}; set one up, and run this command again"
         return f"DANE needs DNSSEC: {first}; then, {text}"
     return text
 

@@ -83,8 +83,8 @@ def unfit(daemon: Daemon) -> list[Reason]:
     if daemon.old and daemon.table.lower().endswith(_TLSRPT):
         reasons["tlsrpt"] = (
             "adds attributes that Postfix before 3.10 does not know: mail to every"
-            " domain with an MTA-STS policy is deferred (QUERY in place of"
-            " QUERYwithTLSRPT has none)"
+            " domain with an MTA-STS policy is deferred (use QUERY in place of"
+            " QUERYwithTLSRPT)"
         )
     if daemon.distrust:
         reasons["cas"] = (
@@ -98,8 +98,8 @@ def unfit(daemon: Daemon) -> list[Reason]:
         )
     if daemon.overrides_dane:
         reasons["dane"] = (
-            "does not resolve DANE, and beside smtp_tls_security_level = dane its"
-            " MTA-STS policies override DANE that fails (RFC 8461, section 2)"
+            "does not look up TLSA records, so its MTA-STS policies override"
+            " smtp_tls_security_level = dane where DANE fails (RFC 8461, section 2)"
         )
     elif daemon.level in main_cf.STRICTER:
         reasons["level"] = (

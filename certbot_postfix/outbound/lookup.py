@@ -153,7 +153,7 @@ def connect(
     success = "Verified TLS" if level in _VERIFIED else "TLS connection"
     fits = any(success in line and not _outside([line], hosts) for line in lines)
     lines += [
-        f"{host} is not allowed by the policy: no mail is delivered there"
+        f"{host} is not allowed by the policy: Postfix delivers no mail to it"
         for host in _outside(lines, hosts)
     ]
     return fits and not any(_UNFIT.search(line) for line in lines), lines

@@ -1,7 +1,7 @@
 """Asks every authoritative server whether it has what was published.
 
-No publisher is believed, and no cache: a resolver may have the old records for their
-TTL.  Raises `NetworkError` if the servers are not known.
+The word of a publisher is not enough, and a resolver may have the old records cached
+for their TTL.  Raises `NetworkError` if the servers are not known.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from certbot_postfix.system.dns import Resolver
 # Seconds for one question.
 _LONGEST = 2.0
 
-# So many questions are under way at once.
+# How many questions are asked at once.
 _WORKERS = 16
 
 
@@ -33,9 +33,9 @@ class _Question:
 
 
 def late(changes: Iterable[Change], resolver: Resolver) -> list[str]:
-    """Return the name servers that lack one of *changes*, and those that do not tell.
+    """Return the name servers that lack one of *changes*, or do not answer.
 
-    *resolver* says which there are.
+    *resolver* looks up which there are.
     """
     questions = [
         _Question(name, address, change)

@@ -143,7 +143,7 @@ def _verified(every: Sequence[Change], arguments: argparse.Namespace) -> bool:
     deadline = Deadline(arguments.verify_timeout)
     while late := everywhere.late(every, resolver):
         if not deadline.left:
-            say(f"these name servers do not have all changes: {enumerated(late)}")
+            say(f"these name servers do not have all the changes: {enumerated(late)}")
             return False
         time.sleep(min(_PAUSE, deadline.left))
     say(

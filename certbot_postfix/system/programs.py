@@ -101,7 +101,7 @@ def _end(process: "subprocess.Popen[str]", patience: float) -> None:
     """Wait until *process* ends by itself, then as Ctrl-C has it end, then kill it."""
     if patience:
         logger.warning(
-            "interrupted: what is under way may take %g seconds to end", patience
+            "interrupted: waiting up to %g seconds for the program to finish", patience
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=patience)

@@ -44,7 +44,7 @@ _TROUBLES = {
     Kind.UNKNOWN: (
         Code.TLSA_UNKNOWN,
         "the TLSA records (DANE) of {owner} cannot be verified: {details}",
-        f"run a validating resolver on this host, or name one; then run {_SHOW}",
+        f"run a validating resolver, or set --postfix-dane-resolver; then run {_SHOW}",
     ),
 }
 
@@ -121,7 +121,7 @@ def held(facts: Facts) -> Iterator[Finding]:
         hint = f"{_SHOW} has the records to publish"
         if until := _until(facts, renewal.bundle):
             why = f"caches may have TLSA records (DANE) without its key until {until}"
-            hint = "certbot renew deploys it then"
+            hint = "the next certbot renew after that deploys it"
         yield Finding(
             Code.TLSA_HELD,
             str(renewal.bundle),
@@ -141,8 +141,8 @@ def ageing(facts: Facts) -> Iterator[Finding]:
                 str(path),
                 f"every name server announces the next key of {path.stem}, but caches"
                 f" may have older TLSA records (DANE) until {until}",
-                "certbot-postfix tlsa switch puts it into service then; with"
-                " --postfix-tlsa-roll auto, certbot renew does",
+                "after that, run certbot-postfix tlsa switch; with --postfix-tlsa-roll"
+                " auto, the next certbot renew does so",
             )
 
 
@@ -218,10 +218,10 @@ def replaced(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Code.KEY_CHANGE,
             name,
-            f"a change of the key of {name} is under way, or was killed: another key"
+            f"a change of the key of {name} is in progress, or was killed: another key"
             f" stands in for {path}",
-            f"if none is under way, certbot-postfix tlsa advance --cert-name {name}"
-            " restores it",
+            f"if none is in progress: certbot-postfix tlsa advance --cert-name {name}"
+            " restores the key",
         )
 
 
