@@ -29,7 +29,7 @@ from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host, record
 from tests.lab.machine import wait_until
-from tests.lab.network import POLICIES, Network
+from tests.lab.network import NAMES, POLICIES, Network
 from tests.lab.primaries import KEYS
 from tests.lab.zone import PRIMARY, SECONDARY, Zone
 
@@ -559,6 +559,26 @@ def test_a_publisher_that_did_nothing_is_not_believed(host):
     servers = f"ns1.{DOMAIN} ({PRIMARY}) and ns2.{DOMAIN} ({SECONDARY})"
     assert done.returncode == 3
     assert f"these name servers do not have all the changes: {servers}\n" in done.stderr
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        (NAMES, f" ({NAMES}) does not have the zone: its answer is not authoritative"),
+        ("", " has no address"),
+    ],
+)
+def test_a_name_server_without_the_zone_or_an_address_has_no_change(
+    host, second, fault
+):
+    host.zone.publish(f"mx A {ADDRESS}", "@ MX 0 .", second=second)
+    options = ("--publisher", "command:/bin/true", "--verify-timeout", "0.1")
+
+    done = host.command("records", DOMAIN, *options)
+
+    assert done.returncode == 3
+    assert f"({PRIMARY}) and ns2.{DOMAIN}{fault}\n" in done.stderr
 
 
 @pytest.mark.postfix

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from certbot_postfix.dane.observation import Answer, Observation, Status
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.system.dns import refusal
 
 if TYPE_CHECKING:
     from dns.message import Message
@@ -67,17 +68,12 @@ def of_server(
     server: str, target: str, reply: "Message", keys: "Mapping[str, RRset]"
 ) -> Answer:
     """Read what an authoritative *server* said of the records at *target*."""
-    import dns.flags  # noqa: PLC0415
-    import dns.rcode  # noqa: PLC0415
-
-    if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        fault = f"answers {dns.rcode.to_text(reply.rcode())}"
-    elif not reply.flags & dns.flags.AA:
-        fault = "does not have the zone: its answer is not authoritative"
-    elif (rrset := _of(reply, target, "TLSA")) is None:
+    if fault := refusal(reply):
+        return Answer(server, fault=fault)
+    if (rrset := _of(reply, target, "TLSA")) is None:
         # That there are none is not verified: the gate only waits for longer.
         return Answer(server)
-    elif not (signatures := _of(reply, target, "RRSIG")):
+    if not (signatures := _of(reply, target, "RRSIG")):
         fault = "has no signature of the records"
     elif fault := _invalid(rrset, signatures, keys):
         fault = f"has a wrong signature of the records: {fault}"

@@ -4,7 +4,8 @@ The word of a publisher is not enough, and a resolver may have the old records c
 for their TTL.  Raises `NetworkError` if the servers are not known.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -37,30 +38,54 @@ def late(changes: Iterable[Change], resolver: Resolver) -> list[str]:
 
     *resolver* looks up which there are.
     """
+    every = list(changes)
+    names = dict.fromkeys(change.record.name for change in every)
+    servers = {name: _servers(name, resolver) for name in names}
     questions = [
         _Question(name, address, change)
-        for change in changes
-        for name, address in _servers(change.record.name, resolver)
+        for change in every
+        for name, address in servers[change.record.name]
     ]
     with ThreadPoolExecutor(_WORKERS) as pool:
-        return list(dict.fromkeys(filter(None, pool.map(_fault, questions))))
+        faults = list(pool.map(_fault, questions))
+    answered = list(zip(questions, faults, strict=True))
+    reached = {question.name for question, fault in answered if fault is not None}
+    unreachable = (
+        f"{question.name} ({question.address}) cannot be reached from this machine"
+        for question in questions
+        if question.name not in reached
+    )
+    return list(dict.fromkeys((*filter(None, faults), *unreachable)))
 
 
 def _servers(name: str, resolver: Resolver) -> list[tuple[str, str]]:
-    """Return the servers of the zone that has *name*, with each of their addresses."""
+    """Return the servers of the zone that has *name*, with each of their addresses.
+
+    That is "" if a server has none that is known.
+    """
     labels = name.rstrip(".").split(".")
     for number in range(len(labels) - 1):
         records = resolver.ask(".".join(labels[number:]), "NS").records
-        if servers := [
-            (host, address)
-            for host in sorted(str(it.target).removesuffix(".") for it in records)
-            for address in resolver.addresses(host)
-        ]:
-            return servers
+        hosts = sorted(str(it.target).removesuffix(".") for it in records)
+        if hosts:
+            return [
+                (host, address)
+                for host in hosts
+                for address in [*_addresses(host, resolver)] or [""]
+            ]
     raise NetworkError(f"the name servers of {name} are not known")
 
 
-def _fault(question: _Question) -> str:
+def _addresses(host: str, resolver: Resolver) -> Iterator[str]:
+    for kind in ("AAAA", "A"):
+        with contextlib.suppress(NetworkError):
+            yield from (it.address for it in resolver.ask(host, kind).records)
+
+
+def _fault(question: _Question) -> str | None:
+    """Return what is wrong, "" if nothing is, None if there is no way to the server."""
+    if not question.address:
+        return f"{question.name} has no address"
     server = f"{question.name} ({question.address})"
     record = question.change.record
     deadline = Deadline(_LONGEST)
@@ -70,7 +95,9 @@ def _fault(question: _Question) -> str:
             recursive=False,
         )
     except NetworkError as error:
-        return "" if dns.is_unreachable(error) else f"{server} does not answer"
+        return None if dns.is_unreachable(error) else f"{server} does not answer"
+    if why := dns.refusal(reply):
+        return f"{server} {why}"
     return server if _has(reply, record) is question.change.removes else ""
 
 

@@ -164,6 +164,18 @@ def is_unreachable(error: NetworkError) -> bool:
     return isinstance(cause, OSError) and cause.errno in _NO_WAY
 
 
+def refusal(reply: "Message") -> str:
+    """Return why *reply* is not that of a server which has the zone, or ""."""
+    import dns.flags  # noqa: PLC0415
+    import dns.rcode  # noqa: PLC0415
+
+    if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        return f"answers {dns.rcode.to_text(reply.rcode())}"
+    if not reply.flags & dns.flags.AA:
+        return "does not have the zone: its answer is not authoritative"
+    return ""
+
+
 def ask(
     address: str, name: str, kind: str, seconds: float, *, recursive: bool = True
 ) -> "Message":
