@@ -58,8 +58,8 @@ class IRecordPublisher(Interface):
 
     It is never believed: what counts is what the authoritative servers answer.
 
-    Each call, and the making of the object, is done in a thread of its own, and counts
-    as failed after two minutes; the thread then goes on until the process ends.
+    Each call, including that which creates the object, runs in a thread of its own and
+    counts as failed after two minutes; the thread then goes on until the process ends.
     """
 
     label = Attribute("What it is, in one line of printable ASCII, without a secret.")

@@ -99,7 +99,7 @@ def test_without_a_publisher_the_records_are_printed_as_a_zone_file_has_them(hos
 
     assert (done.returncode, done.stdout) == (3, f"{line(host.key)}\n")
     assert done.stderr == (
-        "certbot-postfix: publish these records, beside those that exist:\n"
+        "certbot-postfix: publish these records, in addition to the existing ones:\n"
     )
 
 

@@ -218,7 +218,7 @@ def test_a_host_without_dane_reads_both_records_to_begin_with(host):
     assert not host.remembered.exists()
     done = host.command("tlsa", "stage", *MIN, "--publisher", "command:/bin/true")
     assert (done.returncode, done.stdout.splitlines()) == (0, records), told(done)
-    assert "tlsa publish begins with DANE" in done.stderr
+    assert "to begin with DANE: certbot-postfix tlsa publish" in done.stderr
 
 
 def test_the_next_key_is_of_the_kind_that_certbot_has_for_the_certificate(host):

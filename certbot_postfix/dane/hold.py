@@ -73,7 +73,7 @@ def advice(closed: Sequence[Endpoint]) -> str:
     lines = "\n".join(dict.fromkeys(_lines(closed)))
     if not lines:
         return "check the resolver, or set another one with --dane-resolver"
-    return f"publish, beside the records that exist:\n{lines}"
+    return f"publish, in addition to the existing records:\n{lines}"
 
 
 def _reason(endpoint: Endpoint) -> str:
@@ -96,14 +96,14 @@ def _reason(endpoint: Endpoint) -> str:
 def _hint(closed: Sequence[Endpoint]) -> str:
     states = {endpoint.decision.state for endpoint in closed}
     if states <= {State.AGEING}:
-        return "certbot renew deploys it then"
+        return "the next certbot renew after that deploys it"
     if states <= {State.UNKNOWN}:
         return "check the resolver, or set another one with --postfix-dane-resolver"
     lines = "\n".join(dict.fromkeys(_lines(closed)))
     return (
-        f"publish, beside the records that exist:\n{lines}\ncertbot renew deploys it"
-        " two TTLs after every server has it; certbot-postfix tlsa show says how far"
-        " it is"
+        f"publish, in addition to the existing records:\n{lines}\ncertbot renew deploys"
+        " the certificate two TTLs after every server has this; certbot-postfix tlsa"
+        " show says when"
     )
 
 

@@ -37,9 +37,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What DNS said *now*, by the names of records: *found*.
+    """What DNS answered *now*, by the names of records: *found*.
 
-    *names* are hosts of this server, too, and no TTL counts for less than *floor*.
+    *names* are further hosts of this server; no TTL counts for less than *floor*.
     """
 
     found: Mapping[str, Observation]
@@ -128,7 +128,7 @@ def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
     for endpoint in endpoints:
         facts = endpoint.facts
         found = trouble(facts.observation, known=bool(facts.history))
-        # Who has the other names of a certificate may do without DNSSEC.
+        # The zones of the certificate's other names may well be unsigned.
         elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
         if found and not elsewhere and endpoint.decision.state is not State.FOREIGN:
             yield facts.observation.owner, found

@@ -114,7 +114,7 @@ def _publish(arguments: argparse.Namespace, find: Find) -> int:
             say("every name server has the records of this host")
         return ATTEND if blocked else 0
     if publisher.by_hand:
-        say("publish these records, beside those that exist:")
+        say("publish these records, in addition to the existing ones:")
         for record in lacking:
             publisher.add(record)
         return ATTEND
@@ -253,7 +253,7 @@ def _verified(
             what = "lack the new records" if there else "have the old records"
             say(
                 f"these name servers still {what}: {enumerated(late)}"
-                "\nHint: certbot-postfix tlsa show says how far they are"
+                "\nHint: certbot-postfix tlsa show lists what each server has"
             )
             return ATTEND
         time.sleep(min(_PAUSE, deadline.left))

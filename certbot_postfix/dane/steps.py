@@ -61,7 +61,7 @@ def unready(
 ) -> list[Endpoint]:
     """Return the endpoints at which a staged key must not be served yet.
 
-    *at_once*: caches need not know it, since the key in service is worse.
+    *at_once*: caches need not have it, since the key in service has leaked.
     """
     passing = {State.AGEING} if at_once else set()
     return [

@@ -41,7 +41,7 @@ class Memory:
     *held* is since when, *expiry* when what is served instead expires; *own* is the
     host that no other server is.  *keys* are ours, by their records, and *troubles* are
     those of endpoints, which may have no RRset that counts.  *printed* are the records
-    that somebody was asked to remove.
+    that the administrator was asked to remove.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)

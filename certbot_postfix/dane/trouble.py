@@ -1,4 +1,4 @@
-"""What is wrong where the TLSA records of an endpoint are looked up.
+"""What is wrong with the look-up of the TLSA records of an endpoint.
 
 Pure: an observation in, what `status` reports of it out.
 """
@@ -14,9 +14,9 @@ from certbot_postfix.dane.replies import UNVALIDATED
 class Kind(Enum):
     """What is wrong, by the name under which it is remembered."""
 
-    SERVERS = "servers"  # they differ, or some gives no answer
+    SERVERS = "servers"  # they differ, or one gives no answer
     UNSIGNED = "unsigned"  # senders ignore the records
-    UNKNOWN = "unknown"  # no answer that can be believed
+    UNKNOWN = "unknown"  # no answer that can be trusted
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,15 +87,15 @@ class Roll:
         ]
 
     def settle(self) -> bool:
-        """End what a killed run has begun, as far as that can be.
+        """Finish what a killed run has begun, as far as possible.
 
-        Returns whether the staged key is in service, and no more the next one.
+        Returns whether the staged key is now in service, and no longer the next one.
         """
         key = staged.load(self.root, self.name)
         if self._is_half_done(key):
             try:
                 self.deployment.renew(self.lineage)
-            except Error as error:  # what is to be done now need not wait for it
+            except Error as error:  # the command itself need not wait for it
                 logger.error("%s", error)  # noqa: TRY400 - it is known why
         if key is None or self._keys() != {key.spki}:
             return False
@@ -129,12 +129,12 @@ class Roll:
             )
         self.means.tell(f"the next key of {self.name} is staged")
         every = [endpoint for _, endpoints in self._look() for endpoint in endpoints]
-        # Nobody begins with DANE by the way.
+        # DANE is not begun as a side effect.
         publisher = self.means.publisher
         if not (steps.in_use(every) or publisher.by_hand):
             self.means.tell(
-                "no TLSA records of this host are in DNS, so none are published;"
-                " certbot-postfix tlsa publish begins with DANE"
+                "this host has no TLSA records in DNS, so none are published; to begin"
+                " with DANE: certbot-postfix tlsa publish"
             )
             publisher = load("print")
         self._publish(every, publisher)
@@ -146,7 +146,7 @@ class Roll:
             it for endpoint in every for it in changes.additions(endpoint)
         )
         if lacking and publisher.by_hand:
-            self.means.tell("publish, beside the records that exist:")
+            self.means.tell("publish, in addition to the existing records:")
         for record in lacking:
             publisher.add(record)
 
@@ -167,9 +167,9 @@ class Roll:
     def _withdraw(
         self, looks: Sequence[tuple[Candidate, list[Endpoint]]], *, again: bool = True
     ) -> None:
-        """Withdraw the records of keys of ours that nothing needs any more.
+        """Withdraw the records of our keys that nothing needs any more.
 
-        *again*: what somebody has to remove is printed, even if it was before.
+        *again*: print what the administrator has to remove, even if printed before.
         """
         publisher = self.means.publisher
         for candidate, endpoints in looks:
@@ -196,7 +196,7 @@ class Roll:
     def switch(self, *, at_once: bool = False) -> None:
         """Put the staged key into service, once all caches know its record.
 
-        *at_once*: as soon as every server has it, since the key in service is worse.
+        *at_once*: as soon as every server has it, since the key in service has leaked.
         """
         if self.settle():
             return

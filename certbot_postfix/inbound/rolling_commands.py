@@ -37,8 +37,8 @@ def declare(verbs: Commands) -> None:
         "stage",
         help="make the next key of a certificate, and publish its records",
         description="Make the next key of a certificate, of the same kind, and publish"
-        " its TLSA records beside those that exist, or print them. `tlsa switch` puts"
-        " it into service later. A key that is staged already is kept.",
+        " its TLSA records in addition to the existing ones, or print them. `tlsa"
+        " switch` puts it into service later. A key that is staged already is kept.",
     )
     _declare(stage, lambda roll, _: roll.stage())
     switch = verbs.add_parser(

@@ -227,7 +227,7 @@ class Collector:
         if not certbots.is_dir():
             raise Error(
                 f"could not create {self.directory}: there is no directory {certbots}",
-                hint="if certbot has not run here yet, and that is its directory:"
+                hint="if this is certbot's directory, and certbot has not run here yet:"
                 f" mkdir -m 755 {certbots}",
             )
         for directory in (self.directory, self.cache.parent, self.cache):

@@ -113,7 +113,7 @@ def _learn(
 
 
 def forget(directory: Path, option: str) -> None:
-    """Forget what is known of domains, as far as the *option* does not ask for it."""
+    """Forget what is known of domains, unless the *option* still needs it."""
     if not wanted(option):
         files.remove(directory / _NAME)
     if not option:

@@ -102,7 +102,7 @@ def logged(
     domains: set[bytes] = set()
     paths = [path for path in mail_log.places(configuration) if path.is_file()]
     whole = all([_read(path, position, domains, end) for path in paths])  # noqa: C419
-    # A file may be of former times, before there was a journal.
+    # The file may be an old one, from before the journal was in use.
     if not any(_changed_since(position.read, path) for path in paths):
         domains |= _in_journal(configuration, position.read)
     if whole:

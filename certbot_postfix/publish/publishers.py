@@ -1,7 +1,7 @@
 """The publishers of records: what the administrator has chosen, and who implements it.
 
 Whatever a third party's module does when it is imported or called is an `errors.Error`
-that names it, also if it does not return.
+that names it, even if it does not return.
 """
 
 import re

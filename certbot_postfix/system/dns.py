@@ -159,7 +159,7 @@ def validating(
 
 
 def is_unreachable(error: NetworkError) -> bool:
-    """Whether *error* is that there is no way to the server from this machine."""
+    """Whether *error* says that this machine has no route to the server."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _NO_WAY
 

@@ -132,7 +132,7 @@ def _holder(directory: Path) -> str:
 
 
 def held_by_ancestor(directory: Path) -> bool:
-    """Whether a process that waits for this one has locked *directory*."""
+    """Whether an ancestor of this process, which waits, has locked *directory*."""
     lock, process = str(directory.resolve() / _NAME), os.getppid()
     while process > 1:
         if lock in open_files(process):

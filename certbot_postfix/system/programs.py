@@ -71,8 +71,8 @@ def run_to_its_end(
 ) -> Done:
     """Run a program that has to tidy up, also if this process is interrupted.
 
-    It may go on for *patience* seconds then.  After that, or when its time is over, it
-    gets what Ctrl-C sends, and a minute.
+    It may then go on for *patience* seconds.  After that, or when *timeout* is over, it
+    gets SIGINT, as from Ctrl-C, and a minute to end.
     """
     logger.debug("running: %s", shlex.join(command))
     with (
@@ -98,7 +98,7 @@ def run_to_its_end(
 
 
 def _end(process: "subprocess.Popen[str]", patience: float) -> None:
-    """Wait until *process* ends by itself, then as Ctrl-C has it end, then kill it."""
+    """Wait for *process* to end, then interrupt it as Ctrl-C does, then kill it."""
     if patience:
         logger.warning(
             "interrupted: waiting up to %g seconds for the program to finish", patience
