@@ -170,6 +170,7 @@ def test_where_no_file_is_written_any_more_the_journal_is_read(log, journal):
     asked = journal.with_suffix(".asked").read_text().split()
     assert {f"--since=@{since:.0f}", "--identifier=postfix/smtp"} < set(asked)
 
+    assert looked(log, Position()) == {"file.org", "journal.org"}
     log.unlink()
     assert looked(log, Position()) == {"journal.org"}
 

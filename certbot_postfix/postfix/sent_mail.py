@@ -50,6 +50,9 @@ _QUEUE = 64 << 20
 _JOURNAL = 64 << 20
 _SECONDS = 20
 
+# Seconds after which it seems that nobody writes a file any more, at the first look.
+_QUIET = 24 * 60 * 60
+
 _COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 # Damage of a compressed file, too.
@@ -103,7 +106,8 @@ def logged(
     paths = [path for path in mail_log.places(configuration) if path.is_file()]
     whole = all([_read(path, position, domains, end) for path in paths])  # noqa: C419
     # The file may be an old one, from before the journal was in use.
-    if not any(_changed_since(position.read, path) for path in paths):
+    last = position.read or now - _QUIET
+    if not any(_changed_since(last, path) for path in paths):
         domains |= _in_journal(configuration, position.read)
     if whole:
         position.read = now
