@@ -171,7 +171,7 @@ def test_records_in_a_zone_that_is_not_signed_are_none(host):
     shown = host.show("--tlsa-name", name, owner=f"_25._tcp.{name}")
 
     assert (shown["state"], shown["dnssec"]) == ("none", "insecure")
-    assert shown["next"].startswith("DANE needs DNSSEC: sign the zone, or senders ")
+    assert shown["next"].startswith("DANE needs DNSSEC: sign the zone, since senders ")
     assert reported(host, "tlsa-unsigned").startswith("senders ignore the TLSA records")
     host.zone.network.publish(name, f"_25._tcp A {PRIMARY}")
     host.show("--tlsa-name", name, owner=f"_25._tcp.{name}")
