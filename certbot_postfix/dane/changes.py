@@ -141,9 +141,9 @@ def ours(
 def unlike(
     record: ResourceRecord, endpoints: Iterable[Endpoint], *, there: bool
 ) -> list[str]:
-    """Return the servers of *endpoints* that lack *record*, or have it, as is wrong.
+    """Return the servers of *endpoints* that lack *record*, or if not *there* have it.
 
-    Who gives no answer is among them, and so are servers that are not known.
+    Those that give no answer are among them, and those that are not known.
     """
     observations = [it.facts.observation for it in endpoints if it.place == record.name]
     answers = [answer for it in observations for answer in it.answers]
