@@ -25,6 +25,15 @@ logger = named_logger(__name__)
 # More is not ours: an endpoint has a few RRsets of some records each.
 _LARGEST = 1024 * 1024
 
+# Seconds: RFC 2181, 8.
+_LONGEST = 2**31 - 1
+
+# What reading anything else than we have written may raise.
+_UNREADABLE = (
+    *(Error, ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -65,7 +74,7 @@ def load(bundle: Path) -> Memory:
         return Memory()
     try:
         return _parsed(json.loads(files.read(path, most=_LARGEST)))
-    except (Error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         logger.warning(
             "%s cannot be read: %s; keys that are announced have to wait again",
             path,
@@ -122,7 +131,7 @@ def _parsed(value: Any) -> Memory:
         str(owner): tuple(
             RRset(
                 frozenset(map(Record.from_text, rrset["records"])),
-                int(rrset["ttl"]),
+                _ttl(rrset["ttl"]),
                 _read(rrset["until"]),
             )
             for rrset in rrsets
@@ -146,6 +155,12 @@ def _parsed(value: Any) -> Memory:
         troubles,
         frozenset(map(str, value.get("printed", ()))),
     )
+
+
+def _ttl(value: Any) -> int:
+    if not 0 <= value <= _LONGEST:
+        raise ValueError("a TTL is out of range")
+    return int(value)
 
 
 def _time(time: datetime | None) -> str | None:
