@@ -148,7 +148,7 @@ def relevant_caa(names: Sequence[str], ask: Ask) -> dict[str, Relevant]:
         except Error as error:
             known[name] = error
 
-    every = dict.fromkeys(name for name in names for name in caa.parents(name))
+    every = dict.fromkeys(parent for name in names for parent in caa.parents(name))
     with ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(look, every))
     return {name: _closest(caa.parents(name), known) for name in names}
