@@ -222,8 +222,8 @@ def refuse_beside_dane(configuration: Configuration) -> None:
     for table in resolver_daemon.named(configuration):
         if table.startswith("socketmap:") and not _resolves_dane(table):
             raise Error(
-                f"{table} in {PARAMETER} does not resolve DANE: at the level dane, its"
-                " MTA-STS policies would override DANE that fails, which RFC 8461"
-                " section 2 forbids",
+                f"{table} in {PARAMETER} does not look up TLSA records, so its MTA-STS"
+                " policies would override smtp_tls_security_level = dane where DANE"
+                " fails, which RFC 8461, section 2, forbids",
                 hint=f"take it out of {PARAMETER}, or use postfix-tlspol instead",
             )
