@@ -102,8 +102,8 @@ def _hint(closed: Sequence[Endpoint]) -> str:
     lines = "\n".join(dict.fromkeys(_lines(closed)))
     return (
         f"publish, in addition to the existing records:\n{lines}\ncertbot renew deploys"
-        " the certificate two TTLs after every server has this; certbot-postfix tlsa"
-        " show says when"
+        " the certificate two TTLs after every server has the record; certbot-postfix"
+        " tlsa show says when"
     )
 
 
