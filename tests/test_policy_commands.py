@@ -177,7 +177,7 @@ def test_a_directory_of_certbot_that_is_not_there_is_not_made(
 
     told = capsys.readouterr().err
     assert f"could not create {base}/none/postfix: there is no directory" in told
-    assert "Hint: if certbot has not run here yet" in told
+    assert "and certbot has not run here yet: mkdir -m 755" in told
     assert not (base / "none").exists()
     assert scene.answer("one.example.org") == FIRST
 
