@@ -259,7 +259,7 @@ def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(renewed)
 
     done = update(host, "withdraw", *at_once)
     assert done.stderr == (
-        "certbot-postfix: no name server has a record of a former key of this host\n"
+        "certbot-postfix: there is no record of a former key to remove\n"
     )
 
     def deployed() -> bool:

@@ -162,7 +162,7 @@ def _withdraw(arguments: argparse.Namespace, find: Find) -> int:
     removals = [change for change in every if isinstance(change, Removal)]
     if not removals:
         if not every:
-            say("no name server has a record of a former key of this host")
+            say("there is no record of a former key to remove")
         return ATTEND if every else 0
     if publisher.by_hand:
         say("remove these records:")
