@@ -26,7 +26,7 @@ from pathlib import Path
 
 import certbot_postfix
 from certbot_postfix.outbound.update import LARGE
-from certbot_postfix.tls.bundle import joined
+from certbot_postfix.tls.pem import joined
 from tests import bench_clients as clients
 from tests import bench_dane as dane
 from tests import bench_learning as learning

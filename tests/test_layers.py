@@ -147,3 +147,4 @@ def test_a_renewal_that_is_not_due_loads_nothing_of_dns():
     }
     assert wings == {"dane.places", "outbound.last_refresh"}
     assert "dns" not in loaded
+    assert not {"tls.certificates", "postfix.configuration", "inbound.sni"} & rooms

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import every_renew
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.outbound import last_refresh, policy_file, policy_map
+from certbot_postfix.outbound import last_refresh, policy_file
 from certbot_postfix.outbound.send_only import Proposal, SendOnly
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.outbound.update import Outbound
@@ -763,10 +762,6 @@ def test_a_rollback_brings_back_the_table_and_its_database(certbot, scene):
 
     assert done.returncode == 0, done.stderr
     assert scene.answer("one.example.org") == FIRST
-
-
-def test_certbot_knows_the_table_by_its_name():
-    assert every_renew.POLICY_MAP == policy_map.NAME
 
 
 def test_it_is_told_that_a_table_is_gone_which_main_cf_names(certbot, scene):

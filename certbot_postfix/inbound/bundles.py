@@ -8,7 +8,7 @@ further ones used those of the first before they had their own.
 from dataclasses import dataclass
 from pathlib import Path
 
-from certbot_postfix.postfix import instances
+from certbot_postfix.postfix import own_names
 
 
 def below(config_dir: str) -> Path:
@@ -23,7 +23,7 @@ def is_bundle(path: Path, root: Path) -> bool:
     """Whether *path* is in the place of a bundle, of whatever instance."""
     parent = path.parent
     return parent == root or (
-        parent.parent == root and instances.directory_of(parent.name) is not None
+        parent.parent == root and own_names.instance(parent.name) is not None
     )
 
 
@@ -39,9 +39,9 @@ def of_lineage(root: Path, name: str, directory: Path) -> list[tuple[Path, Path]
 
     Those in the root are of the instance in *directory*, unless it has its own.
     """
-    own = root / instances.name_of(directory)
+    own = root / own_names.of_instance(directory)
     pairs = [
-        (place / f"{name}.pem", instances.directory_of(place.name) or directory)
+        (place / f"{name}.pem", own_names.instance(place.name) or directory)
         for place in directories(root)
         if place != root or not own.is_dir()
     ]
@@ -49,7 +49,7 @@ def of_lineage(root: Path, name: str, directory: Path) -> list[tuple[Path, Path]
 
 
 def _is_further(path: Path) -> bool:
-    return instances.directory_of(path.name) is not None and path.is_dir()
+    return own_names.instance(path.name) is not None and path.is_dir()
 
 
 @dataclass(frozen=True, slots=True)

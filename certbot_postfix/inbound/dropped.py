@@ -9,8 +9,8 @@ lineage.
 import hashlib
 from pathlib import Path
 
-from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.lineage import mentions
+from certbot_postfix.postfix import own_names
 from certbot_postfix.system import files
 
 
@@ -26,9 +26,9 @@ def names(directory: Path, bundle: Path) -> bool:
     """Whether the files in Postfix's *directory* seem to name *bundle*."""
     configured = (directory / "main.cf", directory / "master.cf")
     return any(mentions(path, bundle) for path in configured) or (
-        mentions(directory / sni.NAME, bundle)
+        mentions(directory / own_names.SNI_MAP, bundle)
         and any(
-            sni.NAME.encode() in files.read(path)
+            own_names.SNI_MAP.encode() in files.read(path)
             for path in configured
             if path.is_file()
         )

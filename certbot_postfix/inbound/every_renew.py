@@ -21,15 +21,13 @@ from certbot_postfix.errors import BusyError, Error, named_logger, shown
 from certbot_postfix.inbound import bundles, dropped
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.outbound import last_refresh
+from certbot_postfix.postfix import own_names
 from certbot_postfix.system import programs
 
 if TYPE_CHECKING:
     from certbot_postfix.inbound.session import Deployment
 
 logger = named_logger(__name__)
-
-# Our map of outbound policies; its name is that of `outbound.policy_map`.
-POLICY_MAP = "certbot_tls_policy"
 
 # Seconds that certbot may take, for plugins that wait for DNS.
 _LONGEST = 3600
@@ -95,7 +93,7 @@ class EveryRenew:
                 from certbot_postfix.inbound import rolling_commands  # noqa: PLC0415
 
                 _afterwards.append(rolling_commands.advance(self.plugin, lineage))
-            if self._is_time(lineage.name, directory / POLICY_MAP):
+            if self._is_time(lineage.name, directory / own_names.POLICY_MAP):
                 self._refresh_policies(directory)
 
     def _directory(self) -> Path | None:

@@ -1,18 +1,21 @@
 """A lineage of certbot's: the newest key and chain of one certificate.
 
 Reads the files that certbot wrote, and never writes one; raises `CertificateError`.
+Each ``certbot renew`` loads this: what reads certificates is imported where it is used.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.inbound import sni
-from certbot_postfix.postfix import databases
+from certbot_postfix.postfix import databases, own_names
 from certbot_postfix.system import files
-from certbot_postfix.tls import certificates
-from certbot_postfix.tls.bundle import Bundle, joined
-from certbot_postfix.tls.certificates import Certificate
+from certbot_postfix.tls.pem import joined
+
+if TYPE_CHECKING:
+    from certbot_postfix.tls.bundle import Bundle
+    from certbot_postfix.tls.certificates import Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +51,24 @@ class Lineage:
         if files.backup_of(bundle):
             return True
         if not bundle.exists():
-            named = (directory / "main.cf", directory / sni.NAME)
+            named = (directory / "main.cf", directory / own_names.SNI_MAP)
             return any(mentions(path, bundle) for path in named)
         text = joined(files.read(self.key), files.read(self.fullchain))
         return files.read(bundle) != text or _older(directory, bundle)
 
-    def leaf(self) -> Certificate | None:
+    def leaf(self) -> "Certificate | None":
         """Return the newest leaf certificate, if there is one."""
+        from certbot_postfix.tls import certificates  # noqa: PLC0415
+
         try:
             return certificates.leaf(files.read(self.fullchain))
         except Error:
             return None
 
-    def bundle(self) -> Bundle:
+    def bundle(self) -> "Bundle":
         """Read it; raises `CertificateError` if key and chain do not fit."""
+        from certbot_postfix.tls.bundle import Bundle  # noqa: PLC0415
+
         try:
             return Bundle.from_pem(files.read(self.key), files.read(self.fullchain))
         except CertificateError as error:
@@ -83,7 +90,9 @@ def _older(directory: Path, bundle: Path) -> bool:
     """Whether there is a database with an older copy, as from a backup."""
     written = bundle.stat().st_mtime
     existing = [
-        path for path in databases.possible(directory / sni.NAME) if path.exists()
+        path
+        for path in databases.possible(directory / own_names.SNI_MAP)
+        if path.exists()
     ]
     older = any(path.stat().st_mtime < written for path in existing)
-    return older and mentions(directory / sni.NAME, bundle)
+    return older and mentions(directory / own_names.SNI_MAP, bundle)

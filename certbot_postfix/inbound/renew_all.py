@@ -23,7 +23,7 @@ from certbot_postfix.inbound import by_hand, candidates, due, renew
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.server import Server
 from certbot_postfix.inbound.state import State
-from certbot_postfix.postfix import instances
+from certbot_postfix.postfix import own_names
 from certbot_postfix.system import files
 from certbot_postfix.tls.bundle import Bundle
 
@@ -151,7 +151,7 @@ class Turn:
 
     def _may_use(self, names: Collection[str]) -> bool:
         root = self.server.root
-        places = (root, root / instances.name_of(self.server.directory))
+        places = (root, root / own_names.of_instance(self.server.directory))
         return any(
             (place / f"{name}.pem").exists() for place in places for name in names
         )

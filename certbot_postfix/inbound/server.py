@@ -8,7 +8,7 @@ from certbot_postfix.inbound import state
 from certbot_postfix.inbound.bundles import Bundles
 from certbot_postfix.inbound.sni_map import SniMap
 from certbot_postfix.inbound.state import State
-from certbot_postfix.postfix import instances
+from certbot_postfix.postfix import instances, own_names
 from certbot_postfix.postfix.configuration import Configuration
 from certbot_postfix.postfix.current import Current
 from certbot_postfix.postfix.instance import Postfix
@@ -54,7 +54,7 @@ class Server:
     @cached_property
     def bundles(self) -> Bundles:
         """Where its bundles are."""
-        own = self.root / instances.name_of(self.directory)
+        own = self.root / own_names.of_instance(self.directory)
         # There is such a directory: then no other instance need be read to know it.
         if own.is_dir():
             return Bundles(self.root, own)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from certbot_postfix.errors import CertificateError, Error
-from certbot_postfix.postfix import map_types, maps
+from certbot_postfix.postfix import map_types, maps, own_names
 from certbot_postfix.postfix.configuration import SNI_MAPS, Configuration, words_of
 from certbot_postfix.system.hostnames import is_host
 
-NAME = "certbot_sni"
+NAME = own_names.SNI_MAP
 _TITLE = b"# Maps TLS server names (SNI) to the certificates presented for them.\n"
 HEADER = _TITLE + b"# Written by certbot-postfix: edits are lost.\n"
 _FORMER = b"# Which certificate is served to whom asks for which name.\n"

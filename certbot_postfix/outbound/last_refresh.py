@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certbot_postfix.errors import Error
-from certbot_postfix.postfix import instances
+from certbot_postfix.postfix import own_names
 from certbot_postfix.system import files
 
 # Where sources keep what they know, below our directory; there, a file with what failed
@@ -23,7 +23,7 @@ _LONGEST = 2000
 
 def cache_directory(path: Path, directory: Path) -> Path:
     """Return where sources keep what they know for the table at *path*."""
-    return directory / _DIRECTORY / instances.name_of(path.parent)
+    return directory / _DIRECTORY / own_names.of_instance(path.parent)
 
 
 def note_end(cache: Path) -> None:

@@ -18,11 +18,12 @@ from typing import TextIO
 from certbot_postfix.errors import Error, excerpt
 from certbot_postfix.formats.policy import Entry, Mode, Policy
 from certbot_postfix.outbound.sources import Settings
+from certbot_postfix.postfix import own_names
 from certbot_postfix.system import new_file
 from certbot_postfix.system.hostnames import is_host
 
 PARAMETER = "smtp_tls_policy_maps"
-NAME = "certbot_tls_policy"
+NAME = own_names.POLICY_MAP
 _TITLE = "# Outbound TLS policies: what each recipient domain requires."
 _FORMER = "# Which TLS mail to a domain must have, and which servers may take it."
 _HEADER = f"{_TITLE}\n# Written by certbot-postfix: edits are lost.\n"

@@ -5,7 +5,6 @@ An instance that cannot be read hinders no other one.
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix.configuration import Configuration, words_of
@@ -14,17 +13,6 @@ if TYPE_CHECKING:
     from certbot_postfix.postfix.instance import Postfix
 
 _PARAMETER = "multi_instance_directories"
-
-
-def name_of(directory: Path) -> str:
-    """Return the name of a file or directory for the instance in *directory*."""
-    return quote(str(directory.resolve()), safe="")
-
-
-def directory_of(name: str) -> Path | None:
-    """Return the directory for which `name_of` gives *name*, None if there is none."""
-    directory = unquote(name)
-    return Path(directory) if name.startswith("%2F") else None
 
 
 def is_first(configuration: Configuration) -> bool:

@@ -5,16 +5,11 @@ smtpd_tls_chain_files, postconf(5).
 """
 
 import itertools
-import re
 from dataclasses import dataclass, field
 
 from certbot_postfix.errors import CertificateError
 from certbot_postfix.tls.certificates import Certificate, public_half
-
-_KEY_PARAMETERS = re.compile(
-    rb"-----BEGIN EC PARAMETERS-----.+?-----END EC PARAMETERS-----\s*", re.DOTALL
-)
-
+from certbot_postfix.tls.pem import joined, without_parameters
 
 _NEW_PAIR = "certbot renew --cert-name NAME --force-renewal makes a new pair"
 
@@ -40,7 +35,7 @@ class Bundle:
                 raise CertificateError(
                     f"the certificate {certificate} cannot be read: {certificate.fault}"
                 )
-        _match(_spki_of(_KEY_PARAMETERS.sub(b"", key)), chain)
+        _match(_spki_of(without_parameters(key)), chain)
         # RFC 8446, 4.4.2: the leaf is first; of others, a receiver takes any order, and
         # what it needs not.  An issuer may be there once for each root that signed it.
         issuers = {chain[0].issuer}
@@ -53,16 +48,6 @@ class Bundle:
                 )
             issuers.add(upper.issuer)
         return cls(chain[0], joined(key, fullchain))
-
-
-def joined(key: bytes, fullchain: bytes) -> bytes:
-    """Return the text of a bundle: the private key, then the chain.
-
-    `openssl ecparam -genkey` writes the parameters of the key before it; for Postfix,
-    they are no part of a chain.
-    """
-    key = _KEY_PARAMETERS.sub(b"", key)
-    return key.rstrip() + b"\n" + fullchain.strip() + b"\n"
 
 
 def _match(spki: bytes, chain: list[Certificate]) -> None:

@@ -14,6 +14,9 @@ _BLOCK = re.compile(
     rb"-----BEGIN (CERTIFICATE|(?:[A-Z0-9]+ )*PRIVATE KEY)-----(.+?)-----END \1-----",
     re.DOTALL,
 )
+_PARAMETERS = re.compile(
+    rb"-----BEGIN EC PARAMETERS-----.+?-----END EC PARAMETERS-----\s*", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,16 @@ def blocks(text: bytes) -> Iterator[Block]:
     """Yield the certificates and private keys in *text*, in order."""
     for match in _BLOCK.finditer(text):
         yield Block(match[1].decode(), match[0])
+
+
+def without_parameters(key: bytes) -> bytes:
+    """Return *key* without the parameters that `openssl ecparam -genkey` writes.
+
+    For Postfix, they are no part of a chain.
+    """
+    return _PARAMETERS.sub(b"", key)
+
+
+def joined(key: bytes, fullchain: bytes) -> bytes:
+    """Return the text of a bundle: the private key, then the chain."""
+    return without_parameters(key).rstrip() + b"\n" + fullchain.strip() + b"\n"

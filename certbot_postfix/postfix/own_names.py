@@ -1,0 +1,22 @@
+"""The names of what is ours: tables beside main.cf, and what is kept for an instance.
+
+Imports little, since each ``certbot renew`` needs them.
+"""
+
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+# The tables of tls_server_sni_maps and of smtp_tls_policy_maps.
+SNI_MAP = "certbot_sni"
+POLICY_MAP = "certbot_tls_policy"
+
+
+def of_instance(directory: Path) -> str:
+    """Return the name of a file or directory for the instance in *directory*."""
+    return quote(str(directory.resolve()), safe="")
+
+
+def instance(name: str) -> Path | None:
+    """Return the directory for which `of_instance` gives *name*, None if none."""
+    directory = unquote(name)
+    return Path(directory) if name.startswith("%2F") else None
