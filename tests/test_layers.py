@@ -1,6 +1,7 @@
 """The package's modules know only what lies below them."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,16 @@ def test_no_program_runs_through_a_shell():
             or ast.unparse(call.func) in ("os.system", "os.popen")
         )
     ]
+
+
+def test_who_imports_of_dnspython_imports_all_that_is_used():
+    """Others may have imported the rest, as in most tests, or not."""
+    for module in MODULES:
+        for scope in ast.walk(parsed(module)):
+            if isinstance(scope, ast.FunctionDef):
+                text = ast.unparse(scope)
+                here = set(re.findall(r"import (dns\.\w+)", text))
+                assert not here or here == set(re.findall(r"\bdns\.[a-z]\w+", text))
 
 
 def loaded_by(module: str) -> list[str]:

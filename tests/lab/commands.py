@@ -3,9 +3,9 @@
 A third of what a run of them takes is Python's, which imports the same modules each
 time.  With `spare_imports`, one process for each program has them imported, and forks
 for each run: that then runs the program's own script.  It has imported what the program
-imports whenever it starts, and nothing more: its entry point, and for certbot its
-plugins.  How a process is called in /proc, and what it would import from elsewhere
-because of its environment, is all that is different.
+imports whenever it starts (its entry point, and for certbot its plugins), and what the
+product imports where it is needed.  How a process is called in /proc, and what it would
+import from elsewhere because of its environment, is all that is different.
 
 As a script, ``python commands.py SOCKET SCRIPT MODULE``, this is that process.
 """
@@ -15,6 +15,7 @@ import functools
 import gc
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -29,6 +30,9 @@ from pathlib import Path
 Done = subprocess.CompletedProcess[str]
 
 _MODULES = {"certbot": "certbot.main", "certbot-postfix": "certbot_postfix.cli"}
+
+# What the product imports of others, where it is needed.
+_LATER = ("dns.dnssec", "dns.resolver", "dns.tsig", "dns.update")
 
 # What is read when it is needed.  Of all else in an environment, Python or a module may
 # take note when it starts, so that has to be the usual one.
@@ -174,6 +178,11 @@ def _main(number: str, script: str, module: str) -> None:
     if module == _MODULES["certbot"]:
         for each in entry_points(group="certbot.plugins"):
             each.load()
+    product = import_module("certbot_postfix")
+    for found in pkgutil.walk_packages(product.__path__, f"{product.__name__}."):
+        import_module(found.name)
+    for name in _LATER:
+        import_module(name)
     gc.freeze()  # what is there already is not copied when somebody collects
     _serve(socket.socket(fileno=int(number)))
     runpy.run_path(script, run_name="__main__")
