@@ -3,11 +3,11 @@
 
 PYTHON ?= python3
 # Tests of servers wait more than they compute: more of them than processors run at a time,
-# handed out one by one, the longest first (tests/conftest.py).
+# file by file, since a file's tests share servers, the longest first (tests/conftest.py).
 # What Python has compiled is kept, whatever the environment says: else each worker, and
 # each command that a test runs, compiles all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST = .venv/bin/python -m pytest --numprocesses 6 --dist load --maxschedchunk 1
+PYTEST = .venv/bin/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help:

@@ -38,7 +38,7 @@ setup(
             "hypothesis",
             "prometheus_client",
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",
             "sphinx>=5.3,<10",
         ],
         "dev": [

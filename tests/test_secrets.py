@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.lab import Authority, Certbot, Pebble, PrivatePostfix, install_lineage
-from tests.lab.postmap import needs
+from tests.lab.postmap import usual_type
 from tests.test_table_faults import LARGE, SHOP, Shop
 
 pytestmark = pytest.mark.postfix
@@ -487,8 +487,6 @@ def test_no_key_in_a_database_is_ever_readable_by_others(shop, base, form, fails
 )
 def test_keys_of_a_table_are_in_bundles_and_in_its_database_only(shop, base, complaint):
     shop.open_small()
-    needs("hash")
-    shop.postfix.set(default_database_type="hash")
     shop.lineage("many", *LARGE)
     before = holders(base, secrets(base))
     known = secrets(base)
@@ -500,7 +498,7 @@ def test_keys_of_a_table_are_in_bundles_and_in_its_database_only(shop, base, com
     told = done.stdout + done.stderr + shop.certbot.log
     assert done.returncode == int(bool(complaint))
     assert complaint in told
-    made = {shop.certbot.bundle("many"), shop.database("hash")}
+    made = {shop.certbot.bundle("many"), shop.database(usual_type())}
     assert holders(base, known) - before == (set() if complaint else made)
     assert [line for line in known if line in told] == []
     if complaint:

@@ -203,7 +203,7 @@ def test_a_renewal_run_makes_up_for(shop, happen):
 
 
 def test_a_renewal_run_makes_up_for_an_old_database_from_a_backup(compiled):
-    database = compiled.postfix.config_dir / "certbot_sni.db"
+    (database,) = compiled.postfix.config_dir.glob("certbot_sni.*")
     old = everywhere(compiled.postfix, SHOP[0])
     backup = shutil.copy2(database, database.with_name("backup"))
     issued = compiled.renew("shop")

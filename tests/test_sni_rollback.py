@@ -4,6 +4,7 @@ import pytest
 
 from tests.lab.clients import everywhere, leaf
 from tests.lab.machine import LOOPBACK
+from tests.lab.postmap import SUFFIXES, usual_type
 from tests.lab.scene import (
     NAME,
     SHOP,
@@ -163,9 +164,10 @@ def test_a_rollback_takes_the_names_out_of_a_compiled_table(compiled):
 
     after = compiled.postfix.snapshot()
     # What postmap makes of the same names need not be the same, byte by byte.
-    assert before.pop("certbot_sni.db").mode == after.pop("certbot_sni.db").mode
+    database = f"certbot_sni{SUFFIXES[usual_type()]}"
+    assert before.pop(database).mode == after.pop(database).mode
     assert after == before
-    listed = compiled.postfix.command("postmap", "-s", f"hash:{table}").stdout
+    listed = compiled.postfix.command("postmap", "-s", f"{usual_type()}:{table}").stdout
     assert {line.split()[0] for line in listed.splitlines()} == {NAME, *SHOP}
     assert everywhere(compiled.postfix, SHOP[0]) == newest(compiled, "shop")
     assert everywhere(compiled.postfix, "any.example.com") == newest(compiled, NAME)

@@ -40,9 +40,9 @@ from tests.lab import (
 from tests.lab.kill import Point, kill_at, points
 from tests.lab.machine import wait_until
 from tests.lab.postfix import Entry, copy, restore, snapshot
-from tests.lab.postmap import Call, Postmap, needs
+from tests.lab.postmap import SUFFIXES, Call, Postmap, needs
 from tests.lab.scene import Checkpoint
-from tests.test_tables import FORMS, SUFFIXES, no_space
+from tests.test_tables import FORMS, no_space
 
 pytestmark = pytest.mark.postfix
 

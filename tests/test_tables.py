@@ -29,9 +29,8 @@ from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.system import files, new_file
 from tests.lab.machine import wait_until
 from tests.lab.postfix import snapshot
-from tests.lab.postmap import Call, Postmap, needs
+from tests.lab.postmap import SUFFIXES, Call, Postmap, needs
 
-SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
 FORMS = list(SUFFIXES)
 
 # Of those, a database can be changed for some names; a cdb is always made anew.

@@ -26,17 +26,22 @@ _REAL = "/usr/sbin/postmap"
 _READING = re.compile(r"openat\(.*O_RDONLY")
 
 
+# What a database is called, after the name of its table.
+SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
+
+
 @functools.cache
-def berkeley_db() -> bool:
-    """Whether it is usual: otherwise, hash and btree are deprecated or not there."""
+def usual_type() -> str:
+    """Return the type of database that this Postfix is built for."""
     command = ["postconf", "-d", "-h", "default_database_type"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return done.stdout.strip() in ("hash", "btree")
+    return done.stdout.strip()
 
 
 def needs(form: object) -> None:
     """Skip a test for which this Postfix lacks the type *form*, or warns of it."""
-    if form in ("hash", "btree") and not berkeley_db():
+    berkeley_db = ("hash", "btree")
+    if form in berkeley_db and usual_type() not in berkeley_db:
         pytest.skip("hash and btree are deprecated in this Postfix, or not there")
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.lab import Authority, Certbot, PrivatePostfix, base_directory
 from tests.lab.dane import DOMAIN
 from tests.lab.network import Network
+from tests.lab.postmap import usual_type
 from tests.lab.scene import LOST, NAME, SHOP, Scene, succeeded
 from tests.lab.zone import Zone
 
@@ -35,7 +36,7 @@ def compiled(scene: Scene) -> Scene:
     """As `shop`, with a database, as a larger table would have."""
     scene.lineage(NAME)
     scene.lineage("shop", *SHOP)
-    scene.stand(NAME, by_name=["shop"], form="hash")
+    scene.stand(NAME, by_name=["shop"], form=usual_type())
     scene.postfix.start()
     return scene
 
@@ -86,7 +87,7 @@ def bereft(scene: Scene, request: pytest.FixtureRequest) -> Scene:
     scene.lineage("shop", *(f"{each}.example.net" for each in range(request.param)))
     for name in LOST:
         scene.lineage(name)
-    scene.stand(NAME, by_name=["shop", *LOST], form="hash")
+    scene.stand(NAME, by_name=["shop", *LOST], form=usual_type())
     scene.postfix.start()
     for name in LOST:
         succeeded(scene.certbot("delete", "--cert-name", name))
