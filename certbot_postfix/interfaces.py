@@ -25,7 +25,11 @@ from zope.interface import Attribute, Interface
 
 
 class IPolicySource(Interface):
-    """Somewhere that policies of recipient domains come from."""
+    """Somewhere that policies of recipient domains come from.
+
+    Each call, including that which creates the object, runs in a thread of its own and
+    counts as failed after five minutes; the thread then goes on until the process ends.
+    """
 
     label = Attribute(
         "What it is, in one line of printable ASCII, the same each time, and no other"

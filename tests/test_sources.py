@@ -78,11 +78,11 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThirdPart
     sys.modules.pop("third_party_policies", None)
 
 
-def asked(tmp_path: Path) -> tuple[list[str], dict[str, Entry]]:
+def asked(tmp_path: Path, seconds: float = 60) -> tuple[list[str], dict[str, Entry]]:
     """Return what a run would say of the sources, and what is to be in force."""
     kept = tmp_path / "kept"
     kept.mkdir(mode=0o700, exist_ok=True)
-    found, told = sources.load(Context(Settings(), kept))
+    found, told = sources.load(Context(Settings(), kept), seconds)
     groups = []
     for source in found:
         sources.due(source, NOW)
@@ -193,6 +193,25 @@ def test_a_broken_source_is_one_message_and_gives_nothing(third, tmp_path, line)
     assert len(told[0]) < 1500
     kept = line.startswith(("Source.due", "Source.refresh"))
     assert list(entries) == (["example.org"] if kept else [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sources = lambda context: Event().wait()",
+        "Source.due = lambda self, now: Event().wait()",
+        "Source.refresh = lambda self, now: Event().wait()",
+        "Source.policies = lambda self, now: Event().wait()",
+        "Source.policies = lambda self, now: (Event().wait() for _ in [1])",
+    ],
+)
+def test_a_source_that_never_returns_is_one_message(third, tmp_path, line):
+    third.break_(f"{GOOD}\nfrom threading import Event\n{line}")
+
+    told, _ = asked(tmp_path, seconds=0.2)
+
+    assert len(told) == 1, told
+    assert "did not return within 0.2 seconds" in told[0]
 
 
 @pytest.mark.parametrize("hint", ["'a\\nb' * 10**6", r"'a b \ud800'"])

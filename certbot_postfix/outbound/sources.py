@@ -13,7 +13,7 @@ from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zope.interface.verify import verifyObject
 
@@ -22,6 +22,8 @@ from certbot_postfix.formats.policy import Entry, gc_paused
 from certbot_postfix.interfaces import IPolicySource
 from certbot_postfix.outbound import entries, learnt
 from certbot_postfix.system import strangers
+
+T = TypeVar("T")
 
 GROUP = "certbot_postfix.policy_sources"
 
@@ -40,6 +42,12 @@ LAST = "lists"
 
 # What it gives is checked where it is parsed: there may be a million domains.
 _PARSED = "certbot_postfix.outbound.lists:sources"
+
+# Sources that have a time limit of their own.
+_OURS = "certbot_postfix."
+
+# Seconds for one call of another source: certbot waits for it, and others for certbot.
+_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +90,33 @@ class Context:
 class Source:
     """Whatever provides `IPolicySource`, and the *label* that it had when it was made.
 
-    It may be a stranger's, and do anything, unless what it gives was *parsed*.
+    It may be a stranger's, and do anything, unless what it gives was *parsed*.  Each
+    call may take so many *seconds*.
     """
 
     label: str
     implementation: Any
     parsed: bool = False
+    seconds: float | None = None
+
+    def call(self, work: Callable[[Any], T]) -> T:
+        """Return what *work* returns for it; raise whatever that raises."""
+        return _limited(self.seconds, lambda: work(self.implementation))
 
 
-def load(context: Context) -> tuple[list[Source], list[str]]:
-    """Return the sources that there are, and a sentence for each that is broken."""
+def load(context: Context, seconds: float = _SECONDS) -> tuple[list[Source], list[str]]:
+    """Return the sources that there are, and a sentence for each that is broken.
+
+    A call of one that is not ours may take so many *seconds*.
+    """
     sources: list[Source] = []
     broken: list[str] = []
     points = entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: (point.name == LAST, point.name)):
         failures: list[BaseException] = []
         with strangers.noted(failures):
-            made = _made(point, context)
+            limit = None if point.value.startswith(_OURS) else seconds
+            made = _loaded(point, context, limit)
             _refuse_double([*sources, *made])
             sources += made
         broken += [
@@ -114,7 +132,7 @@ def due(source: Source, now: datetime) -> bool:
     failures: list[BaseException] = []
     answer = False
     with strangers.noted(failures):
-        answer = bool(source.implementation.due(now))
+        answer = source.call(lambda given: bool(given.due(now)))
     return answer or bool(failures)
 
 
@@ -124,8 +142,8 @@ def refresh(
     """Let *source* ask whom it has to, if it is due; return what it raised."""
     failures: list[BaseException] = []
     with strangers.noted(failures):
-        if force or source.implementation.due(now):
-            source.implementation.refresh(now)
+        if force or source.call(lambda given: given.due(now)):
+            source.call(lambda given: given.refresh(now))
     return failures
 
 
@@ -139,18 +157,21 @@ def known(
     failures = list(failures)
     checked: list[Entry] | None = None
     with strangers.noted(failures), gc_paused():
-        given = islice(source.implementation.policies(now), _MOST + 1)
-        checked = list(
-            given if source.parsed else entries.checked(given, source.label, now)
-        )
-        if len(checked) > _MOST:
-            checked = None
-            raise ValueError(f"it has more than {_MOST:,} policies")
+        checked = source.call(lambda given: _given(source, given.policies(now), now))
     end = "no earlier policies from this source are available"
     if checked != []:
         end = "its earlier policies stay in force"
     messages = (_message(source, error, end) for error in failures)
     return list(dict.fromkeys(messages)), checked
+
+
+def _given(source: Source, policies: Iterable[Entry], now: datetime) -> list[Entry]:
+    """Return *policies*, those of *source*; raise `PolicyError` for one not valid."""
+    few = islice(policies, _MOST + 1)
+    given = list(few if source.parsed else entries.checked(few, source.label, now))
+    if len(given) > _MOST:
+        raise ValueError(f"it has more than {_MOST:,} policies")
+    return given
 
 
 def _message(source: Source, error: BaseException, end: str) -> str:
@@ -241,14 +262,22 @@ def _senseless(place: str) -> bool:
     return "://" in place and not place.startswith(("/", "https://"))
 
 
-def _made(point: EntryPoint, context: Context) -> list[Source]:
+def _limited(seconds: float | None, work: Callable[[], T]) -> T:
+    return strangers.within(seconds, work) if seconds else work()
+
+
+def _loaded(point: EntryPoint, context: Context, seconds: float | None) -> list[Source]:
+    return _limited(seconds, lambda: _made(point, context, seconds))
+
+
+def _made(point: EntryPoint, context: Context, seconds: float | None) -> list[Source]:
     made = []
     for source in islice(point.load()(context), _SOURCES):
         verifyObject(IPolicySource, source)
         label = source.label
         if type(label) is not str or not _LABEL.fullmatch(label):
             raise TypeError(f"its label {excerpt(label)} is no line of ASCII")
-        made.append(Source(label, source, point.value == _PARSED))
+        made.append(Source(label, source, point.value == _PARSED, seconds))
     return made
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any
 
 from zope.interface.verify import verifyObject
 
@@ -19,9 +19,6 @@ from certbot_postfix.interfaces import IRecordPublisher
 from certbot_postfix.publish import command, rfc2136
 from certbot_postfix.publish.printing import Printer
 from certbot_postfix.system import strangers
-from certbot_postfix.system.deadline import Deadline, LateError
-
-T = TypeVar("T")
 
 GROUP = "certbot_postfix.record_publishers"
 
@@ -75,7 +72,7 @@ class Publisher:
     def _call(self, work: Callable[[], object], what: str) -> None:
         failures: list[BaseException] = []
         with strangers.noted(failures):
-            _within(self.seconds, work)
+            strangers.within(self.seconds, work)
         for error in failures:
             raise _refusal(error, f"{self.label} could not {what}") from None
 
@@ -98,7 +95,7 @@ def load(text: str, seconds: float = _SECONDS) -> Publisher:
         )
     failures: list[BaseException] = []
     with strangers.noted(failures):
-        label, made = _within(seconds, lambda: _made(points[name], rest))
+        label, made = strangers.within(seconds, lambda: _made(points[name], rest))
         return Publisher(label, made, seconds=seconds)
     raise _refusal(
         failures[0], f"the publisher {name} ({points[name].value}) is broken"
@@ -110,14 +107,6 @@ def _made(point: EntryPoint, text: str) -> tuple[str, Any]:
     made = point.load()(text)
     verifyObject(IRecordPublisher, made)
     return _label(made.label), made
-
-
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what *work* returns, which a thread of its own does."""
-    try:
-        return Deadline(seconds).within(work, "")
-    except LateError:
-        raise TimeoutError(f"it did not return within {seconds:g} seconds") from None
 
 
 def _label(label: object) -> str:

@@ -4,10 +4,14 @@ It may do anything, raise `SystemExit`, and have errors whose text cannot be had
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from certbot_postfix.errors import SignalError, excerpt, named_logger
+from certbot_postfix.system.deadline import Deadline, LateError
+
+T = TypeVar("T")
 
 logger = named_logger(__name__)
 
@@ -30,6 +34,17 @@ def noted(
     except BaseException as error:
         log.debug("code that others have installed fails", exc_info=True)
         failures.append(error)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what *work* returns, in a thread of its own; raise `TimeoutError` later.
+
+    The thread then goes on until the process ends.
+    """
+    try:
+        return Deadline(seconds).within(work, "")
+    except LateError:
+        raise TimeoutError(f"it did not return within {seconds:g} seconds") from None
 
 
 def reason(error: BaseException) -> str:
