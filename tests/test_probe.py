@@ -740,6 +740,13 @@ def test_a_server_that_refuses_an_offer_is_well(serve, context, issued, offer):
             ),
             id="no ServerHello",
         ),
+        pytest.param(
+            lambda session: (
+                session.smtp(),
+                session.reply(b"\x16\x03\x03\x00\x26" + bytes(38)),
+            ),
+            id="ServerHello that ends after its random bytes",
+        ),
         pytest.param(hangs_up, id="no greeting"),
     ],
 )

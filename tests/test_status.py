@@ -983,15 +983,6 @@ def test_no_tls_at_all_is_one_finding():
     assert concluded(configuration) == ["no-tls"]
 
 
-@pytest.mark.parametrize(
-    ("host", "found"), [("192.0.2.1:", ["override-hides"]), ("127.0.0.1:", [])]
-)
-def test_tls_may_be_off_on_loopback_alone(host, found):
-    off = Service(f"{host}10025", "inet", "smtpd", {"smtpd_tls_security_level": "none"})
-
-    assert concluded(configured({}, Service("smtp", "inet", "smtpd", {}), off)) == found
-
-
 def test_before_3_4_the_chain_files_are_no_parameter_and_hide_nothing():
     configuration = configured({"smtpd_tls_cert_file": "/x.pem"}, version="3.3.2")
     known = {name: DEFAULTS[name] for name in ("mail_version",)}
@@ -999,25 +990,6 @@ def test_before_3_4_the_chain_files_are_no_parameter_and_hide_nothing():
     file = File(Path("/x.pem"), hidden="Permission denied")
 
     assert concluded(configuration, files={file.path: file}) == []
-
-
-def test_an_encrypted_key_is_one_finding(authority):
-    issued = authority.issue(HOST)
-    path = Path("/x.pem")
-    file = File(path, (Key(b""), certificate(issued)))
-
-    found = concluded(configured({CHAIN: str(path)}), files={path: file})
-
-    assert found == ["file-unusable"]
-
-
-def test_a_certificate_without_a_key_is_one_finding(authority):
-    leaf = certificate(authority.issue(HOST))
-    path = Path("/x.pem")
-
-    found = concluded(configured({CHAIN: str(path)}), files={path: File(path, (leaf,))})
-
-    assert found == ["key-mismatch"]
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def accepted(offer: Offer, receive: Callable[[int], bytes]) -> str:
     size = high << 8 | low
     if kind == _ALERT:
         return ""
-    if kind != _HANDSHAKE or not 2 + 2 + 32 + 1 < size <= _LARGEST:
+    if kind != _HANDSHAKE or not 4 + 2 + 32 < size <= _LARGEST:
         raise ConnectionError("its answer to a ClientHello is not one of TLS")
     record = receive(size)
     version = int.from_bytes(record[4:6], "big")

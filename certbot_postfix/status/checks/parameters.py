@@ -219,9 +219,12 @@ def _hiding(facts: Facts, service: Service) -> Iterator[str]:
 
 def _loopback(configuration: Configuration, service: Service) -> bool:
     host, _ = address(service, configuration)
-    if not host:
-        return configuration.value("inet_interfaces") == "loopback-only"
+    hosts = [host] if host else configuration.words("inet_interfaces")
+    return all(map(_is_loopback, hosts))
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host in ("localhost", "loopback-only")
