@@ -170,15 +170,13 @@ class _Prober:
 
     def _run(self, probes: list[Probe], deadline: Deadline) -> None:
         """Run all *probes*, and keep the handshakes that are done in time."""
-        pending = list(reversed(probes))
+        pending = iter(probes)  # of which each thread takes the next
         done: dict[Probe, Handshake] = {}
         attempt = max(0.1, min(ATTEMPT, deadline.left / 2))
 
         def work() -> None:
-            while pending and deadline.left:
-                try:
-                    question, key = pending.pop()
-                except IndexError:
+            for question, key in pending:
+                if not deadline.left:
                     return
                 done[question, key] = _handshake(question, key, attempt)
 
