@@ -397,6 +397,18 @@ def test_a_configuration_that_postfix_cannot_read_is_an_error_with_a_hint(
     assert hint.startswith("Hint: ")
 
 
+def test_a_directory_in_a_circle_of_links_is_an_error_with_a_hint(tmp_path, capsys):
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    where = ["--postfix-config-dir", str(circle), "--config-dir", str(circle)]
+
+    assert cli.main([*where, "status"]) == 1
+
+    output = capsys.readouterr().err
+    assert f"Postfix cannot read its configuration in {circle}" in output
+    assert "Hint: is this the configuration directory of Postfix?" in output
+
+
 def test_a_certificate_that_must_not_be_deployed_is_an_error(
     certbot_dir, authority, plan, capsys
 ):

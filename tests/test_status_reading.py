@@ -119,6 +119,13 @@ def with_content(content: bytes) -> Callable[[Path], None]:
             id="lineage, empty",
         ),
         pytest.param("table", as_directory, "{}", "Is a directory", id="SNI map"),
+        pytest.param(
+            "table",
+            in_a_circle,
+            "{}",
+            "Too many levels of symbolic links",
+            id="SNI map, links in a circle",
+        ),
         pytest.param("next_key", with_content(b"no key\n"), "{}", "", id="next key"),
     ],
 )

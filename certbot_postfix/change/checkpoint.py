@@ -19,6 +19,7 @@ from certbot.plugins import common
 from certbot_postfix.change import plan
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.system import files
+from certbot_postfix.system.directories import real
 
 logger = named_logger(__name__)
 
@@ -148,14 +149,14 @@ def _keep_created(listed: Path) -> None:
 def saved_in(checkpoint: Path) -> list[tuple[Path, Path]]:
     """Return the files that a checkpoint of certbot restores, and where it has them."""
     return [
-        (Path(name).resolve(), checkpoint / f"{Path(name).name}_{number}")
+        (real(Path(name)), checkpoint / f"{Path(name).name}_{number}")
         for number, name in enumerate(_lines(checkpoint / _LISTED))
     ]
 
 
 def created_in(checkpoint: Path) -> list[Path]:
     """Return the files that a checkpoint of certbot removes."""
-    return [Path(name).resolve() for name in _lines(checkpoint / _CREATED)]
+    return [real(Path(name)) for name in _lines(checkpoint / _CREATED)]
 
 
 def notes_in(checkpoint: Path) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certbot_postfix.postfix import own_names
+from certbot_postfix.system.directories import real
 
 
 def below(config_dir: str) -> Path:
@@ -16,7 +17,7 @@ def below(config_dir: str) -> Path:
 
     Postfix's files name what is in there, and are compared with it.
     """
-    return Path(config_dir).resolve() / "postfix"
+    return real(Path(config_dir)) / "postfix"
 
 
 def is_bundle(path: Path, root: Path) -> bool:

@@ -16,6 +16,7 @@ from certbot_postfix.postfix import maps
 from certbot_postfix.postfix.configuration import SNI_MAPS
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.questions import Expectation
+from certbot_postfix.system.directories import real
 from certbot_postfix.tls import replacement
 from certbot_postfix.tls.certificates import Certificate
 
@@ -33,7 +34,7 @@ def expected(
     The administrator has named those files in main.cf, master.cf or an SNI map, or our
     bundle in an SNI map of his own, unless that is *kept* as it is.
     """
-    by_directory = {lineage.fullchain.parent.resolve(): lineage for lineage in lineages}
+    by_directory = {real(lineage.fullchain.parent): lineage for lineage in lineages}
     in_maps = _in_maps(now, postfix, by_directory, kept)
     return [*_in_services(now, by_directory), *in_maps]
 

@@ -17,6 +17,7 @@ from certbot_postfix.postfix.services import (
     presenter,
     with_own_certificate,
 )
+from certbot_postfix.system.directories import real
 
 # The older parameters for certificate and key, by type of key.
 PAIRS = (LEGACY[:2], LEGACY[2:4], LEGACY[4:])
@@ -156,12 +157,7 @@ def configured(
 
 def resolved(path: Path) -> Path:
     """Return *path* with its directory as it really is: we know our bundles by that."""
-    return _real(path.parent) / path.name
-
-
-def _real(path: Path) -> Path:
-    # resolve() raises RuntimeError where links go round in a circle.
-    return Path(os.path.realpath(path))
+    return real(path.parent) / path.name
 
 
 def deployed(configuration: Configuration, root: Path) -> list[Path]:
@@ -175,8 +171,8 @@ def named(text: bytes, root: Path) -> list[Path]:
     lines = (line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
     bundle = rb"([^\s,=\0]*)/([^\s,/\0]+)\.pem(?![^\s,])"
     pairs = [pair for line in lines for pair in re.findall(bundle, line)]
-    real = {directory: _real(Path(os.fsdecode(directory))) for directory, _ in pairs}
-    paths = [real[place] / f"{os.fsdecode(name)}.pem" for place, name in pairs]
+    places = {directory: real(Path(os.fsdecode(directory))) for directory, _ in pairs}
+    paths = [places[place] / f"{os.fsdecode(name)}.pem" for place, name in pairs]
     return [path for path in paths if bundles.is_bundle(path, root)]
 
 

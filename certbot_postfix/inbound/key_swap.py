@@ -16,6 +16,7 @@ from pathlib import Path
 from certbot_postfix.errors import Error, short
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.system import files, new_file, programs, signals
+from certbot_postfix.system.directories import real
 
 # certbot of this environment, whatever PATH has; it has no ``-m``.
 _CERTBOT = "import sys; from certbot.main import main; sys.exit(main())"
@@ -42,7 +43,7 @@ def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) ->
     """
     words = ["renew", "--cert-name", lineage.name, "--force-renewal", "--reuse-key"]
     words += ["--no-random-sleep-on-renew", "--non-interactive", *options]
-    with signals.interruptible(), _swapped(lineage.key.resolve(), key):
+    with signals.interruptible(), _swapped(real(lineage.key), key):
         done = programs.run_to_its_end(
             [sys.executable, "-c", _CERTBOT, *words],
             timeout=_LONGEST,
@@ -80,7 +81,7 @@ def _swapped(path: Path, key: bytes) -> Iterator[None]:
 
 def under_way(lineage: Lineage) -> bool:
     """Whether certbot's key of *lineage* is replaced, or was when a run was killed."""
-    return bool(_kept(lineage.key.resolve().parent))
+    return bool(_kept(real(lineage.key).parent))
 
 
 def repair(config_dir: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from certbot_postfix.errors import Error
 from certbot_postfix.inbound import renewal_settings
 from certbot_postfix.system import files
+from certbot_postfix.system.directories import real
 
 _UNITS = (
     "etc/systemd/system",
@@ -78,7 +79,7 @@ def obstacles(
 
 def read(config_dir: Path, root: Path = Path("/")) -> tuple[Schedule, ...]:
     """Return what renews the lineages in certbot's directory *config_dir*."""
-    usual = config_dir.resolve() == (root / "etc/letsencrypt").resolve()
+    usual = real(config_dir) == real(root / "etc/letsencrypt")
     commands = [*_timers(root), *_cron_jobs(root)]
     return tuple(
         schedule
@@ -142,7 +143,7 @@ def _program(word: str, root: Path) -> Path:
     paths = [root / word.lstrip("/")]
     if "/" not in word:
         paths = [root / directory / word for directory in _PATH]
-    return next((path for path in paths if path.exists()), paths[-1]).resolve()
+    return real(next((path for path in paths if path.exists()), paths[-1]))
 
 
 def _prefix(program: Path) -> Path | None:
@@ -152,7 +153,7 @@ def _prefix(program: Path) -> Path | None:
 
 
 def _has_plugin(prefix: Path, root: Path) -> bool:
-    if prefix.resolve() == Path(sys.prefix).resolve():
+    if real(prefix) == real(Path(sys.prefix)):
         return True
     inside = root / prefix.relative_to("/")
     return any(

@@ -20,6 +20,7 @@ from certbot_postfix.postfix import postconf, postmap, processes
 from certbot_postfix.postfix.configuration import Configuration, version
 from certbot_postfix.postfix.manager import Manager
 from certbot_postfix.system import files, openssl_conf
+from certbot_postfix.system.directories import real
 from certbot_postfix.system.programs import NO_REASON, TIMEOUT, Done, complaints, run
 
 OLDEST = (2, 11)
@@ -50,14 +51,14 @@ class Postfix:
         # A directory without master.cf: a broken one would make even this fail.
         output = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
         usual = Path(output)
-        wanted = (Path.cwd() / directory).resolve() if directory else usual
-        chosen = usual if wanted == usual.resolve() else wanted
+        wanted = real(Path(directory)) if directory else usual
+        chosen = usual if wanted == real(usual) else wanted
         return cls(chosen, postconf=postconf, postfix=postfix)
 
     @property
     def main_cf(self) -> Path:
         """The file that holds the parameters, behind all symbolic links."""
-        return (self.directory / "main.cf").resolve()
+        return real(self.directory / "main.cf")
 
     def at(self, directory: Path) -> "Postfix":
         """Return the instance that the same programs see in *directory*."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from certbot_postfix.errors import Error
 from certbot_postfix.postfix.configuration import Configuration, words_of
+from certbot_postfix.system.directories import real
 
 if TYPE_CHECKING:
     from certbot_postfix.postfix.instance import Postfix
@@ -17,7 +18,7 @@ _PARAMETER = "multi_instance_directories"
 
 def is_first(configuration: Configuration) -> bool:
     """Whether this instance is that in the directory compiled into Postfix."""
-    return _first(configuration).resolve() == configuration.directory.resolve()
+    return real(_first(configuration)) == real(configuration.directory)
 
 
 def others(postfix: "Postfix", configuration: Configuration) -> list["Postfix"]:
@@ -26,8 +27,8 @@ def others(postfix: "Postfix", configuration: Configuration) -> list["Postfix"]:
     The first is that in the directory compiled into Postfix.
     """
     first = _first(configuration)
-    here = postfix.directory.resolve()
-    if first.resolve() == here:
+    here = real(postfix.directory)
+    if real(first) == here:
         listed = configuration.value(_PARAMETER)
     elif not (first / "main.cf").exists():
         return []
@@ -38,12 +39,10 @@ def others(postfix: "Postfix", configuration: Configuration) -> list["Postfix"]:
             # Which there are is not known then, but that one is.
             return [postfix.at(first)] if _of_several(configuration) else []
     directories = [first, *(Path(path) for path in words_of(listed))]
-    if here not in [directory.resolve() for directory in directories]:
+    if here not in [real(directory) for directory in directories]:
         return []
     return [
-        postfix.at(directory)
-        for directory in directories
-        if directory.resolve() != here
+        postfix.at(directory) for directory in directories if real(directory) != here
     ]
 
 

@@ -6,6 +6,8 @@ Imports little, since each ``certbot renew`` needs them.
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from certbot_postfix.system.directories import real
+
 # The tables of tls_server_sni_maps and of smtp_tls_policy_maps.
 SNI_MAP = "certbot_sni"
 POLICY_MAP = "certbot_tls_policy"
@@ -13,7 +15,7 @@ POLICY_MAP = "certbot_tls_policy"
 
 def of_instance(directory: Path) -> str:
     """Return the name of a file or directory for the instance in *directory*."""
-    return quote(str(directory.resolve()), safe="")
+    return quote(str(real(directory)), safe="")
 
 
 def instance(name: str) -> Path | None:

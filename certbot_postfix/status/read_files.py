@@ -27,6 +27,7 @@ from certbot_postfix.status.facts import (
     chains,
 )
 from certbot_postfix.system import files
+from certbot_postfix.system.directories import real
 from certbot_postfix.tls import certificates, pem
 from certbot_postfix.tls.certificates import Certificate
 
@@ -138,8 +139,8 @@ class FileReader:
     def _exposed(self, path: Path) -> bool:
         """Whether every user can read *path*, through all directories above it."""
         try:
-            real = path.resolve()
-            return bool(real.stat().st_mode & 0o004) and self._passable(real.parent)
+            file = real(path)
+            return bool(file.stat().st_mode & 0o004) and self._passable(file.parent)
         except OSError:
             return False
 

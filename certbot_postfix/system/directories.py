@@ -1,8 +1,16 @@
-"""Whom a directory belongs to, and who else can change what is in it."""
+"""Where a directory is, whose it is, and who else can change what is in it."""
 
 import os
 import stat
 from pathlib import Path
+
+
+def real(path: Path) -> Path:
+    """Return *path* behind all links, or where those go round in a circle.
+
+    There, `Path.resolve` raises RuntimeError before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
 
 
 def is_ours(directory: Path) -> bool:
@@ -37,8 +45,8 @@ def own(directory: Path) -> bool:
 def is_guarded(directory: Path) -> bool:
     """Whether others can neither rename what is in *directory*, nor *directory*."""
     try:
-        real = directory.resolve()
-        statuses = [directory.lstat() for directory in (real, *real.parents)]
+        behind = real(directory)
+        statuses = [path.lstat() for path in (behind, *behind.parents)]
     except OSError:
         return False
     return all(

@@ -19,6 +19,7 @@ from certbot import errors, util
 
 from certbot_postfix.errors import BusyError, Error, named_logger
 from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.system.directories import real
 from certbot_postfix.system.listeners import open_files
 
 logger = named_logger(__name__)
@@ -120,7 +121,7 @@ def _report(directory: Path, error: errors.LockError) -> str:
 
 def _holder(directory: Path) -> str:
     """Return which process has the lock, "" if that cannot be known."""
-    lock = str(directory.resolve() / _NAME)
+    lock = str(real(directory) / _NAME)
     for process in Path("/proc").glob("[0-9]*"):
         number = int(process.name)
         if number != os.getpid() and lock in open_files(number):
@@ -133,7 +134,7 @@ def _holder(directory: Path) -> str:
 
 def held_by_ancestor(directory: Path) -> bool:
     """Whether an ancestor of this process, which waits, has locked *directory*."""
-    lock, process = str(directory.resolve() / _NAME), os.getppid()
+    lock, process = str(real(directory) / _NAME), os.getppid()
     while process > 1:
         if lock in open_files(process):
             return True
