@@ -184,3 +184,13 @@ def test_a_key_is_switched_to_when_the_hosts_of_all_instances_announce_it(hosts)
     assert hosts.renew(staged) == new  # as certbot would
     succeeded(hosts.command("tlsa", "switch", *MIN))
     assert hosts.served == [new] * 3
+
+    # Further instances used the bundle of the first before they had their own.
+    hosts.instances[1].set(smtpd_tls_chain_files=str(hosts.certbot.bundle(NAME)))
+    hosts.command("tlsa", "advance", *MIN)  # which sees that no one needs the old key
+    wait()
+    lines = [
+        hosts.command("tlsa", "advance", *MIN).stdout.splitlines() for _ in range(2)
+    ]
+    removed = [f"; remove: {owner}. {TTL} IN TLSA {old}" for owner in OWNERS]
+    assert [sorted(each) for each in lines] == [removed, []]

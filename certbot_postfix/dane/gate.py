@@ -17,7 +17,6 @@ from certbot_postfix.dane.hold import Endpoint, Hold
 from certbot_postfix.dane.judge import Candidate, Look, in_dns
 from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.staged import NextKey
-from certbot_postfix.dane.store import Memory
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system import files
@@ -83,26 +82,24 @@ class Gate:
             for endpoint in look(candidate, self.settings, now)
             if not endpoint.decision.open
         ]
-        bundle = candidate.bundle
-        memory = store.load(bundle) if bundle else Memory()
+        memory = store.load(candidate.bundle)
         served = min((chain[0].not_after for chain in candidate.served), default=now)
         # A clock that was set back must not put off what is done about a late one.
         since = min(memory.held or now, now) if closed else None
-        if bundle:
-            expiry = served if since else None
-            store.save(bundle, replace(memory, held=since, expiry=expiry))
+        expiry = served if since else None
+        store.save(candidate.bundle, replace(memory, held=since, expiry=expiry))
         return hold.make(closed, (since, served, now)) if since else None
 
 
 def release(bundle: Path | None) -> None:
     """Forget that *bundle* was held."""
-    if bundle and (memory := store.load(bundle)).held:
+    if (memory := store.load(bundle)).held:
         store.save(bundle, replace(memory, held=None, expiry=None))
 
 
 def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoint]:
     """Return what DNS says of the endpoints of *candidate*, and remember it."""
-    memory = store.load(candidate.bundle) if candidate.bundle else Memory()
+    memory = store.load(candidate.bundle)
     owners = list(_owners((*candidate.hosts, *settings.names)))
     found = observe.observe(
         owners,
@@ -111,9 +108,8 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
     )
     seen = Look(found, settings.names, now, settings.floor)
     endpoints = judge.endpoints(candidate, memory, seen)
-    if candidate.bundle:
-        memory = judge.remembered(candidate, memory, endpoints, now)
-        store.save(candidate.bundle, memory)
+    memory = judge.remembered(candidate, memory, endpoints, now)
+    store.save(candidate.bundle, memory)
     return endpoints
 
 

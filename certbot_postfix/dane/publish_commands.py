@@ -196,8 +196,6 @@ def _superfluous(arguments: argparse.Namespace, find: Find) -> Iterator[Removal 
     """Yield the records of former keys."""
     now, floor = datetime.now(timezone.utc), settings(arguments).floor
     for candidate, endpoints in _look(arguments, find):
-        if not candidate.bundle:
-            continue
         keys = store.load(candidate.bundle).keys
         others = needed(arguments.bundles(arguments))
         ours = changes.ours(keys, others, at_once=arguments.now)

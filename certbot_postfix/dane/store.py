@@ -67,10 +67,10 @@ class Memory:
         return tuple(dict.fromkeys((*self.endpoints, *self.troubles)))
 
 
-def load(bundle: Path) -> Memory:
-    """Return what is remembered for *bundle*."""
-    path = places.memory(bundle)
-    if not path.exists():
+def load(bundle: Path | None) -> Memory:
+    """Return what is remembered for *bundle*; nothing for what is not certbot's."""
+    path = places.memory(bundle) if bundle else None
+    if path is None or not path.exists():
         return Memory()
     try:
         return _parsed(json.loads(files.read(path, most=_LARGEST)))
@@ -83,8 +83,10 @@ def load(bundle: Path) -> Memory:
         return Memory()
 
 
-def save(bundle: Path, memory: Memory) -> None:
+def save(bundle: Path | None, memory: Memory) -> None:
     """Remember *memory* for *bundle*; a host without DANE gets no file."""
+    if bundle is None:
+        return
     path = places.memory(bundle)
     if not memory.owners and not memory.held:
         files.remove(path)

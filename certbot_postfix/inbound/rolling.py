@@ -64,10 +64,11 @@ class Roll:
                 yield other.read()
 
     @property
-    def bundles(self) -> list[Path]:
-        """The bundles of the lineage that are in service; raises if none is."""
+    def bundles(self) -> dict[Path, Certificate]:
+        """The bundles that are in service, with the leaf of each; raises if none is."""
         used = (path for state in self._states for path in state.used(self.name))
-        if found := [path for path in dict.fromkeys(used) if served.leaf_in(path)]:
+        leaves = {path: served.leaf_in(path) for path in used}
+        if found := {path: leaf for path, leaf in leaves.items() if leaf}:
             return found
         raise Error(
             f"Postfix does not use the certificate {self.name}",
@@ -75,8 +76,7 @@ class Roll:
         )
 
     def _keys(self) -> set[bytes]:
-        leaves = map(served.leaf_in, self.bundles)
-        return {leaf.spki for leaf in leaves if leaf}
+        return {leaf.spki for leaf in self.bundles.values()}
 
     def _look(self) -> list[tuple[Candidate, list[Endpoint]]]:
         """Return what DNS says of each bundle, with the staged key if there is one."""
@@ -114,11 +114,10 @@ class Roll:
 
     def stage(self) -> None:
         """Stage the next key, if none is, and have its records published."""
-        leaf = served.leaf_in(self.bundles[0])
+        leaf = next(iter(self.bundles.values()))
         self.settle()
         reader = RenewalReader(self.root.parent, renewal_settings.INSTALLER)
-        if leaf:
-            staged.stage(self.root, self.name, reader.kind(self.name, leaf))
+        staged.stage(self.root, self.name, reader.kind(self.name, leaf))
         settings = reader.read(self.name)
         if settings and not settings.keeps_key:
             logger.warning(
@@ -172,24 +171,27 @@ class Roll:
         *again*: print what the administrator has to remove, even if printed before.
         """
         publisher = self.means.publisher
+        due: dict[Path | None, dict[str, Removal]] = {}  # instances may share a bundle
         for candidate, endpoints in looks:
-            memory = store.load(candidate.bundle) if candidate.bundle else Memory()
-            ours = changes.ours(memory.keys, needed(self.root))
-            due = [
-                removal
-                for endpoint in endpoints
-                for removal in changes.removals(
-                    endpoint, ours, self.now, self.settings.floor
-                )
-                if isinstance(removal, Removal)
-            ]
+            removals = self._removals(candidate.bundle, endpoints)
+            due.setdefault(candidate.bundle, {}).update(removals)
+        for bundle, every in due.items():
+            memory = store.load(bundle)
             printed = memory.printed if publisher.by_hand and not again else ()
-            for removal in due:
-                if str(removal.record) not in printed:
+            for line, removal in every.items():
+                if line not in printed:
                     publisher.remove(removal.record, removal.observed)
-            if candidate.bundle and publisher.by_hand:
-                lines = frozenset(str(removal.record) for removal in due)
-                store.save(candidate.bundle, replace(memory, printed=lines))
+            if publisher.by_hand:
+                store.save(bundle, replace(memory, printed=frozenset(every)))
+
+    def _removals(
+        self, bundle: Path | None, endpoints: Sequence[Endpoint]
+    ) -> Iterator[tuple[str, Removal]]:
+        ours = changes.ours(store.load(bundle).keys, needed(self.root))
+        for endpoint in endpoints:
+            for it in changes.removals(endpoint, ours, self.now, self.settings.floor):
+                if isinstance(it, Removal):
+                    yield str(it.record), it
 
     # Switch
 
@@ -225,12 +227,11 @@ class Roll:
 
     def rescue(self) -> None:
         """Have certbot renew for the key in service, in place of one that is held."""
-        path = self.bundles[0]
-        leaf, every = served.leaf_in(path), blocks(files.read(path))
+        path, leaf = next(iter(self.bundles.items()))
+        every = blocks(files.read(path))
         key = next((block.pem for block in every if not block.public), b"")
-        if leaf:
-            self._renew_for(key, leaf.spki)
-            self.means.tell(f"{self.name} is renewed for the key in service")
+        self._renew_for(key, leaf.spki)
+        self.means.tell(f"{self.name} is renewed for the key in service")
 
     def _renew_for(self, key: bytes, spki: bytes) -> None:
         """Have a certificate for *key* served, whose public one is *spki*.
@@ -240,15 +241,12 @@ class Roll:
         if not self._has(self.lineage.leaf(), spki):
             key_swap.obtain(self.lineage, key, spki, self.means.options)
         self.deployment.renew(self.lineage)
-        late = [path for path in self.bundles if not self._served(path, spki)]
+        late = [path for path, leaf in self.bundles.items() if leaf.spki != spki]
         if late:
             raise Error(
                 f"{late[0]} is left unchanged, although certbot has the certificate",
                 hint="certbot renew deploys it when it is time",
             )
-
-    def _served(self, path: Path, spki: bytes) -> bool:
-        return self._has(served.leaf_in(path), spki)
 
     def _has(self, leaf: Certificate | None, spki: bytes) -> bool:
         return leaf is not None and leaf.spki == spki
@@ -260,9 +258,7 @@ class Roll:
         self.settle()
         looks = self._look()
         endpoints = [endpoint for _, found in looks for endpoint in found]
-        memories = [
-            store.load(candidate.bundle) for candidate, _ in looks if candidate.bundle
-        ]
+        memories = [store.load(candidate.bundle) for candidate, _ in looks]
         memory = next((it for it in memories if steps.is_late(it, self.now)), None)
         memory = memory or next(iter(memories), Memory())
         step = steps.step(endpoints, memory, rolling, self.now)

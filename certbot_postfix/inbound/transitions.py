@@ -76,8 +76,6 @@ def inherited(before: State, after: State) -> State:
     That is one which is deployed and has the name, by default or by name.
     """
     lost = before.table.keys() - after.table.keys()
-    if not lost:
-        return after
     root = after.bundles.root
     others = placement.heirs(lost, after.peers, root)
     heirs = {**others, **placement.heirs(lost, after.default, root)}
