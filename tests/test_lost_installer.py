@@ -4,14 +4,18 @@ import json
 import sys
 from pathlib import Path
 
+import certbot
 import pytest
 
-from certbot_postfix.inbound import schedules
+from certbot_postfix.dane.staged import Kind
+from certbot_postfix.formats.caa import Issuance
+from certbot_postfix.inbound import renewal_settings, schedules
 from certbot_postfix.inbound.renewal_settings import RenewalReader
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.status import report
 from certbot_postfix.status.collect import collect_facts
 from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls import certificates
 from tests.lab import NEWEST, OLDEST, Authority, Certbot, install_lineage
 from tests.lab.certbot import without_plugin
 from tests.lab.clients import everywhere
@@ -133,6 +137,16 @@ def hook_that_is_no_hook_any_more(config_dir: Path, script: Path) -> None:
     write(config_dir / "renewal-hooks/deploy/50-postfix", hook, 0o755)
 
 
+def hook_that_cannot_be_looked_at(config_dir: Path, script: Path) -> None:
+    hooks = config_dir / "renewal-hooks/deploy"
+    hooks.mkdir(parents=True)
+    (hooks / "50-postfix").symlink_to("x" * 300)  # longer than a name can be
+
+
+def hook_with_an_apostrophe(config_dir: Path, script: Path) -> None:
+    add(config_dir, "renew_hook = certbot-postfix deploy  # it's ours")
+
+
 def add(config_dir: Path, line: str) -> None:
     path = config_dir / "renewal" / f"{NAME}.conf"
     path.write_text(f"{path.read_text()}{line}\n")
@@ -147,6 +161,8 @@ def add(config_dir: Path, line: str) -> None:
         *((each, False) for each in (nothing, another_hook)),
         (hook_that_certbot_does_not_run, False),
         (hook_that_is_no_hook_any_more, False),
+        (hook_that_cannot_be_looked_at, False),
+        (hook_with_an_apostrophe, True),
     ],
 )
 def test_a_renewal_is_deployed_by_the_installer_or_a_hook(
@@ -162,6 +178,39 @@ def test_a_renewal_is_deployed_by_the_installer_or_a_hook(
     settings = RenewalReader(tmp_path).read(NAME)
     assert settings
     assert settings.deployed is deployed
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "too large"])
+def test_of_settings_that_cannot_be_read_nothing_is_claimed(
+    tmp_path: Path, authority: Authority, kind: str
+):
+    path = tmp_path / "renewal" / f"{NAME}.conf"
+    path.parent.mkdir()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "too large":
+        path.write_text("installer = postfix\n" * 10_000)
+    reader = RenewalReader(tmp_path)
+    leaf = certificates.leaf(authority.issue(NAME).fullchain_pem)
+
+    assert reader.read(NAME) is None
+    assert reader.issuance(NAME) == Issuance()
+    assert reader.kind(NAME, leaf) == Kind("ecdsa", 2048, "secp256r1")  # that of *leaf*
+    assert renewal_settings.names_installer(path)  # so no later lineage is waited for
+    assert list(schedules.obstacles(tmp_path, NAME, [], "postfix")) == []
+
+
+def test_before_2_3_certbot_has_settings_edited(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(certbot, "__version__", "2.1.0")
+    options = ["--postfix-ctl", "/opt/postfix"]
+
+    error = renewal_settings.missing(NAME, tmp_path, options)
+    keep = renewal_settings.keep_key(NAME, tmp_path)
+
+    put = f"put {{}} below [renewalparams] in {tmp_path}, once each"
+    lines = "`installer = postfix` and `postfix_ctl = /opt/postfix`"
+    assert error.hint == put.format(lines)
+    assert keep == put.format("`reuse_key = True`")
 
 
 # What renews by itself
@@ -194,19 +243,42 @@ def foreign(config_dir: Path, root: Path) -> list[str]:
     return [
         schedule.place
         for schedule in schedules.read(config_dir, root)
-        if schedule.without_plugin
+        if schedule.problem
     ]
 
 
 @pytest.mark.parametrize(
-    ("systemd", "places"),
+    ("systemd", "places", "end"),
     [
-        (True, ["certbot.timer", "snap.certbot.renew.timer"]),
-        (False, ["/etc/cron.d/certbot"]),
+        (
+            True,
+            ["certbot.timer", "snap.certbot.renew.timer"],
+            "systemctl disable --now certbot.timer",
+        ),
+        (
+            False,
+            ["/etc/cron.d/certbot"],
+            "remove the entry for certbot in /etc/cron.d/certbot",
+        ),
     ],
 )
-def test_what_renews_by_itself_is_known(tmp_path, systemd, places):
-    assert foreign(machine(tmp_path, systemd=systemd), tmp_path) == places
+def test_what_renews_by_itself_is_known_and_how_to_end_it(
+    tmp_path, systemd, places, end
+):
+    config_dir = machine(tmp_path, systemd=systemd)
+
+    first = schedules.read(config_dir, tmp_path)[0]
+
+    assert foreign(config_dir, tmp_path) == places
+    assert first.problem
+    assert first.problem.hint.startswith(f"{end}, and run `{sys.prefix}/bin/certbot ")
+
+
+def test_what_another_program_does_in_the_name_of_certbot_is_not_known(tmp_path):
+    config_dir = machine(tmp_path, systemd=False)
+    write(tmp_path / "usr/bin/certbot", "#!/bin/sh\nexec true\n")
+
+    assert schedules.read(config_dir, tmp_path) == ()
 
 
 def test_a_timer_that_is_masked_or_another_directory_is_nobody_s(tmp_path):

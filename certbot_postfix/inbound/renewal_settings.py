@@ -68,10 +68,8 @@ class RenewalReader:
 
     def read(self, name: str) -> RenewalSettings | None:
         """Return the settings of the lineage *name*, None if they cannot be read."""
-        path = self.config_dir / "renewal" / f"{name}.conf"
-        try:
-            settings = _settings(_text(path))
-        except Error:
+        settings = self._own(name)
+        if settings is None:
             return None
         here = any(runs_deploy(settings.get(hook, "")) for hook in _HOOKS)
         installers = (settings.get("installer"), self._of_all.get("installer"))
@@ -79,7 +77,7 @@ class RenewalReader:
             setting.get("reuse_key", "").lower() for setting in (settings, self._of_all)
         }
         return RenewalSettings(
-            path,
+            self._path(name),
             installer=self.installer in installers,
             hooked=here or self._hooked,
             keeps_key="true" in keeps,
@@ -88,9 +86,8 @@ class RenewalReader:
 
     def issuance(self, name: str) -> Issuance:
         """Return how the lineage *name* is issued, as far as that can be read."""
-        try:
-            settings = _settings(_text(self.config_dir / "renewal" / f"{name}.conf"))
-        except Error:
+        settings = self._own(name)
+        if settings is None:
             return Issuance()
         return issuance.read(self.config_dir, {**self._of_all, **settings})
 
@@ -99,16 +96,22 @@ class RenewalReader:
 
         certbot refuses to renew for a key of another kind than its settings say.
         """
-        try:
-            settings = _settings(_text(self.config_dir / "renewal" / f"{name}.conf"))
-        except Error:
-            settings = {}
+        settings = self._own(name) or {}
         bits = settings.get("rsa_key_size", "")
         return Kind(
             settings.get("key_type", leaf.key_type).lower(),
             int(bits) if bits.isdecimal() else leaf.rsa_bits or 2048,
             settings.get("elliptic_curve") or leaf.curve or "secp256r1",
         )
+
+    def _path(self, name: str) -> Path:
+        return self.config_dir / "renewal" / f"{name}.conf"
+
+    def _own(self, name: str) -> dict[str, str] | None:
+        try:
+            return _settings(_text(self._path(name)))
+        except Error:
+            return None
 
     @cached_property
     def _of_all(self) -> dict[str, str]:
@@ -147,29 +150,32 @@ def missing(
 
     *options* are the words that a command needs besides, such as for another Postfix.
     """
-    command = ["certbot", "reconfigure", "--cert-name", name, "-i", installer]
-    hint = shlex.join([*command, *options])
-    if util.parse_loose_version(certbot.__version__) < [2, 3]:  # has no such verb
-        lines = [f"installer = {installer}", *_as_settings(options)]
-        listed = " and ".join(f"`{line}`" for line in lines)
-        hint = f"put {listed} below [renewalparams] in {path}, once each"
+    lines = [f"installer = {installer}"]
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        lines.append(f"{option.removeprefix('--').replace('-', '_')} = {value}")
     return Error(
         f"Renewals of {name} will NOT reach Postfix: certbot's renewal configuration"
         f" has no `installer = {installer}`, and no deploy hook runs certbot-postfix",
-        hint=hint,
+        hint=_reconfigure(name, path, ["-i", installer, *options], lines),
     )
 
 
 def keep_key(name: str, path: Path) -> str:
     """Return what has certbot keep the key of the lineage *name*, set at *path*."""
+    return _reconfigure(name, path, ["--reuse-key"], ["reuse_key = True"])
+
+
+def _reconfigure(
+    name: str, path: Path, options: Sequence[str], lines: Iterable[str]
+) -> str:
+    """Return what gives the lineage *name* the *options*, which are *lines* of *path*.
+
+    certbot before 2.3 has no command for that.
+    """
     if util.parse_loose_version(certbot.__version__) < [2, 3]:
-        return f"put `reuse_key = True` below [renewalparams] in {path}, once"
-    return shlex.join(["certbot", "reconfigure", "--cert-name", name, "--reuse-key"])
-
-
-def _as_settings(options: Sequence[str]) -> Iterable[str]:
-    for option, value in zip(options[::2], options[1::2], strict=True):
-        yield f"{option.removeprefix('--').replace('-', '_')} = {value}"
+        listed = " and ".join(f"`{line}`" for line in lines)
+        return f"put {listed} below [renewalparams] in {path}, once each"
+    return shlex.join(["certbot", "reconfigure", "--cert-name", name, *options])
 
 
 def runs_deploy(command: str) -> bool:

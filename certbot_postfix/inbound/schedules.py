@@ -72,9 +72,7 @@ def obstacles(
         return
     if not settings.installer:
         yield renewal_settings.missing(name, settings.path, options, installer)
-    for schedule in read(config_dir):
-        if problem := schedule.problem:
-            yield problem
+    yield from filter(None, (schedule.problem for schedule in read(config_dir)))
 
 
 def read(config_dir: Path, root: Path = Path("/")) -> tuple[Schedule, ...]:
