@@ -13,6 +13,7 @@ from certbot_postfix.inbound import imagined
 from certbot_postfix.inbound.lineage import Lineage
 from tests.lab import Issued, install_lineage, pki, renew_lineage
 from tests.lab.postfix import snapshot
+from tests.lab.scene import private
 from tests.test_main_cf import patched, shown
 
 NAME = "mx.example.org"
@@ -163,6 +164,17 @@ def test_what_is_kept_and_overridden_is_talk(stopped_postfix, plan, capsys):
     hidden = f"master.cf overrides smtpd_tls_security_level for {submission}"
     assert f"{hidden} (value: encrypt)" in talk
     assert "keeping" not in out
+
+
+def test_what_master_cf_has_less_strict_is_told(stopped_postfix, plan, capsys):
+    submission = f"127.0.0.1:{stopped_postfix.ports['submission']}/inet"
+    name = "smtpd_tls_mandatory_protocols"
+    stopped_postfix.postconf("-P", f"{submission}/{name}=!SSLv2")
+
+    plan("--tls-profile", "intermediate")
+
+    told = f"master.cf overrides {name} for {submission} (value: !SSLv2)"
+    assert told in capsys.readouterr().err
 
 
 def test_what_master_cf_has_as_strict_is_told_with_v_only(plan, capsys):
@@ -425,6 +437,27 @@ def test_a_certificate_that_must_not_be_deployed_is_an_error(
     assert f"lineage {NAME}: the private key does not belong" in error
 
 
+def test_whose_key_is_to_change_is_named_unless_one_certificate_is_used_alone(
+    stopped_postfix, certbot_dir, authority, issued, capsys
+):
+    where = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+    stage = [*where, "--config-dir", str(certbot_dir), "tlsa", "stage"]
+
+    assert cli.main([*stage, "--cert-name", NAME]) == 1
+    assert f"Postfix does not use the certificate {NAME}" in capsys.readouterr().err
+    assert cli.main(stage) == 1
+    assert "Postfix uses no certificates from certbot\n" in capsys.readouterr().err
+
+    bundle = deploy(stopped_postfix, certbot_dir, issued)
+    second = private(bundle.with_name("second.pem"), authority.issue(OTHER))
+    stopped_postfix.set(smtpd_tls_chain_files=f"{bundle}, {second}")
+    stopped_postfix.settle()
+    assert cli.main(stage) == 1
+    told = capsys.readouterr().err
+    assert "Postfix uses 2 certificates from certbot\n" in told
+    assert f"Hint: use --cert-name with one of {NAME} and second\n" in told
+
+
 # Usage
 
 
@@ -438,6 +471,8 @@ def test_a_certificate_that_must_not_be_deployed_is_an_error(
         ["plan", "--cert-name", NAME, "--client-level", "dane-only"],
         ["plan", "--cert-name", NAME, "--sni", "always"],
         ["status", "--timeout", "0"],
+        ["records", "example org"],
+        ["records", "example.org", "--rua", "ftp://example.org"],
     ],
 )
 def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,8 +13,9 @@ from cryptography import x509
 
 from certbot_postfix.change.plan import Edit, Plan
 from certbot_postfix.change.transaction import Transaction
-from certbot_postfix.errors import Error
+from certbot_postfix.errors import Error, MissingError
 from certbot_postfix.inbound import sni
+from certbot_postfix.inbound.session import Deployment
 from certbot_postfix.postfix.decisions import Change
 from tests.lab import (
     Authority,
@@ -35,6 +37,18 @@ from tests.test_transaction import Reversible
 def scene(stopped_postfix: PrivatePostfix, base: Path, authority: Authority) -> Scene:
     """As elsewhere, but with no ACME server."""
     return Scene(stopped_postfix, Certbot(base), authority)
+
+
+@pytest.mark.parametrize("missing", ["config-utility", "ctl"])
+def test_a_program_of_postfix_that_is_missing_is_named_with_its_option(missing):
+    conf = {"config-utility": sys.executable, "ctl": sys.executable}
+    conf[missing] = "/nowhere/program"
+
+    with pytest.raises(MissingError) as caught:
+        Deployment.find(conf.get, None, None)
+
+    assert "the program /nowhere/program of Postfix was not" in caught.value.message
+    assert caught.value.hint == f"install Postfix, or use --postfix-{missing}"
 
 
 def bundle(path: Path, issued: Issued) -> Path:

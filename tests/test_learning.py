@@ -1,6 +1,7 @@
 """Recipient domains are learnt from the queue and the mail log, and no more of them."""
 
 import gzip
+import json
 import os
 import stat
 import time
@@ -145,6 +146,21 @@ def test_a_log_that_takes_too_long_is_read_on_the_next_time(log, caplog):
     write(log, "last.org")
     assert "last.org" not in first
     assert "last.org" in looked(log, position)
+
+
+def test_what_was_learnt_is_read_by_its_version_and_damage_is_nothing(tmp_path):
+    known = {"version": 1, "domains": {"learnt.example": 20_000}, "logs": {}}
+    now = datetime.now(timezone.utc)
+    known |= {"read": 0, "looked": now.timestamp()}
+    path = tmp_path / "recipients.json"
+    path.write_text(json.dumps(known))
+    assert "learnt.example" in learnt.domains(tmp_path)
+    assert not learnt.due(tmp_path, now)
+
+    for text in (json.dumps({**known, "version": 2}), json.dumps([known]), "{"):
+        path.write_text(text)
+        assert "learnt.example" not in learnt.domains(tmp_path)
+        assert learnt.due(tmp_path, now)
 
 
 @pytest.fixture

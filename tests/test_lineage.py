@@ -129,6 +129,7 @@ def test_a_lineage_that_does_not_fit_is_named(lineage, authority):
 def test_a_lineage_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Error, match=f"could not read {tmp_path}/none/privkey.pem"):
         Lineage.live(tmp_path, "none").bundle()
+    assert Lineage.live(tmp_path, "none").leaf() is None
 
 
 def test_who_brings_his_own_files_is_not_told_to_renew_them_with_certbot(

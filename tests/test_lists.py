@@ -278,6 +278,7 @@ def test_a_label_fits_into_one_line(place):
         b'{"failed": false, "checked": 1%s, "expires": 1, "timestamp": 1, "count": 1}'
         % (b"0" * 400),
         b'{"failed": true, "checked": 1, "expires": -1e300, "count": 1}',
+        b'{"failed": "no", "checked": 1, "expires": 1, "timestamp": 1, "count": 1}',
     ],
 )
 def test_what_was_seen_may_be_lost(place, text):
@@ -291,6 +292,16 @@ def test_what_was_seen_may_be_lost(place, text):
 
     with pytest.raises(PolicyError, match="is older"):
         place.refresh()
+
+
+def test_what_is_kept_may_be_damaged(place):
+    place.refresh()
+    for path in place.context.directory.iterdir():
+        path.write_bytes(b"{")
+
+    place.refresh()
+
+    assert place.domains() == ["example.org", "example.net"]
 
 
 def test_a_list_that_ends_with_the_calendar_is_followed(place):
@@ -753,6 +764,27 @@ def test_a_list_is_fetched_and_then_asked_for_conditionally(remote, web):
     assert remote.domains() == ["example.org", "example.net"]
     assert [headers.get("If-None-Match") for _, headers in web.asked] == [None, '"1"']
     assert not remote.source.due(remote.now)
+
+
+def test_a_validator_that_is_damaged_is_not_sent(remote, web):
+    remote.refresh()
+    (seen,) = remote.context.directory.glob("*.seen")
+    seen.write_text(json.dumps({**json.loads(seen.read_bytes()), "etag": 1}))
+    remote.now = NOW + 7 * HOUR
+
+    remote.refresh()
+
+    assert [headers.get("If-None-Match") for _, headers in web.asked] == [None, None]
+
+
+def test_a_list_that_has_expired_is_an_error_though_there_is_no_other(remote, web):
+    remote.refresh()
+    remote.now = NOW + timedelta(days=31)
+
+    with pytest.raises(PolicyError, match=r"expired on .* no longer applied"):
+        remote.refresh()
+
+    assert remote.domains() == []
 
 
 def test_a_bad_list_is_an_error_each_time_though_it_has_not_changed(remote, web):

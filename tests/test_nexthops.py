@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.outbound import next_hops
+from certbot_postfix.outbound.policy_map import PARAMETER
 from certbot_postfix.postfix.configuration import Service
 from certbot_postfix.postfix.instance import Postfix
 from tests.lab import Authority, Certbot, PrivatePostfix, install_lineage
@@ -127,14 +128,46 @@ def test_tables_are_read_and_those_that_cannot_be_are_known(tmp_path):
         f"#/^X: y/ FILTER smtp:[no.example.org]\n/^X: x/ FILTER smtp:{HOP}\n"
     )
     explicit = {
-        "transport_maps": f"proxy:hash:{transport}, ldap:/etc/postfix/ldap.cf",
+        "transport_maps": f"proxy:hash:{transport}, ldap:/etc/postfix/ldap.cf,"
+        f" texthash:{tmp_path}/missing",
         "mime_header_checks": f"regexp:{checks}",
     }
 
     assert [name for name, *_ in found(**explicit)] == [HOP, RELAY, "[b.org]"]
     assert next_hops.unread(configured(explicit)) == [
-        "ldap:/etc/postfix/ldap.cf in transport_maps"
+        "ldap:/etc/postfix/ldap.cf in transport_maps",
+        f"texthash:{tmp_path}/missing in transport_maps",
     ]
+
+
+@pytest.mark.parametrize(
+    ("nexthop", "why"),
+    [
+        ("[127.0.0.1]:25:25", "its name is not understood"),
+        ("[127.0.0.1]:submissiom", "the port submissiom is not known"),
+        ("[127.0.0.1]:65536", "the port 65536 is not known"),
+    ],
+)
+def test_a_next_hop_that_is_written_wrongly_is_not_asked(nexthop, why):
+    explicit = {"relayhost": nexthop, "default_transport": "smtp"}
+    configuration = configured(explicit, services=(client("smtp"),))
+
+    (note,) = next_hops.refuse_without_tls(Postfix(Path("/nowhere")), configuration)
+
+    assert note.startswith(f"{nexthop} (relayhost): it was not asked: {why}; ")
+
+
+def test_a_next_hop_that_a_table_might_exempt_is_not_asked(tmp_path):
+    table = f"texthash:{tmp_path}/missing"
+    explicit = {"relayhost": HOP, "default_transport": "smtp"}
+    configuration = configured(
+        {**explicit, PARAMETER: table}, services=(client("smtp"),)
+    )
+
+    (note,) = next_hops.refuse_without_tls(Postfix(tmp_path), configuration)
+
+    assert note.startswith(f"{HOP} (relayhost): {table} does not answer")
+    assert note.endswith(f"get no mail with {LEVEL} = encrypt")
 
 
 # What they answer: a real Postfix, and itself behind a content filter

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.formats import mta_sts
+from certbot_postfix.formats.policy import Mode
 from certbot_postfix.publish import publishers, written
 from tests.lab import COMMAND, Authority, base_directory
 from tests.lab.machine import wait_until
@@ -297,9 +298,13 @@ def test_a_publisher_puts_the_record_in_the_place_of_the_one_before(tested, tmp_
     party, done = ThirdParty(tmp_path / "third", publishers.GROUP), tmp_path / "done"
     party.break_(PUBLISHER)
     old = mta_sts.record(mta_sts.content_id(tested.path.read_bytes()))
-    options = ("-n", "--mode", "enforce", "--publisher", f"third:{done}")
+    enforce, third = ("-n", "--mode", "enforce", "--publisher"), str(party.directory)
 
-    said = tested.command(*options, PYTHONPATH=str(party.directory))
+    failed = tested.command(*enforce, f"third:{tmp_path}", PYTHONPATH=third)
+    assert (failed.returncode, tested.policy.mode) == (3, Mode.ENFORCE)  # it is written
+    assert "Is a directory" in failed.stderr
+
+    said = tested.command(*enforce, f"third:{done}", PYTHONPATH=third)
 
     name = f"_mta-sts.{DOMAIN}. 3600 IN TXT"
     new = mta_sts.record(mta_sts.content_id(tested.path.read_bytes()))

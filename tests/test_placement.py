@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import sni
+from certbot_postfix.inbound import candidates, placing, served, sni
 from certbot_postfix.inbound.bundles import Bundles
 from certbot_postfix.inbound.placement import (
     Placement,
@@ -18,6 +19,7 @@ from certbot_postfix.inbound.placement import (
     place,
     refuse,
 )
+from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import State
@@ -476,6 +478,85 @@ def test_the_refusal_names_both_certificates_and_the_server():
         f" name ({HOST}), and it may not be; the current default certificate ({MX.leaf}"
         f" and {MX_RSA.leaf}) is left unchanged"
     )
+
+
+# What the options and the release allow
+
+
+def test_without_a_table_no_name_of_a_displaced_default_stays():
+    old = lineage(WEB, "shop.example.net", HOST, name="old")
+
+    result = placing.place(standing(old), MX, DeployOptions(by_name=False))
+
+    assert (result.displaced, result.table) == ((old,), {})
+
+
+def test_before_3_4_a_certificate_for_other_names_is_not_installed():
+    old = configured({"myhostname": HOST}, release="3.3.8")
+    before = replace(standing(lineage(HOST, days=9999)), configuration=old)
+
+    with pytest.raises(Error, match=r"Postfix before 3\.4 has no SNI support"):
+        placing.place(before, SHOP, DeployOptions())
+
+
+@pytest.mark.parametrize("key", [HOST, WEB])
+def test_a_table_of_ones_own_that_takes_precedence_is_named(key):
+    before = replace(standing(MX), answers={key: "own.map"})
+    result = placing.place(before, lineage(HOST, name="new"), DeployOptions())
+    result = replace(result, table={HOST: files(lineage(HOST, name="new"))})
+
+    found = list(placing.warnings(before, lineage(HOST, name="new"), result))
+
+    named = [line for line in found if "own.map" in line]
+    assert [f"will not be used for {key}" in line for line in named] == (
+        [True] if key == HOST else []
+    )
+
+
+CHAIN = "smtpd_tls_chain_files"
+
+
+def test_a_certificate_that_shares_a_file_with_what_is_replaced_is_not_lost(tmp_path):
+    (tmp_path / "both.pem").mkdir()  # unreadable: there may be two keys in it
+    other = lineage(HOST, name="both", kind="RSA", days=9999, directory=tmp_path)
+    explicit = {"myhostname": HOST, CHAIN: f"{MX.path}, {other.path}"}
+    before = replace(standing(MX, other), configuration=configured(explicit))
+    new = lineage(HOST, name="new")
+
+    with pytest.raises(Error, match="cannot stay beside that of new") as caught:
+        placing.place(before, new, DeployOptions())
+
+    assert f"a second certificate by default, from {other.path}" in str(caught.value)
+    assert "obtain the certificate with --key-type rsa, too" in caught.value.hint
+    replaced = placing.place(before, new, DeployOptions(replace=True))
+    assert replaced.displaced == (MX, other)
+
+
+# What is served now
+
+
+def test_a_file_with_a_certificate_that_is_none_serves_nobody(tmp_path):
+    broken = tmp_path / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+
+    assert served.read([broken, tmp_path / "missing.pem"]) == ()
+
+
+def test_for_dane_a_bundle_that_is_gone_is_not_looked_at():
+    before = standing(table={"shop.example.net": files(SHOP)})
+
+    assert before.used("shop.example.net") == [SHOP.path]
+    assert list(candidates.candidates(before)) == []
+    assert list(candidates.rolling(before, "shop.example.net")) == []
+
+
+def test_for_dane_what_is_served_by_hand_is_looked_at_and_not_remembered():
+    chain = (FOREIGN.leaf,)
+
+    (found,) = candidates.candidates(standing(replace(FOREIGN, chain=chain)))
+
+    assert (found.served, found.new, found.bundle) == ((chain,), chain, None)
+    assert found.hosts == (HOST, *FOREIGN.leaf.names)
 
 
 # The law behind the examples

@@ -629,6 +629,17 @@ def test_the_names_of_a_good_certificate_are_not_lost_silently(old, told):
     assert lost == (["no longer covered: *.b.org and a.org"] if told else [])
 
 
+def test_a_second_certificate_is_one_of_certbot_s_or_is_to_be_obtained():
+    lineages = {
+        "another": certificate("www.example.org", key_type="RSA"),
+        "rsa": certificate(SAME, key_type="RSA"),
+    }
+
+    assert "--cert-name rsa`" in main_cf.second(certificate(SAME), "RSA", lineages)
+    del lineages["rsa"]
+    assert "--key-type rsa" in main_cf.second(certificate(SAME), "RSA", lineages)
+
+
 def test_a_name_that_the_table_has_is_not_lost():
     old = certificate(SAME, "a.org", "*.b.org", "c.org")
     table = {"a.org": (Path("/a.pem"),), ".b.org": (Path("/b.pem"),)}

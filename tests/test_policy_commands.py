@@ -118,16 +118,17 @@ def test_a_source_that_fails_is_an_error_of_refresh(scene, policy, capsys):
     assert scene.answer("one.example.org") == FIRST
 
 
-def test_a_table_that_is_gone_is_an_error_of_refresh(scene, policy, capsys):
+def test_a_table_that_is_gone_is_an_error_of_refresh_and_show(scene, policy, capsys):
     scene.third.say(ONE)
     scene.apply()
     scene.path.unlink()
 
-    assert policy("refresh") == 1
+    for verb in ("refresh", "show"):
+        assert policy(verb) == 1
 
-    told = capsys.readouterr().err
-    assert f"{scene.path} is missing, and smtp_tls_policy_maps names it" in told
-    assert "Hint: certbot install" in told
+        told = capsys.readouterr().err
+        assert f"{scene.path} is missing, and smtp_tls_policy_maps names it" in told
+        assert "Hint: certbot install" in told
 
 
 @pytest.mark.parametrize("verb", ["show", "refresh"])

@@ -2,6 +2,8 @@
 
 import io
 import string
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,14 +20,24 @@ from certbot_postfix.formats.policy import (
     parse_domain,
     parse_pattern,
 )
-from certbot_postfix.outbound import main_cf, policy_map, sources
+from certbot_postfix.outbound import (
+    fitness,
+    installed,
+    lookup,
+    main_cf,
+    policy_map,
+    sources,
+)
+from certbot_postfix.outbound.lookup import Answer
 from certbot_postfix.outbound.sources import Settings
 from certbot_postfix.postfix.instance import Postfix
+from tests.test_rules import configured
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 LATER = NOW + timedelta(days=30)
 NEWEST = (3, 12)
 PATH = Path("/etc/postfix/certbot_tls_policy")
+MAY = Answer("", "a.org", "may")
 
 
 def entry(
@@ -70,6 +82,10 @@ def test_a_key_in_unicode_is_one_that_postfix_looks_up_and_a_database_holds(
 
     keys = [line.partition(" ")[0] for line in found[2:]]
     assert keys == ([".".join(labels)] if there else [])
+
+
+def test_an_a_label_that_stands_for_no_name_has_no_key_in_unicode():
+    assert len(lines(entry("xn--99999999.org"))) == 2
 
 
 def test_a_policy_that_is_tested_is_a_comment():
@@ -179,6 +195,14 @@ def test_reading_a_table_gives_what_was_written(found, settings, dane):
     assert {entry.domain: entry for entry in parsed} == expected
 
 
+def test_a_table_whose_head_was_edited_stays():
+    head = policy_map.render(Settings(keyring="/k"), {}, NEWEST).decode()
+    assert policy_map.header(io.StringIO(head), PATH).wanted.keyring == "/k"
+
+    with pytest.raises(Error, match="was edited, and its third line"):
+        policy_map.header(io.StringIO(head.replace('"/k"', "1")), PATH)
+
+
 @pytest.mark.parametrize("text", ["", "example.org none\n", "# Which TLS\n#\n# {}\n"])
 def test_a_table_that_is_not_ours_stays(text):
     with pytest.raises(Error, match="was not written by this plugin, and is left"):
@@ -232,6 +256,25 @@ def test_an_entry_for_a_parent_counts_too():
     found = main_cf.overruled(domains, {".example.org", "b.example.net"})
 
     assert found == {"a.example.org", "b.example.net"}
+
+
+def test_without_posttls_finger_no_server_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(Error, match="posttls-finger is not installed") as caught:
+        lookup.connect(Postfix(tmp_path), configured(), "a.org", MAY)
+
+    assert caught.value.hint == "install the package of Postfix that has it"
+
+
+def test_a_level_that_posttls_finger_cannot_test_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/sbin")
+    pinned = replace(MAY, value="fingerprint match=3D:95")
+
+    assert lookup.connect(Postfix(tmp_path), configured(), "a.org", pinned) == (
+        False,
+        ["posttls-finger cannot test the level fingerprint"],
+    )
 
 
 def test_what_is_looked_up_for_a_domain():
@@ -295,6 +338,65 @@ def test_a_file_that_is_not_there_is_refused_unless_it_was_named_before(name, va
     assert f"--postfix-{name.replace('_', '-')}," in caught.value.hint
     if value != "auto,/misspelt":
         assert sources.merge_options(conf, known)
+
+
+# What else main.cf names
+
+DAEMON = "socketmap:inet:127.0.0.1:8461:"
+
+
+def test_a_daemon_that_is_named_already_is_not_named_again():
+    there = configured({policy_map.PARAMETER: f"{DAEMON}postfix"})
+
+    assert fitness.choose(Postfix(PATH.parent), there, f"{DAEMON}postfix") == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("table", "refused"),
+    [(f"{DAEMON}postfix", True), (f"{DAEMON}QUERY", False), ("hash:/own", False)],
+)
+def test_beside_dane_a_daemon_must_resolve_dane(table, refused):
+    there = configured({policy_map.PARAMETER: table})
+
+    with pytest.raises(Error, match="RFC 8461") if refused else nullcontext():
+        fitness.refuse_beside_dane(there)
+
+
+# What was set in main.cf
+
+
+WAS = {"smtp_dns_support_level": ("enabled", "dnssec"), "smtp_host_lookup": (None, "x")}
+
+
+@pytest.mark.parametrize("daemon", ["", "socketmap:inet:127.0.0.1:8461:postfix"])
+def test_what_was_set_is_undone_to_what_it_was(tmp_path, daemon):
+    directory = tmp_path / "certbot/postfix/sources"
+    wanted = installed.Installed(daemon, WAS)
+
+    installed.write(directory, wanted)
+
+    assert installed.read(directory) == wanted
+    assert [str(change).partition(" (")[0] for change in wanted.restored()] == [
+        "smtp_dns_support_level: dnssec -> enabled",
+        "smtp_host_lookup: x -> removed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"daemon": 1, "parameters": {}}',
+        '{"daemon": "", "parameters": {"a": [1, "b"]}}',
+        '{"daemon": "", "parameters": {"a": [null, null]}}',
+        '{"daemon": "", "parameters": {"a": "b"}}',
+    ],
+)
+def test_of_what_was_set_a_damaged_file_says_nothing(tmp_path, text):
+    (tmp_path / "installed.json").write_text(text)
+
+    assert installed.read(tmp_path) == installed.Installed()
 
 
 def test_a_table_with_the_title_of_an_earlier_version_is_one_of_ours():

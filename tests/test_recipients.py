@@ -442,6 +442,7 @@ ONE |= {"fetched": int(NOW.timestamp()), "age": 864000, "id": "1"}
         {"age": "1"},
         {"dane": "no"},
         {"next": None},
+        {"failing": "yes"},
     ],
 )
 def test_a_damaged_entry_of_the_cache_costs_its_domain_only(tmp_path, damage, caplog):
@@ -485,6 +486,7 @@ def test_what_is_no_domain_is_named_with_its_line(tmp_path, line):
             "exa mple\na.org.\n", "line 1: it is not the name of a domain", id="a line"
         ),
         pytest.param("# nothing\n", "names no domain; --postfix-", id="empty"),
+        pytest.param("b\u00fccher.org\n", "is not in UTF-8", id="latin-1"),
         pytest.param(None, "could not read", id="no file"),
     ],
 )
@@ -497,7 +499,7 @@ def test_while_the_file_is_wrong_what_was_wanted_stays_and_is_looked_up(
     cache = json.dumps({"version": 1, "domains": domains}).encode()
     source = kept_by(tmp_path, cache, "a.org.")
     path = tmp_path / "domains"
-    path.unlink() if text is None else path.write_text(text)
+    path.unlink() if text is None else path.write_text(text, "latin-1")
 
     for _ in range(2):  # that is an error each time
         assert source.due(NOW)

@@ -15,11 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certbot_postfix.dane.gate import Settings
 from certbot_postfix.errors import Error
 from certbot_postfix.formats import caa, mta_sts, tlsrpt, txt
 from certbot_postfix.formats.caa import Issuance, Property
 from certbot_postfix.formats.policy import Mode
 from certbot_postfix.formats.resource_record import ResourceRecord
+from certbot_postfix.inbound import advertised
+from certbot_postfix.inbound.bundles import Bundles
+from certbot_postfix.inbound.state import State as Postfixes
 from certbot_postfix.publish import changes, policy_host, records, written
 from certbot_postfix.publish.changes import Change
 from certbot_postfix.publish.look import Found, Look, Relevant, Seen
@@ -32,6 +36,7 @@ from tests.lab.machine import wait_until
 from tests.lab.network import NAMES, POLICIES, Network
 from tests.lab.primaries import KEYS
 from tests.lab.zone import PRIMARY, SECONDARY, Zone
+from tests.test_rules import configured
 
 ACCOUNT = "https://acme-v02.api.letsencrypt.org/acme/acct/7"
 OURS = Issuance("letsencrypt.org", ACCOUNT, "http-01")
@@ -282,6 +287,13 @@ OTHERS = Found(("5 mx.example.net.", "10 mx.example.org."))
             id="two records of MTA-STS",
         ),
         pytest.param(
+            seen(policy=GOOD, sts=Found(("v=STSv1; id=2026-01-01",))),
+            "_mta-sts.example.org",
+            State.DIFFERENT,
+            "it is not valid",
+            id="an id with signs",
+        ),
+        pytest.param(
             seen(policy=GOOD, sts=Found(("v=STSv1; id=20260101",))),
             "_mta-sts.example.org",
             State.OK,
@@ -410,6 +422,25 @@ def test_caa_records_permit_a_renewal_or_say_why_not(values, refusal):
     assert caa.refusal(properties, Issuance(), wildcard=False) in ("", refusal)
 
 
+def test_a_server_needs_a_name_that_dns_can_have(tmp_path):
+    places = Bundles(tmp_path, tmp_path)
+    nameless = Postfixes(configured({"myhostname": "localhost"}), places)
+
+    with pytest.raises(Error, match="myhostname is 'localhost', which is no") as caught:
+        advertised.server(nameless, Settings())
+
+    assert "--tlsa-name" in caught.value.hint
+    named = Settings(names=("MX.example.org.",))
+    assert advertised.server(nameless, named).hosts == ("mx.example.org",)
+
+
+def test_a_certificate_of_an_unknown_ca_wants_no_record():
+    server = replace(SERVER, issuances=(("mx.example.org", Issuance()),))
+
+    assert "CAA mx.example.org" in states(NOTHING)
+    assert "CAA mx.example.org" not in states(NOTHING, server=server)
+
+
 def test_for_a_wildcard_issuewild_counts_alone():
     properties = [Property(0, "issue", "ca.example"), Property(0, "issuewild", ";")]
     permitted = replace(OURS, issuer="ca.example")
@@ -498,6 +529,15 @@ def test_what_is_wanted_can_be_published_as_it_is_printed(host):
     caa = f'0 issue "{BOUND}{ACCOUNT}"'
     assert after[-1]["published"] == [caa]
     assert mta_sts.parse(text.encode(), "").mode is Mode.TESTING
+
+    shown = host.command("records", DOMAIN)
+    assert (shown.returncode, shown.stdout.splitlines()[-2:]) == (
+        0,
+        [f"{HOST} CAA: ok", f"  published  {caa}"],
+    )
+    done = host.command("records", DOMAIN, "--publisher", "print")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "certbot-postfix: there is nothing to publish\n"
 
 
 @pytest.mark.postfix

@@ -11,11 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certbot_postfix.dane import replies
+from certbot_postfix.dane.observation import Status
 from certbot_postfix.formats.tlsa import Record
 
 ZONE = dns.name.from_text("example.org.")
 OWNER = "_25._tcp.mx.example.org"
 RECORD = Record.of_key(b"a key")
+RECORDS = dns.rrset.from_text(f"{OWNER}.", 3600, "IN", "TLSA", str(RECORD))
 DAY = timedelta(days=1)
 KEY = ec.generate_private_key(ec.SECP256R1())
 DNSKEY = dns.dnssec.make_dnskey(KEY.public_key(), dns.dnssec.ECDSAP256SHA256)
@@ -24,18 +26,24 @@ DNSKEY = dns.dnssec.make_dnskey(KEY.public_key(), dns.dnssec.ECDSAP256SHA256)
 def answered(begin: timedelta, end: timedelta) -> replies.Answer:
     """Return what is read of an answer that is signed for that time."""
     now = datetime.now(timezone.utc)
-    records = dns.rrset.from_text(f"{OWNER}.", 3600, "IN", "TLSA", str(RECORD))
     signature = dns.dnssec.sign(
-        *(records, KEY, ZONE, DNSKEY), inception=now + begin, expiration=now + end
+        *(RECORDS, KEY, ZONE, DNSKEY), inception=now + begin, expiration=now + end
     )
+    return read(RECORDS, dns.rrset.from_rdata(f"{OWNER}.", 3600, signature))
+
+
+def received(*rrsets: dns.rrset.RRset) -> dns.message.Message:
+    """Return an answer with *rrsets*, as it comes from the network."""
     question = dns.message.make_query(f"{OWNER}.", "TLSA", want_dnssec=True)
     reply = dns.message.make_response(question)
     reply.flags |= dns.flags.AA
-    reply.answer = [records, dns.rrset.from_rdata(f"{OWNER}.", 3600, signature)]
-    # As it comes from the network.
-    reply = dns.message.from_wire(reply.to_wire())
+    reply.answer = [*rrsets]
+    return dns.message.from_wire(reply.to_wire())
+
+
+def read(*rrsets: dns.rrset.RRset) -> replies.Answer:
     keys = {"example.org": dns.rrset.from_rdata(ZONE, 3600, DNSKEY)}
-    return replies.of_server("ns1", OWNER, reply, keys)
+    return replies.of_server("ns1", OWNER, received(*rrsets), keys)
 
 
 def test_records_with_a_valid_signature_count():
@@ -57,3 +65,25 @@ def test_a_clock_that_is_wrong_announces_nothing(begin, end, reason):
         f"has a wrong signature of the records: {reason}, according to the clock of"
         " this machine"
     )
+
+
+def test_records_without_a_signature_announce_nothing():
+    answer = read(RECORDS)
+
+    assert answer.records == frozenset()
+    assert answer.fault == "has no signature of the records"
+
+
+def test_an_alias_that_leads_in_a_circle_is_no_answer():
+    other = "tlsa.example.org."
+    circle = [
+        dns.rrset.from_text(f"{OWNER}.", 3600, "IN", "CNAME", other),
+        dns.rrset.from_text(other, 3600, "IN", "CNAME", f"{OWNER}."),
+    ]
+
+    observation = replies.of_resolver(
+        OWNER, received(*circle), trusted=True
+    ).observation
+
+    assert observation.status is Status.UNKNOWN
+    assert observation.why.startswith("its answer is not valid: ")

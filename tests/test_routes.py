@@ -345,6 +345,16 @@ def test_a_table_that_is_not_asked_is_named():
     assert complaint.startswith("ldap:/etc/postfix/ldap.cf in transport_maps is not")
 
 
+def test_a_table_of_relayed_domains_that_is_not_asked_is_named():
+    found = configuration(
+        relay_domains="ldap:/etc/postfix/ldap.cf", relay_transport=f"relay:{HOP}"
+    )
+
+    (complaint,) = told(found)
+    assert complaint.startswith("ldap:/etc/postfix/ldap.cf in relay_domains is not")
+    assert complaint.endswith(f"relay_transport sends mail to relay:{HOP}")
+
+
 def test_a_domain_below_one_that_is_relayed_goes_where_that_does():
     found = configuration(relay_domains="insecure", relay_transport=f"relay:{HOP}")
 

@@ -160,6 +160,7 @@ def test_a_source_that_works_is_followed(third, tmp_path):
         "having(max_age='7')",
         "having(max_age=None)",
         "having(id=None)",
+        "having(dane='no')",
         "having(id='1\\n* none')",
         "Source.label = None",
         "Source.label = ''",

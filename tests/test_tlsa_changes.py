@@ -1,12 +1,13 @@
 """A host adds the TLSA records that it lacks, and removes its own, no others."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from certbot_postfix.dane import changes, history, rollover
+from certbot_postfix.dane import changes, history, report, rollover
 from certbot_postfix.dane.changes import Kept, Removal
 from certbot_postfix.dane.history import Chain
 from certbot_postfix.dane.hold import Endpoint
@@ -192,3 +193,32 @@ def test_what_could_not_be_looked_up_again_is_not_verified():
 )
 def test_a_record_stays_as_long_as_something_is_not_settled(place, reason):
     assert [each.reason for each in removed(place)] == [reason]
+
+
+# What is shown
+
+
+def test_who_lacks_a_record_and_which_makes_trouble_is_shown():
+    digest = hashlib.sha256(CHAINS[0][0].der).digest()
+    whole = Record(3, 0, 1, digest)  # wrong after each renewal
+    place = endpoint({OLD, OTHER, whole}, {OLD, OTHER})
+
+    assert list(report.as_text([place]))[1:-1] == [
+        f"  {OLD}",
+        "    in service, TTL 7200, at every server",
+        f"  {whole}",
+        "    in service, TTL 7200, missing at ns1",
+        f"    {whole.remark()}",
+        f"  {OTHER}",
+        f"    {report.FOREIGN}, TTL 7200, at every server",
+    ]
+
+
+def test_a_zone_file_gets_no_record_of_others_or_that_makes_trouble():
+    digest = hashlib.sha256(CHAINS[0][0].der).digest()
+    place = endpoint({OTHER, Record(3, 0, 1, digest)}, new=CHAINS[1])
+
+    assert list(report.as_lines([place])) == [
+        *lines(OLD, ttl=3600),
+        *lines(NEW, ttl=3600),
+    ]

@@ -292,6 +292,12 @@ def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(renewed)
     bundle.write_bytes(after)
     update(host, "withdraw", *at_once)
     time.sleep(2)
+    done = host.command("tlsa", "withdraw", *at_once)
+    assert done.stdout == f"; remove: {line(host.key, ttl=1)}\n"
+    assert (done.returncode, done.stderr) == (
+        3,
+        "certbot-postfix: remove these records:\n",
+    )
     done = update(host, "withdraw", *at_once)
 
     assert done.stdout == f"- {line(host.key, ttl=1)}\n"
