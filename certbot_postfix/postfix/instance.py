@@ -225,8 +225,7 @@ class Postfix:
         self.start()
 
     def _must(self, verb: str) -> None:
-        done = self._control(verb)
-        if done.returncode:
+        if (done := self._control(verb)).returncode:
             raise ProgramError(
                 f"postfix {verb} failed for {self.directory}: {self._reason(done)}",
                 hint="look at the end of the mail log",
