@@ -495,6 +495,15 @@ def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):
         (["plan", "--cert", NAME], "unknown option: --cert\n", "--cert-name?"),
         (["plan", "--tls-profile", "intermediat"], "'intermediat'", "intermediate?"),
         (["status", "unheard-of"], "unexpected argument: unheard-of", ""),
+        (["records", "-v", "a.org", "b.org"], "unexpected argument: b.org", ""),
+        (["deploy", "--verify-timeout", "9h"], "9h is not a number from 0 to 3600", ""),
+        (["records", "--dane-resolver", "ns"], "ns is not an IP address", ""),
+        (
+            ["records", "--tlsa-min-ttl", "1h"],
+            "1h is not a number from 0 to 604800",
+            "",
+        ),
+        (["records", "--tlsa-min-ttl", "604801"], "604801 is not a number from 0", ""),
         # What it was before the first release.
         (
             ["--certbot-config-dir", "x", "plan"],

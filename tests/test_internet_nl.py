@@ -224,3 +224,14 @@ default_bits = 2048
 )
 def test_it_is_seen_whether_the_system_has_settings_of_tls(text, has):
     assert openssl_conf.has_settings(text) == has
+
+
+def test_the_first_openssl_cnf_that_is_there_counts(tmp_path):
+    paths = [tmp_path / name for name in ("none", "first", "second")]
+    assert openssl_conf.with_settings(paths) is None
+
+    paths[2].write_text(".include /x\n")
+    assert openssl_conf.with_settings(paths) == paths[2]
+
+    paths[1].write_text(PLAIN)
+    assert openssl_conf.with_settings(paths) is None

@@ -8,7 +8,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from certbot_postfix.system.listeners import Listener, foreign, listening
+from certbot_postfix.system.listeners import (
+    Listener,
+    foreign,
+    is_local,
+    listening,
+)
 
 HEADER = "sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt"
 REST = "00000000:00000000 00:00000000 00000000 0 0"
@@ -55,6 +60,15 @@ def test_a_table_without_an_entry_has_none(table):
 )
 def test_a_listener_blocks_what_it_would_share(at, host, port, blocked):
     assert Listener(ip_address(at), 25, "1").blocks(host, port) is blocked
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("::1", True), ("2001:db8::1", False), ("127.0.0.1", True), ("192.0.2.1", True)],
+)
+def test_an_ipv6_address_may_be_none_of_this_machine(host, local):
+    """With inet_protocols = all, and IPv6 switched off; IPv4 is always there."""
+    assert is_local(host) is local
 
 
 def test_a_port_of_another_process_is_foreign_and_an_own_one_is_not():

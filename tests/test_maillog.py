@@ -82,6 +82,12 @@ def test_without_a_file_the_journal_is_asked(tmp_path, monkeypatch):
     assert log(tmp_path / "none").cause() == FATAL
 
 
+def test_where_there_is_no_journal_either_no_cause_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert log(tmp_path / "none").cause() == ""
+
+
 def test_beside_a_file_that_nobody_writes_any_more_the_journal_is_asked(
     path, tmp_path, monkeypatch
 ):

@@ -240,6 +240,20 @@ def test_what_follows_smtpd_stays_as_it_is(configuration):
             id="by the key alone",
         ),
         pytest.param(
+            configured(
+                {
+                    **IN_CHAIN,
+                    "postscreen_tls_security_level": "",
+                    "postscreen_enforce_tls": "yes",
+                    "smtpd_tls_mandatory_protocols": ">=TLSv1.2",
+                },
+                NEWER,
+            ),
+            "postscreen_tls_security_level in main.cf, postscreen_enforce_tls in"
+            " main.cf",
+            id="by the older parameter for the level",
+        ),
+        pytest.param(
             with_proxy_of_its_own(configured(IN_CHAIN, PRESENT), {CHAIN: OTHER}),
             f"{CHAIN} in screened/unix of master.cf",
             id="by a tlsproxy of postscreen's own",

@@ -50,9 +50,8 @@ class Postfix:
         """
         # A directory without master.cf: a broken one would make even this fail.
         output = run([postconf, "-c", "/", "-dh", "config_directory"]).stdout.strip()
-        usual = Path(output)
-        wanted = real(Path(directory)) if directory else usual
-        chosen = usual if wanted == real(usual) else wanted
+        named, usual = real(Path(directory or output)), Path(output)
+        chosen = usual if named == real(usual) else named
         return cls(chosen, postconf=postconf, postfix=postfix)
 
     @property

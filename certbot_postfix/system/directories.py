@@ -1,5 +1,6 @@
 """Where a directory is, whose it is, and who else can change what is in it."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -26,20 +27,17 @@ def is_ours(directory: Path) -> bool:
 def own(directory: Path) -> bool:
     """Let only the caller enter *directory*, if it is his; return whether it is."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
+    with contextlib.suppress(OSError):
         fd = os.open(directory, flags)
-    except OSError:
-        return False
-    try:
-        if os.fstat(fd).st_uid != os.geteuid():
-            return False
-        if os.fstat(fd).st_mode & 0o077:
-            os.fchmod(fd, 0o700)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+        try:
+            if os.fstat(fd).st_uid != os.geteuid():
+                return False
+            if os.fstat(fd).st_mode & 0o077:
+                os.fchmod(fd, 0o700)
+            return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def is_guarded(directory: Path) -> bool:

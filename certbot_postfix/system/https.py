@@ -62,13 +62,13 @@ def get(
     The server is verified by the CAs in *ca_file*; None means those of the system.
     """
     request = _Request(bounds, Deadline(bounds.seconds), ca_file, headers or {})
-    for remaining in range(bounds.redirects, -1, -1):
+    remaining = bounds.redirects
+    while True:
         answer = request.send(url)
         target = answer.headers.get("location")
         if not remaining or answer.status not in _REDIRECTS or not target:
-            break
-        url = _next(url, target)
-    return answer
+            return answer
+        url, remaining = _next(url, target), remaining - 1
 
 
 def _next(url: str, target: str) -> str:

@@ -2,6 +2,7 @@
 
 import configparser
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _FILES = (
@@ -13,9 +14,9 @@ _FILES = (
 _DEFAULT = {"cipherstring": "DEFAULT:@SECLEVEL=2"}
 
 
-def with_settings() -> Path | None:
-    """Return the openssl.cnf of the system if it has settings of TLS."""
-    for path in _FILES:
+def with_settings(paths: Iterable[Path] = _FILES) -> Path | None:
+    """Return the openssl.cnf of the system, the first of *paths*, if it sets up TLS."""
+    for path in paths:
         if path.is_file():
             try:
                 text = path.read_text(errors="replace")
