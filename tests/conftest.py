@@ -43,10 +43,10 @@ if sys.prefix != sys.base_prefix or "SPARE_IMPORTS" in os.environ:
 
 # The files whose tests take longest, so that none of them begins when all others ended.
 LONGEST = (
-    *("test_tlsa_mail", "test_kill", "test_sni_story", "test_outbound_mail"),
-    *("test_instances", "test_tlsa_roll", "test_tlsa_gate", "test_main_cf"),
-    *("test_baseline", "test_load", "test_policy_faults", "test_table_faults"),
-    *("test_secrets", "test_faults"),
+    *("test_tlsa_mail", "test_faults", "test_outbound_mail", "test_baseline"),
+    *("test_instances", "test_outbound_policies", "test_table_faults", "test_kill"),
+    *("test_tlsa_roll", "test_story", "test_secrets", "test_routes"),
+    *("test_recipients", "test_resolver_daemons", "test_sni_story", "test_status"),
 )
 
 # Letters of a mail log that are shown where a test failed.
