@@ -3,7 +3,6 @@
 DNS and the files are the truth; the staged key is all that is kept.  Raises `Error`.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -22,7 +21,6 @@ from certbot_postfix.inbound import candidates, key_swap, renewal_settings, serv
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.renewal_settings import RenewalReader
 from certbot_postfix.inbound.session import Deployment
-from certbot_postfix.inbound.state import State
 from certbot_postfix.publish.publishers import Publisher, load
 from certbot_postfix.system import files
 from certbot_postfix.tls.certificates import Certificate
@@ -56,17 +54,10 @@ class Roll:
         self.now = datetime.now(timezone.utc)
 
     @property
-    def _states(self) -> Iterator[State]:
-        """What each instance serves; others than ours, as far as they can be read."""
-        yield self.deployment.server.read()
-        for other in self.deployment.server.others:
-            with contextlib.suppress(Error):  # a renewal reports it
-                yield other.read()
-
-    @property
     def bundles(self) -> dict[Path, Certificate]:
         """The bundles that are in service, with the leaf of each; raises if none is."""
-        used = (path for state in self._states for path in state.used(self.name))
+        states = self.deployment.states()
+        used = (path for state in states for path in state.used(self.name))
         leaves = {path: served.leaf_in(path) for path in used}
         if found := {path: leaf for path, leaf in leaves.items() if leaf}:
             return found
@@ -82,7 +73,7 @@ class Roll:
         """Return what DNS says of each bundle, with the staged key if there is one."""
         return [
             (candidate, gate.look(candidate, self.settings, self.now))
-            for state in self._states
+            for state in self.deployment.states()
             for candidate in candidates.rolling(state, self.name)
         ]
 

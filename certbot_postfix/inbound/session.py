@@ -222,13 +222,13 @@ class Deployment:
 
     def uses(self, lineage: Lineage) -> bool:
         """Whether this instance or another one uses *lineage*."""
-        here = self.server.read()
-        return any(
-            state.used(lineage.name) for state in (here, *self._others())
-        ) or bool(by_hand.expected(here, self.postfix, [lineage]))
+        states = [*self.states()]
+        used = any(state.used(lineage.name) for state in states)
+        return used or bool(by_hand.expected(states[0], self.postfix, [lineage]))
 
-    def _others(self) -> Iterator[State]:
-        """Yield what other instances serve, as far as they can be read."""
+    def states(self) -> Iterator[State]:
+        """Yield what this instance serves, and others as far as they can be read."""
+        yield self.server.read()
         for other in self.server.others:
             with contextlib.suppress(Error):  # a renewal reports it
                 yield other.read()
