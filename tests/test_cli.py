@@ -458,6 +458,19 @@ def test_whose_key_is_to_change_is_named_unless_one_certificate_is_used_alone(
     assert f"Hint: use --cert-name with one of {NAME} and second\n" in told
 
 
+def test_without_a_certificate_there_is_no_host_with_tlsa_records(
+    stopped_postfix, certbot_dir, capsys
+):
+    stopped_postfix.postconf("-#", "smtpd_tls_cert_file", "smtpd_tls_key_file")
+    stopped_postfix.settle()
+    where = ["--postfix-config-dir", str(stopped_postfix.config_dir)]
+
+    assert cli.main([*where, "--config-dir", str(certbot_dir), "tlsa", "show"]) == 0
+
+    told = "no certificate is in service for a host in DNS\n"
+    assert capsys.readouterr() == ("", told)
+
+
 # Usage
 
 

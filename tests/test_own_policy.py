@@ -196,6 +196,12 @@ def clear_mx(own: Own) -> str:
     return f"MX {MX}: STARTTLS is not offered ({ADDRESS})"
 
 
+def closed_mx(own: Own) -> str:
+    own.mx.set(smtpd_client_restrictions="reject", smtpd_delay_reject="no")
+    own.mx.reload()
+    return f"MX {MX}: 554 5.7.1 "
+
+
 def dead_mx(own: Own) -> str:
     own.network.publish(DOMAIN, f"@ MX 10 {MX}.", "mx A 127.0.0.99")
     return f"MX {MX}: 127.0.0.99 does not answer: Connection refused"
@@ -227,7 +233,7 @@ def changed_behind(own: Own) -> str:
 @pytest.fixture
 def whole_again(tested: Own) -> Iterator[Own]:
     yield tested
-    tested.mx.set(smtpd_tls_security_level="may")
+    tested.mx.set(smtpd_tls_security_level="may", smtpd_client_restrictions="")
     tested.mx.certify(MX)
     tested.web.configure(tested.network.authority.issue(HOST))
     tested.web.reload()
@@ -239,6 +245,7 @@ def whole_again(tested: Own) -> Iterator[Own]:
         other_mx,
         expired_mx,
         clear_mx,
+        closed_mx,
         dead_mx,
         expired_web,
         redirected,

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,8 @@ from certbot_postfix.dane.rollover import Facts
 from certbot_postfix.dane.steps import Rolling, Step
 from certbot_postfix.dane.store import Key, Memory
 from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.inbound import rolling_commands
+from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority
 
@@ -85,3 +89,30 @@ def test_a_renewal_is_held_no_longer_than_the_certificate_in_service_can_wait(
 
     assert (step is Step.RESCUE) is late
     assert steps.may_come(memory, MANUAL, NOW) is late
+
+
+# What certbot leaves for its end
+
+
+@pytest.mark.parametrize("given", [{}, {"config-dir": "/etc/postfix-2"}])
+def test_certbot_goes_on_with_the_options_that_it_has_for_postfix(given):
+    conf = {"tlsa-min-ttl": 0, "tlsa-roll": "auto", "dane-resolver": "", **given}
+    conf |= {"tlsa-publisher": "print", "tlsa-name": [HOST, "mx2.example.org"]}
+    places = {name: Path("/c", name) for name in ("config_dir", "work_dir", "logs_dir")}
+    plugin = SimpleNamespace(conf=conf.get, config=SimpleNamespace(**places))
+
+    words = rolling_commands.advance(plugin, Lineage.live(Path("/live"), HOST))
+
+    pairs = list(zip(words[5::2], words[6::2], strict=True))
+    assert pairs == [
+        ("--cert-name", HOST),
+        *(("--postfix-config-dir", directory) for directory in given.values()),
+        ("--config-dir", "/c/config_dir"),
+        ("--work-dir", "/c/work_dir"),
+        ("--logs-dir", "/c/logs_dir"),
+        ("--tlsa-min-ttl", "0"),  # is a value
+        ("--tlsa-roll", "auto"),
+        ("--publisher", "print"),
+        ("--tlsa-name", HOST),
+        ("--tlsa-name", "mx2.example.org"),
+    ]
