@@ -100,6 +100,11 @@ def write(log: Path, *domains: str) -> None:
         ),
         pytest.param(SENT.format("a.org").rstrip("\n"), set(), id="half a line"),
         pytest.param("\0\xff\n" + SENT.format("a.org"), {"a.org"}, id="noise before"),
+        pytest.param(
+            "x" * 500_000 + "\n" + SENT.format("a.org"),
+            {"a.org"},
+            id="a long line before",
+        ),
     ],
 )
 def test_of_a_log_the_domains_are_learnt_that_mail_was_sent_to(log, line, domains):
@@ -131,6 +136,27 @@ def test_only_what_is_new_is_read_wherever_it_was_rotated_to(log):
     log.write_text("")  # copytruncate
     write(log, "g.org")
     assert looked(log, position) == {"g.org"}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(gzip.compress(SENT.encode())[:-9], id="cut off"),
+        pytest.param(gzip.compress(b"")[:10] + b"\xff" * 20, id="damaged"),
+        pytest.param(b"plain\n", id="no gzip"),
+    ],
+)
+def test_after_a_rotated_log_that_is_broken_the_next_run_reads_on(log, caplog, broken):
+    position = Position()
+    write(log, "a.org")
+    looked(log, position)
+    log.unlink()
+    log.with_name("mail.log.1.gz").write_bytes(broken)
+    write(log, "b.org")
+
+    assert looked(log, position) == set()
+    assert f"{log}: the mail log could not be read" in caplog.text
+    assert looked(log, position) == {"b.org"}
 
 
 def test_a_log_that_takes_too_long_is_read_on_the_next_time(log, caplog):

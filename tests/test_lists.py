@@ -718,6 +718,17 @@ def ended(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.unwrap()
 
 
+def ended_early(handler: BaseHTTPRequestHandler) -> None:
+    cut_off(handler)
+    handler.connection.settimeout(5)
+    handler.connection.unwrap()
+
+
+def no_http(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"220 mx.example.org ESMTP\r\n")
+    handler.close_connection = True
+
+
 def served_by(authority: Authority, tmp_path: Path, *names: str, **how) -> Web:
     issued = authority.issue(*names, **how)
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.pem"
@@ -842,6 +853,12 @@ def test_one_redirect_is_followed(web, trusted):
     assert https.get(web.url("/a"), LITTLE, trusted).body == b"there"
 
 
+def test_the_query_of_a_url_is_part_of_what_is_asked_for(web, trusted):
+    web.replies["/a?b=c"] = body(b"there")
+
+    assert https.get(web.url("/a?b=c"), LITTLE, trusted).body == b"there"
+
+
 def test_a_second_redirect_is_not_followed(web, trusted):
     web.replies["/a"] = redirect("/a")
 
@@ -872,6 +889,8 @@ def test_a_redirect_to_clear_text_is_refused(web, trusted):
         pytest.param(endless, "longer than 100,000 bytes", id="never ends"),
         pytest.param(cut_off, "cut off", id="is cut off"),
         pytest.param(without_length, "cut off", id="may be cut off"),
+        pytest.param(ended_early, "the answer was cut off", id="ends early"),
+        pytest.param(no_http, "not that of an HTTP server", id="is of another kind"),
         pytest.param(redirect("https://["), "which is no URL", id="redirects nowhere"),
         pytest.param(
             body(gzip.compress(b"{}"), Content_Encoding="gzip"),

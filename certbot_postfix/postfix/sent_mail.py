@@ -56,7 +56,7 @@ _QUIET = 24 * 60 * 60
 _COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 # Damage of a compressed file, too.
-_UNREADABLE = (OSError, EOFError, lzma.LZMAError, Error)
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, Error)
 
 
 @dataclass(slots=True)
