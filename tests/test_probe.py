@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from certbot_postfix.errors import (
     AcceptedError,
@@ -24,7 +24,7 @@ from certbot_postfix.tls import baseline
 from certbot_postfix.tls.certificates import Certificate
 from certbot_postfix.tls.endpoints import Endpoint
 from certbot_postfix.tls.hello import Offer
-from certbot_postfix.tls.probe import Question, look
+from certbot_postfix.tls.probe import Question, look, without_tls
 from certbot_postfix.tls.verification import clauses, verify
 from tests.lab import Authority, Issued, pki
 
@@ -672,6 +672,75 @@ def test_each_endpoint_has_an_answer_of_its_own_before_a_change(serve, context, 
         "dead": UnansweredError,
     }
     assert before.well(plain.endpoint)
+
+
+@pytest.mark.parametrize("openssl", ["present", "missing"])
+def test_a_server_without_a_type_of_key_that_openssl_alone_requests_is_told(
+    serve, context, authority, issued, tmp_path, monkeypatch, openssl
+):
+    """No cipher suite stands for EdDSA; and openssl(1) need not be installed."""
+    if openssl == "missing":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    key = ed25519.Ed25519PrivateKey.generate()
+    wanted = leaf_of(authority.issue("mx.example.org", key=key))
+    question = serve(start_tls(context(issued))).question("mx.example.org")
+
+    (words,) = failing(expecting([wanted], [question]), timeout=0)
+
+    assert f"presents {leaf_of(issued)} instead of {wanted}" in words
+
+
+# Whether a client that insists on TLS sends mail there
+
+
+def not_knowing_ehlo(session: Session) -> None:
+    session.reply(b"220 mx.example.org SMTP")
+    session.rfile.readline()
+    session.reply(b"502 5.5.1 command not implemented")
+
+
+def without_starttls(session: Session) -> None:
+    session.reply(b"220 mx.example.org ESMTP")
+    session.rfile.readline()
+    session.reply(b"250 mx.example.org")
+    session.rfile.readline()
+
+
+def garbling(session: Session) -> None:
+    session.smtp()
+    session.reply(b"220 2.0.0 go ahead, but in clear text")
+    session.rfile.read(1)
+
+
+@pytest.mark.parametrize(
+    ("talk", "why"),
+    [
+        pytest.param(without_starttls, "STARTTLS is not offered", id="no STARTTLS"),
+        pytest.param(
+            not_knowing_ehlo, "502 5.5.1 command not implemented", id="no EHLO"
+        ),
+        pytest.param(refusing(b"454 4.7.0 no TLS"), "454 4.7.0 no TLS", id="not now"),
+        pytest.param(garbling, "[SSL", id="no handshake"),
+    ],
+)
+def test_why_a_hop_takes_no_mail_with_tls_is_said(serve, talk, why):
+    assert without_tls(serve(talk).question(), timeout=10).startswith(why)
+
+
+@pytest.mark.parametrize("talk", [start_tls, implicit_tls])
+def test_a_hop_takes_mail_with_tls_whatever_its_certificate(
+    serve, context, issued, talk
+):
+    question = serve(talk(context(issued))).question(implicit=talk is implicit_tls)
+
+    assert without_tls(question, timeout=10) == ""
+
+
+def test_of_a_hop_that_rejects_this_machine_nothing_is_known(serve):
+    server = serve(rejecting(b"554 5.7.1 no service here"))
+
+    with pytest.raises(RefusedError, match=r"554 5\.7\.1 no service here"):
+        without_tls(server.question(), timeout=10)
 
 
 # Offers that are to be refused
