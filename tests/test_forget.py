@@ -70,6 +70,20 @@ def test_the_table_goes_with_the_last_lineage_by_name(request, there):
     assert everywhere(scene.postfix, SHOP[0]) == newest(scene, NAME)
 
 
+def test_a_lineage_that_a_table_of_ones_own_lists_is_not_forgotten(own):
+    bundle = private(own.certbot.bundle("own"), own.issue(*SHOP))
+    table = own.postfix.config_dir / "own_sni"
+    table.write_text(f"{SHOP[0]} {bundle}\n")
+    own.postfix.set(tls_server_sni_maps=f"texthash:{table}")
+
+    done = own.command("forget", "own")
+
+    assert done.returncode == 1
+    assert f"an SNI map of your own lists {bundle}; no changes were made" in told(done)
+    assert "Hint: remove it there first" in told(done)
+    assert bundle.exists()
+
+
 def test_one_of_two_default_certificates_is_forgotten(both):
     forget(both, NAME)
 
