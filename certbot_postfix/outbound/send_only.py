@@ -125,5 +125,5 @@ class SendOnly:
 
     def _remove_created(self, proposal: Proposal) -> None:
         """Remove what there was not before, and no backup restores."""
-        if proposal.changes.edit.before is None and self._outbound.path.exists():
+        if proposal.changes.edit.before is None:
             files.remove(self._outbound.path)
