@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certbot_postfix.errors import Error
-from certbot_postfix.inbound import candidates, placing, served, sni
+from certbot_postfix.inbound import (
+    candidates,
+    chain_files,
+    copies,
+    placing,
+    served,
+    sni,
+)
 from certbot_postfix.inbound.bundles import Bundles
 from certbot_postfix.inbound.placement import (
     Placement,
@@ -23,6 +30,7 @@ from certbot_postfix.inbound.proposal import DeployOptions
 from certbot_postfix.inbound.served import ServedFile
 from certbot_postfix.inbound.sni import Table
 from certbot_postfix.inbound.state import State
+from certbot_postfix.postfix.configuration import Service
 from certbot_postfix.tls import certificates, replacement
 from certbot_postfix.tls.certificates import Certificate
 from tests.test_rules import configured
@@ -540,6 +548,16 @@ def test_a_file_with_a_certificate_that_is_none_serves_nobody(tmp_path):
     broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
     assert served.read([broken, tmp_path / "missing.pem"]) == ()
+
+
+def test_a_file_with_a_certificate_that_is_none_is_behind_no_lineage(tmp_path):
+    broken = tmp_path / "broken.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    smtpd = Service("smtp", "inet", "smtpd", {}, {})
+    there = configured({CHAIN: str(broken)}, services=(smtpd,))
+
+    assert [chain.files for chain in chain_files.every_chain(there)] == [(broken,)]
+    assert copies.read(there, BUNDLES, []) == []
 
 
 def test_for_dane_a_bundle_that_is_gone_is_not_looked_at():
