@@ -123,6 +123,20 @@ def test_a_renewal_is_undone_if_a_service_shows_the_old_one_to_who_asks_for(
     assert shown == x509.load_pem_x509_certificate(old.read_bytes())
 
 
+def test_of_two_renewals_of_which_one_fails_the_other_is_put_into_service(shop, base):
+    bundle = shop.certbot.bundle("shop")
+    old, table = shutil.copy2(bundle, base / "old.pem"), base / "table"
+    table.write_text(f"{SHOP[1]} {old}\n")
+    impose(shop, "tls_server_sni_maps", f"texthash:{table}, $mine")
+    good, _ = shop.renew(NAME), shop.renew("shop")
+
+    done = shop.command("deploy", "--cert-name", NAME, "--verify-timeout", "2")
+
+    assert f"to clients requesting {SHOP[1]}; the previous files were" in told(done)
+    assert everywhere(shop.postfix) == everywhere(shop.postfix, NAME) == good.leaf
+    assert bundle.read_bytes() == Path(old).read_bytes()
+
+
 def test_what_fails_is_seen_on_a_terminal_step_by_step(shop, base):
     bundle = shop.certbot.bundle(NAME)
     old = shutil.copy2(bundle, base / "old.pem")
