@@ -36,6 +36,19 @@ def checkpoint(installer: Installer) -> CheckpointInProgress:
     return CheckpointInProgress(installer)
 
 
+def test_what_a_web_server_has_is_not_offered_by_postfix(installer):
+    assert installer.supported_enhancements() == []
+    with pytest.raises(Error, match="Postfix has no redirect, which is for web"):
+        installer.enhance("mx.example.org", "redirect")
+
+
+def test_a_certificate_without_its_full_chain_is_refused(installer):
+    with pytest.raises(Error, match=r"no full chain for mx\.example\.org") as caught:
+        installer.deploy_cert("mx.example.org", "cert", "key", "chain", "")
+
+    assert caught.value.hint == "use --fullchain-path, or --cert-name"
+
+
 def test_a_checkpoint_that_nobody_used_does_not_exist(checkpoint, in_progress):
     assert not checkpoint.used
     assert not in_progress.exists()

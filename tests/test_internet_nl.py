@@ -1,6 +1,7 @@
 """The profile internet-nl: what it writes, and what it says."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,41 @@ def test_finite_field_groups_must_be_refused_unless_main_cf_has_some(
     offers = {each.offer for each in refusals.questions(configuration, [])}
 
     assert (Offer.FINITE_FIELDS in offers) is demanded
+
+
+def test_behind_postscreen_what_tlsproxy_has_of_its_own_is_not_demanded():
+    """Its clients may be served by smtpd or by tlsproxy, each with its own values."""
+    explicit = {
+        "smtpd_tls_security_level": "may",
+        "postscreen_tls_security_level": "may",
+        "tls_eecdh_auto_curves": "X25519",
+        "tls_ffdhe_auto_groups": "",
+    }
+    screen = Service("127.0.0.1:25", "inet", "postscreen", {})
+    passed = Service("smtpd", "pass", "smtpd", {})
+    lax = Service("tlsproxy", "unix", "tlsproxy", {"tls_eecdh_auto_curves": "DEFAULT"})
+
+    demanded = [
+        {
+            question.offer
+            for question in refusals.questions(
+                configured(explicit, services=(screen, passed, proxy)), []
+            )
+        }
+        for proxy in (replace(lax, overrides={}), lax)
+    ]
+
+    assert [Offer.FINITE_FIELDS in offers for offers in demanded] == [True, False]
+
+
+def test_nothing_is_demanded_at_an_ipv6_address_that_this_machine_lacks():
+    service = Service("[2001:db8::1]:25", "inet", "smtpd", {})
+    configuration = configured(
+        {"smtpd_tls_security_level": "may", "tls_eecdh_auto_curves": "X25519"},
+        services=(service,),
+    )
+
+    assert list(refusals.questions(configuration, [])) == []
 
 
 @pytest.mark.parametrize(
