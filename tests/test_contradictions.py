@@ -11,10 +11,13 @@ from certbot_postfix.formats import mta_sts
 from certbot_postfix.formats.caa import Issuance, Property
 from certbot_postfix.inbound import issuance as issuances
 from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.publish import policy_host, written
 from certbot_postfix.publish.look import Found, Relevant
+from certbot_postfix.status import read_dns
 from certbot_postfix.status.checks import publication
 from certbot_postfix.status.facts import Facts, OwnPolicy
 from certbot_postfix.status.findings import Code, Severity
+from certbot_postfix.system.deadline import Deadline
 from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority
 
@@ -74,6 +77,9 @@ def changed(policy: OwnPolicy, old: bytes, new: bytes) -> OwnPolicy:
             replace(changed(POLICY, b"enforce", b"none"), mx=Found(("1 x.",))),
             id="none",
         ),
+        pytest.param(
+            changed(POLICY, b"STSv1", b"STSv9"), id="broken, as the command says"
+        ),
     ],
 )
 def test_a_policy_that_fits_is_no_finding(policy):
@@ -119,6 +125,14 @@ def test_a_policy_that_fits_is_no_finding(policy):
             id="two records",
         ),
         pytest.param(
+            replace(POLICY, sts=Found(("v=spf1 -all",))),
+            Code.STS_RECORD,
+            Severity.WARNING,
+            "_mta-sts.example.org has no record of the policy: senders do not know it",
+            f'publish, as the only MTA-STS record: "{RECORD}"',
+            id="no record",
+        ),
+        pytest.param(
             replace(POLICY, text=None),
             Code.STS_RECORD,
             Severity.WARNING,
@@ -141,6 +155,40 @@ def test_a_policy_that_is_contradicted_is_a_finding(
     policy, code, severity, message, hint
 ):
     assert findings(own_policies=(policy,)) == [(code, severity, message, hint)]
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "hidden"),
+    [
+        pytest.param(lambda path: path.write_bytes(TEXT), TEXT, "", id="there"),
+        pytest.param(lambda path: None, None, "", id="gone"),
+        pytest.param(
+            Path.mkdir, None, "could not read {}: Is a directory", id="no file"
+        ),
+        pytest.param(
+            lambda path: path.symlink_to(path),
+            None,
+            "Too many levels of symbolic links",
+            id="links in a circle",
+        ),
+    ],
+)
+def test_the_policy_that_was_written_is_read_where_that_was(
+    tmp_path, make, text, hidden
+):
+    webroot, bundles = tmp_path / "www", tmp_path / "letsencrypt" / "postfix"
+    path = webroot / policy_host.PATH
+    path.parent.mkdir(parents=True)
+    make(path)
+    written.note(bundles, "example.org", webroot)
+
+    (policy,) = read_dns.policies(bundles, Deadline(0))
+
+    assert (policy.domain, policy.path, policy.text) == ("example.org", path, text)
+    assert policy.hidden == hidden.format(path)
+    reasons = {skip.object: skip.reason for skip in read_dns.skipped({}, [policy])}
+    assert reasons.get(str(path), "") == policy.hidden
+    assert "what DNS says of this server" in reasons
 
 
 def renewing(authority: Authority, *values: str, issuance: Issuance = OURS) -> dict:

@@ -823,6 +823,16 @@ def test_a_service_that_never_answers_does_not_hold_it_up(site, mute_server):
     assert [(row.leaf, row.alive) for row in found.handshakes] == [(None, False)]
 
 
+def test_a_service_behind_a_proxy_is_said_not_to_be_checked(site):
+    site.override("smtp", smtpd_upstream_proxy_protocol="haproxy")
+
+    found = site.examine(3)
+
+    assert found.notes == (
+        f"{site.entry('smtp')} expects a proxy before it and was not checked",
+    )
+
+
 def test_a_program_that_hangs_does_not_hold_it_up(site, tmp_path, monkeypatch, capsys):
     program = tmp_path / "postconf"
     program.write_text("#!/bin/sh\nexec sleep 30\n")

@@ -113,6 +113,13 @@ def with_content(content: bytes) -> Callable[[Path], None]:
         ),
         pytest.param(
             "fullchain",
+            with_content(BROKEN.replace(b"AAAA", b"A")),
+            "{}",
+            "not a PEM certificate: ",
+            id="lineage, cut off",
+        ),
+        pytest.param(
+            "fullchain",
             with_content(b""),
             "{}",
             "there is no certificate in it",

@@ -56,8 +56,10 @@ def _policy(domain: str, path: Path, look: Look) -> OwnPolicy:
         return replace(policy, text=files.read(path), since=since)
     except FileNotFoundError:
         return policy
-    except (Error, OSError) as error:
-        return replace(policy, hidden=str(error))
+    except Error as error:
+        return replace(policy, hidden=error.message)
+    except OSError as error:
+        return replace(policy, hidden=error.strerror or str(error))
 
 
 def skipped(
