@@ -175,6 +175,10 @@ class NetworkError(Error):
     """A server or a resolver did not answer, or not as it must."""
 
 
+class UnreachableError(NetworkError):
+    """This machine has no route to a server, as by IPv6."""
+
+
 class BusyError(Error):
     """Another process does the same work at this moment."""
 

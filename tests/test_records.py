@@ -32,6 +32,7 @@ from certbot_postfix.status.findings import Code
 from certbot_postfix.system.deadline import Deadline
 from tests.lab import Authority, Certbot, base_directory
 from tests.lab.dane import ADDRESS, DOMAIN, HOST, OWNER, Host, record
+from tests.lab.dane import published as published_as
 from tests.lab.machine import wait_until
 from tests.lab.network import NAMES, POLICIES, Network
 from tests.lab.primaries import KEYS
@@ -541,6 +542,23 @@ def test_what_is_wanted_can_be_published_as_it_is_printed(host):
 
 
 @pytest.mark.postfix
+def test_tlsa_records_that_shut_senders_out_are_different_wherever_they_are(host):
+    other = published_as(record(host.issue(HOST)))
+    # There is no way to these, but one of the servers has another address.
+    lost = ("@ NS ns3", "ns3 AAAA 2001:db8::1", "ns1 AAAA 2001:db8::1")
+    host.zone.publish(f"mx A {ADDRESS}", *other, *lost)
+
+    _, rows = asked(host)
+
+    found = next(row for row in rows if row["type"] == "TLSA")
+    assert found["state"] == "different"
+    assert found["remark"] == (
+        "they match no certificate in service: senders that verify DANE deliver no"
+        f" mail; ns3.{DOMAIN} (2001:db8::1) cannot be reached from this machine"
+    )
+
+
+@pytest.mark.postfix
 def test_what_differs_is_handed_to_a_publisher_in_its_order(host):
     host.zone.publish(
         f"mx A {ADDRESS}",
@@ -607,9 +625,10 @@ def test_a_publisher_that_did_nothing_is_not_believed(host):
     [
         (NAMES, f" ({NAMES}) does not have the zone: its answer is not authoritative"),
         ("", " has no address"),
+        ("192.0.2.1", " (192.0.2.1) cannot be reached from this machine"),
     ],
 )
-def test_a_name_server_without_the_zone_or_an_address_has_no_change(
+def test_a_name_server_without_the_zone_an_address_or_a_way_has_no_change(
     host, second, fault
 ):
     host.zone.publish(f"mx A {ADDRESS}", "@ MX 0 .", second=second)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from certbot_postfix.dane import replies
 from certbot_postfix.dane.observation import Answer, Observation, Status
 from certbot_postfix.dane.replies import Cut
-from certbot_postfix.errors import NetworkError
+from certbot_postfix.errors import NetworkError, UnreachableError
 from certbot_postfix.system import dns
 from certbot_postfix.system.deadline import Deadline
 
@@ -219,7 +219,7 @@ def _answer(
     if not isinstance(reply, NetworkError):
         keys = {name: zone.keys} if zone.keys else {}
         return server, replies.of_server(str(server), target, reply, keys)
-    if dns.is_unreachable(reply):
+    if isinstance(reply, UnreachableError):
         return server, None
     return server, Answer(str(server), fault="does not answer")
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from certbot_postfix.errors import NetworkError
+from certbot_postfix.errors import NetworkError, UnreachableError
 from certbot_postfix.formats.resource_record import ResourceRecord
 from certbot_postfix.publish.changes import Change
 from certbot_postfix.system import dns
@@ -94,8 +94,10 @@ def _fault(question: _Question) -> str | None:
             *(question.address, record.name, record.type, deadline.left),
             recursive=False,
         )
-    except NetworkError as error:
-        return None if dns.is_unreachable(error) else f"{server} does not answer"
+    except UnreachableError:
+        return None
+    except NetworkError:
+        return f"{server} does not answer"
     if why := dns.refusal(reply):
         return f"{server} {why}"
     return server if _has(reply, record) is question.change.removes else ""

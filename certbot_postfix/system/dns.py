@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certbot_postfix.errors import NetworkError
+from certbot_postfix.errors import NetworkError, UnreachableError
 from certbot_postfix.system import files
 from certbot_postfix.system.deadline import Deadline
 
@@ -158,12 +158,6 @@ def validating(
         yield address, bool(answer.flags & dns.flags.AD)
 
 
-def is_unreachable(error: NetworkError) -> bool:
-    """Whether *error* says that this machine has no route to the server."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _NO_WAY
-
-
 def refusal(reply: "Message") -> str:
     """Return why *reply* is not that of a server which has the zone, or ""."""
     import dns.flags  # noqa: PLC0415
@@ -182,7 +176,7 @@ def ask(
     """Return what the server at *address* answers, over UDP, then TCP if it is long.
 
     One that is not *recursive* has the records itself.  Raises `NetworkError` if it
-    gives no answer in time; its cause is an `OSError` if there is no way to it.
+    gives no answer in time, `UnreachableError` if there is no way to it.
     """
     import dns.exception  # noqa: PLC0415
     import dns.flags  # noqa: PLC0415
@@ -197,5 +191,8 @@ def ask(
     except dns.exception.Timeout:
         raise NetworkError(f"{address} does not answer") from None
     except (dns.exception.DNSException, OSError, ValueError, EOFError) as error:
-        raise NetworkError(f"{address} does not answer: {error}") from error
+        message = f"{address} does not answer: {error}"
+        if isinstance(error, OSError) and error.errno in _NO_WAY:
+            raise UnreachableError(message) from error
+        raise NetworkError(message) from error
     return answer
