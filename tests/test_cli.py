@@ -510,6 +510,11 @@ def test_wrong_usage_is_told_with_exit_status_2(arguments, capsys):
         (["status", "unheard-of"], "unexpected argument: unheard-of", ""),
         (["records", "-v", "a.org", "b.org"], "unexpected argument: b.org", ""),
         (["deploy", "--verify-timeout", "9h"], "9h is not a number from 0 to 3600", ""),
+        (
+            ["tlsa", "advance", "--tlsa-roll-every", "90"],
+            "90 is not a number of days",
+            "",
+        ),
         (["records", "--dane-resolver", "ns"], "ns is not an IP address", ""),
         (
             ["records", "--tlsa-min-ttl", "1h"],

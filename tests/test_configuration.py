@@ -1,13 +1,19 @@
 """Where services listen, and by which names the server is known."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from certbot_postfix.errors import MisconfiguredError
 from certbot_postfix.postfix.configuration import Configuration, Service, names, version
-from certbot_postfix.postfix.services import as_clients_see_it, bound, endpoints
+from certbot_postfix.postfix.services import (
+    as_clients_see_it,
+    bound,
+    client_roots,
+    endpoints,
+)
 from certbot_postfix.tls.endpoints import Endpoint
 
 DEFAULTS = {
@@ -81,6 +87,29 @@ BOTH = ["127.0.0.1", "::1"]
 )
 def test_a_service_listens_where_master_cf_says(name, expected):
     assert addresses(configured(smtpd(name))) == expected
+
+
+@pytest.mark.parametrize(
+    ("chroot", "release", "level", "root"),
+    [
+        ("y", "3.7.11", "3.6", "/queue"),
+        ("n", "2.11.0", "", "/"),
+        ("-", "3.7.11", "3.6", "/"),
+        ("-", "3.7.11", "0", "/queue"),
+        ("-", "2.11.0", "", "/queue"),
+    ],
+)
+def test_a_client_is_in_the_chroot_that_master_cf_or_the_release_says(
+    chroot, release, level, root
+):
+    """Postfix 3.0 made it "no" without the entry; an older level keeps it."""
+    client = Service("smtp", "unix", "smtp", {}, chroot=chroot)
+    configuration = configured(
+        client, queue_directory="/queue", compatibility_level=level
+    )
+    defaults = {**configuration.defaults, "mail_version": release}
+
+    assert client_roots(replace(configuration, defaults=defaults)) == [Path(root)]
 
 
 def test_a_name_may_be_one_of_etc_services():

@@ -228,6 +228,14 @@ def test_caa_records_that_forbid_the_next_renewal_are_a_finding(authority, value
     assert hint == f'publish, in its place: 0 issue "{wanted}"'
 
 
+def test_the_advice_has_what_is_known_of_the_account(authority):
+    known = renewing(authority, "ca.example", issuance=Issuance("letsencrypt.org"))
+
+    ((_, _, _, hint),) = findings(**known)
+
+    assert hint == 'publish, in its place: 0 issue "letsencrypt.org"'
+
+
 @pytest.mark.parametrize(
     "value", ["letsencrypt.org", f"letsencrypt.org; accounturi={ACCOUNT}"]
 )

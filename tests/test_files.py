@@ -506,6 +506,19 @@ def test_what_is_removed_is_gone_and_what_was_gone_is_no_error(path):
     assert list(path.parent.iterdir()) == []
 
 
+def test_another_user_than_root_is_told_to_be_root(path):
+    path.chmod(0o600)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(Error) as caught:
+            files.read(path)
+    finally:
+        os.seteuid(0)
+
+    assert caught.value.message == f"could not read {path}: Permission denied"
+    assert caught.value.hint == "run this command as root, for example with sudo"
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(Error, match=f"could not read {tmp_path}: Is a directory"):
         files.read(tmp_path)

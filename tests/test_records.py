@@ -452,6 +452,18 @@ def test_for_a_wildcard_issuewild_counts_alone():
 
 
 @pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("a+b@example.org", "mailto:a+b@example.org"),
+        ("mailto:a@example.org", "mailto:a@example.org"),
+        ("https://example.org/reports", "https://example.org/reports"),
+    ],
+)
+def test_an_address_for_reports_is_a_uri_or_of_mail(text, uri):
+    assert tlsrpt.uri(text) == uri
+
+
+@pytest.mark.parametrize(
     "text",
     ["a@b@c", "mailto:a", "mailto:a@b;c", "ftp://a/b", 'https://a/"', "a b@c", "", ":"],
 )

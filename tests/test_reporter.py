@@ -60,11 +60,12 @@ def test_a_message_begins_a_line_of_its_own(terminal, reports):
     try:
         with reports.step("Verifying"):
             named_logger("certbot_postfix.x").warning("something else")
+            named_logger("certbot_postfix.x").warning("and more")
     finally:
         package.removeHandler(handler)
 
     assert terminal.getvalue() == (
-        "Verifying ...\nsomething else\nVerifying ... done\n"
+        "Verifying ...\nsomething else\nand more\nVerifying ... done\n"
     )
 
 
