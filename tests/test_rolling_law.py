@@ -153,7 +153,7 @@ class Keys(RuleBasedStateMachine):
         candidate = Candidate("mx", None, (HOST,), (chain,), new or chain, HOST)
         seen = Look({OWNER: observation}, (), self.now)
         endpoints = judge.endpoints(candidate, self.memory, seen)
-        self.memory = judge.remembered(candidate, self.memory, endpoints, self.now)
+        self.memory = judge.remembered(candidate, self.memory, endpoints, seen)
         return endpoints
 
     def add(self, endpoints: Sequence[Endpoint]) -> None:

@@ -1289,10 +1289,10 @@ def rolling(authority: Authority) -> Facts:
         RRset(frozenset(each), 3600) for each in ({old}, {old, new}, {new})
     )
     ports = {
-        25: (before,),
+        587: (before,),
         26: (both,),
         465: (both, replace(before, until=NOW)),
-        587: (wrong,),
+        25: (wrong,),
     }
     endpoints = {f"_{port}._tcp.{HOST}": each for port, each in ports.items()}
     return Facts(

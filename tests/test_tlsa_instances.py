@@ -2,9 +2,10 @@
 for the TLSA records of each.
 
 The instances are in the network of a signed zone, where the first one is in the place
-that is compiled into Postfix.
+that is compiled into Postfix.  The third one reads the bundle of the first.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta, timezone
@@ -62,7 +63,10 @@ class Hosts:
         self.network.must("umount", str(FIRST))
 
     def deploy(self) -> None:
-        """Have all serve a lineage, whose renewals certbot deploys at the second."""
+        """Have all serve a lineage, whose renewals certbot deploys at the second.
+
+        The third reads the bundle of the first.
+        """
         issued = self._authority.issue(NAME)
         pki.install_lineage(
             self.certbot.config_dir,
@@ -74,7 +78,7 @@ class Hosts:
         )
         first = self.certbot.bundle(NAME)
         for number, instance in enumerate(self.instances):
-            own = quote(str(instance.config_dir), safe="") if number else ""
+            own = quote(str(instance.config_dir), safe="") if number == 1 else ""
             bundle = private(first.parent / own / first.name, issued)
             instance.postconf("-#", "smtpd_tls_cert_file", "smtpd_tls_key_file")
             instance.set(smtpd_tls_chain_files=str(bundle))
@@ -106,6 +110,12 @@ class Hosts:
         return self.network.run(
             *self.certbot.argv("renew"), env=self.certbot.environment
         )
+
+    @property
+    def held(self) -> str | None:
+        """Since when the bundle is held that two instances read."""
+        path = self.certbot.bundle(NAME).with_suffix(".tlsa.json")
+        return json.loads(path.read_text())["held"]
 
     @property
     def served(self) -> list[Record]:
@@ -155,9 +165,11 @@ def test_each_instance_serves_a_renewed_key_when_its_own_host_announces_it(hosts
     done = hosts.renewal()
 
     assert "is held" in succeeded(done)
-    assert hosts.served == [old, new, new]
+    assert hosts.served == [old, new, old]
+    since = hosts.held
     hosts.publish({old, new}, set(), set())
     assert "until" in succeeded(hosts.renewal())
+    assert (hosts.held, bool(since)) == (since, True)
     wait()
     succeeded(hosts.renewal())
     assert hosts.served == [new] * 3
@@ -194,3 +206,18 @@ def test_a_key_is_switched_to_when_the_hosts_of_all_instances_announce_it(hosts)
     ]
     removed = [f"; remove: {owner}. {TTL} IN TLSA {old}" for owner in OWNERS]
     assert [sorted(each) for each in lines] == [removed, []]
+
+
+def test_records_that_match_nothing_are_reported_of_each_host_of_a_bundle(hosts):
+    (served,), other = (
+        set(hosts.served),
+        record(hosts.zone.network.authority.issue(NAME)),
+    )
+    hosts.publish({served}, set(), {served})
+    hosts.command("tlsa", "advance", *MIN)  # which looks at all of them
+    hosts.publish({other}, set(), {other})
+
+    done = hosts.renewal()
+
+    for owner in (OWNERS[0], OWNERS[2]):
+        assert f"TLSA records (DANE) of {owner} do not match" in done.stderr

@@ -1,14 +1,66 @@
-"""What lies beside the bundles for DANE may be damaged, and is reported."""
+"""What lies beside the bundles for DANE is not lost; if it is damaged, that is said."""
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
-from certbot_postfix.dane import places, staged, store
+from certbot_postfix.dane import judge, places, staged, store
+from certbot_postfix.dane.hold import Endpoint
+from certbot_postfix.dane.judge import Candidate, Look
+from certbot_postfix.dane.observation import Answer, Observation, Status
+from certbot_postfix.dane.rollover import State
 from certbot_postfix.dane.store import Memory
 from certbot_postfix.errors import Error
+from certbot_postfix.formats.tlsa import Record
+from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority
+
+HOST = "mx.example.org"
+OWNER = f"_25._tcp.{HOST}"
+NOW = datetime(2026, 11, 30, tzinfo=timezone.utc)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+LAB = Authority()
+OLD, NEW = (
+    tuple(Certificate.all_from_pem(LAB.issue(HOST).fullchain_pem)) for _ in range(2)
+)
+
+
+class Host:
+    """A host that serves the old key; whoever looks at it shares what is remembered."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle = bundle
+
+    def look(
+        self, *published: tuple[Certificate, ...], at: timedelta, floor: timedelta
+    ) -> Endpoint:
+        """Look for the new key, where these are *published* with a TTL of a minute."""
+        records = frozenset(Record.of_key(chain[0].spki) for chain in published)
+        answers = (Answer("ns1", records, 60),)
+        found = {OWNER: Observation(OWNER, Status.SECURE, OWNER, answers)}
+        look = Look(found, (), NOW + at, floor)
+        candidate = Candidate("mx", self.bundle, (HOST,), (OLD,), NEW, HOST)
+        memory = store.load(self.bundle)
+        endpoints = judge.endpoints(candidate, memory, look)
+        store.save(self.bundle, judge.remembered(candidate, memory, endpoints, look))
+        return endpoints[0]
+
+
+@pytest.mark.parametrize("floor", [60 * MINUTE, DAY])
+def test_who_waits_for_less_forgets_nothing_that_others_wait_for(tmp_path, floor):
+    host = Host(tmp_path / "mx.example.org.pem")
+    host.look(OLD, at=0 * MINUTE, floor=floor)
+    host.look(OLD, NEW, at=MINUTE, floor=floor)
+
+    for shorter in (timedelta(0), 60 * MINUTE, timedelta(0)):
+        host.look(OLD, NEW, at=floor, floor=shorter)
+
+    decision = host.look(OLD, NEW, at=floor, floor=floor).decision
+    assert (decision.state, decision.until) == (State.AGEING, NOW + MINUTE + 2 * floor)
+    over = host.look(OLD, NEW, at=2 * MINUTE + 2 * floor, floor=timedelta(0))
+    assert len(over.facts.history) == 1
 
 
 def with_rrset(ttl: str, until: str = "null") -> str:

@@ -5,14 +5,15 @@ The zone is signed, its primary takes updates, and its secondary gets to know.
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.tls.certificates import Certificate
-from tests.lab import Authority, Certbot, base_directory
+from tests.lab import Authority, Certbot, base_directory, renew_lineage
 from tests.lab.dane import DOMAIN, HOST, OWNER, Host, published, record
 from tests.lab.machine import wait_until
 from tests.lab.network import Network
@@ -24,6 +25,7 @@ from tests.lab.zone import PRIMARY, SECONDARY, Zone
 pytestmark = pytest.mark.postfix
 
 NS1, NS2 = f"ns1.{DOMAIN} ({PRIMARY})", f"ns2.{DOMAIN} ({SECONDARY})"
+TTL = 1
 VERIFIED = "certbot-postfix: verified: every name server has them\n"
 
 
@@ -306,3 +308,61 @@ def test_a_key_is_added_waits_and_its_predecessor_goes_but_nobody_elses(renewed)
     assert done.stderr == "certbot-postfix: verified: no name server has them\n"
     assert done.returncode == 0
     assert everywhere(host) == {str(new), str(other)}
+
+
+@pytest.fixture
+def two(zone: Zone, base: Path) -> Iterator[list[Host]]:
+    """Two hosts that have one name, each with a key of its own."""
+    with ExitStack() as stack:
+        hosts: list[Host] = []
+        for name in ("first", "second"):
+            place = base / name
+            place.mkdir()
+            host = Host(zone, Certbot(place), place)
+            stack.enter_context(closing(host.postfix))
+            host.key = record(host.lineage(HOST))
+            host.stand(HOST)
+            host.credentials = place / "rfc2136.ini"
+            hosts.append(host)
+        zone.publish(*published(hosts[0].key), ttl=TTL)
+        yield hosts
+
+
+def whose(host: Host, status: int) -> dict[str, str]:
+    """Return whose each record is, as *host* says."""
+    shown = host.show("--tlsa-min-ttl", "0", status=status)
+    return {each["record"]: each["whose"] for each in shown["records"]}
+
+
+def test_two_hosts_of_one_name_change_keys_and_leave_each_other_s_records(two):
+    first, second = two
+    for host in two:
+        update(host, "publish", "--tlsa-min-ttl", "0")
+        path = host.certbot.bundle(HOST).with_suffix(".next.key")
+        host.command("tlsa", "stage", *publisher(host), "--tlsa-min-ttl", "0")
+        host.private = load_pem_private_key(path.read_bytes(), None)
+        host.issued = host.zone.network.authority.issue(HOST, key=host.private)
+        host.next = record(host.issued)
+    every = {str(key) for host in two for key in (host.key, host.next)}
+    wait_until(lambda: everywhere(first) == every, "both servers have all of them")
+    assert whose(first, 3) == {
+        str(first.key): "in service",
+        str(first.next): "next key",
+        str(second.key): "not of this server",
+        str(second.next): "not of this server",
+    }
+
+    second.command("tlsa", "abandon", *publisher(second), "--tlsa-min-ttl", "0")
+
+    every.remove(str(second.next))
+    wait_until(lambda: everywhere(first) == every, "only that one is withdrawn")
+    time.sleep(2 * TTL)
+    renew_lineage(first.certbot.config_dir, HOST, first.issued)
+    done = first.command("tlsa", "switch", "--tlsa-min-ttl", "0")
+    assert f"the next key of {HOST} is in service" in done.stderr
+    update(first, "withdraw", "--tlsa-min-ttl", "0")  # which sees that it is so
+    time.sleep(2 * TTL)
+    for host in (second, first):
+        update(host, "withdraw", "--tlsa-min-ttl", "0")
+    assert everywhere(first) == {str(first.next), str(second.key)}
+    assert whose(second, 0)[str(first.next)] == "not of this server"

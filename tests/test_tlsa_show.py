@@ -219,9 +219,16 @@ def test_the_records_of_a_wildcard_count(host):
     assert host.show()["state"] == "steady"
 
 
+def serve_submissions(host: Host) -> None:
+    service = "465 inet n - n - - smtpd -o smtpd_tls_wrappermode=yes"
+    host.postfix.postconf("-M", f"465/inet={service}")
+    host.postfix.settle()
+
+
 def test_submission_counts_where_it_has_records_and_a_wildcard_has_none(host):
     host.lineage("wild", f"*.{DOMAIN}", HOST)
     host.stand("wild")
+    serve_submissions(host)
     other, at = record(host.issue(HOST)), f"_465._tcp.{HOST}"
     host.zone.publish(*published(other, name=at))
 
@@ -230,6 +237,28 @@ def test_submission_counts_where_it_has_records_and_a_wildcard_has_none(host):
     endpoints = json.loads(done.stdout)["endpoints"]
     states = {each["owner"]: each["state"] for each in endpoints}
     assert (done.returncode, states) == (3, {OWNER: "none", at: "mismatch"})
+
+
+def test_records_at_a_port_of_another_program_are_its_own_and_hold_nothing(host):
+    theirs, at = record(host.issue(HOST)), f"_465._tcp.{HOST}"
+    host.zone.publish(*published(host.key), *published(theirs, name=at), ttl=1)
+
+    shown = host.show(owner=at)
+
+    assert (shown["state"], shown["next"]) == (
+        "foreign",
+        "nothing to do: the records are of another server",
+    )
+    assert [each["whose"] for each in shown["records"]][-1] == "not of this server"
+    assert str(theirs) not in host.command("tlsa", "show", "--bind").stdout
+    staged = host.command("tlsa", "stage").stdout.splitlines()
+    assert [line.partition(" ")[0] for line in staged] == [f"{OWNER}."]
+    renewed = record(host.renew(HOST))
+    host.zone.publish(*published(host.key, renewed), *published(theirs, name=at), ttl=1)
+    host.show("--tlsa-min-ttl", "0", status=3)
+    assert host.show("--tlsa-min-ttl", "0", owner=at, status=3)["state"] == "foreign"
+    serve_submissions(host)
+    assert host.show(owner=at, status=3)["state"] == "mismatch"
 
 
 def test_a_zone_of_which_the_resolver_finds_no_server_is_unknown(host):

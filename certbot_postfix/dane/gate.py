@@ -61,6 +61,8 @@ class Gate:
         self.settings = Settings()
         self.forced: frozenset[bytes] = frozenset()
         self._known: dict[Candidate, Hold | None] = {}
+        self._held: dict[Path | None, datetime | None] = {}  # since, before this run
+        self._closed: set[Path | None] = set()
 
     def hold(self, candidate: Candidate | None, now: datetime) -> Hold | None:
         """Return why *candidate* must not be served yet, None if it may be.
@@ -82,13 +84,29 @@ class Gate:
             for endpoint in look(candidate, self.settings, now)
             if not endpoint.decision.open
         ]
-        memory = store.load(candidate.bundle)
         served = min((chain[0].not_after for chain in candidate.served), default=now)
+        if not closed:
+            self._open(candidate.bundle)
+            return None
+        since = self._since(candidate.bundle, served, now)
+        return hold.make(closed, (since, served, now))
+
+    def _open(self, bundle: Path | None) -> None:
+        """Forget that *bundle* was held, unless another instance reads it, too."""
+        if (memory := store.load(bundle)).held:
+            self._held.setdefault(bundle, memory.held)
+            if bundle not in self._closed:
+                release(bundle)
+
+    def _since(self, bundle: Path | None, expiry: datetime, now: datetime) -> datetime:
+        """Remember that *bundle* is held; return since when it is."""
+        memory = store.load(bundle)
+        held = self._held.setdefault(bundle, memory.held)
         # A clock that was set back must not put off what is done about a late one.
-        since = min(memory.held or now, now) if closed else None
-        expiry = served if since else None
-        store.save(candidate.bundle, replace(memory, held=since, expiry=expiry))
-        return hold.make(closed, (since, served, now)) if since else None
+        since = min(held or now, now)
+        self._closed.add(bundle)
+        store.save(bundle, replace(memory, held=since, expiry=expiry))
+        return since
 
 
 def release(bundle: Path | None) -> None:
@@ -108,7 +126,7 @@ def look(candidate: Candidate, settings: Settings, now: datetime) -> list[Endpoi
     )
     seen = Look(found, settings.names, now, settings.floor)
     endpoints = judge.endpoints(candidate, memory, seen)
-    memory = judge.remembered(candidate, memory, endpoints, now)
+    memory = judge.remembered(candidate, memory, endpoints, seen)
     store.save(candidate.bundle, memory)
     return endpoints
 
@@ -126,8 +144,9 @@ def watch(
     owners = [owner.partition("._tcp.")[2] for owner in memory.owners]
     hosts = tuple(dict.fromkeys(owners))
     new = staged.chain(chain, key)
-    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new, memory.own)
-    for endpoint in look(candidate, settings, now) if chain and hosts else ():
+    candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new)
+    known = replace(settings, names=(*settings.names, *memory.own.values()))
+    for endpoint in look(candidate, known, now) if chain and hosts else ():
         facts = replace(endpoint.facts, new=chain)
         decision = rollover.decide(facts, now, settings.floor)
         if decision.state is State.MISMATCH:

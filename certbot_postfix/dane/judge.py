@@ -3,7 +3,7 @@
 Pure: what was observed and what is remembered in, endpoints and a memory out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,16 +15,20 @@ from certbot_postfix.dane.observation import Observation
 from certbot_postfix.dane.rollover import Facts, State
 from certbot_postfix.dane.store import Key, Memory
 from certbot_postfix.dane.trouble import Kind, Trouble, trouble
+from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.system.hostnames import a_labels
+
+_SMTP = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A chain that *hosts* may serve: *new*, in place of *served*.
 
-    The other hosts than *own* may be other servers, too.  What is seen is remembered
-    beside *bundle*, if the certificate is certbot's.
+    The other hosts than *own* may be other servers, too, and so may *own* at other
+    ports than 25 and *ports*.  What is seen is remembered beside *bundle*, if the
+    certificate is certbot's; other instances of Postfix than *instance* may read that.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Candidate:
     served: tuple[Chain, ...]
     new: Chain
     own: str = ""
+    ports: frozenset[int] = frozenset()
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +56,16 @@ class Look:
 
 def endpoints(candidate: Candidate, memory: Memory, look: Look) -> list[Endpoint]:
     """Return what *look* means for the endpoints of *candidate*."""
-    ours = {*map(in_dns, (candidate.own, *look.names))}
+    ours = here((candidate.own, *look.names), candidate.ports)
     judged = []
     for owner, observation in look.found.items():
         host = owner.partition("._tcp.")[2]
         known = memory.endpoints.get(owner, ())
         unseen = history.before(observation, known, candidate.served, host)
         rrsets = history.updated(known, observation, unseen, look.now)
-        rrsets = history.cached(rrsets, look.now, look.floor)
+        rrsets = history.cached(rrsets, look.now, max(look.floor, memory.floor))
         facts = Facts(
-            host, observation, rrsets, candidate.served, candidate.new, host in ours
+            host, observation, rrsets, candidate.served, candidate.new, owner in ours
         )
         decision = rollover.decide(facts, look.now, look.floor)
         judged.append(Endpoint(facts, decision))
@@ -67,9 +73,9 @@ def endpoints(candidate: Candidate, memory: Memory, look: Look) -> list[Endpoint
 
 
 def remembered(
-    candidate: Candidate, memory: Memory, endpoints: Sequence[Endpoint], now: datetime
+    candidate: Candidate, memory: Memory, endpoints: Sequence[Endpoint], look: Look
 ) -> Memory:
-    """Return *memory* with what was seen *now* at the *endpoints* of *candidate*."""
+    """Return *memory* with what *look* saw at the *endpoints* of *candidate*."""
     # Another run, or another instance, looks at other hosts: theirs are not forgotten.
     every = {
         **memory.endpoints,
@@ -83,9 +89,10 @@ def remembered(
     return replace(
         memory,
         endpoints={owner: rrsets for owner, rrsets in every.items() if rrsets},
-        own=candidate.own or memory.own,
-        keys=_keys(memory, candidate, endpoints, now),
+        own={**memory.own, **_own(candidate)},
+        keys=_keys(memory, candidate, endpoints, look.now),
         troubles={**troubles, **dict(_troubles(endpoints))},
+        floor=max(look.floor, memory.floor),
     )
 
 
@@ -132,6 +139,21 @@ def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
         elsewhere = not facts.ours and found and found.kind is Kind.UNSIGNED
         if found and not elsewhere and endpoint.decision.state is not State.FOREIGN:
             yield facts.observation.owner, found
+
+
+def _own(candidate: Candidate) -> dict[str, str]:
+    return {candidate.instance: candidate.own} if candidate.own else {}
+
+
+def here(hosts: Iterable[str], ports: Iterable[int]) -> set[str]:
+    """Return the names of records that are of no other server than *hosts*.
+
+    That is so at port 25, and at those *ports* at which they serve.  Another program
+    may serve at another port, with a key of its own, and nobody waits for that.
+    """
+    every = {_SMTP, *ports}
+    named = [in_dns(host) for host in hosts if host]
+    return {tlsa.owner(host, port) for host in named for port in every}
 
 
 def in_dns(host: str) -> str:

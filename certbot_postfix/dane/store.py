@@ -9,12 +9,12 @@ read counts as none, but for a warning: then the wait begins anew.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from certbot_postfix.dane import places
-from certbot_postfix.dane.history import RRset
+from certbot_postfix.dane.history import FLOOR, RRset
 from certbot_postfix.dane.trouble import Kind, Trouble
 from certbot_postfix.errors import Error, named_logger
 from certbot_postfix.formats.tlsa import Record
@@ -47,19 +47,21 @@ class Key:
 class Memory:
     """The RRsets of each endpoint, by the name of its records, and what is held.
 
-    *held* is since when, *expiry* when what is served instead expires; *own* is the
-    host that no other server is.  *keys* are ours, by their records, and *troubles* are
-    those of endpoints, which may have no RRset that counts.  *printed* are the records
-    that the administrator was asked to remove.
+    *held* is since when, *expiry* when what is served instead expires; *own* has the
+    host that no other server is, by the instance of Postfix.  *keys* are ours, by their
+    records, and *troubles* are those of endpoints, which may have no RRset that counts.
+    *printed* are the records that the administrator was asked to remove.  *floor* is
+    the greatest of all looks: what counts for one of them is kept by the others.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
     held: datetime | None = None
     expiry: datetime | None = None
-    own: str = ""
+    own: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[Record, Key] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     printed: frozenset[str] = frozenset()
+    floor: timedelta = FLOOR
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ def _plain(memory: Memory) -> dict[str, Any]:
         "version": 1,
         "held": _time(memory.held),
         "expiry": _time(memory.expiry),
-        "own": memory.own,
+        "own": dict(memory.own),
+        "floor": int(memory.floor.total_seconds()),
         "keys": {
             str(record): {"since": _time(key.since), "retired": _time(key.retired)}
             for record, key in memory.keys.items()
@@ -152,10 +155,11 @@ def _parsed(value: Any) -> Memory:
         endpoints,
         _read(value["held"]),
         _read(value["expiry"]),
-        str(value.get("own", "")),
+        {str(it): str(host) for it, host in value.get("own", {}).items()},
         keys,
         troubles,
         frozenset(map(str, value.get("printed", ()))),
+        max(FLOOR, timedelta(seconds=_ttl(value.get("floor", 0)))),
     )
 
 

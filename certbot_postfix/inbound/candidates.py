@@ -13,6 +13,7 @@ from certbot_postfix.inbound.bundles import is_bundle
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.served import ServedFile, certificates_in
 from certbot_postfix.inbound.state import State
+from certbot_postfix.postfix import services
 from certbot_postfix.tls.bundle import Bundle
 from certbot_postfix.tls.certificates import Certificate, covers
 
@@ -87,6 +88,8 @@ def _candidate(
         (*([served] if served else []), *others),
         new,
         own,
+        services.ports(now.configuration),
+        str(now.configuration.directory),
     )
 
 

@@ -42,6 +42,14 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
     return places, notes
 
 
+def ports(configuration: Configuration) -> frozenset[int]:
+    """Return the ports of `endpoints`, none if one of them is not known."""
+    try:
+        return frozenset(place.port for place in endpoints(configuration)[0])
+    except MisconfiguredError:  # the verification reports it
+        return frozenset()
+
+
 def with_own_certificate(configuration: Configuration) -> list[Endpoint]:
     """Return where a certificate of a service's own is served, which is not ours."""
     return [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from certbot_postfix.dane import rollover
+from certbot_postfix.dane import judge, rollover
 from certbot_postfix.dane.history import RRset
 from certbot_postfix.dane.observation import Answer, Observation, Status
 from certbot_postfix.dane.rollover import State
@@ -18,6 +18,7 @@ from certbot_postfix.errors import enumerated
 from certbot_postfix.formats import tlsa
 from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.inbound import renewal_settings
+from certbot_postfix.postfix import services
 from certbot_postfix.status.facts import Facts
 from certbot_postfix.status.findings import Code, Finding
 from certbot_postfix.tls.certificates import Certificate
@@ -81,11 +82,12 @@ def endpoints(facts: Facts) -> Iterator[Endpoint]:
     """Yield the endpoints that have records, or had some that caches may have."""
     for path, memory in facts.tlsa.items():
         chain = facts.files[path].certificates if path in facts.files else ()
-        own = facts.configuration.value("myhostname").lower()
+        own = facts.configuration.value("myhostname")
+        ours = judge.here([own], services.ports(facts.configuration))
         for owner, rrsets in memory.endpoints.items() if chain else ():
             host = owner.partition("._tcp.")[2]
             known = rollover.Facts(
-                host, _observed(owner, rrsets), rrsets, (chain,), chain, host == own
+                host, _observed(owner, rrsets), rrsets, (chain,), chain, owner in ours
             )
             decisions = [
                 rollover.decide(replace(known, new=new), facts.now)
