@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from certbot_postfix.dane import rollover, steps
+from certbot_postfix.dane import places, rollover, steps
 from certbot_postfix.dane.history import RRset
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.observation import Answer, Observation, Status
@@ -15,7 +15,7 @@ from certbot_postfix.dane.rollover import Facts
 from certbot_postfix.dane.steps import Rolling, Step
 from certbot_postfix.dane.store import Key, Memory
 from certbot_postfix.formats.tlsa import Record
-from certbot_postfix.inbound import rolling_commands
+from certbot_postfix.inbound import every_renew, rolling_commands
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.tls.certificates import Certificate
 from tests.lab import Authority
@@ -98,8 +98,9 @@ def test_a_renewal_is_held_no_longer_than_the_certificate_in_service_can_wait(
 def test_certbot_goes_on_with_the_options_that_it_has_for_postfix(given):
     conf = {"tlsa-min-ttl": 0, "tlsa-roll": "auto", "dane-resolver": "", **given}
     conf |= {"tlsa-publisher": "print", "tlsa-name": [HOST, "mx2.example.org"]}
-    places = {name: Path("/c", name) for name in ("config_dir", "work_dir", "logs_dir")}
-    plugin = SimpleNamespace(conf=conf.get, config=SimpleNamespace(**places))
+    names = ("config_dir", "work_dir", "logs_dir")
+    config = SimpleNamespace(**{name: Path("/c", name) for name in names})
+    plugin = SimpleNamespace(conf=conf.get, config=config)
 
     words = rolling_commands.advance(plugin, Lineage.live(Path("/live"), HOST))
 
@@ -116,3 +117,31 @@ def test_certbot_goes_on_with_the_options_that_it_has_for_postfix(given):
         ("--tlsa-name", HOST),
         ("--tlsa-name", "mx2.example.org"),
     ]
+
+
+def test_what_certbot_leaves_for_its_end_is_run_once_and_what_it_says_is_printed(
+    tmp_path, capsys
+):
+    root, postfix = tmp_path / "postfix", tmp_path / "etc"
+    for directory in (root, postfix):
+        directory.mkdir()
+    places.next_key(root, HOST).write_bytes(b"a staged key")
+    conf = {
+        "config-dir": str(postfix),
+        "tlsa-roll": "manual",
+        "tlsa-publisher": "print",
+    }
+    names = ("work_dir", "logs_dir", "in_progress_dir")
+    config = SimpleNamespace(
+        config_dir=str(tmp_path), **{name: str(tmp_path / name) for name in names}
+    )
+    plugin = SimpleNamespace(name="postfix", conf=conf.get, config=config)
+    every_renew.EveryRenew(plugin).visit(Lineage.live(tmp_path / "live", HOST))
+    assert capsys.readouterr() == ("", "")
+
+    every_renew.run_afterwards()
+
+    told = capsys.readouterr().err
+    assert told.startswith(f"certbot-postfix: error: no certificate named {HOST} in ")
+    every_renew.run_afterwards()
+    assert capsys.readouterr() == ("", "")
