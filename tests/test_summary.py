@@ -7,6 +7,7 @@ import pytest
 from certbot_postfix.tls import summary
 from certbot_postfix.tls.certificates import UNKNOWN, Certificate
 from certbot_postfix.tls.endpoints import Endpoint
+from certbot_postfix.tls.hello import Offer
 from certbot_postfix.tls.probe import Question
 
 END = datetime(2027, 2, 23, tzinfo=timezone.utc)
@@ -77,6 +78,34 @@ def test_a_block_has_a_line_for_each_certificate():
 )
 def test_a_sentence_says_what_is_served_where(asked, end):
     assert summary.sentence(asked).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("offers", "words"),
+    [
+        pytest.param(
+            [(SMTP, Offer.OLD_PROTOCOLS), (SMTP, Offer.WEAK_CIPHERS)],
+            "Verified: smtp (192.0.2.1:25) refuses TLS 1.1 and older and weak ciphers.",
+            id="one service",
+        ),
+        pytest.param(
+            [(SMTP, Offer.WEAK_CIPHERS), (SUBMISSION, Offer.WEAK_CIPHERS)],
+            "Verified: smtp (192.0.2.1:25) and submission (192.0.2.1:587) refuse weak"
+            " ciphers.",
+            id="two services",
+        ),
+        pytest.param(
+            [(SMTP, Offer.WEAK_CIPHERS), (SUBMISSION, Offer.OLD_PROTOCOLS)],
+            "Verified: smtp (192.0.2.1:25) refuses weak ciphers; submission"
+            " (192.0.2.1:587) refuses TLS 1.1 and older.",
+            id="each its own",
+        ),
+    ],
+)
+def test_what_services_refuse_is_said_by_those_that_refuse_the_same(offers, words):
+    refused = [Question(endpoint, None, offer=offer) for endpoint, offer in offers]
+
+    assert summary.refusals(refused) == words
 
 
 def test_an_address_that_was_asked_from_two_places_is_one_listener():

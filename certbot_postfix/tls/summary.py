@@ -98,8 +98,7 @@ def _head(verified: Collection[Question]) -> str:
 def _rows(verified: Collection[Question]) -> list[_Row]:
     alike: dict[tuple[Certificate, ...], list[Question]] = {}
     for question in verified:
-        if question.expected:
-            alike.setdefault(question.expected, []).append(question)
+        alike.setdefault(question.expected, []).append(question)
     everywhere = {question.endpoint.service for question in verified}
     return [_row(leaves, mine, everywhere) for leaves, mine in alike.items()]
 
