@@ -1,5 +1,7 @@
 """Which Postfix runs is read from master.pid and proc(5), by whoever asks."""
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ import pytest
 
 from certbot_postfix.postfix import processes
 from certbot_postfix.postfix.configuration import Configuration
+from certbot_postfix.system import listeners
 
 Write = Callable[[str], Path]
 
@@ -98,6 +101,19 @@ def test_the_directory_with_which_it_was_started_is_known(
         found = processes.elsewhere(configuration)
 
     assert found == (None if which in ("the same", "none") else directory)
+
+
+def test_a_process_may_have_any_name(configuration, write, tmp_path):
+    """It is that of the file that was executed, in any encoding: proc(5)."""
+    program = tmp_path / os.fsdecode(b"m\xe4ster")
+    program.symlink_to(shutil.which("sleep"))
+    with subprocess.Popen(["sleep", "30"], executable=program) as process:
+        write(f"{process.pid}\n")
+        try:
+            assert processes.running(configuration) is False
+            assert listeners.children(os.getpid(), "qmgr") == set()
+        finally:
+            process.kill()
 
 
 def test_of_a_postfix_that_does_not_run_no_process_is_outdated(configuration, tmp_path):

@@ -24,7 +24,7 @@ class Manager:
     def of(cls, process: int, proc: Path = PROC) -> "Manager | None":
         """Return who manages *process*, or None; see cgroups(7), /proc/PID/cgroup."""
         try:
-            groups = (proc / f"{process}/cgroup").read_text()
+            groups = (proc / f"{process}/cgroup").read_text(errors="replace")
         except OSError:
             return None
         match = re.search(r"/([^/\n]+\.service)$", groups, re.MULTILINE)

@@ -37,7 +37,7 @@ def running(configuration: Configuration) -> bool | None:
     except (OSError, ValueError):
         return None
     try:
-        status = Path("/proc", str(process), "stat").read_text()
+        status = Path("/proc", str(process), "stat").read_text(errors="replace")
     except OSError:  # not Linux
         return True
     # proc(5): number, (program), state, ...; Z and X are dead

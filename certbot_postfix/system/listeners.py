@@ -146,7 +146,8 @@ def _children(process: int, programs: Collection[str]) -> Iterator[tuple[int, in
         listed = Path(f"/proc/{process}/task/{process}/children").read_text()
         for child in listed.split():
             with suppress(OSError):  # it has ended
-                name, _, rest = Path(f"/proc/{child}/stat").read_text().rpartition(")")
+                status = Path(f"/proc/{child}/stat").read_text(errors="replace")
+                name, _, rest = status.rpartition(")")
                 if name.partition("(")[2] in programs:
                     yield int(child), int(rest.split()[19])  # the 22nd field, starttime
 

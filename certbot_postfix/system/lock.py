@@ -144,7 +144,7 @@ def held_by_ancestor(directory: Path) -> bool:
 
 def _parent(process: int) -> int:
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(errors="replace")
     except OSError:
         return 0
     match = re.search(r"^PPid:\s*(\d+)$", status, re.MULTILINE)
