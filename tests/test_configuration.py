@@ -13,6 +13,7 @@ from certbot_postfix.postfix.services import (
     bound,
     client_roots,
     endpoints,
+    ports,
 )
 from certbot_postfix.tls.endpoints import Endpoint
 
@@ -135,6 +136,7 @@ def test_a_name_that_nobody_knows_is_told():
         MisconfiguredError, match="unknown service name unheard-of/inet"
     ):
         endpoints(configured(smtpd("unheard-of")))
+    assert ports(configured(smtpd(), smtpd("unheard-of"))) == set()
 
 
 @pytest.mark.parametrize(

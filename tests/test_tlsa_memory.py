@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from certbot_postfix.dane import judge, places, staged, store
+from certbot_postfix.dane import (
+    gate,
+    judge,
+    places,
+    publish_commands,
+    staged,
+    store,
+)
 from certbot_postfix.dane.hold import Endpoint
 from certbot_postfix.dane.judge import Candidate, Look
 from certbot_postfix.dane.observation import Answer, Observation, Status
@@ -110,3 +117,17 @@ def test_of_a_certificate_that_is_not_certbot_s_nothing_is_remembered():
     store.save(None, Memory(own="mx.example.org", held=datetime.now(timezone.utc)))
 
     assert store.load(None) == Memory()
+
+
+def test_a_file_without_a_certificate_as_on_a_full_disk_stops_nothing(tmp_path):
+    root, live = tmp_path / "postfix", tmp_path / "live" / HOST
+    root.mkdir()
+    live.mkdir(parents=True)
+    (live / "fullchain.pem").touch()
+    bundle = root / f"{HOST}.pem"
+    bundle.touch()
+    key = staged.stage(root, HOST, staged.Kind("ecdsa"))
+
+    assert publish_commands.needed(root) == {key.record}
+
+    assert [*gate.watch(bundle, key, gate.Settings(), NOW)] == []

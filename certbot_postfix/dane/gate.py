@@ -139,14 +139,15 @@ def watch(
     So it is known since when a *key* is announced that is staged, or that certbot will
     renew for.
     """
-    chain = tuple(Certificate.all_from_pem(files.read(bundle)))
+    if not (chain := tuple(Certificate.all_from_pem(files.read(bundle)))):
+        return
     memory = store.load(bundle)
     owners = [owner.partition("._tcp.")[2] for owner in memory.owners]
     hosts = tuple(dict.fromkeys(owners))
     new = staged.chain(chain, key)
     candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new)
     known = replace(settings, names=(*settings.names, *memory.own.values()))
-    for endpoint in look(candidate, known, now) if chain and hosts else ():
+    for endpoint in look(candidate, known, now) if hosts else ():
         facts = replace(endpoint.facts, new=chain)
         decision = rollover.decide(facts, now, settings.floor)
         if decision.state is State.MISMATCH:

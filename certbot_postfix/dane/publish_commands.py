@@ -34,6 +34,7 @@ from certbot_postfix.formats.tlsa import Record
 from certbot_postfix.publish import publishers
 from certbot_postfix.system import files
 from certbot_postfix.system.deadline import Deadline
+from certbot_postfix.tls import certificates
 from certbot_postfix.tls.certificates import Certificate
 
 Work = Callable[[argparse.Namespace, Find], int]
@@ -224,8 +225,8 @@ def _renewed(live: Path) -> set[Record]:
     for path in live.glob("*/fullchain.pem"):
         # What cannot be read cannot be put into service, either.
         with contextlib.suppress(Error):
-            leaf = Certificate.all_from_pem(files.read(path))[0]
-            found.add(Record.of_key(leaf.spki))
+            if leaf := certificates.leaf(files.read(path)):
+                found.add(Record.of_key(leaf.spki))
     return found
 
 
