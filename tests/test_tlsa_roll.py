@@ -95,6 +95,11 @@ def line(of: Record) -> str:
     return f"{OWNER}. {TTL} IN TLSA {of}\n"
 
 
+def live(host: Host) -> Path:
+    """Return where certbot has its links to the lineage."""
+    return host.live(HOST).key.parent
+
+
 def setting(host: Host, text: str) -> None:
     """Add *text* to what certbot has for renewals."""
     with (host.certbot.config_dir / "renewal" / f"{HOST}.conf").open("a") as file:
@@ -334,6 +339,19 @@ def test_a_switch_that_was_killed_before_it_had_replaced_the_key_is_forgotten(ho
 
     assert (done.returncode, [*archive.glob(".*")]) == (0, []), told(done)
     assert line(staged(host)) in done.stdout
+
+
+def test_links_that_certbot_was_killed_over_are_mended_before_a_key_changes(host):
+    links = {link.name: link.readlink() for link in live(host).glob("*.pem")}
+    for name, target in links.items():
+        live(host).joinpath(f"previous_{name}").symlink_to(target)
+    live(host).joinpath("fullchain.pem").unlink()
+    assert len(links) == 4
+
+    done = host.command("tlsa", "advance", *MIN, *host.directories)
+
+    assert done.returncode == 0, told(done)
+    assert {link.name: link.readlink() for link in live(host).glob("*.pem")} == links
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,7 @@ def obtain(lineage: Lineage, key: bytes, spki: bytes, options: Sequence[str]) ->
     words = ["renew", "--cert-name", lineage.name, "--force-renewal", "--reuse-key"]
     words += ["--no-random-sleep-on-renew", "--non-interactive", *options]
     with signals.interruptible(), _swapped(real(lineage.key), key):
-        done = programs.run_to_its_end(
-            [sys.executable, "-c", _CERTBOT, *words],
-            timeout=_LONGEST,
-            environment=os.environ,  # proxies, CAs, and what hooks need
-            patience=_PATIENCE,
-        )
+        done = _certbot(*words)
     leaf = lineage.leaf()
     if leaf is None or leaf.spki != spki:
         raise Error(
@@ -80,8 +75,12 @@ def _swapped(path: Path, key: bytes) -> Iterator[None]:
 
 
 def under_way(lineage: Lineage) -> bool:
-    """Whether certbot's key of *lineage* is replaced, or was when a run was killed."""
-    return bool(_kept(real(lineage.key).parent))
+    """Whether certbot's key of *lineage* is replaced, or was when a run was killed.
+
+    certbot, killed while it moves its links in ``live``, leaves one of them out.
+    """
+    links = lineage.key.parent.glob("*.pem")
+    return any(_kept(directory) for directory in {real(it).parent for it in links})
 
 
 def repair(config_dir: Path) -> None:
@@ -90,6 +89,24 @@ def repair(config_dir: Path) -> None:
         for path in _kept(directory):
             files.restore_backup(path)
             files.remove(new_file.staging_name(path))
+
+
+def mend(lineage: Lineage, options: Sequence[str]) -> None:
+    """Have certbot mend its links to *lineage* if it was killed while it moved them.
+
+    It does so whenever it reads the lineage.
+    """
+    if any(lineage.key.parent.glob("previous_*.pem")):
+        _certbot("certificates", "--cert-name", lineage.name, *options)
+
+
+def _certbot(*words: str) -> programs.Done:
+    return programs.run_to_its_end(
+        [sys.executable, "-c", _CERTBOT, *words],
+        timeout=_LONGEST,
+        environment=os.environ,  # proxies, CAs, and what hooks need
+        patience=_PATIENCE,
+    )
 
 
 def _kept(directory: Path) -> list[Path]:

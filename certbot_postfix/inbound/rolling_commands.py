@@ -15,6 +15,7 @@ from certbot_postfix.command_line import (
 from certbot_postfix.dane import commands as dane
 from certbot_postfix.dane.steps import Rolling
 from certbot_postfix.errors import Error, enumerated
+from certbot_postfix.inbound import key_swap
 from certbot_postfix.inbound.commands import declare_name, known_lineage, session
 from certbot_postfix.inbound.lineage import Lineage
 from certbot_postfix.inbound.rolling import Means, Roll
@@ -147,7 +148,6 @@ def _roll(arguments: argparse.Namespace) -> Roll:
     deployment = session(arguments, timeout=arguments.verify_timeout)
     deployment.gate.settings = dane.settings(arguments)
     name = arguments.cert_name or _only(deployment)
-    lineage = known_lineage(deployment, name)
     deployment.lock(patiently=True)
     deployment.remove_leftovers()
     directories = {
@@ -156,6 +156,8 @@ def _roll(arguments: argparse.Namespace) -> Roll:
         "--logs-dir": arguments.logs_dir,
     }
     words = [word for item in directories.items() if item[1] for word in item]
+    key_swap.mend(Lineage.live(deployment.live, name), words)
+    lineage = known_lineage(deployment, name)
     publisher = publishers.load(arguments.publisher)
     return Roll(deployment, lineage, Means(publisher, words, say))
 

@@ -9,6 +9,8 @@ file and its first byte.  What the program has started lives on, as it does when
 one is killed.  strace(1), "Syscall Tampering".
 """
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.lab.machine import LabError
+from tests.lab.machine import LabError, wait_until
 
 _STARTS = ("vfork", "fork", "clone", "clone3")
 
@@ -45,6 +47,19 @@ _CHANCE = re.compile(r"(?<=/)(?:certbot-postfix-\w{8}|\d{10}\.\d+)(?=/|$)")
 
 # Where the bundle, main.cf or a checkpoint gets the name that counts.
 _COMMITS = re.compile(r"\.certbot-new$|/IN_PROGRESS$|/postfix/[\w.]+\.pem$")
+
+# What makes a program of Python's trace itself; see there.
+_INNER = Path(__file__).with_name("inner")
+
+
+class Inner(NamedTuple):
+    """A program of Python's that another one starts: its command has these *words*.
+
+    *together*: who has started it waits for it, and is killed with it.
+    """
+
+    words: str
+    together: bool
 
 
 class Point(NamedTuple):
@@ -78,17 +93,19 @@ def points(
     env: Mapping[str, str],
     watched: Collection[Path],
     status: int = 0,
+    inner: Inner | None = None,
 ) -> list[Point]:
     """Run a program undisturbed; return the points at which it can be killed.
 
-    They are where it changes what is below one of *watched*, or starts a program.  It
-    must exit with *status*.
+    They are where it, or the *inner* one, changes what is below one of *watched*, or
+    starts a program.  It must exit with *status*.
     """
     traced = ",".join(f"?{call}" for call in (*_CHANGES, *_STARTS, "close"))
-    done, lines = _strace(argv, env, "-e", f"trace={traced}")
-    if done.returncode != status:
-        raise LabError(f"{argv} failed undisturbed: {done.stderr}")
-    return list(_points(lines, [f"{directory}/" for directory in watched]))
+    inner = inner and inner._replace(together=False)
+    run = _strace(argv, env, "-e", f"trace={traced}", inner=inner)
+    if run.done.returncode != status:
+        raise LabError(f"{argv} failed undisturbed: {run.done.stderr}")
+    return list(_points(run.lines, [f"{directory}/" for directory in watched]))
 
 
 def _points(lines: list[str], watched: list[str]) -> Iterator[Point]:
@@ -155,23 +172,29 @@ def evenly(places: list[int], count: int) -> list[int]:
 
 
 def kill_at(
-    point: Point, argv: Sequence[str], *, env: Mapping[str, str], may_end: bool
+    point: Point,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    may_end: bool,
+    inner: Inner | None = None,
 ) -> None:
-    """Run a program and kill it at *point*.
+    """Run a program and kill it, or the *inner* one, at *point*.
 
     With *may_end*, it may also end well before it comes so far: when Postfix runs, how
     many programs are started depends on how soon a service answers.
     """
     limit = () if point.whole else ("-P", point.place)
     tamper = f"inject={point.call}:signal=KILL:when={point.number}"
-    done, lines = _strace(argv, env, *limit, "-e", f"trace={point.call}", "-e", tamper)
-    if may_end and done.returncode == 0:
+    options = (*limit, "-e", f"trace={point.call}", "-e", tamper)
+    run = _strace(argv, env, *options, inner=inner)
+    if may_end and not run.killed and run.done.returncode == 0:
         return
-    if done.returncode != -signal.SIGKILL:
-        raise LabError(f"{argv} was not killed at {point}: {done.stderr}")
-    call, path, _ = _parsed(lines[-1])
+    if not run.killed:
+        raise LabError(f"{argv} was not killed at {point}: {run.done.stderr}")
+    call, path, _ = _parsed(run.lines[-1])
     if (call, _CHANCE.sub("", path)) != (point.call, _CHANCE.sub("", point.path)):
-        raise LabError(f"{argv} was killed at {lines[-1]} instead of {point}")
+        raise LabError(f"{argv} was killed at {run.lines[-1]} instead of {point}")
 
 
 def _parsed(line: str) -> tuple[str, str, str]:
@@ -184,26 +207,56 @@ def _parsed(line: str) -> tuple[str, str, str]:
     return call, f"{opened}/{name}" if relative else place, place
 
 
+class _Run(NamedTuple):
+    """What became of a program, the calls of the one that was traced, and its end."""
+
+    done: "subprocess.CompletedProcess[str]"
+    lines: list[str]
+    killed: bool
+
+
 def _strace(
-    argv: Sequence[str], env: Mapping[str, str], *options: str
-) -> "tuple[subprocess.CompletedProcess[str], list[str]]":
-    """Run a program under strace; return what became of it, and its calls.
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *options: str,
+    inner: Inner | None = None,
+) -> _Run:
+    """Run a program under strace, or have it run the *inner* one so.
 
     It is traced without ``-f``, which would count, and kill, its children too.
     """
     with tempfile.TemporaryDirectory() as directory:
-        trace = Path(directory, "trace")
+        trace, stopped = Path(directory, "trace"), Path(directory, "stopped")
+        trace.touch()
         # Whole paths are shown whatever -s says; contents, among them keys, are not.
-        command = ["strace", "-o", str(trace), "-y", "-s", "0", *options, *argv]
-        done = subprocess.run(
-            command,
-            check=False,
+        command = ["strace", "-o", str(trace), "-y", "-s", "0", *options]
+        if inner:
+            about = {
+                "words": inner.words,
+                "strace": command,
+                "stopped": str(stopped) if inner.together else "",
+            }
+            env = {**env, "PYTHONPATH": str(_INNER), "INNER": json.dumps(about)}
+            command = []
+        process = subprocess.Popen(
+            [*command, *argv],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=env,
-            timeout=120,
             start_new_session=True,
         )
-        lines = trace.read_text().splitlines() if trace.exists() else []
-    return done, [line for line in lines if _CALL.match(line)]
+        with process:
+            if inner and inner.together:
+                wait_until(
+                    lambda: process.poll() is not None or "+++" in trace.read_text(),
+                    "the inner program has ended",
+                )
+                for number in stopped.read_text().split() if stopped.exists() else ():
+                    os.kill(int(number), signal.SIGKILL)
+            said = process.communicate(timeout=120)
+        text = trace.read_text()
+    done = subprocess.CompletedProcess(argv, process.returncode, *said)
+    lines = [line for line in text.splitlines() if _CALL.match(line)]
+    return _Run(done, lines, "+++ killed by SIGKILL" in text)
