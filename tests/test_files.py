@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from certbot_postfix.errors import Error
-from certbot_postfix.system import files, new_file
+from certbot_postfix.system import directories, files, new_file
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 TOO_MUCH = b"x" * 1_000_000
@@ -504,6 +504,23 @@ def test_what_is_removed_is_gone_and_what_was_gone_is_no_error(path):
     files.remove(path, path.with_name("never there"))
 
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "of the kernel"])
+def test_what_is_longer_than_it_may_be_is_refused(path, kind):
+    """proc(5): a file of the kernel has the size 0, whatever is in it."""
+    place = path if kind == "file" else Path("/proc/version")
+
+    with pytest.raises(Error, match=f"could not read {place}: .* 2 bytes"):
+        files.read(place, most=2)
+
+
+def test_a_directory_that_is_gone_is_nobody_s_and_not_guarded(tmp_path):
+    gone = tmp_path / "gone"
+
+    assert not directories.is_ours(gone)
+    assert not directories.own(gone)
+    assert not directories.is_guarded(gone)
 
 
 def test_another_user_than_root_is_told_to_be_root(path):
