@@ -1,5 +1,6 @@
 """What status cannot read is not checked, with the reason, and is no error."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,7 +12,7 @@ from certbot_postfix.dane import places
 from certbot_postfix.postfix.configuration import CHAIN, SNI_MAPS, Configuration
 from certbot_postfix.status import report
 from certbot_postfix.status.facts import Facts, Key
-from certbot_postfix.status.read_files import THOROUGH, FileReader
+from certbot_postfix.status.read_files import LARGEST, THOROUGH, FileReader
 from tests.lab import Authority, Issued, install_lineage
 from tests.test_status import HOST, certificate, configured
 
@@ -86,6 +87,11 @@ def as_directory(path: Path) -> None:
     path.mkdir()
 
 
+def endless(path: Path) -> None:
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+
+
 def with_content(content: bytes) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -126,6 +132,8 @@ def with_content(content: bytes) -> Callable[[Path], None]:
             id="lineage, empty",
         ),
         pytest.param("table", as_directory, "{}", "Is a directory", id="SNI map"),
+        pytest.param("table", endless, "{}", "it is longer than ", id="long SNI map"),
+        pytest.param("fullchain", endless, "{}", "it is longer than ", id="long chain"),
         pytest.param(
             "table",
             in_a_circle,

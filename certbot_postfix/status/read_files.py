@@ -238,7 +238,7 @@ def _resolved(table: sni.Table) -> Entries:
 
 
 def _content(path: Path) -> bytes:
-    with files.opened(path) as file:
+    with files.opened(path, most=LARGEST) as file:
         return file.read(LARGEST)
 
 
