@@ -41,7 +41,7 @@ from tests.lab.machine import wait_until
 from tests.lab.network import Network
 from tests.lab.postfix import copy, restore
 from tests.lab.sampler import sampled
-from tests.lab.scene import succeeded, told
+from tests.lab.scene import Done, succeeded, told
 from tests.lab.zone import Zone
 
 pytestmark = pytest.mark.postfix
@@ -220,7 +220,7 @@ class Trials(Host):
             done = self.certbot_in_network("renew")
         else:
             done = self.command(*self.roll("advance"))
-        assert done.returncode == 0, told(done)
+        ended(done)
         self.assert_settled(quietly=renews)
         self.complete(case)
 
@@ -281,12 +281,19 @@ class Trials(Host):
     def complete(self, case: "Case") -> None:
         """To give the command once more leads to where it would have led."""
         if not case.done(self):
-            done = self.run(self.argv_of(case))
-            # certbot links to what it could not fill on a full disk, and complains of
-            # that before the key changes.
-            assert done.returncode == 0 or case.words == RENEW, told(done)
+            ended(self.run(self.argv_of(case)))
         assert case.done(self), "it is not done"
         self.assert_settled()
+
+
+def ended(done: Done) -> None:
+    """Assert that a run of certbot, or a command, has failed at nothing of ours.
+
+    certbot links to files that it had not filled when it was killed, or the disk full,
+    and complains once: then the key of the lineage is renewed.
+    """
+    unwritten = "there is no certificate in the full chain" in done.stderr
+    assert done.returncode == 0 or unwritten, told(done)
 
 
 class Case(NamedTuple):

@@ -341,6 +341,20 @@ def test_a_switch_that_was_killed_before_it_had_replaced_the_key_is_forgotten(ho
     assert line(staged(host)) in done.stdout
 
 
+@pytest.mark.soak
+def test_a_certificate_that_certbot_could_not_write_is_replaced(with_ca):
+    host, old = with_ca, with_ca.key
+    host.command("tlsa", "stage", *MIN)
+    key = staged(host)
+    live(host).joinpath("fullchain.pem").write_bytes(b"")
+
+    done = host.certbot_in_network("renew")
+
+    assert "there is no certificate in the full chain" in done.stderr
+    assert (host.newest(), served(host), staged(host)) == (old, old, key), told(done)
+    assert host.certbot_in_network("renew").returncode == 0
+
+
 def test_links_that_certbot_was_killed_over_are_mended_before_a_key_changes(host):
     links = {link.name: link.readlink() for link in live(host).glob("*.pem")}
     for name, target in links.items():

@@ -268,4 +268,6 @@ class Roll:
                 self.rescue()
             case _:
                 pass
+        if not self.lineage.leaf():  # certbot was killed, or had no space
+            self.rescue()
         return step
