@@ -91,8 +91,8 @@ def repair(config_dir: Path) -> None:
             files.remove(new_file.staging_name(path))
 
 
-def mend(lineage: Lineage, options: Sequence[str]) -> None:
-    """Have certbot mend its links to *lineage* if it was killed while it moved them.
+def fix_links(lineage: Lineage, options: Sequence[str]) -> None:
+    """Have certbot fix its links to *lineage* if it was killed while it moved them.
 
     It does so whenever it reads the lineage.
     """

@@ -156,7 +156,7 @@ def _roll(arguments: argparse.Namespace) -> Roll:
         "--logs-dir": arguments.logs_dir,
     }
     words = [word for item in directories.items() if item[1] for word in item]
-    key_swap.mend(Lineage.live(deployment.live, name), words)
+    key_swap.fix_links(Lineage.live(deployment.live, name), words)
     lineage = known_lineage(deployment, name)
     publisher = publishers.load(arguments.publisher)
     return Roll(deployment, lineage, Means(publisher, words, say))
