@@ -295,6 +295,27 @@ def test_certbot_renew_reports_them_also_when_the_old_records_are_forgotten(host
     assert f"the TLSA records (DANE) of {OWNER} do not match the certificate" in done
 
 
+def test_certbot_renew_reports_of_each_certificate_what_it_is_served_for(host):
+    """That is its names, at the ports that Postfix serves."""
+    shop, port = f"shop.{DOMAIN}", f"_587._tcp.{HOST}"
+    second, other = record(host.lineage(shop)), record(host.issue(HOST))
+    host.stand(HOST, by_name=[shop])
+    with host.postfix.master_cf.open("a") as file:
+        file.write(f"{ADDRESS}:587 inet n - n - - smtpd\n")
+    host.postfix.settle()
+    records = [*published(host.key), *published(second, name=f"_25._tcp.{shop}")]
+    for number in (465, 587):
+        records += published(other, name=f"_{number}._tcp.{HOST}")
+    host.zone.publish(*records, ttl=TTL)
+    host.show(*MIN, status=3)
+
+    done = told(host.certbot_in_network("renew", *QUICK))
+
+    bundle = host.certbot.bundle(HOST)
+    assert done.count("do not match") == 1
+    assert f"records (DANE) of {port} do not match the certificate in {bundle}" in done
+
+
 @contextmanager
 def without_dns(host: Host) -> Iterator[None]:
     """Let no resolver answer."""

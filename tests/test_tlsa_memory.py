@@ -114,7 +114,7 @@ def test_a_staged_key_is_a_private_key_and_nothing_else(tmp_path, kind):
 
 
 def test_of_a_certificate_that_is_not_certbot_s_nothing_is_remembered():
-    store.save(None, Memory(own="mx.example.org", held=datetime.now(timezone.utc)))
+    store.save(None, Memory({OWNER: ()}, held=NOW))
 
     assert store.load(None) == Memory()
 

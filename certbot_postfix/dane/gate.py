@@ -146,8 +146,7 @@ def watch(
     hosts = tuple(dict.fromkeys(owners))
     new = staged.chain(chain, key)
     candidate = Candidate(bundle.stem, bundle, hosts, (chain,), new)
-    known = replace(settings, names=(*settings.names, *memory.own.values()))
-    for endpoint in look(candidate, known, now) if hosts else ():
+    for endpoint in look(candidate, settings, now) if hosts else ():
         facts = replace(endpoint.facts, new=chain)
         decision = rollover.decide(facts, now, settings.floor)
         if decision.state is State.MISMATCH:

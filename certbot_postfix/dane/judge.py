@@ -29,6 +29,7 @@ class Candidate:
     The other hosts than *own* may be other servers, too, and so may *own* at other
     ports than 25 and *ports*.  What is seen is remembered beside *bundle*, if the
     certificate is certbot's; other instances of Postfix than *instance* may read that.
+    Without an *instance*, what all of them have found to be theirs counts.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Look:
 def endpoints(candidate: Candidate, memory: Memory, look: Look) -> list[Endpoint]:
     """Return what *look* means for the endpoints of *candidate*."""
     ours = here((candidate.own, *look.names), candidate.ports)
+    if not candidate.instance:
+        ours = ours.union(*memory.ours.values())
     judged = []
     for owner, observation in look.found.items():
         host = owner.partition("._tcp.")[2]
@@ -89,7 +92,7 @@ def remembered(
     return replace(
         memory,
         endpoints={owner: rrsets for owner, rrsets in every.items() if rrsets},
-        own={**memory.own, **_own(candidate)},
+        ours={**memory.ours, **_ours(candidate, endpoints)},
         keys=_keys(memory, candidate, endpoints, look.now),
         troubles={**troubles, **dict(_troubles(endpoints))},
         floor=max(look.floor, memory.floor),
@@ -141,8 +144,12 @@ def _troubles(endpoints: Sequence[Endpoint]) -> Iterator[tuple[str, Trouble]]:
             yield facts.observation.owner, found
 
 
-def _own(candidate: Candidate) -> dict[str, str]:
-    return {candidate.instance: candidate.own} if candidate.own else {}
+def _ours(
+    candidate: Candidate, endpoints: Sequence[Endpoint]
+) -> dict[str, tuple[str, ...]]:
+    facts = [endpoint.facts for endpoint in endpoints]
+    owners = tuple(sorted(it.observation.owner for it in facts if it.ours))
+    return {candidate.instance: owners} if candidate.instance else {}
 
 
 def here(hosts: Iterable[str], ports: Iterable[int]) -> set[str]:

@@ -47,17 +47,17 @@ class Key:
 class Memory:
     """The RRsets of each endpoint, by the name of its records, and what is held.
 
-    *held* is since when, *expiry* when what is served instead expires; *own* has the
-    host that no other server is, by the instance of Postfix.  *keys* are ours, by their
-    records, and *troubles* are those of endpoints, which may have no RRset that counts.
-    *printed* are the records that the administrator was asked to remove.  *floor* is
-    the greatest of all looks: what counts for one of them is kept by the others.
+    *held* is since when, *expiry* when what is served instead expires; *ours* has the
+    endpoints that are of no other server, by the instance of Postfix.  *keys* are ours,
+    by their records, and *troubles* are those of endpoints, which may have no RRset
+    that counts.  *printed* are the records that the administrator was asked to remove.
+    *floor* is the greatest of all looks: what one of them needs, the others keep.
     """
 
     endpoints: Mapping[str, tuple[RRset, ...]] = field(default_factory=dict)
     held: datetime | None = None
     expiry: datetime | None = None
-    own: Mapping[str, str] = field(default_factory=dict)
+    ours: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keys: Mapping[Record, Key] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     printed: frozenset[str] = frozenset()
@@ -104,7 +104,7 @@ def _plain(memory: Memory) -> dict[str, Any]:
         "version": 1,
         "held": _time(memory.held),
         "expiry": _time(memory.expiry),
-        "own": dict(memory.own),
+        "ours": {it: list(owners) for it, owners in memory.ours.items()},
         "floor": int(memory.floor.total_seconds()),
         "keys": {
             str(record): {"since": _time(key.since), "retired": _time(key.retired)}
@@ -155,7 +155,7 @@ def _parsed(value: Any) -> Memory:
         endpoints,
         _read(value["held"]),
         _read(value["expiry"]),
-        {str(it): str(host) for it, host in value.get("own", {}).items()},
+        {it: tuple(map(str, owners)) for it, owners in value.get("ours", {}).items()},
         keys,
         troubles,
         frozenset(map(str, value.get("printed", ()))),
