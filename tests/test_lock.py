@@ -30,11 +30,16 @@ def test_one_at_a_time_works_in_a_directory(tmp_path):
 def test_who_waits_gets_the_directory_when_the_other_one_has_ended(tmp_path):
     held = lock.alone(tmp_path, wait=0)
     held.__enter__()
-    end = threading.Timer(0.05, held.__exit__, (None, None, None))
-    end.start()
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        held.__exit__(None, None, None)
+
+    threading.Timer(0.05, end).start()
 
     with lock.alone(tmp_path, wait=10):
-        assert not end.is_alive()
+        assert ended.is_set()
 
 
 def test_a_directory_that_cannot_be_locked_as_over_nfs_hinders_nobody(

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tests.lab import (
     PrivatePostfix,
 )
 from tests.lab.clients import SCREENED, everywhere
-from tests.lab.machine import LOOPBACK
+from tests.lab.machine import LOOPBACK, has_ipv6
 from tests.lab.scene import NAME, SHOP, Scene, impose, private, told
 from tests.lab.terminal import converse
 
@@ -35,15 +34,6 @@ def handshakes(postfix: PrivatePostfix, since: int) -> set[tuple[str, ...]]:
     lines = postfix.log()[since:].splitlines()
     found = (_SHOWN.search(line) for line in lines)
     return {(one[1], one[2], one[3] or "", one[4]) for one in found if one}
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as attempt:
-            attempt.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture

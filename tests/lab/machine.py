@@ -22,6 +22,16 @@ class LabError(Exception):
     """The lab itself failed, not what is tested in it."""
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has the loopback address of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as attempt:
+            attempt.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def base_directory(prefix: str = "certbot-postfix-") -> Iterator[Path]:
     """Yield a new directory that every user may enter; remove it at the end.
