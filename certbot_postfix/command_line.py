@@ -185,7 +185,7 @@ def confirm(question: str, arguments: argparse.Namespace) -> None:
         try:
             answer = input(f"{question} (Y)es/(N)o: ").strip().lower()
         except EOFError:
-            sys.stdout.write("\n")  # which Ctrl-D is not
+            sys.stdout.write("\n")  # Ctrl-D does not end the line
             answer = "no"
     if answer in ("n", "no"):
         say("Cancelled. No changes were made.")

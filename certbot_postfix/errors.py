@@ -176,7 +176,7 @@ class NetworkError(Error):
 
 
 class UnreachableError(NetworkError):
-    """This machine has no route to a server, as by IPv6."""
+    """This machine has no route to a server, such as over IPv6."""
 
 
 class BusyError(Error):

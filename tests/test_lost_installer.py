@@ -207,7 +207,7 @@ def test_before_2_3_certbot_has_settings_edited(tmp_path: Path, monkeypatch):
     error = renewal_settings.missing(NAME, tmp_path, options)
     keep = renewal_settings.keep_key(NAME, tmp_path)
 
-    put = f"put {{}} below [renewalparams] in {tmp_path}, once each"
+    put = f"set {{}} below [renewalparams] in {tmp_path}"
     lines = "`installer = postfix` and `postfix_ctl = /opt/postfix`"
     assert error.hint == put.format(lines)
     assert keep == put.format("`reuse_key = True`")

@@ -247,7 +247,7 @@ def test_records_at_a_port_of_another_program_are_its_own_and_hold_nothing(host)
 
     assert (shown["state"], shown["next"]) == (
         "foreign",
-        "nothing to do: the records are of another server",
+        "nothing to do: the records are not of this server",
     )
     assert [each["whose"] for each in shown["records"]][-1] == "not of this server"
     assert str(theirs) not in host.command("tlsa", "show", "--bind").stdout

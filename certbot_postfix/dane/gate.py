@@ -92,7 +92,7 @@ class Gate:
         return hold.make(closed, (since, served, now))
 
     def _open(self, bundle: Path | None) -> None:
-        """Forget that *bundle* was held, unless another instance reads it, too."""
+        """Forget that *bundle* was held, unless it is held for another instance."""
         if (memory := store.load(bundle)).held:
             self._held.setdefault(bundle, memory.held)
             if bundle not in self._closed:

@@ -153,10 +153,10 @@ def _ours(
 
 
 def here(hosts: Iterable[str], ports: Iterable[int]) -> set[str]:
-    """Return the names of records that are of no other server than *hosts*.
+    """Return the names of the records that belong to no other server than *hosts*.
 
-    That is so at port 25, and at those *ports* at which they serve.  Another program
-    may serve at another port, with a key of its own, and nobody waits for that.
+    Those are at port 25 and at the *ports* that Postfix serves.  At any other port,
+    another program may serve a key of its own, and nothing waits for that.
     """
     every = {_SMTP, *ports}
     named = [in_dns(host) for host in hosts if host]

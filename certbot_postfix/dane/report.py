@@ -73,7 +73,7 @@ _SWITCH = "then certbot-postfix tlsa switch puts the next key into service"
 
 _NEXT = {
     State.NONE: "to begin with DANE, publish this record if the host is an MX",
-    State.FOREIGN: "nothing to do: the records are of another server",
+    State.FOREIGN: "nothing to do: the records are not of this server",
     State.STEADY: "nothing to do",
     State.READY: "certbot-postfix tlsa switch puts the next key into service",
     State.UNKNOWN: "not known: {why}",

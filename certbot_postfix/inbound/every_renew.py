@@ -133,7 +133,7 @@ class EveryRenew:
 
     def _advances(self, lineage: Lineage, directory: Path) -> bool:
         """Whether the key of *lineage* may have to change, or its records."""
-        # Looked for again: a renewal gives an instance a bundle of its own.
+        # Read again: a renewal may have given an instance a bundle of its own.
         used = [bundle for bundle, _ in self._bundles(lineage.name, directory)]
         staged_key = places.next_key(self.root, lineage.name)
         if not any(path.exists() for path in (staged_key, *map(places.memory, used))):

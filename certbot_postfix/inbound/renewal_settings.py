@@ -168,13 +168,13 @@ def keep_key(name: str, path: Path) -> str:
 def _reconfigure(
     name: str, path: Path, options: Sequence[str], lines: Iterable[str]
 ) -> str:
-    """Return what gives the lineage *name* the *options*, which are *lines* of *path*.
+    """Return how to give the lineage *name* these *options*, or *lines* in *path*.
 
     certbot before 2.3 has no command for that.
     """
     if util.parse_loose_version(certbot.__version__) < [2, 3]:
         listed = " and ".join(f"`{line}`" for line in lines)
-        return f"put {listed} below [renewalparams] in {path}, once each"
+        return f"set {listed} below [renewalparams] in {path}"
     return shlex.join(["certbot", "reconfigure", "--cert-name", name, *options])
 
 

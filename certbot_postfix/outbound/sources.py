@@ -46,7 +46,7 @@ _PARSED = "certbot_postfix.outbound.lists:sources"
 # Sources that have a time limit of their own.
 _OURS = "certbot_postfix."
 
-# Seconds for one call of another source: certbot waits for it, and others for certbot.
+# Seconds for one call of any other source: certbot waits for it, holding its locks.
 _SECONDS = 300.0
 
 
@@ -90,8 +90,8 @@ class Context:
 class Source:
     """Whatever provides `IPolicySource`, and the *label* that it had when it was made.
 
-    It may be a stranger's, and do anything, unless what it gives was *parsed*.  Each
-    call may take so many *seconds*.
+    It may be a stranger's, and do anything, unless what it gives was *parsed*.  A call
+    may take so many *seconds*; None means any time.
     """
 
     label: str
@@ -107,7 +107,7 @@ class Source:
 def load(context: Context, seconds: float = _SECONDS) -> tuple[list[Source], list[str]]:
     """Return the sources that there are, and a sentence for each that is broken.
 
-    A call of one that is not ours may take so many *seconds*.
+    A call of one that is not ours may take at most *seconds*.
     """
     sources: list[Source] = []
     broken: list[str] = []

@@ -1,6 +1,6 @@
-"""The names of what is ours: tables beside main.cf, and what is kept for an instance.
+"""The names of our own files: tables beside main.cf, and what is kept for an instance.
 
-Imports little, since each ``certbot renew`` needs them.
+Imports little, since every ``certbot renew`` loads it.
 """
 
 from pathlib import Path
@@ -19,6 +19,6 @@ def of_instance(directory: Path) -> str:
 
 
 def instance(name: str) -> Path | None:
-    """Return the directory for which `of_instance` gives *name*, None if none."""
+    """Return the directory whose name by `of_instance` is *name*, if there is one."""
     directory = unquote(name)
     return Path(directory) if name.startswith("%2F") else None

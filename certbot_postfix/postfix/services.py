@@ -43,7 +43,7 @@ def endpoints(configuration: Configuration) -> tuple[list[Endpoint], list[str]]:
 
 
 def ports(configuration: Configuration) -> frozenset[int]:
-    """Return the ports of `endpoints`, none if one of them is not known."""
+    """Return the ports of `endpoints`; none if a service has no known port."""
     try:
         return frozenset(place.port for place in endpoints(configuration)[0])
     except MisconfiguredError:  # the verification reports it

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def real(path: Path) -> Path:
-    """Return *path* behind all links, or where those go round in a circle.
+    """Return *path* behind all symbolic links; a loop of them is left as it is.
 
-    There, `Path.resolve` raises RuntimeError before Python 3.13.
+    `Path.resolve` raises RuntimeError for a loop before Python 3.13.
     """
     return Path(os.path.realpath(path))
 
