@@ -39,7 +39,7 @@ class IPolicySource(Interface):
     def due(now):
         """Whether `refresh` has something to do, at the `datetime` *now*.
 
-        `certbot renew` asks this for each certificate, so it costs next to nothing.
+        Every `certbot renew` calls this, so it must cost next to nothing.
         """
 
     def refresh(now):
