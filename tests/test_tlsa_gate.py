@@ -288,6 +288,7 @@ def test_certbot_renew_reports_them_also_when_the_old_records_are_forgotten(host
         rrset for rrset in known["endpoints"][OWNER] if not rrset["until"]
     ]  # as hours later
     host.remembered.write_text(json.dumps(known))
+    wait_until(lambda: not host.cached(str(host.key)), "the resolver forgets, too")
 
     done = told(host.certbot_in_network("renew", *QUICK))
 

@@ -78,11 +78,11 @@ class Host(Scene):
         mail = (f"{domain}. MX 10 mx" for domain in LEVELS.values())
         self.zone.publish(*mail, f"mx A {ADDRESS}", *published(*records), **how)
 
-    def cached(self) -> bool:
-        """Whether the resolver has TLSA records of the host."""
+    def cached(self, what: str = "IN TLSA") -> bool:
+        """Whether the resolver has TLSA records of the host, those with *what*."""
         ask = f"dns.ask('{RESOLVER}', '{OWNER}', 'TLSA', 5)"
         script = f"from certbot_postfix.system import dns; print({ask}.answer)"
-        return "IN TLSA" in self.zone.network.must(sys.executable, "-c", script).stdout
+        return what in self.zone.network.must(sys.executable, "-c", script).stdout
 
     @property
     def remembered(self) -> Path:
