@@ -14,6 +14,7 @@ from tests.lab.clients import everywhere
 from tests.lab.machine import wait_until
 from tests.lab.scene import (
     FOREIGN,
+    LOST,
     NAME,
     SHOP,
     Scene,
@@ -282,10 +283,11 @@ def test_a_renewal_run_starts_no_program_and_writes_nothing_when_all_is_well(
 
 
 def test_the_default_is_renewed_though_bundles_in_the_table_are_lost(bereft):
-    issued = bereft.renew(NAME)
+    issued, lost = bereft.renew(NAME), everywhere(bereft.postfix, LOST[0])
 
     done = bereft.command("deploy", "--cert-name", NAME)
 
     assert done.returncode == 0, done.stderr
     for name in (None, NAME):
         assert everywhere(bereft.postfix, name) == issued.leaf
+    assert everywhere(bereft.postfix, LOST[0]) == lost

@@ -6,14 +6,18 @@ lay there readable by others does not pass that on.  Raises `errors.Error`.
 """
 
 import base64
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from itertools import filterfalse
 from pathlib import Path
 
 from certbot_postfix.errors import Error, ProgramError, named_logger
 from certbot_postfix.inbound import sni
 from certbot_postfix.inbound.sni import Table
+from certbot_postfix.postfix import databases
 from certbot_postfix.postfix.databases import Databases
 from certbot_postfix.postfix.instance import Postfix
 from certbot_postfix.postfix.postmap import reason
@@ -58,8 +62,9 @@ class SniMap:
     ) -> None:
         """Make the database of *table*, as *map_type*; the old one is backed up.
 
-        With *changed*, only these keys are read anew, where the type allows it.  A
-        database that is new is told to *register* before it is there.
+        With *changed*, only these keys are read anew, where the type allows it, and
+        whatever else has lost its bundle keeps its copy.  A database that is new is
+        told to *register* before it is there.
         """
         if map_type == "texthash":  # a database would be out of date, with old keys
             self.databases.retire()
@@ -71,10 +76,36 @@ class SniMap:
         with self.databases.building(sni.render(table), mode=0o600) as copy:
             added = map_type != "cdb" and _fits(part, table)
             if not (added and self._add(f"{map_type}:{copy}", copy, part)):
-                _refuse_empty(table)
-                said = self.postfix.map("-F", f"{map_type}:{copy}")
-                self._refuse_unwritten(f"{map_type}:{copy}", table, said)
+                rest = {key: table[key] for key in table.keys() - part} if part else {}
+                kept = self._kept(map_type, rest, copy)
+                self._make(f"{map_type}:{copy}", copy, table, kept)
             self.databases.install(copy, register)
+
+    def _kept(self, map_type: str, table: Table, copy: Path) -> Table:
+        """Return a file beside *copy* for what has lost its bundle, with its copy."""
+        gone = {*filterfalse(os.path.exists, sni.bundles(table))}
+        lost = [key for key, paths in table.items() if not gone.isdisjoint(paths)]
+        kept = {}
+        with suppress(ProgramError, ValueError):  # what has no copy is reported
+            for at in range(0, len(lost), _AT_ONCE):
+                some = lost[at : at + _AT_ONCE]
+                answers = self.postfix.answers(f"{map_type}:{self.path}", some)
+                for key, answer in answers.items():
+                    text = base64.b64decode(answer)
+                    path = copy.with_name(hashlib.sha256(text).hexdigest())
+                    databases.write(path, text, mode=0o600)
+                    kept[key] = (str(path),)
+        return kept
+
+    def _make(self, database: str, copy: Path, table: Table, kept: Table) -> None:
+        """Make the *database* of *table* with the files that are *kept*."""
+        whole = {**table, **kept}
+        _refuse_empty(whole)
+        if kept:
+            databases.write(copy, sni.render(whole), mode=0o600)
+        said = self.postfix.map("-F", database)
+        self._refuse_unwritten(database, whole, said)
+        files.remove(*map(Path, sni.bundles(kept)))
 
     def _add(self, database: str, copy: Path, part: Table) -> bool:
         """Change a copy of the *database* for *part*; return whether that was done.

@@ -48,12 +48,7 @@ class Databases:
             directory = _made(build_directory(self.path))
         try:
             copy = directory / self.path.name
-            with files.explained("write", copy):  # not for long: no fsync(2)
-                copy.touch(mode=0o600)
-                copy.write_bytes(text)
-                copy.chmod(mode)
-                past = time.time() - new_file.COOL
-                os.utime(copy, (past, past))
+            write(copy, text, mode=mode)
             yield copy
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -123,6 +118,16 @@ class Databases:
         else:
             register(path)
         files.put(built, path)
+
+
+def write(copy: Path, text: bytes, *, mode: int) -> None:
+    """Write *text* into *copy*, from which databases are built with its *mode*."""
+    with files.explained("write", copy):  # not for long: no fsync(2)
+        copy.touch(mode=0o600)
+        copy.write_bytes(text)
+        copy.chmod(mode)
+        past = time.time() - new_file.COOL
+        os.utime(copy, (past, past))
 
 
 def build_directory(table: Path) -> Path:

@@ -80,14 +80,17 @@ def wild(scene: Scene, request: pytest.FixtureRequest) -> Scene:
     return scene
 
 
-@pytest.fixture(params=[1, 20])
+@pytest.fixture(params=[(1, ""), (20, ""), (1, "cdb")], ids=["1", "20", "cdb"])
 def bereft(scene: Scene, request: pytest.FixtureRequest) -> Scene:
     """Postfix runs with a database; two lineages are lost, and their bundles, too."""
     scene.lineage(NAME)
-    scene.lineage("shop", *(f"{each}.example.net" for each in range(request.param)))
+    count, form = request.param
+    scene.lineage("shop", *(f"{number}.example.net" for number in range(count)))
     for name in LOST:
         scene.lineage(name)
-    scene.stand(NAME, by_name=["shop", *LOST], form=usual_type())
+    if form:  # or it would be reported that another one is usual
+        scene.postfix.set(default_database_type=form)
+    scene.stand(NAME, by_name=["shop", *LOST], form=form or usual_type())
     scene.postfix.start()
     for name in LOST:
         succeeded(scene.certbot("delete", "--cert-name", name))
