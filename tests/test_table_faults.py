@@ -335,44 +335,42 @@ def empty(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("form", "run", "fault"),
     [
-        # A database of another type keeps the copy of a bundle that is gone.
+        ("lmdb", Shop.missed, empty),
         ("cdb", Shop.hook, gone_for_good),
         pytest.param("cdb", Shop.missed, empty, marks=pytest.mark.soak),
         pytest.param("cdb", Shop.hook, a_directory, marks=pytest.mark.soak),
     ],
 )
-def test_a_bundle_of_another_lineage_that_is_unreadable_stops_a_renewal(
-    closed, form, run, fault
-):
+def test_a_database_keeps_its_copy_of_a_bundle_that_is_gone(closed, form, run, fault):
     shop = shop_of(form, closed)
+    fault(shop)
+    issued = shop.renew("shop", *SHOP)
+    before = shop.read()
+
+    completes(shop, run(shop), issued, form)
+
+    changed = {name for name, value in shop.read().items() if before[name] != value}
+    assert changed == set(SHOP)
+
+
+def test_a_bundle_that_is_gone_and_of_which_no_copy_is_left_stops_a_renewal(closed):
+    shop = shop_of("cdb", closed)
     bundle = shop.certbot.bundle("many")
     kept, saved = bundle.with_name("kept"), shop.certbot.config_dir / "live-many"
     shutil.copy2(bundle, kept)
     shutil.copytree(shop.certbot.config_dir / "live/many", saved, symlinks=True)
-    fault(shop)
+    gone_for_good(shop)
+    shop.database("cdb").unlink()
+    old = shop.certbot.bundle("shop").read_bytes()
     issued = shop.renew("shop", *SHOP)
-    before = State(shop)
 
-    done = run(shop)
+    done = shop.hook()
 
     fails(done, str(bundle))
-    before.assert_kept()
-    bundle.rmdir() if bundle.is_dir() else bundle.unlink(missing_ok=True)
+    assert shop.certbot.bundle("shop").read_bytes() == old
     kept.replace(bundle)
     saved.rename(shop.certbot.config_dir / "live/many")
-    completes(shop, run(shop), issued, form)
-
-
-def test_a_database_that_is_added_to_keeps_its_copy_of_a_bundle_that_is_gone(closed):
-    shop = shop_of("lmdb", closed)
-    empty(shop)
-    issued = shop.renew("shop", *SHOP)
-    before = shop.read()
-
-    completes(shop, shop.missed(), issued, "lmdb")
-
-    changed = {name for name, value in shop.read().items() if before[name] != value}
-    assert changed == set(SHOP)
+    completes(shop, shop.hook(), issued, "cdb")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from itertools import filterfalse
 from pathlib import Path
 
 from certbot_postfix.errors import Error, ProgramError, named_logger
@@ -83,7 +82,7 @@ class SniMap:
 
     def _kept(self, map_type: str, table: Table, copy: Path) -> Table:
         """Return a file beside *copy* for what has lost its bundle, with its copy."""
-        gone = {*filterfalse(os.path.exists, sni.bundles(table))}
+        gone = {path for path in sni.bundles(table) if _problem(path)}
         lost = [key for key, paths in table.items() if not gone.isdisjoint(paths)]
         kept = {}
         with suppress(ProgramError, ValueError):  # what has no copy is reported
@@ -193,20 +192,24 @@ def _fits(part: Table, table: Table) -> bool:
 def _refuse_empty(table: Table) -> None:
     """Raise `Error` for a missing bundle, or an empty one: there, postmap is silent."""
     for path in sni.bundles(table):
-        try:
-            status = os.stat(path)  # noqa: PTH116
-            problem = "" if status.st_size else "it is empty"
-            if not stat.S_ISREG(status.st_mode):  # postmap would wait for a FIFO
-                problem = "it is not a regular file"
-        except OSError as error:
-            problem = error.strerror or str(error)
-        if problem:
+        if problem := _problem(path):
             raise Error(
                 f"{path}, which the SNI map lists, cannot be read: {problem}; the map"
                 " was left unchanged",
                 hint="certbot-postfix status shows what there is; certbot-postfix"
                 f" forget {Path(path).stem} takes it out",
             )
+
+
+def _problem(path: str) -> str:
+    """Return why postmap(1) cannot copy the bundle at *path*, or ""."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISREG(status.st_mode):  # postmap would wait for a FIFO
+        return "it is not a regular file"
+    return "" if status.st_size else "it is empty"
 
 
 def _lines(entries: Table) -> str:
