@@ -7,7 +7,7 @@ PYTHON ?= python3
 # What Python has compiled is kept, whatever the environment says: else each worker, and
 # each command that a test runs, compiles all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST = .venv/bin/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest --numprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help:

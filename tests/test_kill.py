@@ -266,10 +266,10 @@ def case(verb: str, *, running: bool, count: int = 0):
 @pytest.mark.parametrize(
     ("thing", "plan"),
     [
-        case("deploy", running=False, count=4),
+        case("deploy", running=False, count=3),
         case("rollback", running=False, count=3),
-        case("redeploy", running=False, count=3),
-        case("renewal", running=False, count=3),
+        case("redeploy", running=False, count=2),
+        case("renewal", running=False, count=2),
         case("deploy", running=True, count=2),
         case("renewal", running=True, count=2),
         case("missed renewal", running=True, count=2),

@@ -3,12 +3,14 @@
 What is late goes on in a thread that ends with the process.  Raises `LateError`.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from certbot_postfix.errors import ProgramError
 
@@ -37,7 +39,11 @@ class Deadline:
         It may take a *part* of the time that is left.
         """
         future: Future[T] = Future()
-        threading.Thread(target=_run, args=(work, future), daemon=True).start()
+        try:
+            worker = _idle.pop()
+        except IndexError:
+            worker = _Worker()
+        worker.tasks.put((work, future))
         try:
             return future.result(self.left * part)
         except FutureTimeoutError:  # the built-in since 3.11
@@ -49,8 +55,28 @@ class Deadline:
             ) from None
 
 
-def _run(work: Callable[[], T], future: "Future[T]") -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # raised by who waits
-        future.set_exception(error)
+class _Worker:
+    """A thread for one task after the other: to start one for each takes longer.
+
+    Unlike those of `concurrent.futures`, it keeps no process from ending.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._do(*self.tasks.get())
+            _idle.append(self)
+
+    def _do(self, work: Callable[[], Any], future: "Future[Any]") -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised by who waits
+            future.set_exception(error)
+
+
+# Those that have nothing to do.  A process that is forked has no thread of them.
+_idle: list[_Worker] = []
+os.register_at_fork(after_in_child=_idle.clear)
