@@ -3,6 +3,7 @@
 
 apt-get install --quiet --quiet --yes --no-install-recommends \
     "$PWD"/python3-certbot-postfix_*.deb > /dev/null
-# As `make test` runs it, where PYTEST_ADDOPTS does not say otherwise.
+# One by one: before 3.7, pytest-xdist does not keep the order of files, as `make test` has
+# it.  PYTEST_ADDOPTS may say otherwise.
 SPARE_IMPORTS=yes PYTEST_ADDOPTS="--numprocesses 6 --dist load --maxschedchunk 1 $PYTEST_ADDOPTS" \
     python3 -m pytest -p no:cacheprovider
