@@ -27,7 +27,7 @@ from zope.interface import Attribute, Interface
 class IPolicySource(Interface):
     """Somewhere that policies of recipient domains come from.
 
-    Each call, including that which creates the object, runs in a thread of its own and
+    Each call, including that which creates the object, runs outside the main thread and
     counts as failed after five minutes; the thread then goes on until the process ends.
     """
 
@@ -62,7 +62,7 @@ class IRecordPublisher(Interface):
 
     It is never believed: what counts is what the authoritative servers answer.
 
-    Each call, including that which creates the object, runs in a thread of its own and
+    Each call, including that which creates the object, runs outside the main thread and
     counts as failed after two minutes; the thread then goes on until the process ends.
     """
 

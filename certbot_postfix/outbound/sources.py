@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 from pathlib import Path
@@ -116,7 +117,7 @@ def load(context: Context, seconds: float = _SECONDS) -> tuple[list[Source], lis
         failures: list[BaseException] = []
         with strangers.noted(failures):
             limit = None if point.value.startswith(_OURS) else seconds
-            made = _loaded(point, context, limit)
+            made = _limited(limit, partial(_made, point, context, limit))
             _refuse_double([*sources, *made])
             sources += made
         broken += [
@@ -264,10 +265,6 @@ def _senseless(place: str) -> bool:
 
 def _limited(seconds: float | None, work: Callable[[], T]) -> T:
     return strangers.within(seconds, work) if seconds else work()
-
-
-def _loaded(point: EntryPoint, context: Context, seconds: float | None) -> list[Source]:
-    return _limited(seconds, lambda: _made(point, context, seconds))
 
 
 def _made(point: EntryPoint, context: Context, seconds: float | None) -> list[Source]:

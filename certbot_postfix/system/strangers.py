@@ -37,7 +37,7 @@ def noted(
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what *work* returns, in a thread of its own, or raise `TimeoutError`.
+    """Return what *work* returns, in another thread, or raise `TimeoutError`.
 
     The thread then goes on until the process ends.
     """
